@@ -1,0 +1,102 @@
+"""Cut tables: where a model can be cut and what crosses there.
+
+They are made once per run by :mod:`paretopipe_worker.partition`, and are all that planning and
+analysis need to know of a model, so neither needs torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+FIRST = "@first"
+"""Endpoint: every operation runs on the first device, nothing crosses."""
+
+LAST = "@last"
+"""Endpoint: every operation runs on the last device, the input crosses."""
+
+DTYPE_BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+"""Bytes per element of each dtype that may cross a link, by torch's name for it."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of one tensor that crosses a link."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the raw tensor data in bytes."""
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One place where the graph may end a stage: its name and the tensors that cross it."""
+
+    name: str
+    tensors: tuple[TensorSpec, ...]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of tensor data that cross per batch, without headers."""
+        return payload_bytes(self.tensors)
+
+
+@dataclass(frozen=True)
+class CutTable:
+    """All valid cuts of one model at one batch size, in topological order, without endpoints.
+
+    `forward_ns` is the time of one whole forward pass where the table was made, used only to
+    predict how long a sweep will take; `weights_sha256` names the weights every host must load.
+    """
+
+    model: str
+    granularity: str
+    batch: int
+    dtype: str
+    input: TensorSpec
+    cuts: tuple[Cut, ...]
+    output: tuple[TensorSpec, ...]
+    weights_sha256: str
+    forward_ns: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the cuts, in the order in which the data reaches them."""
+        return tuple(cut.name for cut in self.cuts)
+
+    def crossing(self, name: str) -> tuple[TensorSpec, ...]:
+        """Tensors that cross the cut `name`, endpoints included.
+
+        Raises
+        ------
+        KeyError
+            When the model has no such cut.
+        """
+        if name == FIRST:
+            return ()
+        if name == LAST:
+            return (self.input,)
+        for cut in self.cuts:
+            if cut.name == name:
+                return cut.tensors
+        raise KeyError(name)
+
+
+def payload_bytes(tensors: tuple[TensorSpec, ...]) -> int:
+    """Bytes of tensor data in one message of these tensors."""
+    return sum(tensor.nbytes for tensor in tensors)

@@ -1,0 +1,396 @@
+"""The plan: what to measure and in which order, a pure function of spec, fleet and cut tables.
+
+Sessions come in seeded random order within a replicate and points in seeded random order within a
+session, so that the drift of a machine is not taken for the effect of a link or a backend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec, payload_bytes
+from paretopipe_worker.fleet import Host
+from paretopipe_worker.spec import Experiment, LinkSpec, ModelSpec
+
+SCHEMA = 1
+
+WIRE_OVERHEAD = 1514 / 1448
+"""Bytes on the wire per byte of payload in full Ethernet frames with TCP timestamps."""
+
+_UNSHAPED_MBIT = 1000.0
+_SESSION_S = 20.0
+_POINT_S = 0.3
+_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination that gets a latency and a throughput.
+
+    `hops` holds the tensors of each message an item causes: rank 0 to 1, and so on, and last from
+    the last rank back to rank 0; an empty hop is never sent. `deadline_s` bounds the time any
+    stage waits for one message.
+    """
+
+    id: str
+    model: str
+    split: tuple[str, ...]
+    placement: tuple[str, ...]
+    link: str
+    backend: str
+    batch: int
+    window: int
+    dtype: str
+    hops: tuple[tuple[TensorSpec, ...], ...]
+    deadline_s: float
+
+    @property
+    def hop_bytes(self) -> tuple[int, ...]:
+        """Payload of each hop in bytes, the way back last."""
+        return tuple(payload_bytes(hop) for hop in self.hops)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One launch of the stage processes: walks its points without restarting."""
+
+    id: str
+    replicate: int
+    link: str
+    backend: str
+    model: str
+    placement: tuple[str, ...]
+    points: tuple[str, ...]
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run will do, as ``results/RUN/plan.json`` holds it."""
+
+    run: str
+    experiment: Experiment
+    hosts: tuple[Host, ...]
+    tables: tuple[CutTable, ...]
+    points: tuple[Point, ...]
+    sessions: tuple[Session, ...]
+    predicted_hours: float
+    schema: int = SCHEMA
+
+    def point(self, point_id: str) -> Point:
+        """The point of this id."""
+        return next(point for point in self.points if point.id == point_id)
+
+    def session(self, session_id: str) -> Session:
+        """The session of this id."""
+        return next(session for session in self.sessions if session.id == session_id)
+
+    def host(self, name: str) -> Host:
+        """The host of this name."""
+        return next(host for host in self.hosts if host.name == name)
+
+    def link(self, name: str) -> LinkSpec:
+        """The link profile of this name."""
+        return next(link for link in self.experiment.links if link.name == name)
+
+    def model(self, name: str) -> ModelSpec:
+        """The model as the spec describes it."""
+        return next(model for model in self.experiment.models if model.name == name)
+
+    def table(self, model: str, batch: int, dtype: str) -> CutTable:
+        """The cut table of a model at a batch size."""
+        return next(
+            table
+            for table in self.tables
+            if (table.model, table.batch, table.dtype) == (model, batch, dtype)
+        )
+
+
+class PlanError(ValueError):
+    """A plan cannot be made, or does not fit the run it is for: what, where, what is allowed."""
+
+
+def make(
+    run: str, experiment: Experiment, hosts: Sequence[Host], tables: Sequence[CutTable]
+) -> Plan:
+    """Lay out every session and point of a run.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    hosts
+        The hosts of the inventory's group ``stages``, in order.
+    tables
+        One cut table per model, batch and dtype of the experiment.
+
+    Raises
+    ------
+    PlanError
+        When a placement names no host, or a list of cuts a cut that a model does not have.
+    """
+    fleet = {host.name: host for host in hosts}
+    placements = _placements(experiment, fleet)
+    points: dict[str, Point] = {}
+    sessions: list[Session] = []
+    seconds = 0.0
+    for replicate in range(experiment.replicates):
+        keys = list(
+            itertools.product(experiment.links, experiment.backends, experiment.models, placements)
+        )
+        random.Random(f"{experiment.seed} sessions {replicate}").shuffle(keys)
+        for link, backend, model, placement in keys:
+            number = placements.index(placement)
+            name = f"r{replicate}-{link.name}-{backend}-{_slug(model.name)}-p{number}"
+            inside = list(_points(experiment, link, backend, model, placement, fleet, tables))
+            random.Random(f"{experiment.seed} points {name}").shuffle(inside)
+            points.update((point.id, point) for point, _ in inside)
+            seconds += _SESSION_S + sum(cost for _, cost in inside)
+            sessions.append(
+                Session(
+                    id=name,
+                    replicate=replicate,
+                    link=link.name,
+                    backend=backend,
+                    model=model.name,
+                    placement=placement,
+                    points=tuple(point.id for point, _ in inside),
+                    deadline_s=_session_deadline_s(experiment, [point for point, _ in inside]),
+                )
+            )
+    return Plan(
+        run=run,
+        experiment=experiment,
+        hosts=tuple(hosts),
+        tables=tuple(tables),
+        points=tuple(points.values()),
+        sessions=tuple(sessions),
+        predicted_hours=round(seconds / 3600, 3),
+    )
+
+
+def summary(plan: Plan) -> str:
+    """What the plan holds, in a few lines for people."""
+    experiment = plan.experiment
+    measured = sum(len(session.points) for session in plan.sessions)
+    hours = plan.predicted_hours
+    time = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+    return "\n".join(
+        (
+            f"{len(plan.points)} points "
+            f"({len(experiment.models)} models, {len(experiment.links)} links, "
+            f"{len(experiment.backends)} backends), {experiment.replicates} replicates, "
+            f"{len(plan.sessions)} sessions: {measured} measurements",
+            f"about {time} predicted, with compute times taken on the controller "
+            "and each host's speed_hint",
+        )
+    )
+
+
+def dump(plan: Plan) -> str:
+    """The plan as the text of ``plan.json``."""
+    return json.dumps(asdict(plan), indent=1) + "\n"
+
+
+_ADAPTER = TypeAdapter(Plan, config=ConfigDict(extra="forbid"))
+
+
+def load(path: Path) -> Plan:
+    """Read ``plan.json``.
+
+    Raises
+    ------
+    PlanError
+        When the file is missing, damaged, or of another schema.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document.get("schema") != SCHEMA:
+            found = document.get("schema")
+            raise PlanError(f"{path}: has schema {found}, this version reads {SCHEMA}")
+        return _ADAPTER.validate_json(json.dumps(document))
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PlanError(f"{path}: {where}: {first['msg']}") from error
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise PlanError(f"{path}: is not a plan: {error}") from error
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """Names of the parts in which two plans of one run differ in what they measure."""
+    parts: list[tuple[str, Any, Any]] = [
+        ("experiment", old.experiment, new.experiment),
+        ("inventory", old.hosts, new.hosts),
+        ("weights", _weights(old), _weights(new)),
+        ("points", {p.id for p in old.points}, {p.id for p in new.points}),
+    ]
+    return [name for name, before, after in parts if before != after]
+
+
+def _weights(plan: Plan) -> dict[str, str]:
+    """Which weights each model has."""
+    return {table.model: table.weights_sha256 for table in plan.tables}
+
+
+def _slug(model: str) -> str:
+    """A model's name as part of a file name."""
+    return model.replace(":", ".")
+
+
+def _placements(experiment: Experiment, fleet: dict[str, Host]) -> tuple[tuple[str, ...], ...]:
+    """The placements to measure, each of known hosts."""
+    if experiment.placements is None:
+        names = tuple(fleet)
+        if len(names) != 2:
+            raise PlanError(
+                f"placements: the inventory's group 'stages' has {len(names)} hosts "
+                f"({', '.join(names)}) and pipelines have two stages in this version; "
+                f"name them, as in placements: [[{names[0]}, {names[1]}]]"
+            )
+        return (names,)
+    for number, placement in enumerate(experiment.placements):
+        for rank, name in enumerate(placement):
+            if name not in fleet:
+                raise PlanError(
+                    f"placements[{number}][{rank}]: unknown host '{name}'; "
+                    f"the inventory's group 'stages' has: {', '.join(fleet)}"
+                )
+        if len(placement) != 2:
+            raise PlanError(
+                f"placements[{number}]: pipelines have two stages in this version; "
+                f"got {len(placement)} hosts"
+            )
+    return experiment.placements
+
+
+def _points(
+    experiment: Experiment,
+    link: LinkSpec,
+    backend: str,
+    model: ModelSpec,
+    placement: tuple[str, ...],
+    fleet: dict[str, Host],
+    tables: Sequence[CutTable],
+) -> Iterator[tuple[Point, float]]:
+    """Every point of one session with the seconds it is thought to take."""
+    for table in tables:
+        if table.model != model.name:
+            continue
+        for name in _split_names(experiment, table):
+            hops = _hops(table, name)
+            stage_s, wire_s = _expected_s(table, name, hops, link, [fleet[h] for h in placement])
+            latency_s, period_s = sum(stage_s) + sum(wire_s), max(*stage_s, *wire_s)
+            for window in experiment.window:
+                identity = {
+                    "model": model.name,
+                    "weights": table.weights_sha256,
+                    "input": table.input.shape,
+                    "split": (name,),
+                    "placement": placement,
+                    "link": asdict(link),
+                    "backend": backend,
+                    "batch": table.batch,
+                    "window": window,
+                    "dtype": table.dtype,
+                }
+                point = Point(
+                    id=_digest(identity),
+                    model=model.name,
+                    split=(name,),
+                    placement=placement,
+                    link=link.name,
+                    backend=backend,
+                    batch=table.batch,
+                    window=window,
+                    dtype=table.dtype,
+                    hops=hops,
+                    # Ten times what is expected, since hosts may be slower than their hint, and
+                    # for a window of items, since the last one waits for all the others.
+                    deadline_s=round(_PATIENCE_S + 10 * latency_s * window, 1),
+                )
+                yield point, _POINT_S + _phases_s(experiment, latency_s, period_s)
+
+
+def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:
+    """The cuts to measure, endpoints included, each known to the model."""
+    if experiment.splits.cuts == "all":
+        return (FIRST, *table.names, LAST)
+    for number, name in enumerate(experiment.splits.cuts):
+        if name not in (FIRST, *table.names, LAST):
+            raise PlanError(
+                f"splits.cuts[{number}]: model '{table.model}' has no "
+                f"{table.granularity} cut '{name}'; allowed: {', '.join(table.names)}"
+            )
+    inner = tuple(name for name in experiment.splits.cuts if name not in (FIRST, LAST))
+    return (FIRST, *inner, LAST)
+
+
+def _hops(table: CutTable, name: str) -> tuple[tuple[TensorSpec, ...], ...]:
+    """What crosses each hop of a two-stage pipeline cut at `name`, the way back last."""
+    return (table.crossing(name), () if name == FIRST else table.output)
+
+
+def _expected_s(
+    table: CutTable,
+    name: str,
+    hops: tuple[tuple[TensorSpec, ...], ...],
+    link: LinkSpec,
+    hosts: Sequence[Host],
+) -> tuple[list[float], list[float]]:
+    """Rough seconds each stage computes and each hop is on the wire: only for predictions.
+
+    Work is taken to be spread evenly over the cuts.
+    """
+    order = (FIRST, *table.names, LAST)
+    share = (
+        1 - order.index(name) / (len(order) - 1)
+        if name in (FIRST, LAST)
+        else ((order.index(name)) / (len(order) - 1))
+    )
+    forward_s = table.forward_ns / 1e9
+    stage_s = [
+        part * forward_s * host.speed_hint * host.device_emulated
+        for part, host in zip((share, 1 - share), hosts, strict=True)
+    ]
+    rate = link.rate_mbit or _UNSHAPED_MBIT
+    wire_s = [
+        link.delay_ms / 1e3 + payload_bytes(hop) * 8 * WIRE_OVERHEAD / (rate * 1e6)
+        for hop in hops
+        if hop
+    ]
+    return stage_s, wire_s
+
+
+def _phases_s(experiment: Experiment, latency_s: float, period_s: float) -> float:
+    """Seconds the phases of one point are thought to take."""
+    phases = experiment.phases
+    measured = sum(
+        min(phases.max_s, max(phases.min_s, phases.min_items * item_s))
+        for item_s in (latency_s, period_s)
+    )
+    return measured + 2 * phases.warmup_items * latency_s
+
+
+def _session_deadline_s(experiment: Experiment, points: Sequence[Point]) -> float:
+    """An upper bound of a session's time: past it something hangs."""
+    phases = experiment.phases
+    per_point = sum(2 * phases.max_s + point.deadline_s * 2 for point in points)
+    return round(120 + per_point, 1)
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    """A short name made from content: the same combination has the same name in every run."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

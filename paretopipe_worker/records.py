@@ -1,0 +1,276 @@
+"""The record format: what every stage writes, line by line, and the analysis reads.
+
+One JSON-lines file per host and session. The first line is a :class:`Header`, then one line per
+measured item, phase, link probe and point, and last an :class:`End`; a file without that line was
+cut short. Lines are flushed as they are made, so that a killed stage loses at most the item in
+hand. Files are never rewritten: another try of a session is another file, with the next attempt.
+
+Format history
+--------------
+1
+    First version.
+
+All times come from the writing host's ``perf_counter_ns``. Times of two hosts must not be
+subtracted from each other: their clocks have nothing to do with one another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+SCHEMA = 1
+
+Phase = Literal["warmup", "latency", "throughput"]
+"""`warmup` items are recorded but never counted; the other two are separate by definition."""
+
+_CONFIG = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Header:
+    """First line: who writes, of which session of which run, on what machine.
+
+    `points` are the ids the session is to measure, in order; `facts` describe the host (CPU,
+    kernel, threads, allocator, TCP settings) and `versions` the software.
+    """
+
+    run: str
+    session: str
+    attempt: int
+    replicate: int
+    host: str
+    rank: int
+    backend: str
+    link: str
+    model: str
+    points: tuple[str, ...]
+    weights_sha256: str
+    device_emulated: float
+    started_unix_ns: int
+    facts: dict[str, Any]
+    versions: dict[str, str]
+    schema: int = SCHEMA
+    kind: Literal["header"] = "header"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One batch through one stage.
+
+    Parameters
+    ----------
+    point, phase, seq
+        Which point and phase, and the batch's number in that phase, from 0.
+    ready_ns
+        Input is there: on the source the input tensor is ready, elsewhere its last byte arrived.
+    start_ns, computed_ns
+        The stage's computation began and ended, stretching included.
+    sent_ns
+        The stage's output was handed to the transport; null where nothing is sent.
+    compute_ns, cpu_ns
+        Wall time of the computation without stretching, and the CPU time of the computing thread.
+    done_ns
+        On the source: the output is back. Null on other stages.
+    latency_ns
+        On the source: ``done_ns - ready_ns``; the response latency where one batch was in flight
+        (phase `latency`), the latency under load in phase `throughput`. Null on other stages.
+    """
+
+    point: str
+    phase: Phase
+    seq: int
+    ready_ns: int
+    start_ns: int
+    computed_ns: int
+    compute_ns: int
+    cpu_ns: int
+    sent_ns: int | None = None
+    done_ns: int | None = None
+    latency_ns: int | None = None
+    kind: Literal["item"] = "item"
+
+
+@dataclass(frozen=True)
+class PhaseEnd:
+    """One phase of one point, as one stage saw it.
+
+    `ended_by` is `minimum` where minimum count and time were both reached and `maximum` where the
+    maximum time came first (the count may then be short). `payload_sent_bytes` is tensor data
+    handed to the transport, `wire_sent_bytes` what the kernel counted for it, headers included,
+    `wire_counter` who counted: the transport's own sockets or the whole interface.
+    """
+
+    point: str
+    phase: Phase
+    items: int
+    start_ns: int
+    end_ns: int
+    ended_by: Literal["minimum", "maximum"] | None
+    payload_sent_bytes: int
+    wire_sent_bytes: int | None
+    wire_counter: Literal["sockets", "interface"] | None
+    kind: Literal["phase"] = "phase"
+
+
+@dataclass(frozen=True)
+class PointEnd:
+    """How a point ended, written by the source.
+
+    `gate` is whether the stages, one after the other on this host, returned exactly what the whole
+    model returns; `output` how the pipeline's real output compares with it: `exact`, `close` (then
+    `max_relative_error` says how close) or `unchecked`. A failed point has its `reason`.
+    """
+
+    point: str
+    status: Literal["ok", "failed"]
+    reason: str | None
+    gate: bool | None
+    output: Literal["exact", "close", "unchecked"]
+    max_relative_error: float | None
+    kind: Literal["point"] = "point"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The link as the source measured it with the worker's own sockets, before or after.
+
+    `round_trip_ns` are single exchanges of one small message with each rank in turn; `goodput_mbit`
+    is tensor data per second of the last `goodput_bytes` of one bulk transfer, ranks' links in
+    order.
+    """
+
+    when: Literal["before", "after"]
+    round_trip_ns: tuple[int, ...]
+    goodput_mbit: float | None
+    goodput_bytes: int
+    kind: Literal["probe"] = "probe"
+
+
+@dataclass(frozen=True)
+class End:
+    """Last line: how the session ended here, and where its time went.
+
+    `process_start_ns` and `end_ns` bound the process on the host's own clock; `shares_ns` splits
+    the time between them by kind (see :data:`SHARES`).
+    """
+
+    status: Literal["ok", "failed"]
+    reason: str | None
+    process_start_ns: int
+    end_ns: int
+    shares_ns: dict[str, int]
+    kind: Literal["end"] = "end"
+
+
+SHARES = ("startup", "rendezvous", "probe", "gate", "switch", "warmup", "latency", "throughput")
+"""Kinds of time a session is split into; what is left over is ``other``."""
+
+Record = Header | Item | PhaseEnd | PointEnd | Probe | End
+_KINDS: dict[str, type] = {
+    "header": Header,
+    "item": Item,
+    "phase": PhaseEnd,
+    "point": PointEnd,
+    "probe": Probe,
+    "end": End,
+}
+
+
+class RecordError(ValueError):
+    """A record file that cannot be used: the text says which file and line, and why."""
+
+
+class Writer:
+    """Append records to one new file, each flushed before the next is made.
+
+    Raises
+    ------
+    FileExistsError
+        When the file is there: records are never rewritten.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("x", encoding="utf-8")
+
+    def write(self, record: Record) -> None:
+        """Append one line."""
+        self._file.write(json.dumps(vars(record), separators=(",", ":")) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; without an :class:`End` before, it counts as cut short."""
+        self._file.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read(path: Path) -> Iterator[Record]:
+    """Yield the records of one file, checked.
+
+    A file cut short ends early: the caller sees no :class:`End`. An unfinished last line is what a
+    killed stage leaves and is passed over.
+
+    Raises
+    ------
+    RecordError
+        Naming file and line, when a line is no record of this schema or the first is no header.
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                return
+            record = _parse(line, f"{path}:{number}")
+            if (number == 1) != isinstance(record, Header):
+                raise RecordError(f"{path}:{number}: the header must be the first line, and once")
+            yield record
+
+
+def _parse(line: str, where: str) -> Record:
+    """One line as a record, or an error that names `where`."""
+    try:
+        document = json.loads(line)
+        kind = document["kind"]
+        adapter = _adapter(_KINDS[kind])
+    except (ValueError, TypeError, KeyError) as error:
+        raise RecordError(f"{where}: is not a record; kinds are {', '.join(_KINDS)}") from error
+    if kind == "header" and document.get("schema") != SCHEMA:
+        raise RecordError(
+            f"{where}: has schema {document.get('schema')}, this version reads {SCHEMA}"
+        )
+    try:
+        record: Record = adapter.validate_python(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise RecordError(f"{where}: {kind}.{path}: {first['msg']}") from error
+    return record
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """The validator of one kind, unknown fields refused."""
+    return TypeAdapter(kind, config=_CONFIG)
+
+
+def file_name(session: str, attempt: int) -> str:
+    """Name of the file of one host and session under ``records/<host>/``."""
+    return f"{session}.{attempt}.jsonl"

@@ -1,0 +1,293 @@
+"""Experiment specs: what a person writes in ``experiments/NAME.yml``, checked once, here.
+
+Every refusal names the file, the key path and what is allowed, before any host is touched.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Hashable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+Backend = Literal["tcp", "rpc"]
+"""Backends a spec may name. One that is known but not built yet fails when its session starts."""
+
+Granularity = Literal["block", "op"]
+Dtype = Literal["float32"]
+
+UNSHAPED = "none"
+"""Name of the link profile that leaves the link as it is."""
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
+_Model = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
+
+
+def _unique(values: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
+    """Refuse repeats: they would be measured twice under one name."""
+    if len(set(values)) != len(values):
+        raise ValueError("must not repeat a value")
+    return values
+
+
+def _unique_names(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse two entries of one name."""
+    _unique(tuple(value.name for value in values))
+    return values
+
+
+_SOME = Field(min_length=1)
+_DISTINCT = AfterValidator(_unique)
+_DISTINCT_NAMES = AfterValidator(_unique_names)
+_Batch = Annotated[int, Field(ge=1, le=4096)]
+_Window = Annotated[int, Field(ge=1, le=64)]
+_Size = Annotated[int, Field(ge=1, le=8192)]
+_Shape = Annotated[tuple[_Size, ...], Field(min_length=1, max_length=4)]
+_Placement = Annotated[tuple[_Name, ...], Field(min_length=2), _DISTINCT]
+_CutName = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelSpec:
+    """A model: a torchvision classifier's name, or ``package.module:factory``.
+
+    `input` is the shape of one image ``(channels, height, width)``, by default the model's own;
+    `weights` a checkpoint on the controller, by default seeded random weights.
+    """
+
+    name: _Model
+    input: _Shape | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LinkSpec:
+    """A network condition: rate in Mbit/s on the wire, one-way delay in ms, both directions."""
+
+    name: _Name
+    rate_mbit: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+
+    @model_validator(mode="after")
+    def _unshaped_is_none(self) -> LinkSpec:
+        """Keep the name ``none`` for the link that is left alone, and only for it."""
+        if (self.name == UNSHAPED) == self.shaped:
+            raise ValueError(
+                f"'{UNSHAPED}' names the unshaped link and takes no parameters"
+                if self.shaped
+                else f"needs rate_mbit or delay_ms; only '{UNSHAPED}' is unshaped"
+            )
+        return self
+
+    @property
+    def shaped(self) -> bool:
+        """Whether anything has to be applied to a host for this profile."""
+        return self.rate_mbit is not None or self.delay_ms > 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SplitSpec:
+    """Which cuts to measure: ``all`` of a granularity, or a list of names.
+
+    The endpoints ``@first`` and ``@last`` are always measured as well: splitting must beat them.
+    """
+
+    granularity: Granularity = "block"
+    cuts: Literal["all"] | Annotated[tuple[_CutName, ...], _SOME, _DISTINCT] = "all"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class PhaseSpec:
+    """When a phase ends: minimum count and minimum time both reached, or the maximum time."""
+
+    min_items: Annotated[int, Field(ge=6, le=1_000_000)] = 20
+    min_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    max_s: Annotated[float, Field(gt=0, le=36_000)] = 60.0
+    warmup_items: Annotated[int, Field(ge=1, le=10_000)] = 3
+
+    @model_validator(mode="after")
+    def _maximum_above_minimum(self) -> PhaseSpec:
+        """Refuse a maximum time that the minimum time never reaches."""
+        if self.max_s < self.min_s:
+            raise ValueError(f"max_s must be at least min_s ({self.min_s:g})")
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Experiment:
+    """A whole experiment: every combination of its lists is measured.
+
+    `placements` lists inventory hosts by rank, source first; by default one placement, the hosts
+    of the inventory's group ``stages`` in their order there.
+    """
+
+    models: Annotated[tuple[ModelSpec, ...], _SOME, _DISTINCT_NAMES]
+    description: str = ""
+    links: Annotated[tuple[LinkSpec, ...], _SOME, _DISTINCT_NAMES] = (LinkSpec(name=UNSHAPED),)
+    backends: Annotated[tuple[Backend, ...], _SOME, _DISTINCT] = ("tcp",)
+    placements: Annotated[tuple[_Placement, ...], _SOME, _DISTINCT] | None = None
+    splits: SplitSpec = SplitSpec()
+    batch: Annotated[tuple[_Batch, ...], _SOME, _DISTINCT] = (1,)
+    window: Annotated[tuple[_Window, ...], _SOME, _DISTINCT] = (3,)
+    dtype: Annotated[tuple[Dtype, ...], _SOME, _DISTINCT] = ("float32",)
+    replicates: Annotated[int, Field(ge=1, le=1000)] = 1
+    phases: PhaseSpec = PhaseSpec()
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+
+class SpecError(ValueError):
+    """An experiment spec was refused: one line per fault, each with file, key path, allowed."""
+
+
+_ADAPTER = TypeAdapter(Experiment)
+
+
+def load(path: Path) -> Experiment:
+    """Read and check an experiment spec.
+
+    Parameters
+    ----------
+    path
+        A YAML file.
+
+    Raises
+    ------
+    SpecError
+        When the file cannot be read, is not YAML, or any value in it is not allowed.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: is not valid YAML: {error}") from error
+    return parse(document, source=str(path))
+
+
+def parse(document: object, source: str = "spec") -> Experiment:
+    """Check an experiment given as plain data, naming `source` in errors.
+
+    Raises
+    ------
+    SpecError
+        One line for each value that is not allowed.
+    """
+    if not isinstance(document, dict):
+        raise SpecError(f"{source}: must be a mapping with at least the key 'models'")
+    try:
+        # As JSON, where strict mode takes lists for tuples and mappings for dataclasses.
+        return _ADAPTER.validate_json(json.dumps(_written_out(document), default=str))
+    except ValidationError as error:
+        faults = [_fault(source, entry) for entry in _root_causes(error)]
+        raise SpecError("\n".join(dict.fromkeys(faults))) from error
+
+
+def _written_out(document: dict[str, Any]) -> dict[str, Any]:
+    """Write out what may be short: ``batch: 8`` for ``[8]``, ``resnet18`` for ``{name: resnet18}``."""
+    full = dict(document)
+    for key in ("backends", "batch", "window", "dtype"):
+        if key in full and not isinstance(full[key], list):
+            full[key] = [full[key]]
+    for key in ("models", "links"):
+        if isinstance(full.get(key), list):
+            full[key] = [{"name": part} if isinstance(part, str) else part for part in full[key]]
+    return full
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, refusing a key given twice, of which it would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping whose keys differ."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _root_causes(error: ValidationError) -> list[Any]:
+    """The errors, less those that only say a list is too short once its bad entries are gone."""
+    entries = error.errors()
+    return [
+        entry
+        for entry in entries
+        if entry["type"] != "too_short"
+        or not any(
+            other is not entry and other["loc"][: len(entry["loc"])] == entry["loc"]
+            for other in entries
+        )
+    ]
+
+
+def _fault(source: str, error: Any) -> str:
+    """One pydantic error as file, key path, what is wrong, what is allowed."""
+    location = tuple(part for part in error["loc"] if _is_key(part))
+    allowed = _allowed_keys(location[:-1])
+    path = _key_path(location)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        return f"{source}: {path}: unknown key{hint}; allowed: {', '.join(allowed)}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{source}: {path}: is required"
+    message = error["msg"].removeprefix("Value error, ")
+    got = _short(error["input"])
+    return f"{source}: {path or 'spec'}: {message[0].lower()}{message[1:]}; got {got}"
+
+
+def _is_key(part: object) -> bool:
+    """Tell a key or index of the document from the names pydantic gives to union branches."""
+    return isinstance(part, int) or part in _KEYS or not str(part).startswith(_BRANCHES)
+
+
+def _key_path(location: Iterable[object]) -> str:
+    """Write ``("links", 1, "rate_mbit")`` as ``links[1].rate_mbit``."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _allowed_keys(location: tuple[object, ...]) -> list[str]:
+    """Keys allowed in the mapping at `location`."""
+    owner: type = Experiment
+    for part in location:
+        if isinstance(part, str):
+            owner = _NESTED.get(part, owner)
+    return [entry.name for entry in fields(owner)]
+
+
+def _short(value: object) -> str:
+    """A value as an error shows it: bounded in length."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_NESTED: dict[str, type] = {
+    "models": ModelSpec,
+    "links": LinkSpec,
+    "splits": SplitSpec,
+    "phases": PhaseSpec,
+}
+_KEYS = frozenset(
+    entry.name for owner in (Experiment, *_NESTED.values()) for entry in fields(owner)
+)
+_BRANCHES = ("function-", "literal[", "tuple[", "constrained-", "none", "str", "int", "float")
+KNOWN_BACKENDS: tuple[str, ...] = get_args(Backend)
