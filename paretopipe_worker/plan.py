@@ -201,7 +201,9 @@ def dump(plan: Plan) -> str:
     return json.dumps(asdict(plan), indent=1) + "\n"
 
 
-_ADAPTER = TypeAdapter(Plan, config=ConfigDict(extra="forbid"))
+for _part in (Plan, Session, Point):
+    _part.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+_ADAPTER = TypeAdapter(Plan)
 
 
 def load(path: Path) -> Plan:

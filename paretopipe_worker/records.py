@@ -28,10 +28,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 SCHEMA = 1
 
-Phase = Literal["warmup", "latency", "throughput"]
-"""`warmup` items are recorded but never counted; the other two are separate by definition."""
-
-_CONFIG = ConfigDict(extra="forbid")
+Phase = Literal["warmup", "latency", "throughput", "drain"]
+"""Only `latency` and `throughput` items count. `warmup` ones come before each, `drain` ones are
+those still in flight when a throughput phase ended, known as such on the source alone."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,18 @@ class Header:
     versions: dict[str, str]
     schema: int = SCHEMA
     kind: Literal["header"] = "header"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The stages found each other: settings of the links here, `numerics` of the other ranks.
+
+    Outputs are held to be equal to the last bit only where the numerics of all ranks agree.
+    """
+
+    transport: dict[str, Any]
+    numerics: dict[str, str]
+    kind: Literal["ready"] = "ready"
 
 
 @dataclass(frozen=True)
@@ -100,12 +111,22 @@ class Item:
 
 @dataclass(frozen=True)
 class PhaseEnd:
-    """One phase of one point, as one stage saw it.
+    """One phase of one point, as one stage saw it: `latency` or `throughput`.
 
-    `ended_by` is `minimum` where minimum count and time were both reached and `maximum` where the
-    maximum time came first (the count may then be short). `payload_sent_bytes` is tensor data
-    handed to the transport, `wire_sent_bytes` what the kernel counted for it, headers included,
-    `wire_counter` who counted: the transport's own sockets or the whole interface.
+    Parameters
+    ----------
+    items, start_ns, end_ns
+        Counted items, from the first one's input being ready to the last one's end here.
+    ended_by
+        On the source: `minimum` where minimum count and time were both reached, `maximum` where
+        the maximum time came first, so that the count may be short. Null on other stages.
+    payload_sent_bytes
+        Tensor data handed to the transport, warm-up and drain included.
+    wire_sent_bytes
+        What the kernel counted for it in the same time, protocol headers and retransmissions
+        included as far as the counter sees them; null where nothing counts.
+    wire_counter
+        Who counted: the transport's own `sockets` or the whole `interface`.
     """
 
     point: str
@@ -140,17 +161,16 @@ class PointEnd:
 
 @dataclass(frozen=True)
 class Probe:
-    """The link as the source measured it with the worker's own sockets, before or after.
+    """The path as the source measured it with the stages' own connections, before or after.
 
-    `round_trip_ns` are single exchanges of one small message with each rank in turn; `goodput_mbit`
-    is tensor data per second of the last `goodput_bytes` of one bulk transfer, ranks' links in
-    order.
+    `round_trip_ns` are single exchanges of one small message around all stages; `goodput_mbit` is
+    tensor data per time of a bulk transfer after its first half, one value per hop, the way back
+    last.
     """
 
     when: Literal["before", "after"]
     round_trip_ns: tuple[int, ...]
-    goodput_mbit: float | None
-    goodput_bytes: int
+    goodput_mbit: tuple[float, ...]
     kind: Literal["probe"] = "probe"
 
 
@@ -173,9 +193,10 @@ class End:
 SHARES = ("startup", "rendezvous", "probe", "gate", "switch", "warmup", "latency", "throughput")
 """Kinds of time a session is split into; what is left over is ``other``."""
 
-Record = Header | Item | PhaseEnd | PointEnd | Probe | End
+Record = Header | Ready | Item | PhaseEnd | PointEnd | Probe | End
 _KINDS: dict[str, type] = {
     "header": Header,
+    "ready": Ready,
     "item": Item,
     "phase": PhaseEnd,
     "point": PointEnd,
@@ -268,7 +289,8 @@ def _parse(line: str, where: str) -> Record:
 @cache
 def _adapter(kind: type) -> TypeAdapter[Any]:
     """The validator of one kind, unknown fields refused."""
-    return TypeAdapter(kind, config=_CONFIG)
+    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    return TypeAdapter(kind)
 
 
 def file_name(session: str, attempt: int) -> str:

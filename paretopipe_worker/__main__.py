@@ -1,0 +1,176 @@
+"""Command line of the worker package: ``python -m paretopipe_worker COMMAND``.
+
+Commands that need torch import it when they run, so that the others start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+from paretopipe_worker import fleet, plan, resume, shaping, spec, supervise
+from paretopipe_worker.cuts import FIRST, LAST, payload_bytes
+
+Commands = argparse._SubParsersAction  # type: ignore[type-arg]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; what it refuses is one clear text on stderr and exit status 2."""
+    parser = argparse.ArgumentParser(prog="python -m paretopipe_worker", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_cuts(commands)
+    _add_prepare(commands)
+    _add_todo(commands)
+    _add_record_failure(commands)
+    _add_stage(commands)
+    supervise.add_parsers(commands)
+    shaping.add_parser(commands)
+    options = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _add_cuts(commands: Commands) -> None:
+    parser = commands.add_parser("cuts", help="list the places where a model can be cut")
+    parser.add_argument("model", help="a torchvision classifier, or package.module:factory")
+    parser.add_argument("--granularity", choices=get_args(spec.Granularity), default="block")
+    parser.add_argument("--batch", type=int, default=1, metavar="N")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(run=_cuts)
+
+
+def _cuts(options: argparse.Namespace) -> int:
+    """List a model's cuts with name, crossing tensors and bytes."""
+    from paretopipe_worker import models, partition, weights
+
+    shape = models.default_input(options.model)
+    model = models.build(options.model, seed=0, input_shape=shape)
+    table = partition.cut_table(
+        model,
+        options.model,
+        options.granularity,
+        options.batch,
+        "float32",
+        shape,
+        weights.weights_sha256(model),
+    )
+    rows = [
+        {
+            "name": name,
+            "tensors": [asdict(tensor) for tensor in table.crossing(name)],
+            "payload_bytes": payload_bytes(table.crossing(name)),
+        }
+        for name in (FIRST, *table.names, LAST)
+    ]
+    if options.json:
+        document = {
+            "model": table.model,
+            "granularity": table.granularity,
+            "batch": table.batch,
+            "dtype": table.dtype,
+            "input": asdict(table.input),
+            "output": [asdict(tensor) for tensor in table.output],
+            "cuts": rows,
+        }
+        print(json.dumps(document, indent=1))
+        return 0
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        shapes = ", ".join("x".join(map(str, tensor["shape"])) for tensor in row["tensors"])
+        print(f"{row['name']:<{width}} {row['payload_bytes']:>12,} bytes  {shapes}")
+    return 0
+
+
+def _add_prepare(commands: Commands) -> None:
+    parser = commands.add_parser("prepare", help="check spec and inventory, make the plan")
+    parser.add_argument("--experiment", type=Path, required=True, help="experiments/NAME.yml")
+    parser.add_argument("--fleet", required=True, help="JSON list of the hosts of group 'stages'")
+    parser.add_argument("--check", action="store_true", help="check only, build no model")
+    parser.add_argument("--run", help="name of the run", dest="run_name")
+    parser.add_argument("--results", type=Path, help="results/RUN")
+    parser.add_argument("--cache", type=Path, help="where weights are kept")
+    parser.set_defaults(run=_prepare)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    """Check what a person wrote; unless asked only to check, make the plan and print it."""
+    experiment = spec.load(options.experiment)
+    hosts = fleet.parse(options.fleet)
+    if options.check:
+        return 0
+    from paretopipe_worker.prepare import prepare
+
+    made = prepare(options.run_name, experiment, hosts, options.results, options.cache)
+    print(plan.summary(made))
+    return 0
+
+
+def _add_todo(commands: Commands) -> None:
+    parser = commands.add_parser("todo", help="list the sessions a run still lacks, as JSON")
+    parser.add_argument("--results", type=Path, required=True, help="results/RUN")
+    parser.set_defaults(run=_todo)
+
+
+def _todo(options: argparse.Namespace) -> int:
+    """Print the sessions that lack a complete set of records."""
+    print(json.dumps(resume.todo(plan.load(options.results / "plan.json"), options.results)))
+    return 0
+
+
+def _add_record_failure(commands: Commands) -> None:
+    parser = commands.add_parser("record-failure", help="record that a session failed")
+    parser.add_argument("--results", type=Path, required=True, help="results/RUN")
+    parser.add_argument("--session", required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--reason", required=True)
+    parser.set_defaults(run=_record_failure)
+
+
+def _record_failure(options: argparse.Namespace) -> int:
+    """Write the controller's record of a failed session and print its path."""
+    loaded = plan.load(options.results / "plan.json")
+    session = loaded.session(options.session)
+    print(resume.record_failure(loaded, session, options.attempt, options.results, options.reason))
+    return 0
+
+
+def _add_stage(commands: Commands) -> None:
+    parser = commands.add_parser("stage", help="run one stage of one session")
+    parser.add_argument("--plan", type=Path, required=True, help="plan.json")
+    parser.add_argument("--session", required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--host", required=True, help="this host's name in the plan")
+    parser.add_argument("--weights", type=Path, required=True, help="folder of the weights files")
+    parser.add_argument("--records", type=Path, required=True, help="file to write records to")
+    parser.add_argument("--progress", type=Path, required=True, help="file of finished points")
+    parser.set_defaults(run=_stage)
+
+
+def _stage(options: argparse.Namespace) -> int:
+    """Run one stage process."""
+    from paretopipe_worker import stage
+
+    return stage.run(
+        stage.Options(
+            plan=options.plan,
+            session=options.session,
+            attempt=options.attempt,
+            host=options.host,
+            weights=options.weights,
+            records=options.records,
+            progress=options.progress,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

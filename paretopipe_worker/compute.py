@@ -1,0 +1,44 @@
+"""Run one stage on one batch and time it."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import torch
+
+from paretopipe_worker.partition import Stage
+
+
+class Computed(NamedTuple):
+    """The outputs of one stage for one batch, and when and how long it computed.
+
+    `compute_ns` is wall time without stretching; `cpu_ns` the CPU time of the computing thread, so
+    a gap between the two is a thread that had to wait for a core (with one thread per stage).
+    """
+
+    tensors: tuple[torch.Tensor, ...]
+    start_ns: int
+    computed_ns: int
+    compute_ns: int
+    cpu_ns: int
+
+
+def compute(stage: Stage | None, inputs: tuple[torch.Tensor, ...], stretch: float) -> Computed:
+    """Run `stage` on `inputs`, then wait until its time has been stretched by the factor.
+
+    Without a stage the inputs are passed on: the rank has no part in this split.
+    """
+    cpu_ns = time.thread_time_ns()
+    start_ns = time.perf_counter_ns()
+    tensors: tuple[torch.Tensor, ...] = stage(*inputs) if stage else inputs
+    computed_ns = time.perf_counter_ns()
+    cpu_ns = time.thread_time_ns() - cpu_ns
+    compute_ns = computed_ns - start_ns
+    if stretch > 1:
+        # A slower device is busy for longer; waiting leaves the core to the other stages, which
+        # run on devices of their own.
+        wait_ns = start_ns + round(compute_ns * stretch) - computed_ns
+        time.sleep(wait_ns / 1e9)
+        computed_ns = time.perf_counter_ns()
+    return Computed(tensors, start_ns, computed_ns, compute_ns, cpu_ns)

@@ -1,0 +1,164 @@
+"""How tensors cross a link: one small interface, one module per backend.
+
+The stages of a pipeline form a ring: every rank sends to the next and receives from the one
+before, the last rank sends its output back to rank 0. A backend is a module with a function
+``connect`` that returns a :class:`Transport`, and one line in :data:`BACKENDS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+
+from paretopipe_worker.cuts import TensorSpec
+
+BACKENDS: dict[str, str | None] = {
+    "tcp": "paretopipe_worker.transport.tcp",
+    "rpc": None,
+}
+"""Module of each backend a spec may name; None for one that is known but not built yet."""
+
+
+class TransportError(RuntimeError):
+    """A link cannot be used any more: the text names the address and what happened there."""
+
+
+class DeadlineExceeded(TransportError):
+    """A message did not come, or could not be sent, within its deadline."""
+
+
+class PeerGone(TransportError):
+    """The other end closed the connection or vanished."""
+
+
+class ProtocolError(TransportError):
+    """The other end sent something else than the plan says comes next."""
+
+
+class Tag(NamedTuple):
+    """What a message is: an item of a phase by number, or the mark that ends a leg.
+
+    `phase` is an index into :data:`PHASES`.
+    """
+
+    phase: int
+    seq: int
+
+
+PHASES = ("warmup", "latency", "throughput", "mark")
+"""What a tag may say; `mark` messages carry no tensors and travel the ring behind the last item."""
+
+MARK = Tag(PHASES.index("mark"), 0)
+
+
+class Message(NamedTuple):
+    """One received message; `received_ns` is when its last byte was there (``perf_counter_ns``)."""
+
+    tag: Tag
+    tensors: tuple[torch.Tensor, ...]
+    received_ns: int
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Bytes sent so far as the kernel counts them, and whose bytes it counts."""
+
+    sent_bytes: int
+    counter: Literal["sockets", "interface"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One rank's place in the ring: its own listening address and the one it sends to."""
+
+    rank: int
+    own: tuple[str, int]
+    next: tuple[str, int]
+    session: str
+
+
+class Transport(Protocol):
+    """One rank's two links: from the rank before, to the next one.
+
+    Not safe for use by several threads. Every method may raise :class:`PeerGone` when the other
+    end of a link is gone, also for what an earlier call handed over.
+    """
+
+    def configure(
+        self,
+        inbound: Sequence[TensorSpec],
+        outbound: Sequence[TensorSpec],
+        *,
+        window: int,
+        deadline_s: float,
+    ) -> None:
+        """Say what every message of the coming legs carries; nothing may be in flight.
+
+        At most `window` messages are in flight in the whole ring at a time, which is what makes
+        the reuse of ``window + 1`` receive buffers safe. `deadline_s` bounds each wait.
+        """
+
+    def begin(self, *, overlap: bool) -> None:
+        """Start a leg, which lasts until a mark was received.
+
+        With `overlap`, messages are received and sent while the caller computes; without it, in
+        the calls themselves, which has the lower latency.
+        """
+
+    def send(self, tag: Tag, tensors: Sequence[torch.Tensor]) -> None:
+        """Send one message; its tensors must not be written to until the leg has moved on.
+
+        Raises
+        ------
+        DeadlineExceeded
+            When the link took no more bytes for the deadline.
+        """
+
+    def recv(self) -> Message:
+        """Wait for the next message; its tensors are overwritten ``window + 1`` messages later.
+
+        Raises
+        ------
+        DeadlineExceeded
+            When no byte came for the deadline.
+        ProtocolError
+            When the message is not what :meth:`configure` said.
+        """
+
+    def counters(self) -> Counters:
+        """Bytes sent since the start."""
+
+    def facts(self) -> dict[str, object]:
+        """Settings in force that a result depends on, for the records."""
+
+    def close(self) -> None:
+        """Close both links; further calls do nothing."""
+
+
+class Connect(Protocol):
+    """What each backend's module offers as ``connect``."""
+
+    def __call__(self, endpoint: Endpoint, *, deadline_s: float) -> Transport:
+        """Join the ring, waiting for the neighbours until the deadline."""
+
+
+def connect(backend: str, endpoint: Endpoint, *, deadline_s: float) -> Transport:
+    """Join the ring over `backend`.
+
+    Raises
+    ------
+    TransportError
+        When the backend is unknown or not built, the own address cannot be used, or a neighbour
+        does not come within the deadline.
+    """
+    module = BACKENDS.get(backend)
+    if module is None:
+        built = ", ".join(name for name, path in BACKENDS.items() if path)
+        state = "is not built in this version" if backend in BACKENDS else "is unknown"
+        raise TransportError(f"backend '{backend}' {state}; built: {built}")
+    join: Connect = importlib.import_module(module).connect
+    return join(endpoint, deadline_s=deadline_s)

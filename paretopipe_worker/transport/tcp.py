@@ -1,0 +1,393 @@
+"""The light backend: a fixed header and the raw tensor bytes over plain TCP, no pickle.
+
+One connection per hop, used in one direction. Without overlap the calling thread does all of the
+work. With overlap a thread receives ahead into ``window + 1`` buffers, and what the kernel does
+not take of a message at once is left to a second thread: a hand-over costs more than a small
+message does, so only the rest of a large one is worth it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import queue
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+
+import torch
+
+from paretopipe_worker.cuts import TensorSpec, payload_bytes
+from paretopipe_worker.transport import (
+    MARK,
+    PHASES,
+    Counters,
+    DeadlineExceeded,
+    Endpoint,
+    Message,
+    PeerGone,
+    ProtocolError,
+    Tag,
+    TransportError,
+)
+
+VERSION = 1
+_MAGIC = b"PPTP"
+_HEADER = struct.Struct("<4sHHQQ")  # magic, version, phase, seq, payload bytes
+_HELLO = struct.Struct("<4sHH32s")  # magic, version, sender's rank, digest of the session
+_TIMEVAL = struct.Struct("@ll")
+_BYTES_SENT_AT = 200  # tcpi_bytes_sent in struct tcp_info, since Linux 4.19
+_CONGESTION = b"cubic"
+_HELLO_S = 5
+_BACKLOG = 8
+"""Connections that may wait: a stranger's must not keep the neighbour's out."""
+
+
+def connect(endpoint: Endpoint, *, deadline_s: float) -> TcpTransport:
+    """Listen at the own address, connect to the next rank, accept the one before.
+
+    Raises
+    ------
+    TransportError
+        When the own address is in use or not on this host.
+    DeadlineExceeded
+        When a neighbour did not come in time; the text names it.
+    """
+    deadline = time.monotonic() + deadline_s
+    with _listen(endpoint.own) as listener:
+        outbound = _reach(endpoint, deadline)
+        try:
+            inbound = _accept(listener, endpoint, deadline)
+        except BaseException:
+            outbound.close()
+            raise
+    return TcpTransport(inbound, outbound)
+
+
+class TcpTransport:
+    """Both links of one rank over TCP; see :class:`paretopipe_worker.transport.Transport`."""
+
+    def __init__(self, inbound: socket.socket, outbound: socket.socket) -> None:
+        self._in, self._out = inbound, outbound
+        self._overlap = False
+        self._deadline_s = 0.0
+        self._closed = False
+        self._slots: list[_Slot] = []
+        self._next_slot = 0
+        self._inbound_bytes = self._outbound_bytes = 0
+        self._header = bytearray(_HEADER.size)
+        self._arrived: queue.SimpleQueue[Message | TransportError] = queue.SimpleQueue()
+        self._legs: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._unsent: queue.SimpleQueue[_Unsent | None] = queue.SimpleQueue()
+        self._pending = 0
+        self._sending = threading.Lock()
+        self._fault: TransportError | None = None
+        self._threads = (
+            threading.Thread(target=self._receive_ahead, name="receive", daemon=True),
+            threading.Thread(target=self._send_rest, name="send", daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
+
+    def configure(
+        self,
+        inbound: Sequence[TensorSpec],
+        outbound: Sequence[TensorSpec],
+        *,
+        window: int,
+        deadline_s: float,
+    ) -> None:
+        """Take buffers for the inbound messages and bound every wait by `deadline_s`."""
+        self._slots = [_Slot(inbound) for _ in range(window + 1)]
+        self._next_slot = 0
+        self._inbound_bytes = payload_bytes(tuple(inbound))
+        self._outbound_bytes = payload_bytes(tuple(outbound))
+        self._deadline_s = deadline_s
+        timeout = _TIMEVAL.pack(int(deadline_s), int(deadline_s % 1 * 1e6))
+        self._in.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+
+    def begin(self, *, overlap: bool) -> None:
+        """Start a leg; with `overlap` the receiving thread runs ahead until the mark."""
+        self._overlap = overlap
+        if overlap:
+            self._legs.put(True)
+
+    def send(self, tag: Tag, tensors: Sequence[torch.Tensor]) -> None:
+        """Send header and tensors in one call, straight from the tensors' memory."""
+        views = [_bytes_of(tensor.contiguous()) for tensor in tensors]
+        size = sum(len(view) for view in views)
+        if size != (0 if tag == MARK else self._outbound_bytes):
+            raise ProtocolError(
+                f"a message of {size} bytes to {_peer(self._out)} is not what the plan says: "
+                f"{self._outbound_bytes}"
+            )
+        header = memoryview(_HEADER.pack(_MAGIC, VERSION, tag.phase, tag.seq, size))
+        message = [header, *views]
+        if not self._overlap:
+            self._send_all(message)
+            return
+        with self._sending:
+            if self._fault:
+                raise self._fault
+            if self._pending == 0:
+                message = _after(message, self._send_some(message, socket.MSG_DONTWAIT))
+            if message:
+                self._pending += 1
+                self._unsent.put(message)
+
+    def recv(self) -> Message:
+        """Return the next message, from the receiving thread where it runs ahead."""
+        if not self._overlap:
+            return self._receive()
+        try:
+            # The thread's own deadline comes first and says more.
+            arrived = self._arrived.get(timeout=self._deadline_s + 5)
+        except queue.Empty:
+            raise DeadlineExceeded(f"nothing from {_peer(self._in)}") from None
+        if isinstance(arrived, TransportError):
+            raise self._fault or arrived
+        return arrived
+
+    def counters(self) -> Counters:
+        """Bytes TCP has sent to the next rank, retransmissions included (``tcp_info``)."""
+        info = self._out.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        return Counters(struct.unpack_from("=Q", info, _BYTES_SENT_AT)[0], "sockets")
+
+    def facts(self) -> dict[str, object]:
+        """Congestion control and buffer sizes as the kernel gave them."""
+        name = self._out.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        return {
+            "congestion_control": name.rstrip(b"\0").decode(),
+            "send_buffer_bytes": self._out.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
+            "receive_buffer_bytes": self._in.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+        }
+
+    def close(self) -> None:
+        """Close both connections and end the threads."""
+        if self._closed:
+            return
+        self._closed = True
+        for link in (self._in, self._out):
+            # Wakes a thread that waits in a call on it; the peer may have closed it already.
+            with contextlib.suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
+        self._legs.put(False)
+        self._unsent.put(None)
+        for thread in self._threads:
+            thread.join(timeout=5)
+        self._in.close()
+        self._out.close()
+
+    def _receive(self) -> Message:
+        """Receive one message into the next slot, header and payload in one call if it can be."""
+        slot = self._slots[self._next_slot]
+        self._next_slot = (self._next_slot + 1) % len(self._slots)
+        views = [memoryview(self._header), *slot.views]
+        wanted, got = _HEADER.size, 0
+        tag = None
+        while got < wanted:
+            count = self._receive_some(views)
+            views = _after(views, count)
+            got += count
+            if tag is None and got >= _HEADER.size:
+                tag, size = self._parse()
+                wanted += size
+                if got > wanted:
+                    raise ProtocolError(f"{_peer(self._in)} sent data behind a mark")
+        assert tag is not None  # the header is part of what was wanted
+        now = time.perf_counter_ns()
+        return Message(tag, () if tag == MARK else slot.tensors, now)
+
+    def _parse(self) -> tuple[Tag, int]:
+        """The header's tag and payload size, held against what the plan says."""
+        magic, version, phase, seq, size = _HEADER.unpack(self._header)
+        if magic != _MAGIC or version != VERSION or phase >= len(PHASES):
+            raise ProtocolError(
+                f"{_peer(self._in)} does not speak version {VERSION} of this protocol"
+            )
+        tag = Tag(phase, seq)
+        expected = 0 if tag == MARK else self._inbound_bytes
+        if size != expected:
+            raise ProtocolError(
+                f"{_peer(self._in)} announced {size} bytes where the plan says {expected}"
+            )
+        return tag, size
+
+    def _receive_some(self, views: list[memoryview]) -> int:
+        """Receive at least one byte."""
+        try:
+            count = self._in.recvmsg_into(views)[0]
+        except BlockingIOError:
+            raise DeadlineExceeded(
+                f"nothing came from {_peer(self._in)} for {self._deadline_s:g} s"
+            ) from None
+        except OSError as error:
+            raise PeerGone(f"the connection from {_peer(self._in)} broke: {error}") from error
+        if count == 0:
+            raise PeerGone(f"{_peer(self._in)} closed its connection to this stage")
+        return count
+
+    def _send_some(self, message: list[memoryview], flags: int = 0) -> int:
+        """Send what the kernel takes; with ``MSG_DONTWAIT`` that may be nothing."""
+        try:
+            return self._out.sendmsg(message, [], flags)
+        except BlockingIOError:
+            if flags & socket.MSG_DONTWAIT:
+                return 0
+            raise DeadlineExceeded(
+                f"{_peer(self._out)} took nothing for {self._deadline_s:g} s"
+            ) from None
+        except OSError as error:
+            raise PeerGone(f"the connection to {_peer(self._out)} broke: {error}") from error
+
+    def _send_all(self, message: list[memoryview]) -> None:
+        """Send a whole message in the calling thread."""
+        while message:
+            message = _after(message, self._send_some(message))
+
+    def _receive_ahead(self) -> None:
+        """Receiving thread: run each overlapped leg until its mark."""
+        while self._legs.get():
+            try:
+                while True:
+                    message = self._receive()
+                    self._arrived.put(message)
+                    if message.tag == MARK:
+                        break
+            except TransportError as error:
+                self._arrived.put(error)
+                return
+
+    def _send_rest(self) -> None:
+        """Sending thread: finish what a send could not do at once."""
+        while (message := self._unsent.get()) is not None:
+            try:
+                self._send_all(message)
+            except TransportError as error:
+                self._fault = error
+                # Wakes whoever waits for an answer to what was never sent.
+                with contextlib.suppress(OSError):
+                    self._in.shutdown(socket.SHUT_RD)
+                return
+            with self._sending:
+                self._pending -= 1
+
+
+_Unsent = list[memoryview]
+
+
+class _Slot:
+    """Memory for one inbound message: the tensors and their bytes."""
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self.tensors = tuple(
+            torch.empty(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs
+        )
+        self.views = [_bytes_of(tensor) for tensor in self.tensors]
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor, without copying; keeps the tensor alive."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _after(views: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of `views` behind their first `count` bytes."""
+    for index, view in enumerate(views):
+        if count < len(view):
+            return [view[count:], *views[index + 1 :]]
+        count -= len(view)
+    return []
+
+
+def _peer(link: socket.socket) -> str:
+    """Address of the other end, as errors name it."""
+    try:
+        address = link.getpeername()
+    except OSError:
+        return "a peer that is gone"
+    return f"{address[0]}:{address[1]}"
+
+
+def _session_digest(session: str) -> bytes:
+    """What both ends of a link must agree on before they are joined."""
+    return hashlib.sha256(session.encode()).digest()
+
+
+def _listen(own: tuple[str, int]) -> socket.socket:
+    """Listen at the data address, and nowhere else."""
+    family = socket.AF_INET6 if ":" in own[0] else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(own)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise TransportError(
+            f"cannot listen at {own[0]}:{own[1]}: {error.strerror}; data_address must be an "
+            "address of this host, and data_port and the port after it must be free"
+        ) from error
+    return listener
+
+
+def _reach(endpoint: Endpoint, deadline: float) -> socket.socket:
+    """Connect to the next rank, which may not listen yet, and say who calls."""
+    host, port = endpoint.next
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    reason = "no answer"
+    while (left := deadline - time.monotonic()) > 0:
+        link = socket.socket(family, socket.SOCK_STREAM)
+        link.settimeout(left)
+        try:
+            link.bind((endpoint.own[0], 0))
+            link.connect((host, port))
+            _tune(link)
+            digest = _session_digest(endpoint.session)
+            link.sendall(_HELLO.pack(_MAGIC, VERSION, endpoint.rank, digest))
+            link.settimeout(None)
+            return link
+        except OSError as error:
+            reason = error.strerror or str(error)
+            link.close()
+            # Refused means that it does not listen yet; there is nothing to be woken by.
+            select.select([], [], [], min(0.05, max(0.0, deadline - time.monotonic())))
+    raise DeadlineExceeded(f"rank {endpoint.rank} could not reach {host}:{port}: {reason}")
+
+
+def _accept(listener: socket.socket, endpoint: Endpoint, deadline: float) -> socket.socket:
+    """Take the connection of this session's previous rank, turning strangers away."""
+    wanted = (_MAGIC, VERSION, _session_digest(endpoint.session))
+    turned_away = ""
+    while (left := deadline - time.monotonic()) > 0:
+        listener.settimeout(left)
+        try:
+            link, address = listener.accept()
+        except TimeoutError:
+            break
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(_HELLO_S, 0))
+        try:
+            hello = link.recv(_HELLO.size, socket.MSG_WAITALL)
+            magic, version, _, digest = _HELLO.unpack(hello)
+        except (OSError, struct.error):
+            magic, version, digest = b"", 0, b""
+        if (magic, version, digest) == wanted:
+            _tune(link)
+            return link
+        turned_away = f"; turned away {address[0]}:{address[1]}, which is of another session"
+        link.close()
+    raise DeadlineExceeded(
+        f"the previous rank did not connect to {endpoint.own[0]}:{endpoint.own[1]}{turned_away}"
+    )
+
+
+def _tune(link: socket.socket) -> None:
+    """Send at once, and under the usual congestion control whatever the machine's default is."""
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Not every kernel has it, and the records say which one was in force.
+    with contextlib.suppress(OSError):
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION)
