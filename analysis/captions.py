@@ -1,0 +1,134 @@
+"""What stands around the panels of a figure: titles, legends, and what a reader must know."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis import labels
+from paretopipe_worker.cuts import FIRST, LAST
+
+CONDITION = ["placement", "backend", "batch", "window", "dtype"]
+"""What besides model and link tells panels apart."""
+
+MARKERS = {FIRST: "s", LAST: "D"}
+"""Markers of the endpoints; cuts have a circle."""
+
+MARKER_PT = 2.9
+"""Radius of a marker in points (1/72 inch)."""
+
+STAGE_COLOURS = ("#3b5b92", "#e0a458")
+REST: dict[str, Any] = {"facecolor": "#d9d9d9", "edgecolor": "0.65", "hatch": "////", "lw": 0}
+"""How the part of the latency that is no stage's computation is drawn."""
+
+
+def conditions(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each condition's part of the table, with what its panels' titles must say of it."""
+    several = [name for name in CONDITION if points[name].nunique() > 1]
+    for values, table in points.groupby(CONDITION, sort=False):
+        known = dict(zip(CONDITION, values, strict=True))
+        yield "".join(f", {_value(name, known[name])}" for name in several), table
+
+
+def _value(name: str, value: object) -> str:
+    """One condition in words: numbers need their name, names do not."""
+    return f"{name} {value}" if name in ("batch", "window") else str(value).replace(">", " → ")
+
+
+def link_title(points: pd.DataFrame, link: str) -> str:
+    """A link's name and what was asked of it."""
+    row = points[points["link"] == link].iloc[0]
+    asked = [] if np.isnan(row["rate_mbit"]) else [f"{row['rate_mbit']:g} Mbit/s"]
+    asked += [f"{row['delay_ms']:g} ms one way"] if row["delay_ms"] else []
+    return f"{link} ({', '.join(asked) or 'unshaped'})"
+
+
+def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D | Patch]:
+    """What markers and colours mean."""
+    hosts = set(points["placement"])
+    ranks = next(iter(hosts)).split(">") if len(hosts) == 1 else ["rank 0", "the last rank"]
+
+    def marker(label: str, shape: str, colour: Any, face: Any) -> Line2D:
+        return Line2D(
+            [], [], ls="", marker=shape, ms=2 * MARKER_PT, color=colour, mfc=face, label=label
+        )
+
+    links = [Line2D([], [], color=colour, lw=2.5, label=link) for link, colour in colours.items()]
+    return [
+        *(links if len(links) > 1 else []),
+        Line2D([], [], color="0.3", lw=1.1, marker="o", ms=2 * MARKER_PT, label="Pareto front"),
+        marker("dominated", "o", "0.6", "white"),
+        marker(f"{FIRST}: all on {ranks[0]}", "s", "0.3", "0.3"),
+        marker(f"{LAST}: all on {ranks[-1]}", "D", "0.3", "0.3"),
+    ]
+
+
+def breakdown_legend(points: pd.DataFrame) -> list[Line2D | Patch]:
+    """What the parts of a bar mean."""
+    hosts = set(points["placement"])
+    names = next(iter(hosts)).split(">") if len(hosts) == 1 else None
+    stages = [
+        Patch(color=colour, label=f"stage {rank} compute" + (f" ({names[rank]})" if names else ""))
+        for rank, colour in enumerate(STAGE_COLOURS)
+    ]
+    return [
+        *stages,
+        Patch(**REST, label="latency - compute (transport, waiting)"),
+        Line2D([], [], color="black", lw=1, label="response latency (median)"),
+    ]
+
+
+def explain(figure: Figure, points: pd.DataFrame, legend: Sequence[Line2D | Patch]) -> None:
+    """Title with the conditions common to all panels, legend, and what a reader must know."""
+    alike = [name for name in CONDITION if points[name].nunique() == 1]
+    title = [_value(name, points[name].iloc[0]) for name in alike]
+    lost = int((points["status"] != "ok").sum())
+    notes = [*_emulation(points), *_abbreviations(points)]
+    if lost:
+        notes.append(f"{lost} of {len(points)} points have no figures, see points.csv")
+    width_in = figure.get_figwidth()
+    figure.suptitle(
+        textwrap.fill(f"{points['model'].iloc[0]}: {', '.join(title)}", int(11 * width_in)),
+        x=0.01,
+        ha="left",
+        fontsize=10.5,
+    )
+    figure.legend(
+        handles=list(legend),
+        loc="outside lower left",
+        ncols=4 if width_in > 9 else 2,
+        frameon=False,
+        title="\n".join(textwrap.fill(note, int(14 * width_in)) for note in notes) or None,
+        title_fontsize=8,
+        alignment="left",
+    )
+
+
+def _emulation(points: pd.DataFrame) -> Iterator[str]:
+    """Say which devices' computation was stretched."""
+    factors: dict[str, float] = {}
+    for placement, table in points.groupby("placement", sort=False):
+        for rank, host in enumerate(str(placement).split(">")):
+            factors[host] = float(table[f"stage{rank}_device_emulated"].iloc[0])
+    stretched = [f"{host} ({factor:g} times)" for host, factor in factors.items() if factor != 1]
+    if stretched:
+        yield f"device_emulated: computation stretched on {', '.join(stretched)}"
+
+
+def _abbreviations(points: pd.DataFrame) -> Iterator[str]:
+    """Say what shortened names stand for, with one example of each."""
+    short = labels.shorten(list(points["split"].unique()))
+    examples = {
+        name.partition(".")[0]: f"{text} stands for {name}"
+        for name, text in short.items()
+        if name != text
+    }
+    if examples:
+        yield f"cuts: {', '.join(examples.values())}"

@@ -1,0 +1,333 @@
+"""The columns of ``points.csv`` and ``front.csv``: name, unit, meaning, defined once, here.
+
+``docs/columns.md`` is the text that :func:`markdown` returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MIN_ITEMS = 6
+"""Items a phase needs for a median, and so for a figure at all."""
+
+PERCENTILE_ITEMS = {90: 64, 95: 130, 99: 662}
+"""Items a percentile needs to be known with 99 % confidence (MLPerf Inference's LoadGen)."""
+
+STAGES = 2
+"""Stages of a pipeline in this version."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    `direction` is ``min`` or ``max`` for an objective; `null` says when there is no value; `front`
+    whether ``front.csv`` has the column too.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    null: str = ""
+    direction: str = ""
+    front: bool = False
+
+
+_UNMEASURED = "no replicate was measured"
+
+
+def _identity() -> Iterator[Column]:
+    """What was to be measured, from the plan: never null unless it says so."""
+    yield Column("point", "", "Id made from the point's content.", front=True)
+    yield Column("model", "", "Model as the experiment names it.", front=True)
+    yield Column(
+        "split", "", "Cuts of the pipeline joined by `+`; `@first`, `@last`: endpoints.", front=True
+    )
+    yield Column(
+        "position",
+        "",
+        "Place of the cut in the order of the data: 0 is `@last` (all on the last rank), the "
+        "highest `@first` (all on rank 0).",
+        front=True,
+    )
+    yield Column("placement", "", "Hosts by rank, source first, joined by `>`.", front=True)
+    yield Column("link", "", "Name of the link profile that was asked for.", front=True)
+    yield Column(
+        "rate_mbit", "Mbit/s", "Rate of that profile.", "no rate was asked for", front=True
+    )
+    yield Column("delay_ms", "ms", "One-way delay of that profile.", front=True)
+    yield Column("backend", "", "How tensors cross the link.", front=True)
+    yield Column("batch", "images", "Images in one item.", front=True)
+    yield Column("window", "items", "Items in flight in the throughput phase.", front=True)
+    yield Column("dtype", "", "Number format of the computation.", front=True)
+    yield Column(
+        "payload_bytes", "bytes", "Tensor data of one item on its way forward.", front=True
+    )
+    yield Column("return_bytes", "bytes", "Tensor data of one item on its way back.", front=True)
+
+
+def _outcome() -> Iterator[Column]:
+    """Whether it was measured."""
+    yield Column(
+        "status",
+        "",
+        "`ok`: at least one replicate was measured; `failed`: all that were tried failed; "
+        "`missing`: none was tried.",
+    )
+    yield Column(
+        "reason",
+        "",
+        "Why the point, or some of its replicates, has no figures.",
+        "every replicate was measured",
+    )
+    yield Column("replicates", "", "Replicates measured, of which all figures are.", front=True)
+    yield Column(
+        "on_front",
+        "",
+        "No other point of the same model, placement, link, backend, batch, window and dtype is at "
+        "least as good in latency and throughput and better in one.",
+    )
+
+
+def _latency() -> Iterator[Column]:
+    """Response latency, one item in flight, and under load."""
+    yield Column(
+        "latency_items",
+        "items",
+        "Items of the latency phase, in the replicate that has fewest.",
+        _UNMEASURED,
+    )
+    yield Column(
+        "latency_median_ms",
+        "ms",
+        "Response latency at the source, from input ready to output received, one item in flight: "
+        "the median of the items, then the mean over replicates.",
+        _UNMEASURED,
+        direction="min",
+        front=True,
+    )
+    yield from _interval("latency_median_{}_ms", "ms", "`latency_median_ms`")
+    for percentile, needed in PERCENTILE_ITEMS.items():
+        yield Column(
+            f"latency_p{percentile}_ms",
+            "ms",
+            f"{percentile}th percentile of the response latency (between items linearly), then the "
+            "mean over replicates.",
+            f"a replicate has fewer than {needed} items",
+        )
+    yield Column(
+        "loaded_latency_median_ms",
+        "ms",
+        "Latency with `window` items in flight: median of the throughput phase's items, then the "
+        "mean over replicates. Not comparable with the response latency.",
+        _UNMEASURED,
+    )
+
+
+def _throughput() -> Iterator[Column]:
+    """Images per second, and what ended the phases."""
+    yield Column(
+        "throughput_items",
+        "items",
+        "Items of the throughput phase, in the replicate that has fewest.",
+        _UNMEASURED,
+    )
+    yield Column(
+        "throughput_images_s",
+        "images/s",
+        "Images per second in steady state: `batch * (n - 1)` over the time from the first to the "
+        "last of the n completions at the source in the throughput phase, then the mean over "
+        "replicates.",
+        _UNMEASURED,
+        direction="max",
+        front=True,
+    )
+    yield from _interval("throughput_{}_images_s", "images/s", "`throughput_images_s`")
+    for phase in ("latency", "throughput"):
+        yield Column(
+            f"{phase}_ended_by",
+            "",
+            f"What ended the {phase} phase: `minimum` (count and time reached) or `maximum` "
+            "(time), the latter where any replicate ended so.",
+            _UNMEASURED,
+        )
+        yield Column(
+            f"{phase}_short",
+            "",
+            f"Whether a replicate's {phase} phase has fewer items than the experiment's min_items.",
+            _UNMEASURED,
+        )
+
+
+def _interval(name: str, unit: str, of: str) -> Iterator[Column]:
+    """Both ends of a confidence interval."""
+    for end in ("low", "high"):
+        yield Column(
+            name.format(end),
+            unit,
+            f"{end.capitalize()} end of the 95 % t-interval of {of} over replicates.",
+            "fewer than two replicates were measured",
+            front=True,
+        )
+
+
+def _stages() -> Iterator[Column]:
+    """Where the time of each stage went."""
+    idle = "the rank has no part in this split"
+    for rank in range(STAGES):
+        for prefix, phase in (("", "latency"), ("loaded_", "throughput")):
+            start = f"stage{rank}_{prefix}"
+            yield Column(
+                f"{start}compute_ms",
+                "ms",
+                f"Computation of rank {rank}'s stage in the {phase} phase, stretching included: "
+                "median of the items, then the mean over replicates.",
+                idle,
+            )
+            yield Column(
+                f"{start}cpu_ms",
+                "ms",
+                "CPU time of the computing thread for the same, without stretching.",
+                idle,
+            )
+            yield Column(
+                f"{start}wall_over_cpu",
+                "",
+                "Wall time of the computation, without stretching, over that CPU time: median of "
+                "the items. Above about 1.05 with one thread, something else had the CPU.",
+                f"{idle}, or the CPU time is below 0.01 ms",
+            )
+        yield Column(
+            f"stage{rank}_device_emulated",
+            "",
+            f"Factor by which rank {rank}'s computation was stretched; 1 for none.",
+        )
+    yield Column(
+        "device_emulated",
+        "",
+        "Whether the computation of any host of the placement was stretched.",
+        front=True,
+    )
+
+
+def _trust() -> Iterator[Column]:
+    """What the figures were checked against."""
+    yield Column(
+        "crossed",
+        "",
+        "Whether what was said to cross did: every rank handed the transport at least the bytes "
+        "the plan says for its counted items, and none where nothing is to cross, and the network "
+        "counted at least what was handed over. A replicate where this is not so is failed.",
+        "the network was not counted, nothing was to cross, or no replicate was measured",
+    )
+    sent = "all ranks, warm-up included, sum over phases and replicates"
+    yield Column(
+        "payload_sent_bytes", "bytes", f"Tensor data handed to the transport: {sent}.", _UNMEASURED
+    )
+    yield Column(
+        "wire_sent_bytes",
+        "bytes",
+        f"What the network counted for it, headers included: {sent}.",
+        "it was not counted",
+    )
+    yield Column(
+        "output",
+        "",
+        "The pipeline's real output against the reference: `exact`, `close` or `unchecked`; the "
+        "worst of the replicates.",
+        _UNMEASURED,
+        front=True,
+    )
+    yield Column(
+        "max_relative_error",
+        "",
+        "Largest error of that output relative to the reference's largest value.",
+        "it was not compared",
+        front=True,
+    )
+    yield Column(
+        "gate",
+        "",
+        "Whether the stages, one after the other on one host, returned exactly what the whole "
+        "model returns.",
+        "it was not tried",
+    )
+    for when in ("before", "after"):
+        yield Column(
+            f"link_round_trip_{when}_ms",
+            "ms",
+            f"Round trip of a small message {when} the session: median, then the mean over "
+            "replicates.",
+            "it was not measured",
+        )
+        for name, way in (("goodput", "forward"), ("return_goodput", "on the way back")):
+            yield Column(
+                f"link_{name}_{when}_mbit",
+                "Mbit/s",
+                f"Tensor data per time of a bulk transfer {way}, {when} the session, mean over "
+                "replicates.",
+                "it was not measured",
+            )
+
+
+SECTIONS: dict[str, tuple[Column, ...]] = {
+    "What was to be measured": tuple(_identity()),
+    "Whether it was": tuple(_outcome()),
+    "Latency": tuple(_latency()),
+    "Throughput and phases": tuple(_throughput()),
+    "Stages": tuple(_stages()),
+    "Checks": tuple(_trust()),
+}
+COLUMNS: tuple[Column, ...] = tuple(column for section in SECTIONS.values() for column in section)
+POINTS: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+"""Columns of ``points.csv`` in order."""
+FRONT: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.front)
+"""Columns of ``front.csv`` in order."""
+OBJECTIVES: dict[str, str] = {
+    column.name: column.direction for column in COLUMNS if column.direction
+}
+"""What a front is of: column to ``min`` or ``max``."""
+
+
+_PREAMBLE = """\
+# Columns of points.csv and front.csv
+
+`python -m analysis.pareto results/RUN` makes both tables from the raw records alone. `points.csv`
+has one row per point of the plan, also for those that failed; `front.csv` one row per point on its
+Pareto front, by group and then latency. A number that was not measured is empty (null); nothing is
+estimated. A mean over replicates is null where one of the replicates measured lacks the value.
+
+A replicate of a point counts only where its records are complete: the source's closing line, and
+the phases' closing lines of every rank that took part, all from one attempt at the session, the
+latest such. It is failed where a phase has fewer than {minimum} items or its bytes did not cross.
+
+This page is printed by `python -m analysis.columns`.
+"""
+
+
+def markdown() -> str:
+    """The dictionary of columns, as ``docs/columns.md`` holds it."""
+    lines = [_PREAMBLE.format(minimum=MIN_ITEMS)]
+    for title, columns in SECTIONS.items():
+        lines += [
+            f"## {title}\n",
+            "| column | unit | objective | in front.csv | meaning | null when |",
+            "|---|---|---|---|---|---|",
+        ]
+        for column in columns:
+            cells = (
+                f"`{column.name}`",
+                column.unit,
+                {"min": "minimise", "max": "maximise", "": ""}[column.direction],
+                "yes" if column.front else "",
+                column.meaning,
+                column.null,
+            )
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

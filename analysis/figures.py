@@ -1,0 +1,287 @@
+"""The figures of a run: the front of each model, and where the time of each cut goes."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from analysis import labels
+from analysis.captions import (
+    MARKER_PT,
+    MARKERS,
+    REST,
+    STAGE_COLOURS,
+    breakdown_legend,
+    conditions,
+    explain,
+    front_legend,
+    link_title,
+)
+from paretopipe_worker.cuts import FIRST, LAST
+from paretopipe_worker.plan import slug
+
+LATENCY = "latency_median_ms"
+THROUGHPUT = "throughput_images_s"
+
+_AXIS = {
+    LATENCY: "Response latency (ms; lower is better)",
+    THROUGHPUT: "Throughput (images/s; higher is better)",
+}
+_PANEL_IN = (4.3, 3.5)
+_NARROWEST_IN = 6.0
+_COLUMNS = 3
+_GROWTH = 1.25
+_RING_STEP_PT = 1.6
+_MAX_RINGS = 6
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    "svg.fonttype": "none",
+    "svg.hashsalt": "paretopipe",
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.linewidth": 0.7,
+    "grid.linewidth": 0.5,
+    "grid.color": "0.92",
+    "hatch.linewidth": 0.4,
+}
+
+
+def draw(points: pd.DataFrame, directory: Path) -> list[Path]:
+    """Draw every figure of a run as PNG and SVG.
+
+    Parameters
+    ----------
+    points
+        The table ``points.csv``, see :func:`analysis.points.points`.
+    directory
+        Where ``front-<model>`` and ``breakdown-<model>`` go.
+
+    Returns
+    -------
+    The files. A model of which no point was measured has none.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    files = []
+    for model, table in points.groupby("model", sort=False):
+        if not (table["status"] == "ok").any():
+            continue
+        for name, make in (("front", front), ("breakdown", breakdown)):
+            figure = make(table)
+            for kind in ("png", "svg"):
+                file = directory / f"{name}-{slug(str(model))}.{kind}"
+                with mpl.rc_context(_STYLE):
+                    # Without the date the same records give the same file.
+                    figure.savefig(
+                        file, dpi=200, metadata={"Date": None} if kind == "svg" else None
+                    )
+                files.append(file)
+    return files
+
+
+def front(points: pd.DataFrame) -> Figure:
+    """Draw one model's Pareto fronts: a panel per link with every point named.
+
+    Where there are several links a first panel shows them on common axes. Each further condition
+    (placement, backend, batch, window, dtype) has panels of its own, beginning a new row.
+    """
+    factor = 1.0
+    while True:
+        with sns.axes_style("ticks"), mpl.rc_context(_STYLE):
+            figure = _front(points, factor)
+        if figure is not None:
+            return figure
+        # Names keep their size, so that in a larger figure there is room at last.
+        factor *= _GROWTH
+
+
+def _front(points: pd.DataFrame, factor: float) -> Figure | None:
+    """The figure with panels `factor` times as large as usual; None where names do not fit."""
+    colours = _colours(points)
+    parts = list(conditions(points))
+    links: list[str | None] = [*([None] if len(colours) > 1 else []), *colours]
+    columns = min(_COLUMNS, len(links))
+    rows_each = -(-len(links) // columns)
+    rows = rows_each * len(parts)
+    size = (max(_NARROWEST_IN, factor * _PANEL_IN[0] * columns), factor * _PANEL_IN[1] * rows + 1.1)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    panels: list[tuple[Axes, pd.DataFrame]] = []
+    for number, (title, table) in enumerate(parts):
+        places = grid[number * rows_each : (number + 1) * rows_each].ravel()
+        measured = table[table["status"] == "ok"]
+        for axes in places[len(links) :]:
+            axes.remove()
+        for link, axes in zip(links, places, strict=False):
+            shown = measured if link is None else measured[measured["link"] == link]
+            axes.set_title(f"{'all links' if link is None else link_title(table, link)}{title}")
+            for name, part in shown.groupby("link", sort=False):
+                _points(axes, part, colours[str(name)], rings=link is not None)
+            _scales(axes, shown)
+            if link is not None:
+                panels.append((axes, shown))
+    explain(figure, points, front_legend(points, colours))
+    _freeze(figure)
+    return figure if all(_name(axes, part, points) for axes, part in panels) else None
+
+
+def breakdown(points: pd.DataFrame) -> Figure:
+    """Draw where one model's response latency goes, cut by cut in the order of the data.
+
+    A row per link, a column per further condition. What is neither stage's computation is drawn
+    as what it is: the rest of the latency.
+    """
+    with sns.axes_style("ticks"), mpl.rc_context(_STYLE):
+        # Cuts that are not in the experiment leave no gaps.
+        points = points.assign(position=points["position"].rank(method="dense"))
+        links = list(points["link"].unique())
+        columns = list(conditions(points))
+        count = points["position"].nunique()
+        size = (max(_NARROWEST_IN, 0.24 * count + 1.2) * len(columns), 2.1 * len(links) + 1.7)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(links), len(columns), squeeze=False, sharex="col")
+        for (title, table), axes_column in zip(columns, grid.T, strict=True):
+            for link, axes in zip(links, axes_column, strict=True):
+                axes.set_title(f"{link_title(table, link)}{title}")
+                _bars(axes, table[table["link"] == link])
+            axes.set_xlabel(f"Cut, from all on the last rank ({LAST}) to all on rank 0 ({FIRST})")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("Time (ms)")
+        explain(figure, points, breakdown_legend(points))
+        _freeze(figure)
+    return figure
+
+
+def _colours(points: pd.DataFrame) -> dict[str, Any]:
+    """One colour per link, the same in all panels."""
+    links = [str(link) for link in points["link"].unique()]
+    return dict(zip(links, itertools.cycle(sns.color_palette("colorblind")), strict=False))
+
+
+def _points(axes: Axes, points: pd.DataFrame, colour: Any, *, rings: bool) -> None:
+    """Draw one link's points, those on the front filled and joined by a step line."""
+    best = points[points["on_front"]].sort_values([LATENCY, THROUGHPUT])
+    axes.plot(
+        best[LATENCY], best[THROUGHPUT], drawstyle="steps-post", color=colour, lw=1.1, zorder=3
+    )
+    radii = _radii(points) if rings else np.full(len(points), MARKER_PT)
+    for radius, (_, row) in zip(radii, points.iterrows(), strict=True):
+        hollow = radius > MARKER_PT
+        axes.plot(
+            row[LATENCY],
+            row[THROUGHPUT],
+            marker=MARKERS.get(row["split"], "o"),
+            markersize=2 * radius,
+            color=colour,
+            markerfacecolor="none" if hollow else colour if row["on_front"] else "white",
+            markeredgewidth=0.9,
+            alpha=1 if row["on_front"] else 0.6,
+            zorder=5 if row["on_front"] else 4,
+        )
+
+
+def _radii(points: pd.DataFrame) -> Any:
+    """Marker radius of each point in points: those at one spot become rings around each other."""
+    before = points.groupby([LATENCY, THROUGHPUT]).cumcount().to_numpy()
+    return MARKER_PT + _RING_STEP_PT * np.minimum(before, _MAX_RINGS)
+
+
+def _scales(axes: Axes, points: pd.DataFrame) -> None:
+    """Room around the points; logarithmic where they span more than a factor of five."""
+    scales = ((LATENCY, axes.xaxis, axes.set_xscale), (THROUGHPUT, axes.yaxis, axes.set_yscale))
+    for column, axis, set_scale in scales:
+        values = points[column]
+        if len(values) and values.max() > 5 * values.min():
+            set_scale("log")
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
+    axes.set(xlabel=_AXIS[LATENCY], ylabel=_AXIS[THROUGHPUT])
+    axes.margins(0.12)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    sns.despine(ax=axes)
+    if points.empty:
+        axes.text(0.5, 0.5, "no point was measured", transform=axes.transAxes, ha="center")
+        axes.set(xticks=[], yticks=[])
+
+
+def _name(axes: Axes, shown: pd.DataFrame, points: pd.DataFrame) -> bool:
+    """Name all points of a panel, those on the front first; False where there is no room."""
+    short = labels.shorten(list(points["split"].unique()))
+    radii = pd.Series(_radii(shown), index=shown.index)
+    order = shown.sort_values(["on_front", LATENCY], ascending=[False, True])
+    best = shown[shown["on_front"]].sort_values([LATENCY, THROUGHPUT])
+    return labels.place(
+        axes,
+        order[[LATENCY, THROUGHPUT]].to_numpy(dtype=np.float64),
+        [short[name] for name in order["split"]],
+        list(radii[order.index]),
+        _along(axes, best[[LATENCY, THROUGHPUT]].to_numpy(dtype=np.float64)),
+        ["black" if on_front else "0.35" for on_front in order["on_front"]],
+    )
+
+
+def _along(axes: Axes, corners: Any) -> Any:
+    """Points along the step line through `corners` (n, 2), in data coordinates."""
+    steps = [corners[:1]]
+    for (x0, y0), (x1, y1) in itertools.pairwise(axes.transData.transform(corners)):
+        parts = np.linspace(0, 1, 40)[:, None]
+        across = np.array([x0, y0]) + parts * np.array([x1 - x0, 0])
+        up = np.array([x1, y0]) + parts * np.array([0, y1 - y0])
+        steps.append(axes.transData.inverted().transform(np.vstack((across, up))))
+    return np.vstack(steps)
+
+
+def _bars(axes: Axes, points: pd.DataFrame) -> None:
+    """Stack the parts of each cut's latency, and mark the latency itself."""
+    short = labels.shorten(list(points["split"]))
+    ticks = points["position"]
+    bottom = np.zeros(len(points))
+    for rank, colour in enumerate(STAGE_COLOURS):
+        height = points[f"stage{rank}_compute_ms"].fillna(0).to_numpy()
+        axes.bar(ticks, height, 0.78, bottom, color=colour)
+        bottom += height
+    latency = points[LATENCY].to_numpy()
+    # Medians need not add up: a rest below nothing is not drawn, the mark shows the latency.
+    rest = np.clip(np.nan_to_num(latency - bottom), 0, None)
+    axes.bar(ticks, rest, 0.78, bottom, **REST)
+    axes.hlines(latency, ticks - 0.39, ticks + 0.39, color="black", lw=1)
+    for tick in ticks[points["status"] != "ok"]:
+        axes.text(
+            tick,
+            0.04,
+            "failed",
+            transform=axes.get_xaxis_transform(),
+            rotation=90,
+            ha="center",
+            va="bottom",
+            fontsize=labels.FONT_PT,
+            color="0.35",
+        )
+    axes.set_xticks(ticks, [short[name] for name in points["split"]], rotation=90)
+    axes.margins(y=0.08)
+    axes.set_xlim(ticks.min() - 0.7, ticks.max() + 0.7)
+    axes.grid(True, axis="y")
+    axes.set_axisbelow(True)
+    sns.despine(ax=axes)
+
+
+def _freeze(figure: Figure) -> None:
+    """Lay the figure out once, so that what is placed by hand stays in place."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")

@@ -1,0 +1,98 @@
+"""Pareto fronts: which points no other point beats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.columns import FRONT, OBJECTIVES
+
+GROUP = ("model", "placement", "link", "backend", "batch", "window", "dtype")
+"""What points of one front share: they differ in nothing but where the model is split."""
+
+
+def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.bool_]:
+    """Tell which points are on the Pareto front.
+
+    A point is on the front when no other is at least as good in every objective and better in
+    one. Equal points do not dominate each other: all of them stay. A point with a NaN is never on
+    the front and dominates nothing.
+
+    The points are sorted lexicographically, best first, so that only earlier ones can dominate a
+    later one, and each is held against the front so far: O(n f m) for f points on the front
+    (sort-filter-skyline, Chomicki, Godfrey, Gryz and Liang, "Skyline with presorting", ICDE 2003;
+    dominance as in Kung, Luccio and Preparata, "On finding the maxima of a set of vectors",
+    J. ACM 22, 1975).
+
+    Parameters
+    ----------
+    values
+        Array of shape (n, m): n points, m objectives.
+    directions
+        ``"min"`` or ``"max"`` for each objective, length m.
+
+    Returns
+    -------
+    Array of bool, shape (n,).
+
+    Raises
+    ------
+    ValueError
+        When the shape and the directions do not fit, or a direction has another name.
+
+    Examples
+    --------
+    >>> is_nondominated([[10, 5], [20, 9], [20, 5], [10, 5]], ["min", "max"]).tolist()
+    [True, True, False, True]
+    """
+    points = np.asarray(values, dtype=np.float64)
+    unknown = [name for name in directions if name not in ("min", "max")]
+    if unknown:
+        raise ValueError(f"directions: allowed are 'min' and 'max'; got {unknown[0]!r}")
+    if not directions or points.ndim != 2 or points.shape[1] != len(directions):
+        raise ValueError(
+            f"values: must have shape (n, {len(directions)}), one column for each of at least one "
+            f"direction; got {points.shape}"
+        )
+    costs = points * np.where([name == "max" for name in directions], -1.0, 1.0)
+    kept: list[int] = []
+    for index in np.lexsort(costs.T[::-1]):
+        cost = costs[index]
+        if np.isnan(cost).any():
+            continue
+        best = costs[kept]
+        if not ((best <= cost).all(axis=1) & (best < cost).any(axis=1)).any():
+            kept.append(int(index))
+    front = np.zeros(len(points), dtype=np.bool_)
+    front[kept] = True
+    return front
+
+
+def mark(points: pd.DataFrame) -> pd.DataFrame:
+    """Add the column ``on_front``, each group (:data:`GROUP`) having a front of its own.
+
+    Parameters
+    ----------
+    points
+        One row per point, with the columns of :data:`GROUP` and
+        :data:`analysis.columns.OBJECTIVES`; rows without figures are on no front.
+    """
+    on_front = pd.Series(False, index=points.index)
+    for _, group in points.groupby(list(GROUP), sort=False):
+        values = group[list(OBJECTIVES)].to_numpy(dtype=np.float64, na_value=np.nan)
+        on_front[group.index] = is_nondominated(values, list(OBJECTIVES.values()))
+    return points.assign(on_front=on_front)
+
+
+def fronts(points: pd.DataFrame) -> pd.DataFrame:
+    """The table ``front.csv``: the marked points on a front, by group, then best first."""
+    front = points[points["on_front"]]
+    # Groups stay in the order of the table, which is the experiment's.
+    order = pd.DataFrame({name: pd.factorize(front[name])[0] for name in GROUP}, index=front.index)
+    order = order.assign(**{name: front[name] for name in (*OBJECTIVES, "position")})
+    ascending = [OBJECTIVES.get(str(name)) != "max" for name in order.columns]
+    ranked = order.sort_values(list(order.columns), ascending=ascending, kind="stable")
+    return front.loc[ranked.index, list(FRONT)].reset_index(drop=True)

@@ -1,0 +1,186 @@
+"""Read a run: its plan and raw records, as tidy frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from paretopipe_worker import plan as plans
+from paretopipe_worker import records
+from paretopipe_worker.plan import Plan
+
+CONTROLLER = -1
+"""Rank of a file in which the controller says how it saw a session fail."""
+
+_KEYS = ("session", "attempt", "replicate", "host", "rank")
+_DTYPES = {
+    "int": "int64",
+    "int | None": "Int64",
+    "float": "float64",
+    "float | None": "float64",
+    "bool | None": "boolean",
+    "tuple[int, ...]": "object",
+    "tuple[float, ...]": "object",
+}
+
+
+class RunError(ValueError):
+    """A run's directory cannot be used: which file, what is wrong, what is allowed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as tidy frames.
+
+    All frames but `sessions` have the columns session, attempt, replicate, host and rank before
+    the fields of their record (see :mod:`paretopipe_worker.records`).
+
+    Parameters
+    ----------
+    path
+        The run's directory, ``results/RUN``.
+    plan
+        What was to be measured.
+    sessions
+        One row per record file: the header's fields, ``status`` (``ok``, ``failed`` or
+        ``truncated``), ``reason``, ``process_start_ns``, ``end_ns``, ``shares_ns``, and the links'
+        settings ``transport``.
+    items, phases, points, probes
+        One row per :class:`~paretopipe_worker.records.Item`, ``PhaseEnd``, ``PointEnd``, ``Probe``.
+    warnings
+        What was found to be cut short, each naming the file.
+    """
+
+    path: Path
+    plan: Plan
+    sessions: pd.DataFrame
+    items: pd.DataFrame
+    phases: pd.DataFrame
+    points: pd.DataFrame
+    probes: pd.DataFrame
+    warnings: tuple[str, ...]
+
+
+def load(path: Path) -> Run:
+    """Read ``plan.json`` and ``records/*/*.jsonl`` of a run.
+
+    Raises
+    ------
+    RunError
+        When there is no such run, or records of another run, session, host or weights lie in it.
+    paretopipe_worker.plan.PlanError
+        When the plan is damaged.
+    paretopipe_worker.records.RecordError
+        When a record is damaged, naming file and line.
+    """
+    _require(path)
+    plan = plans.load(path / "plan.json")
+    rows: dict[type, list[dict[str, Any]]] = {kind: [] for kind in _FRAMES}
+    sessions: list[dict[str, Any]] = []
+    warnings: list[str] = []
+    for file in sorted(path.glob("records/*/*.jsonl")):
+        found = list(records.read(file))
+        if not found or not isinstance(found[0], records.Header):
+            warnings.append(f"{file}: truncated: it holds no header; nothing of it counts")
+            continue
+        header = found[0]
+        _check(file, header, plan)
+        end = found[-1] if isinstance(found[-1], records.End) else None
+        if end is None:
+            warnings.append(
+                f"{file}: truncated: it has no end line; only points that are complete count"
+            )
+        ready = next((record for record in found if isinstance(record, records.Ready)), None)
+        settings = {"transport": ready.transport if ready else None}
+        sessions.append(vars(header) | _ending(end) | settings)
+        keys = {key: getattr(header, key) for key in _KEYS}
+        for record in found:
+            if type(record) in rows:
+                rows[type(record)].append(keys | vars(record))
+    return Run(
+        path=path,
+        plan=plan,
+        sessions=_sessions(sessions),
+        warnings=tuple(warnings),
+        **{name: _frame(rows[kind], kind) for kind, name in _FRAMES.items()},
+    )
+
+
+_FRAMES: dict[type, str] = {
+    records.Item: "items",
+    records.PhaseEnd: "phases",
+    records.PointEnd: "points",
+    records.Probe: "probes",
+}
+
+
+def _require(path: Path) -> None:
+    """Refuse a directory that holds no run, naming those beside it."""
+    if (path / "plan.json").is_file():
+        return
+    beside = sorted(other.parent.name for other in path.parent.glob("*/plan.json"))
+    known = f"runs in {path.parent}: {', '.join(beside)}" if beside else f"none in {path.parent}"
+    raise RunError(f"{path}: no such run (it has no plan.json); {known}")
+
+
+def _check(file: Path, header: records.Header, plan: Plan) -> None:
+    """Refuse records that are not of this plan: figures of different things must not mix."""
+    if header.run != plan.run:
+        raise RunError(f"{file}: records of run '{header.run}' among those of run '{plan.run}'")
+    if file.name != records.file_name(header.session, header.attempt):
+        raise RunError(
+            f"{file}: holds attempt {header.attempt} of session '{header.session}', whose file is "
+            f"'{records.file_name(header.session, header.attempt)}'"
+        )
+    if header.session not in {session.id for session in plan.sessions}:
+        raise RunError(f"{file}: session '{header.session}' is not in plan.json")
+    if header.rank == CONTROLLER:
+        return
+    session = plan.session(header.session)
+    if header.rank >= len(session.placement) or session.placement[header.rank] != header.host:
+        raise RunError(
+            f"{file}: written by rank {header.rank} on '{header.host}'; session '{session.id}' has "
+            f"{', '.join(session.placement)} in this order"
+        )
+    if file.parent.name != header.host:
+        raise RunError(f"{file}: written on '{header.host}', in the directory of another host")
+    weights = {table.weights_sha256 for table in plan.tables if table.model == session.model}
+    if header.weights_sha256 not in weights:
+        raise RunError(
+            f"{file}: measured with weights {header.weights_sha256[:12]}; the plan's for "
+            f"'{session.model}' are {', '.join(sorted(digest[:12] for digest in weights))}"
+        )
+    factor = plan.host(header.host).device_emulated
+    if header.device_emulated != factor:
+        raise RunError(
+            f"{file}: measured with device_emulated {header.device_emulated:g}; the plan has "
+            f"{factor:g} for '{header.host}'"
+        )
+
+
+def _ending(end: records.End | None) -> dict[str, Any]:
+    """The fields that say how a file ended."""
+    if end is None:
+        names = (field.name for field in fields(records.End) if field.name != "kind")
+        return dict.fromkeys(names) | {"status": "truncated", "shares_ns": {}}
+    return {name: value for name, value in vars(end).items() if name != "kind"}
+
+
+def _sessions(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row per file."""
+    kinds = (*fields(records.Header), *fields(records.End))
+    names = [*dict.fromkeys(field.name for field in kinds), "transport"]
+    frame = pd.DataFrame.from_records(list(rows), columns=names)
+    return frame.astype({"process_start_ns": "Int64", "end_ns": "Int64"}).drop(columns="kind")
+
+
+def _frame(rows: list[dict[str, Any]], kind: type) -> pd.DataFrame:
+    """Records of one kind as a frame whose dtypes do not depend on what was measured."""
+    types = {key: str(records.Header.__dataclass_fields__[key].type) for key in _KEYS}
+    types |= {field.name: str(field.type) for field in fields(kind) if field.name != "kind"}
+    frame = pd.DataFrame.from_records(rows, columns=list(types))
+    return frame.astype({name: _DTYPES.get(text, "str") for name, text in types.items()})

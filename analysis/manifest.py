@@ -1,0 +1,212 @@
+"""``python -m analysis.manifest results/RUN``: what was run, where and with what.
+
+Time outside measurement is bounded without comparing clocks: each stage process knows its own
+lifetime on its own host's clock, and the longest of a session's is held against the time the
+source spent in the measurement phases. Processes that start one after the other on different hosts
+overlap by all but that difference, which no clock here can tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import CONTROLLER, Run, RunError, load
+from paretopipe_worker.plan import PlanError
+from paretopipe_worker.records import RecordError
+
+PHASES = ("warmup", "latency", "throughput")
+"""Kinds of time that are measurement; all else is overhead."""
+
+_PACKAGES = ("ansible-core", "matplotlib", "numpy", "pandas", "pydantic", "scipy", "seaborn")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write a run's manifest; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.manifest", description="Write manifest.json of a run."
+    )
+    parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
+    parser.add_argument(
+        "--facts",
+        type=_object,
+        metavar="JSON",
+        help="what the playbook knows of the hosts, as a JSON object by host name; no secrets",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        document = manifest(load(options.run), options.facts)
+    except (RunError, PlanError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    file = options.run / "manifest.json"
+    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(file)
+    return 0
+
+
+def manifest(run: Run, facts: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Everything needed to do a run again, and where its time went.
+
+    Parameters
+    ----------
+    run
+        The run.
+    facts
+        What the playbook knows of the hosts, put in as it is.
+    """
+    plan = run.plan
+    plan_file = run.path / "plan.json"
+    return {
+        "run": plan.run,
+        "experiment": asdict(plan.experiment),
+        "seed": plan.experiment.seed,
+        "plan_sha256": hashlib.sha256(plan_file.read_bytes()).hexdigest(),
+        "weights_sha256": {table.model: table.weights_sha256 for table in plan.tables},
+        "predicted_hours": plan.predicted_hours,
+        "checkout": checkout(Path(__file__).resolve().parent.parent),
+        "controller": {
+            "python": platform.python_version(),
+            "kernel": platform.release(),
+            "packages": {name: _version(name) for name in _PACKAGES},
+        },
+        "hosts": [
+            asdict(host)
+            | {"inventory": (facts or {}).get(host.name)}
+            | _environments(run, host.name)
+            for host in plan.hosts
+        ],
+        "sessions": [
+            _session(run, files) for _, files in run.sessions.groupby(["session", "attempt"])
+        ],
+        "warnings": list(run.warnings),
+    }
+
+
+def checkout(directory: Path) -> dict[str, Any] | None:
+    """The git commit of `directory` and whether files differ from it; null if no checkout."""
+    top = _git(directory, "rev-parse", "--show-toplevel")
+    commit = _git(directory, "rev-parse", "--verify", "HEAD")
+    changes = _git(directory, "status", "--porcelain")
+    if top is None or commit is None or changes is None or Path(top).resolve() != directory:
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def overhead(files: pd.DataFrame) -> dict[str, Any] | None:
+    """Time of one attempt at a session outside measurement, as the module describes it.
+
+    Parameters
+    ----------
+    files
+        The rows of :attr:`analysis.load.Run.sessions` of one attempt.
+
+    Returns
+    -------
+    ``lifetime_s``, ``measurement_s`` and ``overhead_s``, or null where a file has no end line.
+    """
+    stages = files[files["rank"] != CONTROLLER]
+    source = stages[stages["rank"] == 0]
+    if source.empty or (stages["status"] == "truncated").any():
+        return None
+    lifetime_s = float((stages["end_ns"] - stages["process_start_ns"]).max()) / 1e9
+    shares = source["shares_ns"].iloc[0]
+    measurement_s = sum(shares.get(kind, 0) for kind in PHASES) / 1e9
+    return {
+        "lifetime_s": lifetime_s,
+        "measurement_s": measurement_s,
+        "overhead_s": lifetime_s - measurement_s,
+    }
+
+
+def _session(run: Run, files: pd.DataFrame) -> dict[str, Any]:
+    """One attempt at a session: how it ended on each host, and where its time went."""
+    session, attempt = str(files["session"].iloc[0]), int(files["attempt"].iloc[0])
+    walked = run.points[(run.points["session"] == session) & (run.points["attempt"] == attempt)]
+    spent = overhead(files)
+    if spent is not None:
+        count = len(walked)
+        spent["points"] = count
+        spent["overhead_per_point_s"] = spent["overhead_s"] / count if count else None
+    return {
+        "session": session,
+        "attempt": attempt,
+        "hosts": {
+            str(row["host"]): {
+                "status": row["status"],
+                "reason": row["reason"],
+                "shares_s": _shares(row),
+                "transport": row["transport"],
+            }
+            for row in files.to_dict("records")
+        },
+        "overhead": spent,
+    }
+
+
+def _shares(row: dict[Any, Any]) -> dict[str, float] | None:
+    """Seconds of one process by kind; what is left over is ``other``."""
+    if row["status"] == "truncated":
+        return None
+    shares = {kind: spent / 1e9 for kind, spent in row["shares_ns"].items()}
+    lifetime_s = (row["end_ns"] - row["process_start_ns"]) / 1e9
+    return shares | {"other": lifetime_s - sum(shares.values())}
+
+
+def _environments(run: Run, host: str) -> dict[str, Any]:
+    """What the stages on one host said of it: each that differs, with its sessions."""
+    found: list[dict[str, Any]] = []
+    for row in run.sessions[run.sessions["host"] == host].to_dict("records"):
+        environment = {"versions": row["versions"], "facts": row["facts"]}
+        name = f"{row['session']}.{row['attempt']}"
+        for known in found:
+            if environment.items() <= known.items():
+                known["sessions"].append(name)
+                break
+        else:
+            found.append(environment | {"sessions": [name]})
+    return {"environments": found}
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    """Output of git in `directory`; null where it fails or is not there."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    """Version of an installed package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object from the command line."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object, host name to facts")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""``python -m analysis.pareto results/RUN``: tables, fronts and figures from raw records alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import figures, front
+from analysis.load import RunError, load
+from analysis.points import points
+from paretopipe_worker.plan import PlanError
+from paretopipe_worker.records import RecordError
+
+_SHOWN = {
+    "split": "split",
+    "latency_median_ms": "latency ms",
+    "throughput_images_s": "images/s",
+    "payload_bytes": "payload bytes",
+    "output": "output",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Recompute a run's results and print its fronts; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.pareto",
+        description="Recompute points.csv, front.csv and figures/ of a run from its raw records, "
+        "and print the Pareto fronts.",
+    )
+    parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    options = parser.parse_args(arguments)
+    try:
+        document = analyse(options.run)
+    except (RunError, PlanError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for warning in document["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(json.dumps(document, indent=1) if options.json else text(document))
+    return 0
+
+
+def analyse(path: Path) -> dict[str, Any]:
+    """Write ``points.csv``, ``front.csv`` and ``figures/`` of a run, and say what is in them.
+
+    Returns
+    -------
+    A document of plain values: ``run``, ``points`` (how many of each status), ``failures`` (the
+    points without figures and why), ``front`` (the rows of ``front.csv``), ``files``, ``warnings``.
+
+    Raises
+    ------
+    RunError, PlanError, RecordError
+        When there is no such run or it is damaged.
+    """
+    run = load(path)
+    table = points(run)
+    best = front.fronts(table)
+    for name, content in (("points.csv", table), ("front.csv", best)):
+        content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
+    drawn = figures.draw(table, path / "figures")
+    failures = table[table["status"] != "ok"]
+    counts = table["status"].value_counts()
+    return {
+        "run": run.plan.run,
+        "points": {name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing")},
+        "failures": _rows(failures[["point", *front.GROUP, "split", "status", "reason"]]),
+        "front": _rows(best),
+        "files": [str(file) for file in (path / "points.csv", path / "front.csv", *drawn)],
+        "warnings": list(run.warnings),
+    }
+
+
+def text(document: dict[str, Any]) -> str:
+    """The result for people: each front as a table, what failed, where the files are."""
+    parts = []
+    best = pd.DataFrame(document["front"])
+    if best.empty:
+        parts.append("no point was measured: there is no front")
+    else:
+        for group, rows in best.groupby(list(front.GROUP), sort=False):
+            parts.append(f"{_title(dict(zip(front.GROUP, group, strict=True)))}\n{_table(rows)}")
+    counts = document["points"]
+    total = sum(counts.values())
+    said = f"{counts['ok']} of {total} points measured"
+    said += "".join(f", {counts[name]} {name}" for name in ("failed", "missing") if counts[name])
+    parts.append("\n".join([said, *_reasons(document["failures"])]))
+    parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
+    return "\n\n".join(parts)
+
+
+def _title(group: dict[str, Any]) -> str:
+    """What a front is of."""
+    return (
+        f"{group['model']} over link {group['link']}: {group['placement'].replace('>', ' > ')}, "
+        f"{group['backend']}, batch {group['batch']}, window {group['window']}, {group['dtype']}"
+    )
+
+
+def _table(rows: pd.DataFrame) -> str:
+    """The points of one front, lowest latency first."""
+    shown = rows[list(_SHOWN)].rename(columns=_SHOWN)
+    return shown.to_string(index=False, float_format=lambda value: f"{value:.2f}")
+
+
+def _reasons(failures: list[dict[str, Any]]) -> list[str]:
+    """Why points have no figures: each reason once, with those it holds for."""
+    splits: dict[str, list[str]] = {}
+    for row in failures:
+        where = f"{row['split']} ({row['model']}, {row['link']}, {row['backend']})"
+        splits.setdefault(row["reason"], []).append(where)
+    return [
+        f"  {reason}: {', '.join(where[:3])}" + (f" and {len(where) - 3} more" * (len(where) > 3))
+        for reason, where in splits.items()
+    ]
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values, null where there is none."""
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=9))
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The table ``points.csv``: one row per point of the plan, with the mean over its replicates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis import front
+from analysis.columns import POINTS, STAGES
+from analysis.load import Run
+from analysis.replicates import replicates
+from paretopipe_worker.cuts import FIRST, LAST
+from paretopipe_worker.plan import Plan
+
+CONFIDENCE = 0.95
+
+_FEWEST = ("latency_items", "throughput_items")
+_SUMS = ("payload_sent_bytes", "wire_sent_bytes")
+_INTERVALS = {
+    "latency_median_ms": "latency_median_{}_ms",
+    "throughput_images_s": "throughput_{}_images_s",
+}
+# The worst of the replicates decides: each in order from best to worst.
+_WORST: dict[str, tuple[object, ...]] = {
+    "latency_ended_by": ("minimum", "maximum"),
+    "throughput_ended_by": ("minimum", "maximum"),
+    "latency_short": (False, True),
+    "throughput_short": (False, True),
+    "output": ("exact", "close", "unchecked"),
+    "gate": (True, False),
+    "crossed": (True, False),
+}
+
+
+def points(run: Run) -> pd.DataFrame:
+    """Every point of a run's plan, with what was measured of it.
+
+    Returns
+    -------
+    The columns :data:`analysis.columns.POINTS`, sorted as the experiment lists models, placements,
+    links, backends, batches, windows, and then along the model.
+    """
+    measured = replicates(run)
+    table = planned(run.plan).merge(outcomes(measured), on="point")
+    table = table.merge(means(measured[measured["status"] == "ok"]), on="point", how="left")
+    return front.mark(table)[list(POINTS)]
+
+
+def planned(plan: Plan) -> pd.DataFrame:
+    """What was to be measured, one row per point, in the experiment's order."""
+    experiment = plan.experiment
+    models = [model.name for model in experiment.models]
+    links = [link.name for link in experiment.links]
+    placements = list(dict.fromkeys(session.placement for session in plan.sessions))
+    rows = []
+    for point in plan.points:
+        order = (LAST, *plan.table(point.model, point.batch, point.dtype).names, FIRST)
+        factors = [plan.host(host).device_emulated for host in point.placement]
+        link = plan.link(point.link)
+        row = {
+            "point": point.id,
+            "model": point.model,
+            "split": "+".join(point.split),
+            "position": order.index(point.split[0]),
+            "placement": ">".join(point.placement),
+            "link": point.link,
+            "rate_mbit": link.rate_mbit,
+            "delay_ms": link.delay_ms,
+            "backend": point.backend,
+            "batch": point.batch,
+            "window": point.window,
+            "dtype": point.dtype,
+            "payload_bytes": sum(point.hop_bytes[:-1]),
+            "return_bytes": point.hop_bytes[-1],
+            "device_emulated": any(factor != 1 for factor in factors),
+        }
+        row |= {f"stage{rank}_device_emulated": factors[rank] for rank in range(STAGES)}
+        key = (
+            models.index(point.model),
+            placements.index(point.placement),
+            links.index(point.link),
+            experiment.backends.index(point.backend),
+            experiment.batch.index(point.batch),
+            experiment.window.index(point.window),
+            row["position"],
+        )
+        rows.append((key, row))
+    return pd.DataFrame([row for _, row in sorted(rows, key=lambda entry: entry[0])]).astype(
+        {"rate_mbit": "float64"}
+    )
+
+
+def outcomes(measured: pd.DataFrame) -> pd.DataFrame:
+    """Status of each point, how many replicates count, and why others do not.
+
+    Parameters
+    ----------
+    measured
+        One row per point and replicate, see :func:`analysis.replicates.replicates`.
+    """
+    several = measured["replicate"].max() > 0
+    rows = []
+    for point, group in measured.groupby("point", sort=False):
+        statuses = set(group["status"])
+        status = next(name for name in ("ok", "failed", "missing") if name in statuses)
+        lost = group.loc[group["status"] != "ok", ["replicate", "reason"]]
+        reasons = lost.groupby("reason", sort=False)["replicate"].apply(list)
+        text = "; ".join(
+            f"{reason} (replicate {', '.join(map(str, numbers))})" if several else str(reason)
+            for reason, numbers in reasons.items()
+        )
+        rows.append((point, status, text or None, int((group["status"] == "ok").sum())))
+    columns = ["point", "status", "reason", "replicates"]
+    return pd.DataFrame.from_records(rows, columns=columns)
+
+
+def means(measured: pd.DataFrame) -> pd.DataFrame:
+    """Figures of each point from those of its replicates, null where one of them lacks it."""
+    own = {"session", "replicate", "point", "attempt", "status", "reason", "max_relative_error"}
+    groups = measured.groupby("point", sort=False)
+    table = pd.DataFrame(index=pd.Index(measured["point"].unique(), name="point"))
+    for name in measured.columns:
+        if name in _WORST:
+            ranks = {value: rank for rank, value in enumerate(_WORST[name])}
+            worst = measured[name].map(ranks).groupby(measured["point"]).agg(_maximum)
+            table[name] = worst.map(dict(enumerate(_WORST[name])))
+        elif name in _FEWEST:
+            table[name] = groups[name].min().astype("Int64")
+        elif name in _SUMS:
+            table[name] = groups[name].agg(lambda part: part.sum(skipna=False)).astype("Int64")
+        elif name not in own:
+            table[name] = groups[name].agg(lambda part: part.mean(skipna=False)).astype("float64")
+    table["max_relative_error"] = groups["max_relative_error"].max().astype("float64")
+    for name, ends in _INTERVALS.items():
+        half = groups[name].agg(_half_width)
+        table[ends.format("low")] = table[name] - half
+        table[ends.format("high")] = table[name] + half
+    return table.reset_index()
+
+
+def _maximum(part: pd.Series) -> float:
+    """The largest, null where one is."""
+    return float(part.astype("float64").max(skipna=False))
+
+
+def _half_width(part: pd.Series) -> float:
+    """Half of the t-interval of a mean; null for fewer than two values."""
+    count = len(part)
+    if count < 2:
+        return np.nan
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
+    return float(quantile * part.astype("float64").std(ddof=1) / np.sqrt(count))

@@ -1,0 +1,251 @@
+"""Figures that can be read: every point named, no two names on top of each other."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from analysis import figures, labels
+from analysis.front import mark
+from analysis.load import load
+from analysis.points import points
+from tests.fake_run import PAPER_LINKS, TWO_LINKS, FakeRun, make, mobilenet_table, tiny_table
+
+
+def table_of(tmp_path: Path, links: list[object], count: int = 21) -> pd.DataFrame:
+    """Points of a made-up run of MobileNetV2, the first `count` of each link."""
+    plan = make(mobilenet_table(), links=links)
+    table = points(load(FakeRun(tmp_path / "run", plan, items=6).all_sessions().path))
+    return table[table["position"] < count]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    return table_of(tmp_path_factory.mktemp("smoke"), TWO_LINKS)
+
+
+@pytest.fixture(scope="module")
+def smoke_front(smoke: pd.DataFrame) -> Figure:
+    return figures.front(smoke)
+
+
+def at(table: pd.DataFrame, latency: object, throughput: object) -> pd.DataFrame:
+    """The same points elsewhere."""
+    return mark(table.assign(latency_median_ms=latency, throughput_images_s=throughput))
+
+
+def names(figure: Figure) -> list[Text]:
+    """The names of points in a figure."""
+    return [text for axes in figure.axes for text in axes.texts if text.get_gid() == labels.GID]
+
+
+def overlapping(texts: list[Text], figure: Figure) -> list[tuple[str, str]]:
+    """Pairs of texts whose rendered boxes overlap."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
+    return [
+        (first, second)
+        for (first, a), (second, b) in itertools.combinations(boxes, 2)
+        if a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1
+    ]
+
+
+def assert_readable(figure: Figure, count: int) -> None:
+    """All points named, inside their panel, clear of each other and of all other texts."""
+    found = names(figure)
+    assert len(found) == count
+    assert not overlapping(found, figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in found:
+        box, frame = text.get_window_extent(renderer), text.axes.get_window_extent()
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1, text.get_text()
+        assert frame.y0 <= box.y0 and box.y1 <= frame.y1, text.get_text()
+
+
+def test_the_default_experiments_front_names_every_point_once(smoke: pd.DataFrame) -> None:
+    figure = figures.front(smoke)
+    assert_readable(figure, 42)
+    by_panel = [
+        [text.get_text() for text in names(figure) if text.axes is axes] for axes in figure.axes
+    ]
+    assert [len(texts) for texts in by_panel] == [0, 21, 21]
+    expected = {"@first", "@last", *(f"f.{n}" for n in range(19))}
+    assert set(by_panel[1]) == set(by_panel[2]) == expected
+
+
+def shown_texts(figure: Figure) -> list[Text]:
+    """All texts that a reader sees."""
+    FigureCanvasAgg(figure).draw()
+    # Ticks beyond the limits are there but not drawn.
+    beyond = {
+        tick.label1
+        for axes in figure.axes
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim()))
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        if not low <= tick.get_loc() <= high
+    }
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    return [text for text in texts if text not in beyond]
+
+
+def test_all_texts_of_a_figure_are_inside_it_and_clear_of_each_other(
+    smoke: pd.DataFrame, smoke_front: Figure
+) -> None:
+    few = smoke[(smoke["link"] == "none") & smoke["position"].isin([0, 3, 9, 20])]
+    narrow = (figures.front(few), figures.breakdown(few))
+    for figure in (smoke_front, figures.breakdown(smoke), *narrow):
+        texts = shown_texts(figure)
+        assert len(texts) > 15
+        assert not overlapping(texts, figure)
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        for text in texts:
+            box = text.get_window_extent(renderer)
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text.get_text()
+            assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text.get_text()
+
+
+def test_names_do_not_cover_markers(smoke: pd.DataFrame, smoke_front: Figure) -> None:
+    renderer = FigureCanvasAgg(smoke_front).get_renderer()
+    for axes, link in zip(smoke_front.axes[1:], ["none", "rate20"], strict=True):
+        table = smoke[smoke["link"] == link]
+        spots = axes.transData.transform(table[[figures.LATENCY, figures.THROUGHPUT]])
+        for text in axes.texts:
+            box = text.get_window_extent(renderer)
+            assert not any(box.contains(x, y) for x, y in spots), text.get_text()
+
+
+@pytest.mark.parametrize("case", ["one spot", "one line", "two heaps", "nearly one spot"])
+def test_crowded_points_stay_readable(smoke: pd.DataFrame, case: str) -> None:
+    count = np.arange(len(smoke))
+    latency, throughput = {
+        "one spot": (50.0, 20.0),
+        "one line": (50.0, 20 + count * 0.01),
+        "two heaps": (np.where(count % 2, 10.0, 1000.0), np.where(count % 2, 90.0, 1.0)),
+        "nearly one spot": (50 + count * 1e-6, 20 - count * 1e-6),
+    }[case]
+    assert_readable(figures.front(at(smoke, latency, throughput)), 42)
+
+
+def test_fifty_points_with_long_names_in_one_spot_of_a_full_panel(smoke: pd.DataFrame) -> None:
+    table = pd.concat([smoke.iloc[:20], smoke.iloc[:20], smoke.iloc[:10]], ignore_index=True)
+    table["split"] = [f"InceptionAux_{n}_branch_pool_conv_bn" for n in range(50)]
+    latency = [50.0] * 48 + [1.0, 5000.0]
+    figure = figures.front(at(table, latency, 20.0))
+    assert_readable(figure, 50)
+
+
+def test_six_links_have_six_colours_and_readable_panels(tmp_path: Path) -> None:
+    links = [*PAPER_LINKS, {"name": "rate20", "rate_mbit": 20}, {"name": "d5", "delay_ms": 5}]
+    table = table_of(tmp_path, links, count=6)
+    figure = figures.front(table)
+    assert_readable(figure, 36)
+    colours = {
+        line.get_color()
+        for axes in figure.axes[1:]
+        for line in axes.lines
+        if line.get_drawstyle() == "steps-post"
+    }
+    assert len(colours) == 6
+
+
+def test_points_on_one_spot_are_drawn_as_rings_around_each_other(smoke: pd.DataFrame) -> None:
+    one = smoke[smoke["link"] == "none"].iloc[:3]
+    figure = figures.front(at(one, 50.0, 20.0))
+    sizes = sorted(
+        line.get_markersize() for line in figure.axes[0].lines if line.get_marker() in "osD"
+    )
+    assert len(set(sizes)) == 3
+
+
+def test_the_front_is_filled_and_joined_and_the_rest_is_hollow(smoke: pd.DataFrame) -> None:
+    link = smoke[smoke["link"] == "none"]
+    panel = figures.front(link).axes[0]
+    step = next(line for line in panel.lines if line.get_drawstyle() == "steps-post")
+    best = link[link["on_front"]].sort_values("latency_median_ms")
+    assert np.allclose(step.get_xdata(), best["latency_median_ms"])
+    filled = [line for line in panel.lines if line.get_marker() in "osD" and line is not step]
+    filled = [line for line in filled if line.get_markerfacecolor() == line.get_color()]
+    assert len(filled) == len(best)
+
+
+def test_each_backend_has_panels_of_its_own(tmp_path: Path) -> None:
+    plan = make(tiny_table(), links=TWO_LINKS, backends=["tcp", "rpc"])
+    table = points(load(FakeRun(tmp_path / "run", plan, items=6).all_sessions().path))
+    titles = [axes.get_title(loc="left") for axes in figures.front(table).axes]
+    assert titles == [
+        f"{link}, {backend}"
+        for backend in ("tcp", "rpc")
+        for link in ("all links", "none (unshaped)", "rate20 (20 Mbit/s)")
+    ]
+
+
+def test_bars_hold_the_stages_and_the_rest_of_the_latency(smoke: pd.DataFrame) -> None:
+    link = smoke[smoke["link"] == "rate20"]
+    panel = figures.breakdown(link).axes[0]
+    heights = np.array([[bar.get_height() for bar in part] for part in panel.containers])
+    assert heights.shape == (3, 21)
+    assert np.allclose(heights[1], link["stage1_compute_ms"].fillna(0))
+    assert np.allclose(heights.sum(axis=0), link["latency_median_ms"], rtol=1e-3)
+    ticks = [text.get_text() for text in panel.get_xticklabels()]
+    assert ticks == ["@last", *(f"f.{n}" for n in range(19)), "@first"]
+
+
+def test_failed_points_are_told_in_both_figures(smoke: pd.DataFrame) -> None:
+    table = smoke.copy()
+    lost = table.index[4]
+    table.loc[lost, "status"] = "failed"
+    table.loc[lost, ["latency_median_ms", "throughput_images_s", "stage0_compute_ms"]] = np.nan
+    table = mark(table)
+    front = figures.front(table)
+    assert len(names(front)) == 41
+    for figure in (front, figures.breakdown(table)):
+        assert "1 of 42 points have no figures" in figure.legends[0].get_title().get_text()
+
+
+def test_emulation_and_short_names_are_explained(smoke_front: Figure) -> None:
+    text = smoke_front.legends[0].get_title().get_text()
+    assert "device_emulated: computation stretched on pi (3 times)" in text
+    assert "f.18 stands for features.18" in text
+
+
+def test_files_are_png_and_svg_with_text_as_text(smoke: pd.DataFrame, tmp_path: Path) -> None:
+    files = figures.draw(smoke, tmp_path)
+    assert [file.name for file in files] == [
+        f"{figure}-mobilenet_v2.{kind}"
+        for figure in ("front", "breakdown")
+        for kind in ("png", "svg")
+    ]
+    texts = {
+        "".join(node.itertext()).strip()
+        for node in ElementTree.parse(files[1]).iter("{http://www.w3.org/2000/svg}text")
+    }
+    assert {"f.7", "@first", "rate20 (20 Mbit/s)"} <= texts
+
+
+def test_a_model_without_any_measured_point_has_no_figure(
+    smoke: pd.DataFrame, tmp_path: Path
+) -> None:
+    assert figures.draw(smoke.assign(status="failed"), tmp_path) == []
+
+
+def test_short_names_stay_different() -> None:
+    given = ["features.0", "features.1", "classifier.0", "avgpool", "layer1.0", "layer2.0", "@last"]
+    short = labels.shorten(given)
+    assert len(set(short.values())) == len(given)
+    assert [short[name] for name in given] == [
+        "f.0",
+        "f.1",
+        "c.0",
+        "avgpool",
+        "layer1.0",
+        "layer2.0",
+        "@last",
+    ]

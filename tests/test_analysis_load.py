@@ -1,0 +1,103 @@
+"""Reading a run: what is cut short, damaged or of another run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.load import RunError, load
+from paretopipe_worker.records import RecordError
+from tests.fake_run import FakeRun, make, tiny_table
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeRun:
+    return FakeRun(tmp_path / "results" / "made-up", make(tiny_table()), items=6)
+
+
+def test_a_whole_run_becomes_tidy_frames_without_warnings(fake: FakeRun) -> None:
+    run = load(fake.all_sessions().path)
+    assert run.warnings == ()
+    assert set(run.items["phase"]) == {"warmup", "latency", "throughput"}
+    assert list(run.items.columns[:5]) == ["session", "attempt", "replicate", "host", "rank"]
+    assert run.items["latency_ns"].isna().sum() == (run.items["rank"] == 1).sum()
+    assert list(run.sessions["status"]) == ["ok", "ok"]
+    assert run.sessions["transport"].iloc[0] == {"congestion": "cubic"}
+
+
+def test_frames_have_the_same_dtypes_with_and_without_records(fake: FakeRun) -> None:
+    before = load(fake.path)
+    after = load(fake.all_sessions().path)
+    for name in ("items", "phases", "points", "probes"):
+        assert getattr(before, name).empty
+        assert getattr(before, name).dtypes.equals(getattr(after, name).dtypes), name
+
+
+def test_a_file_without_end_line_is_truncated_and_named(fake: FakeRun) -> None:
+    paths = fake.session(fake.plan.sessions[0], end="none")
+    run = load(fake.path)
+    assert list(run.sessions["status"]) == ["truncated", "truncated"]
+    assert all(str(path) in text for path, text in zip(paths, run.warnings, strict=True))
+    assert all("truncated" in text for text in run.warnings)
+
+
+def test_an_unfinished_last_line_is_passed_over(fake: FakeRun) -> None:
+    path = fake.session(fake.plan.sessions[0], end="none")[0]
+    whole = len(load(fake.path).items)
+    with path.open("a") as file:
+        file.write('{"point":"x","phase"')
+    assert len(load(fake.path).items) == whole
+
+
+def test_an_empty_file_is_named_and_counts_as_nothing(fake: FakeRun) -> None:
+    path = fake.file(fake.plan.sessions[0], 1, "pi")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    run = load(fake.path)
+    assert run.sessions.empty
+    assert run.warnings == (f"{path}: truncated: it holds no header; nothing of it counts",)
+
+
+def test_a_damaged_line_is_refused_by_file_and_line(fake: FakeRun) -> None:
+    path = fake.session(fake.plan.sessions[0])[0]
+    lines = path.read_text().splitlines()
+    lines[4] = lines[4].replace('"seq"', '"sec"')
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(RecordError, match=rf"{path.name}:5: "):
+        load(fake.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"run": "other"}, "records of run 'other' among those of run 'made-up'"),
+        ({"weights_sha256": "cd" * 32}, "measured with weights cdcdcdcdcdcd; the plan's"),
+        ({"device_emulated": 9.0}, "measured with device_emulated 9; the plan has"),
+        ({"session": "elsewhere"}, "whose file is 'elsewhere.1.jsonl'"),
+        ({"host": "server"}, "written by rank 0 on 'server'; session"),
+        ({"rank": 7}, "written by rank 7"),
+    ],
+)
+def test_records_of_something_else_are_refused(
+    fake: FakeRun, change: dict[str, Any], message: str
+) -> None:
+    fake.session(fake.plan.sessions[0], attempt=1, header=change)
+    with pytest.raises(RunError, match=message):
+        load(fake.path)
+
+
+def test_a_run_that_is_not_there_is_refused_with_those_that_are(fake: FakeRun) -> None:
+    with pytest.raises(RunError, match=r"no such run .* runs in .*/results: made-up"):
+        load(fake.path.parent / "mad-up")
+
+
+def test_the_analysis_imports_no_torch() -> None:
+    code = (
+        "import sys, analysis.pareto, analysis.manifest; "
+        "sys.exit(any(name.partition('.')[0] in ('torch', 'torchvision') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
