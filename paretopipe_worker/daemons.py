@@ -1,0 +1,170 @@
+"""Processes that outlive the command that started them, and how later commands find them.
+
+A pid alone may have been reused by the time it is read back; with its start time it names one
+process. Locks are ``flock`` locks, which the kernel releases however their holder dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, now or later: its pid and its start in clock ticks since boot."""
+
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def running(cls, pid: int) -> Process | None:
+        """Find the process that has this pid now; a zombie has ended."""
+        fields = _stat(pid)
+        return None if fields is None or fields[0] in "ZX" else cls(pid, int(fields[19]))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return Process.running(self.pid) == self
+
+    def end(self, number: signal.Signals, timeout_s: float) -> bool:
+        """Signal it, wait until it has ended, and say whether it has within `timeout_s`."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            # Held by the descriptor, the pid can no longer change hands: now look at the start.
+            if not self.alive:
+                return True
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+            return bool(select.select([descriptor], [], [], timeout_s)[0])
+        finally:
+            os.close(descriptor)
+
+
+def group_members(leader: Process) -> list[Process]:
+    """Processes alive in the group that `leader` made, whether or not it is alive itself."""
+    now = Process.running(leader.pid)
+    if now is not None and now != leader:
+        return []  # the pid, and with it the group's number, belongs to somebody else by now
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    group = [pid for pid in pids if (fields := _stat(pid)) and int(fields[2]) == leader.pid]
+    members = [member for pid in group if (member := Process.running(pid))]
+    return [member for member in members if member.start_ticks >= leader.start_ticks]
+
+
+def detach(work: Callable[[Callable[[str], None]], None], log: Path, keep: int = -1) -> str:
+    """Run `work` in a daemon: a session of its own, no terminal, output appended to `log`.
+
+    It holds none of the caller's open files but the descriptor `keep`: a caller that waits for
+    the end of our output, as Ansible does, must not wait for the daemon.
+
+    Parameters
+    ----------
+    work
+        Called in the daemon with a function that reports one line to the caller.
+
+    Returns
+    -------
+    str
+        The line that `work` reported; empty where it ended without.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _become_daemon(work, log, keep, writer)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, encoding="utf-8") as report:
+        return report.readline().strip()
+
+
+def _become_daemon(
+    work: Callable[[Callable[[str], None]], None], log: Path, keep: int, writer: int
+) -> NoReturn:
+    """Turn the forked child into the daemon; never returns into the caller's code."""
+    code = 1
+    try:
+        os.setsid()
+        if os.fork() != 0:
+            os._exit(0)  # the daemon is no session leader: it cannot get a terminal again
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+        for descriptor in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208
+            if descriptor > 2 and descriptor not in (writer, keep):
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+
+        def report(line: str) -> None:
+            with contextlib.suppress(BrokenPipeError):  # nobody waits any longer: go on
+                os.write(writer, f"{line}\n".encode())
+            os.close(writer)
+
+        work(report)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[int]:
+    """Hold the lock at `path`, yielding its descriptor.
+
+    Raises
+    ------
+    BlockingIOError
+        When `wait` is false and another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read what `write_json` wrote; None where there is nothing."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return value
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Fields of ``/proc/PID/stat`` from the third on (proc(5)); None where there is no process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(")")[2].split()  # the command, in parentheses, may hold anything

@@ -1,0 +1,160 @@
+"""The network interfaces of this host, read and changed with ``ip`` and ``tc``."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import platform
+import shlex
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from paretopipe_worker import tc
+from paretopipe_worker.tc import ShapingError
+
+_GSO_MAX_SEGS = 65535
+_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True)
+class Interface:
+    """One interface as it is now.
+
+    Parameters
+    ----------
+    mtu
+        In bytes.
+    gso_max_segs
+        How many segments one packet handed to the interface may hold.
+    gso_default
+        What the driver makes of that by itself.
+    """
+
+    name: str
+    mtu: int
+    loopback: bool
+    gso_max_segs: int
+    gso_default: int
+
+    @property
+    def root(self) -> str:
+        """Its root qdisc: the kind, and the handle unless the kernel itself put it there."""
+        return tc.root_qdisc(_qdiscs(self.name))
+
+    @property
+    def state(self) -> list[str]:
+        """What shapes it, one fact a line."""
+        classes = run(["tc", "class", "show", "dev", self.name])
+        # Asking for the filters of a qdisc that is not there is an error.
+        ours = self.root == tc.ROOT
+        filters = run(["tc", "filter", "show", "dev", self.name, *tc.FILTERS]) if ours else ""
+        return tc.read_state(self.name, self.gso_max_segs, _qdiscs(self.name), classes, filters)
+
+
+def find(name: str) -> Interface | None:
+    """Find an interface by its name."""
+    done = _execute(["ip", "-d", "-j", "link", "show", "dev", name])
+    if done.returncode != 0:
+        return None
+    link = next(link for link in json.loads(done.stdout) if link)
+    return Interface(
+        name=name,
+        mtu=int(link["mtu"]),
+        loopback="LOOPBACK" in link["flags"],
+        gso_max_segs=int(link.get("gso_max_segs", _GSO_MAX_SEGS)),
+        gso_default=int(link.get("tso_max_segs", _GSO_MAX_SEGS)),
+    )
+
+
+def owning(address: str) -> Interface:
+    """Find the interface that owns a data address.
+
+    Raises
+    ------
+    ShapingError
+        When none does; it names the addresses there are.
+    """
+    try:
+        sought = ipaddress.ip_address(address)
+    except ValueError as error:
+        raise ShapingError(f"{address!r} is not an IP address") from error
+    owners = {
+        ipaddress.ip_address(entry["local"]): str(link["ifname"])
+        for link in json.loads(run(["ip", "-j", "address", "show"]))
+        for entry in link.get("addr_info", [])
+        if "local" in entry
+    }
+    if sought in owners and (interface := find(owners[sought])) is not None:
+        return interface
+    known = ", ".join(f"{local} ({name})" for local, name in owners.items()) or "none"
+    raise ShapingError(f"no interface has the data address {address}; addresses here: {known}")
+
+
+def shaped() -> list[Interface]:
+    """Interfaces that carry our root qdisc, whoever put it there."""
+    names = {str(each["dev"]) for each in _qdiscs() if tc.root_qdisc([each]) == tc.ROOT}
+    return [interface for name in sorted(names) if (interface := find(name)) is not None]
+
+
+def probe_kernel() -> dict[str, Any]:
+    """Try netem in a throwaway namespace, which also loads its module where there is one.
+
+    Returns
+    -------
+    dict
+        ``netem`` (bool), ``reason`` (what the trial said), ``kernel`` (``uname -r``).
+    """
+    trial = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+    for namespace in (["--net"], ["--user", "--map-root-user", "--net"]):
+        done = _execute(["unshare", *namespace, *trial])
+        # The exit status is 2 for a missing module and for missing rights: only the text tells.
+        if done.returncode == 0 or "kind is unknown" in done.stderr:
+            break
+    worked = done.returncode == 0
+    reason = "netem works" if worked else " ".join(done.stderr.split())
+    return {"netem": worked, "reason": reason, "kernel": platform.release()}
+
+
+def run(command: list[str]) -> str:
+    """Run a command and return its output.
+
+    Raises
+    ------
+    ShapingError
+        When it fails: the command and what it said.
+    """
+    done = _execute(command)
+    if done.returncode != 0:
+        said = " ".join((done.stderr or done.stdout).split())
+        rights = " (shaping needs root)" if "not permitted" in said else ""
+        raise ShapingError(f"`{shlex.join(command)}` failed ({done.returncode}): {said}{rights}")
+    return done.stdout
+
+
+def _qdiscs(name: str | None = None) -> list[Any]:
+    """The qdiscs of one interface, or of all."""
+    of = [] if name is None else ["dev", name]
+    found: list[Any] = json.loads(run(["tc", "-j", "qdisc", "show", *of]) or "[]")
+    return found
+
+
+def _execute(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command whose language and search path do not depend on who logged in how."""
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    environment = {**os.environ, "PATH": path, "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            timeout=_TIMEOUT_S,
+        )
+    except FileNotFoundError as error:
+        package = "util-linux" if command[0] == "unshare" else "iproute2"
+        raise ShapingError(f"{command[0]} is not installed (package {package})") from error
+    except subprocess.TimeoutExpired as error:
+        raise ShapingError(f"`{shlex.join(command)}` did not end within {_TIMEOUT_S} s") from error

@@ -1,0 +1,110 @@
+"""Hosts for tests: two network namespaces joined by a veth pair, taken away whatever happens."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+CLONE_NEWNET = 0x40000000
+INTERFACE = "link0"
+"""Name of the data interface in every namespace made here."""
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """One host: a named network namespace with one data interface."""
+
+    name: str
+    address: str
+    address6: str
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Let this thread open sockets and start processes inside, then bring it back."""
+        with (
+            Path("/proc/thread-self/ns/net").open("rb") as home,
+            Path("/run/netns", self.name).open("rb") as inside,
+        ):
+            _set_namespace(inside.fileno())
+            try:
+                yield
+            finally:
+                _set_namespace(home.fileno())
+
+    def run(
+        self, *command: str | Path, check: bool = True, **options: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside, `options` added to its environment; its output is captured."""
+        with self.entered():
+            return subprocess.run(
+                [str(part) for part in command],
+                capture_output=True,
+                text=True,
+                check=check,
+                timeout=60,
+                env={**os.environ, **options},
+                stdin=subprocess.DEVNULL,
+            )
+
+
+@contextmanager
+def joined_pair() -> Iterator[tuple[Namespace, Namespace]]:
+    """Make two hosts, 10.77.0.1 and 10.77.0.2, that reach each other over one veth pair."""
+    run_id = uuid.uuid4().hex[:8]
+    pair = tuple(
+        Namespace(f"pptest-{run_id}-{rank}", f"10.77.0.{rank}", f"fd77::{rank}") for rank in (1, 2)
+    )
+    first, second = pair
+    with ExitStack() as stack:
+        for namespace in pair:
+            _ip("netns", "add", namespace.name)
+            stack.callback(_remove, namespace.name)
+        # Made inside: in the machine's own namespace the names could be taken.
+        _ip("-n", first.name, "link", "add", INTERFACE, "type", "veth",
+            "peer", "name", INTERFACE, "netns", second.name)  # fmt: skip
+        for host in pair:
+            _ip("-n", host.name, "link", "set", "lo", "up")
+            _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", INTERFACE)
+            _ip("-n", host.name, "address", "add", f"{host.address6}/64", "dev", INTERFACE, "nodad")
+            _ip("-n", host.name, "link", "set", INTERFACE, "up")
+        yield first, second
+
+
+@cache
+def reason_without_namespaces() -> str:
+    """Why no network namespace can be made here, found by making one; empty where it can."""
+    if shutil.which("ip") is None or shutil.which("tc") is None:
+        return "ip and tc (package iproute2) are not installed"
+    name = f"pptest-{uuid.uuid4().hex[:8]}-probe"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    if made.returncode != 0:
+        return f"network namespaces cannot be made here: {made.stderr.strip()}"
+    _remove(name)
+    return ""
+
+
+def _set_namespace(descriptor: int) -> None:
+    """Move the calling thread into a network namespace (``os.setns`` came with Python 3.12)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def _ip(*arguments: str) -> None:
+    """Run ``ip``, showing what it says when it fails."""
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+def _remove(name: str) -> None:
+    """Take a namespace away; its interfaces go with it once no process is inside."""
+    subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=True)
