@@ -1,6 +1,7 @@
 """Command line of the worker package: ``python -m paretopipe_worker COMMAND``.
 
-Commands that need torch import it when they run, so that the others start at once.
+Commands import what they need when they run: those that a device's link or a launched stage depends
+on start at once, without pydantic or torch.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import TypeAlias
 
-from paretopipe_worker import fleet, plan, resume, shaping, spec, supervise
+from paretopipe_worker import shaping, supervise
 from paretopipe_worker.cuts import FIRST, LAST, payload_bytes
 
-Commands = argparse._SubParsersAction  # type: ignore[type-arg]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,10 +43,17 @@ def main(arguments: list[str] | None = None) -> int:
 def _add_cuts(commands: Commands) -> None:
     parser = commands.add_parser("cuts", help="list the places where a model can be cut")
     parser.add_argument("model", help="a torchvision classifier, or package.module:factory")
-    parser.add_argument("--granularity", choices=get_args(spec.Granularity), default="block")
-    parser.add_argument("--batch", type=int, default=1, metavar="N")
+    parser.add_argument("--granularity", choices=("block", "op"), default="block")
+    parser.add_argument("--batch", type=_positive, default=1, metavar="N")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=_cuts)
+
+
+def _positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _cuts(options: argparse.Namespace) -> int:
@@ -63,14 +71,7 @@ def _cuts(options: argparse.Namespace) -> int:
         shape,
         weights.weights_sha256(model),
     )
-    rows = [
-        {
-            "name": name,
-            "tensors": [asdict(tensor) for tensor in table.crossing(name)],
-            "payload_bytes": payload_bytes(table.crossing(name)),
-        }
-        for name in (FIRST, *table.names, LAST)
-    ]
+    crossing = {name: table.crossing(name) for name in (FIRST, *table.names, LAST)}
     if options.json:
         document = {
             "model": table.model,
@@ -79,14 +80,21 @@ def _cuts(options: argparse.Namespace) -> int:
             "dtype": table.dtype,
             "input": asdict(table.input),
             "output": [asdict(tensor) for tensor in table.output],
-            "cuts": rows,
+            "cuts": [
+                {
+                    "name": name,
+                    "tensors": [asdict(tensor) for tensor in tensors],
+                    "payload_bytes": payload_bytes(tensors),
+                }
+                for name, tensors in crossing.items()
+            ],
         }
         print(json.dumps(document, indent=1))
         return 0
-    width = max(len(row["name"]) for row in rows)
-    for row in rows:
-        shapes = ", ".join("x".join(map(str, tensor["shape"])) for tensor in row["tensors"])
-        print(f"{row['name']:<{width}} {row['payload_bytes']:>12,} bytes  {shapes}")
+    width = max(map(len, crossing))
+    for name, tensors in crossing.items():
+        shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors)
+        print(f"{name:<{width}} {payload_bytes(tensors):>12,} bytes  {shapes}")
     return 0
 
 
@@ -103,6 +111,8 @@ def _add_prepare(commands: Commands) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     """Check what a person wrote; unless asked only to check, make the plan and print it."""
+    from paretopipe_worker import fleet, plan, spec
+
     experiment = spec.load(options.experiment)
     hosts = fleet.parse(options.fleet)
     if options.check:
@@ -122,6 +132,8 @@ def _add_todo(commands: Commands) -> None:
 
 def _todo(options: argparse.Namespace) -> int:
     """Print the sessions that lack a complete set of records."""
+    from paretopipe_worker import plan, resume
+
     print(json.dumps(resume.todo(plan.load(options.results / "plan.json"), options.results)))
     return 0
 
@@ -137,6 +149,8 @@ def _add_record_failure(commands: Commands) -> None:
 
 def _record_failure(options: argparse.Namespace) -> int:
     """Write the controller's record of a failed session and print its path."""
+    from paretopipe_worker import plan, resume
+
     loaded = plan.load(options.results / "plan.json")
     session = loaded.session(options.session)
     print(resume.record_failure(loaded, session, options.attempt, options.results, options.reason))

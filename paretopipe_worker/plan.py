@@ -11,11 +11,12 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.fleet import Host
@@ -32,7 +33,10 @@ _POINT_S = 0.3
 _PATIENCE_S = 30.0
 
 
-@dataclass(frozen=True)
+_CONFIG = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Point:
     """One combination that gets a latency and a throughput.
 
@@ -59,7 +63,7 @@ class Point:
         return tuple(payload_bytes(hop) for hop in self.hops)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class Session:
     """One launch of the stage processes: walks its points without restarting."""
 
@@ -73,7 +77,7 @@ class Session:
     deadline_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class Plan:
     """Everything a run will do, as ``results/RUN/plan.json`` holds it."""
 
@@ -150,7 +154,7 @@ def make(
         random.Random(f"{experiment.seed} sessions {replicate}").shuffle(keys)
         for link, backend, model, placement in keys:
             number = placements.index(placement)
-            name = f"r{replicate}-{link.name}-{backend}-{_slug(model.name)}-p{number}"
+            name = f"r{replicate}-{link.name}-{backend}-{slug(model.name)}-p{number}"
             inside = list(_points(experiment, link, backend, model, placement, fleet, tables))
             random.Random(f"{experiment.seed} points {name}").shuffle(inside)
             points.update((point.id, point) for point, _ in inside)
@@ -201,8 +205,6 @@ def dump(plan: Plan) -> str:
     return json.dumps(asdict(plan), indent=1) + "\n"
 
 
-for _part in (Plan, Session, Point):
-    _part.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
 _ADAPTER = TypeAdapter(Plan)
 
 
@@ -246,8 +248,8 @@ def _weights(plan: Plan) -> dict[str, str]:
     return {table.model: table.weights_sha256 for table in plan.tables}
 
 
-def _slug(model: str) -> str:
-    """A model's name as part of a file name."""
+def slug(model: str) -> str:
+    """A model's name as part of a file name, of sessions and figures alike."""
     return model.replace(":", ".")
 
 

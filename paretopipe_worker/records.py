@@ -178,6 +178,7 @@ class Probe:
 class End:
     """Last line: how the session ended here, and where its time went.
 
+    A stage's `reason` begins with its host's name.
     `process_start_ns` and `end_ns` bound the process on the host's own clock; `shares_ns` splits
     the time between them by kind (see :data:`SHARES`).
     """
@@ -191,7 +192,8 @@ class End:
 
 
 SHARES = ("startup", "rendezvous", "probe", "gate", "switch", "warmup", "latency", "throughput")
-"""Kinds of time a session is split into; what is left over is ``other``."""
+"""Kinds of time a session is split into; what is left over is ``other``. The phases' time is
+counted on the source, which leads them."""
 
 Record = Header | Ready | Item | PhaseEnd | PointEnd | Probe | End
 _KINDS: dict[str, type] = {

@@ -22,9 +22,11 @@ from paretopipe_worker.partition import (
     PartitionError,
     Stage,
     check_split,
-    _largest_error as largest_error,
     split,
     whole,
+)
+from paretopipe_worker.partition import (
+    _largest_error as largest_error,
 )
 from paretopipe_worker.plan import Point
 from paretopipe_worker.probe import probe
@@ -117,13 +119,17 @@ class Source:
         with context.shares.kind("probe"):
             context.writer.write(probe("before", link, context.transport, self.channels[0]))
         for number, point_id in enumerate(context.session.points, start=1):
-            self._point(context.plan.point(point_id), number)
+            self.measure(context.plan.point(point_id), number)
         with context.shares.kind("probe"):
             context.writer.write(probe("after", link, context.transport, self.channels[0]))
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """Send the other ranks home."""
         for channel in self.channels:
             channel.send({"do": "end"})
 
-    def _point(self, point: Point, number: int) -> None:
+    def measure(self, point: Point, number: int) -> None:
         """Measure one point, or record why it failed."""
         run = _PointRun(self, point)
         reason = None

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 
-from paretopipe_worker import control, facts, models
+from paretopipe_worker import facts
 from paretopipe_worker import plan as plans
-from paretopipe_worker.context import Context, Shares
-from paretopipe_worker.control import Channel, ControlError
-from paretopipe_worker.fleet import Host
+from paretopipe_worker.context import Shares
+from paretopipe_worker.control import ControlError
 from paretopipe_worker.follower import Follower
-from paretopipe_worker.partition import PartitionError, trace
-from paretopipe_worker.records import End, Header, Ready, Writer
+from paretopipe_worker.models import ModelError
+from paretopipe_worker.partition import PartitionError
+from paretopipe_worker.records import End, Header, Writer
+from paretopipe_worker.rendezvous import StageError, joined
 from paretopipe_worker.source import Source
-from paretopipe_worker.transport import Endpoint, TransportError, connect
-
-RENDEZVOUS_S = 120.0
-"""How long a stage waits for the others: they may still be loading a large model."""
+from paretopipe_worker.transport import TransportError
 
 
-class Interrupted(Exception):
-    """The process was told to end by a signal."""
-
-
-class StageError(RuntimeError):
-    """A stage cannot take part in the session: what is missing or does not agree."""
+class Interrupted(BaseException):
+    """The process was told to end by a signal; no handler of errors on the way may swallow it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def run(options: Options) -> int:
         torch.set_num_threads(host.threads)
     reason: str | None = f"{options.host}: ended unexpectedly"
     with Writer(options.records) as writer:
-        writer.write(_header(plan, session, options))
+        writer.write(header(plan, session, options.attempt, options.host))
         shares.ns["startup"] += time.perf_counter_ns() - process_start_ns
         try:
             _session(plan, session, options, writer, shares)
@@ -92,7 +87,7 @@ _EXPECTED = (
     ControlError,
     StageError,
     PartitionError,
-    models.ModelError,
+    ModelError,
     Interrupted,
 )
 
@@ -100,136 +95,52 @@ _EXPECTED = (
 def _session(
     plan: plans.Plan, session: plans.Session, options: Options, writer: Writer, shares: Shares
 ) -> None:
-    """Load the model, join the others, run this rank's part."""
+    """Join the others and run this rank's part."""
     rank = session.placement.index(options.host)
-    with shares.kind("startup"):
-        point = plan.point(session.points[0])
-        table = plan.table(session.model, point.batch, point.dtype)
-        model = models.build(
-            session.model,
-            seed=plan.experiment.seed,
-            input_shape=table.input.shape[1:],
-            weights=_weights(options.weights, table.weights_sha256),
-        )
-        example = models.example_input(table.input, seed=plan.experiment.seed, index=0)
-        traced = trace(model, example)
-    with shares.kind("rendezvous"):
-        hosts = [plan.host(name) for name in session.placement]
-        following = hosts[(rank + 1) % len(hosts)]
-        name = f"{plan.run}/{session.id}.{options.attempt}"
-        transport = connect(
-            session.backend,
-            Endpoint(
-                rank=rank,
-                own=(hosts[rank].data_address, hosts[rank].data_port),
-                next=(following.data_address, following.data_port),
-                session=name,
-            ),
-            deadline_s=RENDEZVOUS_S,
-        )
-        hello: dict[str, Any] = {
-            "session": name,
-            "rank": rank,
-            "host": options.host,
-            "numerics": facts.numerics(),
-            "torch": torch.__version__.partition("+")[0],
-            "weights_sha256": table.weights_sha256,
-        }
-        context = Context(
-            plan=plan,
-            session=session,
-            rank=rank,
-            host=hosts[rank],
-            model=model,
-            traced=traced,
-            numerics=facts.numerics(),
-            transport=transport,
-            writer=writer,
-            shares=shares,
-        )
-        channels = _join(hosts, rank, hello)
-        writer.write(
-            Ready(
-                transport=transport.facts(),
-                numerics={
-                    str(channel.hello["rank"]): channel.hello["numerics"] for channel in channels
-                },
-            )
-        )
-    # A collection in the middle of an item would be measured as the stage's work.
+    with (
+        joined(plan, session, options.attempt, rank, options.weights, writer, shares) as (
+            context,
+            channels,
+        ),
+        torch.inference_mode(),
+        _collector_off(),
+    ):
+        if rank == 0:
+            Source(context, channels, options.progress).run()
+        else:
+            Follower(context, channels[0]).run()
+
+
+@contextlib.contextmanager
+def _collector_off() -> Iterator[None]:
+    """Keep the garbage collector out of items, whose time it would be counted as.
+
+    It runs between points instead.
+    """
     gc.freeze()
     gc.disable()
     try:
-        part = (
-            Source(context, channels, options.progress)
-            if rank == 0
-            else Follower(context, channels[0])
-        )
-        with torch.inference_mode():
-            part.run()
+        yield
     finally:
-        for channel in channels:
-            channel.close()
-        transport.close()
+        gc.enable()
 
 
-def _join(hosts: list[Host], rank: int, hello: dict[str, Any]) -> list[Channel]:
-    """Open the control channels and see that all ranks run the same thing.
-
-    Raises
-    ------
-    StageError
-        Naming the rank and what does not agree.
-    """
-    source = hosts[0]
-    if rank == 0:
-        channels = control.lead(
-            source.data_address, source.control_port, hello, len(hosts), RENDEZVOUS_S
-        )
-    else:
-        channels = [
-            control.follow(
-                source.data_address,
-                source.control_port,
-                hosts[rank].data_address,
-                hello,
-                RENDEZVOUS_S,
-            )
-        ]
-    for channel in channels:
-        for key in ("torch", "weights_sha256"):
-            if channel.hello.get(key) != hello[key]:
-                raise StageError(
-                    f"{channel.peer} has {key} {channel.hello.get(key)}, this host {hello[key]}; "
-                    "all stages of a session must have the same"
-                )
-    return channels
-
-
-def _weights(directory: Path, sha256: str) -> Path:
-    """The file of the weights that the plan names."""
-    path = directory / f"{sha256}.safetensors"
-    if not path.is_file():
-        raise StageError(f"{path}: the plan's weights are not on this host; run the sweep again")
-    return path
-
-
-def _header(plan: plans.Plan, session: plans.Session, options: Options) -> Header:
+def header(plan: plans.Plan, session: plans.Session, attempt: int, host: str) -> Header:
     """The first line of the records."""
     point = plan.point(session.points[0])
     return Header(
         run=plan.run,
         session=session.id,
-        attempt=options.attempt,
+        attempt=attempt,
         replicate=session.replicate,
-        host=options.host,
-        rank=session.placement.index(options.host),
+        host=host,
+        rank=session.placement.index(host),
         backend=session.backend,
         link=session.link,
         model=session.model,
         points=session.points,
         weights_sha256=plan.table(point.model, point.batch, point.dtype).weights_sha256,
-        device_emulated=plan.host(options.host).device_emulated,
+        device_emulated=plan.host(host).device_emulated,
         started_unix_ns=time.time_ns(),
         facts=facts.host(),
         versions=facts.versions(),

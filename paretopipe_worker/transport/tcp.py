@@ -346,7 +346,7 @@ def _reach(endpoint: Endpoint, deadline: float) -> socket.socket:
         try:
             link.bind((endpoint.own[0], 0))
             link.connect((host, port))
-            _tune(link)
+            tune(link)
             digest = _session_digest(endpoint.session)
             link.sendall(_HELLO.pack(_MAGIC, VERSION, endpoint.rank, digest))
             link.settimeout(None)
@@ -376,7 +376,7 @@ def _accept(listener: socket.socket, endpoint: Endpoint, deadline: float) -> soc
         except (OSError, struct.error):
             magic, version, digest = b"", 0, b""
         if (magic, version, digest) == wanted:
-            _tune(link)
+            tune(link)
             return link
         turned_away = f"; turned away {address[0]}:{address[1]}, which is of another session"
         link.close()
@@ -385,7 +385,7 @@ def _accept(listener: socket.socket, endpoint: Endpoint, deadline: float) -> soc
     )
 
 
-def _tune(link: socket.socket) -> None:
+def tune(link: socket.socket) -> None:
     """Send at once, and under the usual congestion control whatever the machine's default is."""
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # Not every kernel has it, and the records say which one was in force.

@@ -1,0 +1,264 @@
+"""Models by name: any torchvision classifier or ``package.module:factory``, and inputs for them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.weights import (
+    WeightsError,
+    has_batch_norm,
+    keep_signal_alive,
+    load_weights,
+    save_weights,
+    weights_sha256,
+)
+
+__all__ = [
+    "ModelError",
+    "build",
+    "classifiers",
+    "default_input",
+    "example_input",
+    "load_weights",
+    "save_weights",
+    "weights_sha256",
+]
+
+CALIBRATION_BATCH = 4
+"""Images that BatchNorm statistics are taken from."""
+
+CALIBRATION_INDEX = 1 << 20
+"""Index of that batch among a seed's inputs: no measurement uses as many."""
+
+
+class ModelError(ValueError):
+    """A model cannot be built: its name, its factory or its weights are at fault."""
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """How one torchvision builder is called, and what its checkpoints hold beyond that model."""
+
+    options: Mapping[str, object] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+
+# Auxiliary heads exist for training only. init_weights=False because their truncated normal draws
+# take 20 times as long as the default ones, and calibration replaces their scale anyway.
+_HEADLESS = {"aux_logits": False, "init_weights": False}
+_VARIANTS = {
+    "inception_v3": _Variant(_HEADLESS, ("AuxLogits.",)),
+    "googlenet": _Variant(_HEADLESS, ("aux1.", "aux2.")),
+}
+
+_MISSING_OPERATOR = "operator torchvision::nms does not exist"
+_schemas: list[torch.library.Library] = []
+
+
+def _torchvision_models() -> ModuleType:
+    """Import ``torchvision.models``, the only place that does.
+
+    torchvision's wheel for CUDA cannot load its compiled operators into a CPU build of torch, and
+    then dies while it describes two of them, ``nms`` and ``qnms``, to the compiler. No classifier
+    uses either, so their schemas are declared and the import tried again. Any other error, and
+    this one beside a torch with an accelerator, is a broken installation and surfaces.
+    """
+    try:
+        return importlib.import_module("torchvision.models")
+    except RuntimeError as error:
+        accelerated = torch.version.cuda is not None or torch.version.hip is not None
+        if str(error) != _MISSING_OPERATOR or accelerated:
+            raise
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for operator in ("nms", "qnms"):
+        schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        library.define(schema)  # type: ignore[no-untyped-call]
+    _schemas.append(library)  # the schemas live as long as the library object
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    return importlib.import_module("torchvision.models")
+
+
+def classifiers() -> tuple[str, ...]:
+    """Names of all torchvision classifiers, sorted."""
+    models = _torchvision_models()
+    return tuple(models.list_models(module=models))
+
+
+def build(
+    name: str,
+    *,
+    seed: int,
+    input_shape: tuple[int, ...] | None = None,
+    weights: Path | None = None,
+) -> nn.Module:
+    """Build a model in eval mode, without gradients.
+
+    Parameters
+    ----------
+    name
+        A torchvision classifier, or ``package.module:factory`` for a callable that takes nothing
+        and returns an ``nn.Module``.
+    seed
+        Seeds random weights. The same seed gives the same weights on the same kind of CPU with
+        the same number of threads; the global generator is left as it was.
+    input_shape
+        Shape of one input, without the batch, to calibrate BatchNorm at; :func:`default_input`
+        where it is not given.
+    weights
+        Checkpoint to load in place of random weights, see
+        :func:`paretopipe_worker.weights.load_weights`.
+
+    Raises
+    ------
+    ModelError
+        When there is no such model, its factory fails, or the checkpoint does not fit.
+    """
+    factory = _factory(name)
+    if weights is not None:
+        return _build_loaded(name, factory, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = _call(name, factory)
+        batch = None
+        if has_batch_norm(model):
+            shape = input_shape or _input_of(name, factory, model)
+            batch = example_input(
+                TensorSpec((CALIBRATION_BATCH, *shape), "float32"),
+                seed=seed,
+                index=CALIBRATION_INDEX,
+            )
+        keep_signal_alive(model, batch)
+    return model
+
+
+def _build_loaded(name: str, factory: Callable[[], object], weights: Path) -> nn.Module:
+    """Build the model around a checkpoint's tensors."""
+    # On the meta device nothing is drawn that the file replaces: VGG16 is ready in 0.1 s, not 2.
+    # A factory of the user's may compute with tensors, which that device cannot.
+    with torch.device("cpu" if ":" in name else "meta"):
+        model = _call(name, factory)
+    try:
+        load_weights(model, weights, ignore=_VARIANTS.get(name, _Variant()).ignored)
+    except WeightsError as error:
+        raise ModelError(f"model {name!r}: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+def default_input(name: str) -> tuple[int, ...]:
+    """Shape of one input, without the batch: ``(channels, height, width)`` for a classifier.
+
+    It is the smallest size that torchvision has weights for, or the attribute ``input_shape`` of
+    a factory or of the model it returns.
+
+    Raises
+    ------
+    ModelError
+        When there is no such model, or a factory's model does not say.
+    """
+    factory = _factory(name)
+    return _input_of(name, factory, None)
+
+
+def _input_of(name: str, factory: Callable[[], object], model: nn.Module | None) -> tuple[int, ...]:
+    """Look the input's shape up; the model, where not at hand, is built only if need be."""
+    if ":" not in name:
+        weights = _torchvision_models().get_model_weights(name)
+        size = min(entry.transforms.keywords["crop_size"] for entry in weights)
+        return (3, size, size)
+    shape = getattr(factory, "input_shape", None)
+    if shape is None:
+        shape = getattr(model or _call(name, factory), "input_shape", None)
+    if shape is None:
+        raise ModelError(
+            f"model {name!r} does not say what it takes: give `input`, the shape of one input "
+            f"without the batch, or set the attribute `input_shape` on the factory or its model"
+        )
+    return tuple(int(length) for length in shape)
+
+
+def _factory(name: str) -> Callable[[], object]:
+    """Resolve the name to what builds the model."""
+    if ":" in name:
+        return _user_factory(name)
+    models = _torchvision_models()
+    known = classifiers()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f" (close: {', '.join(close)})" if close else ""
+        raise ModelError(
+            f"unknown model {name!r}{hint}; allowed are torchvision's classifiers, listed by "
+            f"`python -c 'from paretopipe_worker.models import *; print(*classifiers())'`, "
+            f"and package.module:factory"
+        )
+    options = _VARIANTS.get(name, _Variant()).options
+    return lambda: models.get_model(name, weights=None, **options)
+
+
+def _user_factory(name: str) -> Callable[[], object]:
+    """Import ``package.module:factory``."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ModelError(
+            f"model {name!r}: importing {module_name!r} failed with "
+            f"{type(error).__name__}: {error}; it must be on this host's Python path"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise ModelError(
+            f"model {name!r}: {module_name!r} has no callable {attribute!r}; "
+            f"allowed is a function or class that takes nothing and returns an nn.Module"
+        )
+    return factory  # type: ignore[no-any-return]
+
+
+def _call(name: str, factory: Callable[[], object]) -> nn.Module:
+    """Call the factory; its model comes back in eval mode without gradients."""
+    try:
+        model = factory()
+    except Exception as error:
+        raise ModelError(
+            f"model {name!r}: its factory failed with {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model {name!r}: its factory returned {type(model).__name__}, not an nn.Module"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def example_input(spec: TensorSpec, *, seed: int, index: int) -> torch.Tensor:
+    """Draw input number `index` of a seed: the same bits on every machine.
+
+    Coarse patches under fine noise. Fine noise alone would give every image the same averages, so
+    that nothing behind a global pooling could tell two of them apart.
+
+    Parameters
+    ----------
+    spec
+        Shape, batch first, and dtype.
+    seed, index
+        Both select the draw; another index gives another input.
+    """
+    # The generator takes 32 bits of a seed: spread the seeds, so that their indices do not meet.
+    generator = torch.Generator().manual_seed((seed * 2654435761 + index) % (1 << 32))
+    # Integers over powers of two: exact in float32, where normal draws differ between CPUs.
+    grain = torch.randint(-64, 65, spec.shape, generator=generator) / 64
+    coarse_shape = (*spec.shape[:2], *(min(length, 7) for length in spec.shape[2:]))
+    coarse = torch.randint(-64, 65, coarse_shape, generator=generator) / 32
+    for dim in range(2, len(spec.shape)):
+        fine, rough = spec.shape[dim], coarse_shape[dim]
+        coarse = coarse.index_select(dim, torch.arange(fine) * rough // fine)
+    return (grain + coarse).to(getattr(torch, spec.dtype))

@@ -1,0 +1,311 @@
+"""A traced model's cuts, its stages at a split, and the gate that they must pass."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
+from paretopipe_worker.graph import Layout, PartitionError, Place, TracedModel
+from paretopipe_worker.models import example_input
+from paretopipe_worker.tracing import trace
+
+__all__ = [
+    "GRANULARITIES",
+    "PartitionError",
+    "SplitCheck",
+    "TracedModel",
+    "check_split",
+    "cut_table",
+    "find_cuts",
+    "split",
+    "trace",
+    "whole",
+]
+
+GRANULARITIES = ("block", "op")
+"""Block: after each direct child of the model and of its sequential stages. Op: after each
+operation that one tensor leaves; the blocks' cuts are among these, under the same names."""
+
+Stage = nn.Module
+"""Takes the tensors that cross into it, in order, and returns a tuple of those that leave it."""
+
+
+@dataclass(frozen=True)
+class SplitCheck:
+    """What the gate found.
+
+    Attributes
+    ----------
+    exact
+        Whether the stages returned what the whole model returns, bit by bit, on every input.
+    largest_error
+        Largest difference over the largest reference value, 0 where exact, infinite where shapes
+        differ or a value is not finite.
+    overwrites_input
+        Whether the first stage changes the tensor it is given: then every item needs a fresh one.
+    """
+
+    exact: bool
+    largest_error: float
+    overwrites_input: bool
+
+
+def find_cuts(traced: TracedModel, granularity: str) -> tuple[Cut, ...]:
+    """List the cuts of a granularity in topological order, without endpoints.
+
+    Raises
+    ------
+    PartitionError
+        When the granularity is not one of :data:`GRANULARITIES`.
+    """
+    if granularity not in GRANULARITIES:
+        raise PartitionError(
+            f"unknown granularity {granularity!r}; allowed are {', '.join(GRANULARITIES)}"
+        )
+    return tuple(
+        Cut(place.name, tuple(traced.layouts[value].spec for value in place.values))
+        for place in traced.places
+        if place.block or granularity == "op"
+    )
+
+
+def split(traced: TracedModel, names: Sequence[str]) -> tuple[Stage | None, ...]:
+    """Build the stages of a split.
+
+    Parameters
+    ----------
+    traced
+        The model; stages share its modules and keep its parameters' names.
+    names
+        The k-1 cuts of k stages, in order. At ``@last`` every operation comes after the cut, at
+        ``@first`` every one before it, so for three stages ``("@last", "@first")`` gives all to
+        the second.
+
+    Returns
+    -------
+    tuple
+        One module per stage, ``None`` for a stage without operations. A stage takes the tensors
+        that cross into it, contiguous, and returns a tuple of contiguous tensors, which may share
+        memory with those it was given. Run it without gradients.
+
+    Raises
+    ------
+    PartitionError
+        When a name is not a cut of the model, or the order is not the order of the data.
+    """
+    start = Place(LAST, True, 1, traced.nodes[:1])
+    end = Place(FIRST, True, len(traced.nodes) - 1, traced.results)
+    known = {place.name: place for place in (start, *traced.places, end)}
+    for name in names:
+        if name not in known:
+            raise PartitionError(_unknown(name, known))
+    bounds = [start, *(known[name] for name in names), end]
+    for before, after in itertools.pairwise(bounds):
+        endpoint = before is after and before.name in (FIRST, LAST)
+        if before.end >= after.end and not endpoint:
+            raise PartitionError(
+                f"cuts {before.name!r} and {after.name!r} are not in the order of the data; "
+                f"allowed are different cuts in the order of the model's cut table, "
+                f"{LAST} before and {FIRST} after them"
+            )
+    return tuple(
+        _build(traced, before, after) if before.end < after.end else None
+        for before, after in itertools.pairwise(bounds)
+    )
+
+
+def _unknown(name: str, known: Sequence[str] | dict[str, Place]) -> str:
+    """Text of the error for a name that is no cut."""
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f" (close: {', '.join(close)})" if close else ""
+    return (
+        f"the model has no cut {name!r}{hint}; allowed are the endpoints {FIRST} and {LAST} and "
+        f"the {len(known) - 2} names of its cut table at granularity op"
+    )
+
+
+def _build(traced: TracedModel, start: Place, end: Place) -> Stage:
+    """Build the module that computes what lies between two places."""
+    graph = fx.Graph()
+    built: dict[fx.Node, fx.Node] = {}
+    for number, value in enumerate(start.values):
+        built[value] = _received(graph, f"tensor_{number}", traced.layouts[value])
+
+    def fetch(node: fx.Node) -> fx.Node:
+        if node.op == "get_attr" and node not in built:
+            built[node] = graph.node_copy(node)
+        # A node computed before the stage comes in as the tensor object it shares.
+        return built[node] if node in built else built[traced.roots[node]]
+
+    for node in traced.nodes[start.end : end.end]:
+        if node.op != "get_attr":
+            built[node] = graph.node_copy(node, fetch)
+    graph.output(tuple(_sent(graph, fetch(v), traced.layouts[v]) for v in end.values))
+    return fx.GraphModule(traced.model, graph, class_name="Stage")
+
+
+def _received(graph: fx.Graph, name: str, layout: Layout) -> fx.Node:
+    """Add an input, with the strides it has in the whole model."""
+    node = graph.placeholder(name)
+    if layout.contiguous:
+        return node
+    return graph.call_function(_restored, (node, layout.strides))
+
+
+def _restored(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
+    """Give a received tensor its strides back: kernels are chosen, and rounding differs, by them.
+
+    It is a copy. Sending the memory as it lies would save it, but garble the values as soon as
+    two hosts disagree on the strides.
+    """
+    shape = tuple(tensor.shape)
+    target = torch.empty_strided(shape, strides, dtype=tensor.dtype, device=tensor.device)
+    return target.copy_(tensor)
+
+
+def _sent(graph: fx.Graph, node: fx.Node, layout: Layout) -> fx.Node:
+    """Add what makes an output contiguous."""
+    return node if layout.contiguous else graph.call_method("contiguous", (node,))
+
+
+def whole(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Run the model itself, leaving the input as it is: the reference for its stages."""
+    with torch.inference_mode():
+        output: Any = model(tensor.clone())
+    return tuple(output) if isinstance(output, (tuple, list)) else (output,)
+
+
+def check_split(
+    stages: Sequence[Stage | None],
+    inputs: Sequence[torch.Tensor],
+    references: Sequence[tuple[torch.Tensor, ...]],
+) -> SplitCheck:
+    """Hold the stages, one after the other, against the whole model on the same host.
+
+    Every tensor between two stages is copied into fresh contiguous memory, as a link would.
+
+    Parameters
+    ----------
+    stages
+        From :func:`split`.
+    inputs
+        At least two different inputs; they are left as they are.
+    references
+        :func:`whole` of each input, made with the same threads and formats.
+
+    Raises
+    ------
+    PartitionError
+        When a stage changes its parameters or buffers as it runs: results would depend on how
+        often it ran.
+    """
+    errors = []
+    overwrites = False
+    for tensor, reference in zip(inputs, references, strict=True):
+        crossing = _received_copies((tensor,))
+        given = crossing[0]
+        for stage in stages:
+            if stage is not None:
+                crossing = _received_copies(_run_unchanged(stage, crossing))
+        overwrites = overwrites or (stages[0] is not None and not torch.equal(given, tensor))
+        errors.append(_largest_error(crossing, reference))
+    return SplitCheck(max(errors) == 0.0, max(errors), overwrites)
+
+
+def _received_copies(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Copy tensors the way a link does: same values, contiguous, memory of their own."""
+    return tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device).copy_(t) for t in tensors)
+
+
+def _run_unchanged(stage: Stage, tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Run a stage and make sure that it keeps no state."""
+    state = stage.state_dict(keep_vars=True)
+    versions = {name: tensor._version for name, tensor in state.items()}
+    with torch.inference_mode():
+        output: tuple[torch.Tensor, ...] = stage(*tensors)
+    changed = [name for name, tensor in state.items() if tensor._version != versions[name]]
+    if changed:
+        raise PartitionError(
+            f"the model changes {', '.join(changed)} as it runs; "
+            f"allowed are models whose output depends on the input alone"
+        )
+    return output
+
+
+def _largest_error(outputs: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...]) -> float:
+    """Largest difference relative to the largest reference value; 0 only for equal bits."""
+    if [t.shape for t in outputs] != [t.shape for t in reference]:
+        return float("inf")
+    if all(torch.equal(a, b) for a, b in zip(outputs, reference, strict=True)):
+        return 0.0
+    difference = max(
+        (a.double() - b.double()).abs().max().item()
+        for a, b in zip(outputs, reference, strict=True)
+    )
+    scale = max(b.double().abs().max().item() for b in reference)
+    error = difference / scale if scale else float("inf")
+    return error if error == error else float("inf")
+
+
+def cut_table(
+    model: nn.Module,
+    name: str,
+    granularity: str,
+    batch: int,
+    dtype: str,
+    input_shape: tuple[int, ...],
+    weights_sha256: str,
+    *,
+    seed: int = 0,
+) -> CutTable:
+    """Make a model's cut table.
+
+    Parameters
+    ----------
+    model
+        Built model, of the dtype given.
+    name, granularity, batch, dtype, weights_sha256
+        As in :class:`~paretopipe_worker.cuts.CutTable`.
+    input_shape
+        Shape of one input, without the batch.
+    seed
+        Seeds the input of the timed forward passes.
+
+    Raises
+    ------
+    PartitionError
+        When the model cannot be traced, see :func:`trace`.
+    """
+    spec = TensorSpec((batch, *input_shape), dtype)
+    example = example_input(spec, seed=seed, index=0)
+    traced = trace(model, example)
+    return CutTable(
+        model=name,
+        granularity=granularity,
+        batch=batch,
+        dtype=dtype,
+        input=spec,
+        cuts=find_cuts(traced, granularity),
+        output=traced.output,
+        weights_sha256=weights_sha256,
+        forward_ns=_median_ns(lambda: whole(model, example)),
+    )
+
+
+def _median_ns(run: Callable[[], object], repeats: int = 3) -> int:
+    """Median time of a few runs after one that warms up."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter_ns()
+        run()
+        times.append(time.perf_counter_ns() - start)
+    return int(statistics.median(times[1:]))

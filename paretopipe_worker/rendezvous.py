@@ -1,0 +1,131 @@
+"""Bring one rank into its session: load the model, join the ring, find rank 0, agree."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paretopipe_worker import control, facts, models
+from paretopipe_worker.context import Context, Shares
+from paretopipe_worker.control import Channel
+from paretopipe_worker.fleet import Host
+from paretopipe_worker.partition import trace
+from paretopipe_worker.plan import Plan, Session
+from paretopipe_worker.records import Ready, Writer
+from paretopipe_worker.transport import Endpoint, connect
+
+RENDEZVOUS_S = 120.0
+"""How long a stage waits for the others: they may still be loading a large model."""
+
+
+class StageError(RuntimeError):
+    """A stage cannot take part in the session: what is missing or does not agree."""
+
+
+@contextlib.contextmanager
+def joined(
+    plan: Plan,
+    session: Session,
+    attempt: int,
+    rank: int,
+    weights: Path,
+    writer: Writer,
+    shares: Shares,
+) -> Iterator[tuple[Context, list[Channel]]]:
+    """Join a session; its links are closed when the block ends.
+
+    Parameters
+    ----------
+    weights
+        Folder of the weights files, named by their checksum.
+
+    Yields
+    ------
+    Context
+        What this rank's part needs.
+    list of Channel
+        To every other rank on rank 0, else to rank 0.
+
+    Raises
+    ------
+    StageError, ModelError, TransportError, ControlError
+        When the weights are missing, the model does not fit them, a port is in use, another rank
+        does not come or does not agree.
+    """
+    hosts = [plan.host(name) for name in session.placement]
+    point = plan.point(session.points[0])
+    table = plan.table(session.model, point.batch, point.dtype)
+    with shares.kind("startup"):
+        model = models.build(
+            session.model,
+            seed=plan.experiment.seed,
+            input_shape=table.input.shape[1:],
+            weights=_file(weights, table.weights_sha256),
+        )
+        example = models.example_input(table.input, seed=plan.experiment.seed, index=0)
+        traced = trace(model, example)
+    numerics, name = facts.numerics(), f"{plan.run}/{session.id}.{attempt}"
+    hello: dict[str, Any] = {
+        "session": name,
+        "rank": rank,
+        "host": hosts[rank].name,
+        "numerics": numerics,
+        "torch": torch.__version__.partition("+")[0],
+        "weights_sha256": table.weights_sha256,
+    }
+    following = hosts[(rank + 1) % len(hosts)]
+    endpoint = Endpoint(
+        rank=rank,
+        own=(hosts[rank].data_address, hosts[rank].data_port),
+        next=(following.data_address, following.data_port),
+        session=name,
+    )
+    with contextlib.ExitStack() as stack:
+        with shares.kind("rendezvous"):
+            transport = connect(session.backend, endpoint, deadline_s=RENDEZVOUS_S)
+            stack.callback(transport.close)
+            channels = _channels(hosts, rank, hello)
+            for channel in channels:
+                stack.callback(channel.close)
+            _agree(channels, hello)
+        writer.write(
+            Ready(
+                transport=transport.facts(),
+                numerics={str(c.hello["rank"]): c.hello["numerics"] for c in channels},
+            )
+        )
+        context = Context(
+            plan, session, rank, hosts[rank], model, traced, numerics, transport, writer, shares
+        )
+        yield context, channels
+
+
+def _channels(hosts: list[Host], rank: int, hello: dict[str, Any]) -> list[Channel]:
+    """Open the control channels of this rank."""
+    address, port = hosts[0].data_address, hosts[0].control_port
+    if rank == 0:
+        return control.lead(address, port, hello, len(hosts), RENDEZVOUS_S)
+    return [control.follow(address, port, hosts[rank].data_address, hello, RENDEZVOUS_S)]
+
+
+def _agree(channels: list[Channel], hello: dict[str, Any]) -> None:
+    """See that the other ranks compute the same thing as this one."""
+    for channel in channels:
+        for key in ("torch", "weights_sha256"):
+            if channel.hello.get(key) != hello[key]:
+                raise StageError(
+                    f"{channel.peer} has {key} {channel.hello.get(key)}, this host {hello[key]}; "
+                    "all stages of a session must have the same"
+                )
+
+
+def _file(directory: Path, sha256: str) -> Path:
+    """The file of the weights that the plan names."""
+    path = directory / f"{sha256}.safetensors"
+    if not path.is_file():
+        raise StageError(f"{path}: the plan's weights are not on this host; run the sweep again")
+    return path

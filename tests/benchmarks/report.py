@@ -1,0 +1,54 @@
+"""What every benchmark prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Check:
+    """A figure held against its target."""
+
+    name: str
+    value: float
+    limit: float
+    better: Literal["lower", "higher"]
+
+    @property
+    def met(self) -> bool:
+        """Whether the target was reached in this run."""
+        return self.value <= self.limit if self.better == "lower" else self.value >= self.limit
+
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def main(name: str, measure: Callable[[], tuple[Rows, Sequence[Check]]], about: str) -> None:
+    """Run a benchmark's `measure` and print what it found."""
+    parser = argparse.ArgumentParser(prog=f"python -m tests.benchmarks.{name}", description=about)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args()
+    rows, checks = measure()
+    held = [{**asdict(check), "met": check.met} for check in checks]
+    if options.json:
+        host = {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "kernel": platform.release(),
+            "load_average": os.getloadavg(),
+        }
+        document = {"benchmark": name, "host": host, "rows": list(rows), "checks": held}
+        print(json.dumps(document, indent=1))
+        return
+    with pd.option_context("display.width", 200, "display.precision", 3):
+        print(pd.DataFrame(rows).to_string(index=False))
+        print()
+        print(pd.DataFrame(held).to_string(index=False))

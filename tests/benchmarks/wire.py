@@ -1,0 +1,98 @@
+"""The bare wire: plain sockets between two processes, the floor of every transport."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from paretopipe_worker.transport.tcp import tune
+
+
+class Wire:
+    """A connection to another process that answers as it is told."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+
+    def exchange(self, there: int, back: int, count: int) -> float:
+        """Median seconds of `there` bytes sent and `back` bytes returned, one at a time."""
+        return statistics.median(self._times(there, back, count))
+
+    def stream(self, size: int, count: int) -> float:
+        """Seconds per message of `size` bytes, sent one behind the other."""
+        self._tell(size * count, 1, 1)
+        message = bytes(size)
+        start = time.perf_counter()
+        for _ in range(count):
+            self._link.sendall(message)
+        _receive(self._link, bytearray(1))
+        return (time.perf_counter() - start) / count
+
+    def _times(self, there: int, back: int, count: int) -> list[float]:
+        """Seconds of each exchange, after one that is not counted."""
+        self._tell(there, back, count + 1)
+        message, answer = bytes(there), bytearray(back)
+        times = []
+        for _ in range(count + 1):
+            start = time.perf_counter()
+            self._link.sendall(message)
+            _receive(self._link, answer)
+            times.append(time.perf_counter() - start)
+        return times[1:]
+
+    def _tell(self, there: int, back: int, count: int) -> None:
+        """Say what comes, in a line of fixed length, and wait until the other end is ready."""
+        self._link.sendall(json.dumps([there, back, count]).ljust(80).encode())
+        _receive(self._link, bytearray(1))
+
+
+@contextlib.contextmanager
+def wire() -> Iterator[Wire]:
+    """Start the other process, and end it with the block."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        child = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.wire", port])
+        listener.settimeout(60)
+        link, _ = listener.accept()
+    tune(link)
+    try:
+        with link:
+            yield Wire(link)
+    finally:
+        child.wait(timeout=30)
+
+
+def _receive(link: socket.socket, buffer: bytearray) -> bool:
+    """Fill the buffer; False when the other end is gone."""
+    view, got = memoryview(buffer), 0
+    while got < len(view):
+        count = link.recv_into(view[got:])
+        if count == 0:
+            return False
+        got += count
+    return True
+
+
+def _answer(port: int) -> None:
+    """The other process: receive and return what the lines say, until the connection ends."""
+    with socket.create_connection(("127.0.0.1", port), 60) as link:
+        link.settimeout(None)
+        tune(link)
+        line = bytearray(80)
+        while _receive(link, line):
+            there, back, count = json.loads(line)
+            buffer, answer = bytearray(there), bytes(back)
+            link.sendall(b"!")
+            for _ in range(count):
+                _receive(link, buffer)
+                link.sendall(answer)
+
+
+if __name__ == "__main__":
+    _answer(int(sys.argv[1]))

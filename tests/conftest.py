@@ -1,0 +1,21 @@
+"""What all tests share: a test that must run in CI may not be skipped there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI, turn the skip of a test marked ``must_run`` into a failure."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and item.get_closest_marker("must_run"):
+        report.outcome = "failed"
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.longrepr = f"{item.nodeid} must run in CI and was skipped: {reason}"
+    return report

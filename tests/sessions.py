@@ -1,0 +1,91 @@
+"""Real sessions of two stage processes on loopback addresses, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paretopipe_worker import fleet, spec
+from paretopipe_worker.plan import Plan, Session
+from paretopipe_worker.prepare import prepare
+from tests.rings import free_ports
+
+ROOT = Path(__file__).parents[1]
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A run that is planned and not yet measured."""
+
+    plan: Plan
+    results: Path
+    cache: Path
+
+    def arguments(self, session: Session, host: str, attempt: int = 1) -> list[str]:
+        """Arguments of the `stage` command of one host."""
+        records = self.results / "records" / host / f"{session.id}.{attempt}.jsonl"
+        return [
+            *("stage", "--plan", str(self.results / "plan.json")),
+            *("--session", session.id, "--attempt", str(attempt), "--host", host),
+            *("--weights", str(self.cache / "weights"), "--records", str(records)),
+            *("--progress", str(self.results / f"progress-{host}.jsonl")),
+        ]
+
+    def start(self, session: Session, host: str, attempt: int = 1) -> subprocess.Popen[str]:
+        """Start one stage as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "paretopipe_worker", *self.arguments(session, host, attempt)],
+            cwd=ROOT,
+            env={**os.environ, **ALLOCATOR, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, session: Session, attempt: int = 1) -> None:
+        """Run a whole session; a failing stage's words are in the error."""
+        stages = [self.start(session, host, attempt) for host in session.placement]
+        texts = [stage.communicate(timeout=240)[1] for stage in stages]
+        assert [stage.returncode for stage in stages] == [0] * len(stages), "\n".join(texts)
+
+
+def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> Lab:
+    """Plan an experiment for hosts that are addresses of the loopback network."""
+    described: Sequence[dict[str, Any]] = [
+        {
+            "name": name,
+            "data_address": f"127.0.0.{number}",
+            "data_port": _port_pair(),
+            "threads": 1,
+            **hosts.get(name, {}),
+        }
+        for number, name in enumerate(hosts or ("edge", "server"), start=1)
+    ]
+    results, cache = folder / "run", folder / "cache"
+    plan = prepare(
+        "test", spec.parse(experiment), fleet.parse(json.dumps(described)), results, cache
+    )
+    return Lab(plan, results, cache)
+
+
+def _port_pair() -> int:
+    """A free port whose successor is free as well."""
+    while True:
+        [port] = free_ports(1)
+        try:
+            with socket.socket() as following:
+                following.bind(("127.0.0.1", port + 1))
+                return port
+        except (OSError, OverflowError):
+            continue

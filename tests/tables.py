@@ -1,0 +1,26 @@
+"""A small made-up cut table, for tests that need a plan and no model."""
+
+from __future__ import annotations
+
+from paretopipe_worker.cuts import Cut, CutTable, TensorSpec
+from paretopipe_worker.fleet import Host
+
+HOSTS = (Host(name="edge", data_address="10.0.0.1"), Host(name="server", data_address="10.0.0.2"))
+
+
+def table(model: str = "tiny", batch: int = 1) -> CutTable:
+    """Three cuts that get smaller."""
+    return CutTable(
+        model=model,
+        granularity="block",
+        batch=batch,
+        dtype="float32",
+        input=TensorSpec((batch, 3, 32, 32), "float32"),
+        cuts=tuple(
+            Cut(f"layer{number}", (TensorSpec((batch, 64 >> number, 8, 8), "float32"),))
+            for number in range(3)
+        ),
+        output=(TensorSpec((batch, 10), "float32"),),
+        weights_sha256="0" * 64,
+        forward_ns=10_000_000,
+    )

@@ -1,0 +1,93 @@
+"""Imports point one way: the table of docs/architecture.md, held against the code."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WORKER = "paretopipe_worker"
+
+PLAIN = {"cuts", "spec", "fleet", "records"}
+PLANNING = PLAIN | {"plan", "resume"}
+MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
+TRANSPORT = {"cuts", "transport", "transport.tcp"}
+DEVICE = {"tc", "interfaces", "shaping", "lease", "daemons", "supervise"}
+MAY_IMPORT = {
+    **{name: set() for name in PLAIN},
+    **dict.fromkeys(("plan", "resume"), PLANNING),
+    **dict.fromkeys(MODELS - {"cuts"}, MODELS),
+    **dict.fromkeys(TRANSPORT - {"cuts"}, TRANSPORT),
+    **dict.fromkeys(DEVICE, DEVICE),
+    "tiny": set(),
+    "control": set(),
+    "facts": set(),
+    "compute": {"partition"},
+    "probe": TRANSPORT | {"control", "records", "spec"},
+    "prepare": PLANNING | MODELS,
+}
+"""Modules of the worker that each of its modules may import; those not named may import all."""
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules a file imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {m for m in modules if is_module(m)} or {node.module}
+    return found
+
+
+def is_module(name: str) -> bool:
+    """Whether a full name is a module of this tree."""
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or path.is_dir()
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Modules of a package by their name inside it."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    names = (".".join(f.relative_to(ROOT / package).with_suffix("").parts) for f in files)
+    return {n.removesuffix(".__init__"): f for n, f in zip(names, files, strict=True)}
+
+
+@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_a_worker_module_imports_only_what_the_table_allows(name: str) -> None:
+    path = modules(WORKER)[name]
+    own = {n.removeprefix(f"{WORKER}.") for n in imports(path) if n.startswith(f"{WORKER}.")}
+    assert own <= MAY_IMPORT[name], f"{path} imports {sorted(own - MAY_IMPORT[name])}"
+
+
+@pytest.mark.parametrize("package", [WORKER, "analysis"])
+def test_no_package_imports_what_its_machine_need_not_have(package: str) -> None:
+    banned = {
+        WORKER: {"pandas", "seaborn", "matplotlib", "ansible", "analysis", "tests"},
+        "analysis": {"torch", "torchvision", "ansible", "tests"},
+    }[package]
+    for path in modules(package).values():
+        found = {name.partition(".")[0] for name in imports(path)}
+        assert not found & banned, f"{path} imports {sorted(found & banned)}"
+
+
+@pytest.mark.parametrize(
+    ("statement", "banned"),
+    [
+        ("import paretopipe_worker.__main__", ["torch", "pydantic", "pandas"]),
+        ("import analysis.pareto", ["torch", "ansible"]),
+        ("import paretopipe_worker.stage", ["pandas", "ansible"]),
+        ("import paretopipe_worker.plan, paretopipe_worker.resume", ["torch"]),
+    ],
+)
+def test_nothing_heavy_is_loaded_by_way_of_others(statement: str, banned: list[str]) -> None:
+    code = f"import sys\n{statement}\nprint(sorted(set({banned!r}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

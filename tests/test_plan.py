@@ -1,0 +1,129 @@
+"""The plan: complete, seeded, and honest about what it cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretopipe_worker import plan, spec
+from paretopipe_worker.cuts import FIRST, LAST
+from paretopipe_worker.fleet import Host
+from tests.tables import HOSTS, table
+
+LINKS = ["none", {"name": "slow", "rate_mbit": 5, "delay_ms": 20}]
+
+
+def make(hosts: tuple[Host, ...] = HOSTS, **keys: Any) -> plan.Plan:
+    """A plan of the made-up model."""
+    experiment = spec.parse({"models": ["tiny"], "links": LINKS, **keys})
+    return plan.make("test", experiment, hosts, [table(batch=b) for b in experiment.batch])
+
+
+def test_every_combination_is_a_point_of_every_replicate() -> None:
+    made = make(replicates=3, backends=["tcp", "rpc"], batch=[1, 8], window=[2, 3])
+    assert len(made.sessions) == 3 * 2 * 2
+    assert len(made.points) == 2 * 2 * (3 + 2) * 2 * 2
+    for session in made.sessions:
+        assert len(set(session.points)) == (3 + 2) * 2 * 2
+    for replicate in range(3):
+        measured = [point for s in made.sessions if s.replicate == replicate for point in s.points]
+        assert sorted(measured) == sorted(point.id for point in made.points)
+
+
+def test_the_endpoints_are_always_measured() -> None:
+    splits = {point.split for point in make(splits={"cuts": ["layer1"]}).points}
+    assert splits == {(FIRST,), ("layer1",), (LAST,)}
+
+
+def test_nothing_crosses_at_first_and_the_input_at_last() -> None:
+    hops = {point.split[0]: point.hop_bytes for point in make().points}
+    assert hops[FIRST] == (0, 0)
+    assert hops[LAST] == (3 * 32 * 32 * 4, 40)
+    assert hops["layer0"] == (64 * 8 * 8 * 4, 40)
+
+
+def test_order_is_random_but_the_same_for_a_seed() -> None:
+    def orders(seed: int) -> list[Any]:
+        made = make(seed=seed, replicates=8)
+        return [(s.id, s.points) for s in made.sessions]
+
+    assert orders(1) == orders(1)
+    assert orders(1) != orders(2)
+    links = [s.link for s in make(seed=1, replicates=8).sessions]
+    assert links[::2].count("none") not in (0, 8), "sessions are not shuffled within replicates"
+
+
+def test_a_point_keeps_its_name_between_runs_and_seeds_of_the_order() -> None:
+    ids = {point.id for point in make(seed=1).points}
+    assert ids == {point.id for point in make(seed=2, replicates=2).points}
+    assert ids.isdisjoint(point.id for point in make(links=[{"name": "x", "rate_mbit": 9}]).points)
+
+
+def test_deadlines_scale_with_payload_over_rate() -> None:
+    deadlines = {(p.link, p.split[0]): p.deadline_s for p in make().points}
+    assert deadlines["slow", "layer0"] > deadlines["none", "layer0"]
+    assert deadlines["slow", "layer0"] > deadlines["slow", "layer2"]
+    huge = plan.make(
+        "test",
+        spec.parse({"models": ["tiny"], "links": [{"name": "thin", "rate_mbit": 0.1}]}),
+        HOSTS,
+        [table(batch=512)],
+    )
+    assert len(huge.points) == 5
+    payload_s = 512 * 3 * 32 * 32 * 4 * 8 / 1e5
+    assert max(p.deadline_s for p in huge.points) > 10 * payload_s
+
+
+def test_predicted_hours_grow_with_the_slowness_of_link_and_host() -> None:
+    base = make().predicted_hours
+    slow = (HOSTS[0], Host(name="server", data_address="10.0.0.2", speed_hint=50))
+    assert make(hosts=slow).predicted_hours > base
+    assert make(replicates=4).predicted_hours == pytest.approx(4 * base, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"splits": {"cuts": ["layer9"]}}, ["splits.cuts[0]", "layer9", "layer0, layer1"]),
+        ({"placements": [["edge", "pi9"]]}, ["placements[0][1]", "pi9", "edge, server"]),
+    ],
+    ids=["cut", "host"],
+)
+def test_names_that_nothing_has_are_refused(keys: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(plan.PlanError) as refused:
+        make(**keys)
+    assert all(word in str(refused.value) for word in words), refused.value
+
+
+def test_three_hosts_need_a_placement() -> None:
+    third = Host(name="pi", data_address="10.0.0.3")
+    with pytest.raises(plan.PlanError, match=r"placements: \[\[edge, server\]\]"):
+        make(hosts=(*HOSTS, third))
+    assert make(hosts=(*HOSTS, third), placements=[["pi", "edge"]]).sessions
+
+
+def test_a_plan_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    made = make()
+    path.write_text(plan.dump(made))
+    assert plan.load(path) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("{", "is not a plan"), ("[]", "is not a plan"), ('{"schema": 99}', "has schema 99")],
+)
+def test_a_damaged_plan_is_refused_by_name(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(plan.PlanError, match=reason):
+        plan.load(path)
+
+
+def test_differences_name_what_changed() -> None:
+    assert plan.differences(make(), make()) == []
+    assert plan.differences(make(), make(seed=5)) == ["experiment"]
+    other = (HOSTS[0], Host(name="server", data_address="10.0.0.9"))
+    assert plan.differences(make(), make(hosts=other)) == ["inventory"]

@@ -1,0 +1,95 @@
+"""Record files: flushed line by line, never rewritten, checked line by line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from paretopipe_worker import records
+from paretopipe_worker.records import End, Header, Item, RecordError, Writer
+
+HEADER = Header(
+    run="test",
+    session="s",
+    attempt=1,
+    replicate=0,
+    host="edge",
+    rank=0,
+    backend="tcp",
+    link="none",
+    model="tiny",
+    points=("p",),
+    weights_sha256="0",
+    device_emulated=1.0,
+    started_unix_ns=1,
+    facts={"threads": 1},
+    versions={"torch": "x"},
+)
+ITEM = Item("p", "latency", 0, 1, 2, 3, 1, 1, 4, 5, 4)
+END = End("ok", None, 0, 9, {"gate": 1})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file with one record of three kinds."""
+    file = tmp_path / "edge" / records.file_name("s", 1)
+    with Writer(file) as writer:
+        for record in (HEADER, ITEM, END):
+            writer.write(record)
+    return file
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    assert list(records.read(path)) == [HEADER, ITEM, END]
+
+
+def test_a_line_is_there_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    with Writer(tmp_path / "r.jsonl") as writer:
+        writer.write(HEADER)
+        writer.write(ITEM)
+        assert list(records.read(writer.path)) == [HEADER, ITEM]
+
+
+def test_a_file_is_never_written_twice(path: Path) -> None:
+    with pytest.raises(FileExistsError):
+        Writer(path)
+
+
+def test_half_a_line_at_the_end_is_passed_over(path: Path) -> None:
+    path.write_text(path.read_text()[:-20])
+    assert list(records.read(path)) == [HEADER, ITEM]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("}", "is not a record; kinds are header"),
+        ('{"kind":"other"}', "is not a record"),
+        ("[1]", "is not a record"),
+        (json.dumps({**vars(ITEM), "latency_ns": "fast"}), "item.latency_ns"),
+        (json.dumps({**vars(ITEM), "speed": 1}), "item.speed"),
+        (json.dumps({**vars(ITEM), "phase": "cooldown"}), "item.phase"),
+        (json.dumps(vars(HEADER)), "header must be the first line, and once"),
+    ],
+    ids=range(7),
+)
+def test_a_damaged_line_is_refused_by_file_and_line(path: Path, line: str, reason: str) -> None:
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
+    with pytest.raises(RecordError, match=reason) as refused:
+        list(records.read(path))
+    assert str(refused.value).startswith(f"{path}:2: ")
+
+
+def test_a_file_without_header_is_refused(path: Path) -> None:
+    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+    with pytest.raises(RecordError, match="header must be the first line"):
+        list(records.read(path))
+
+
+def test_another_schema_is_refused(path: Path) -> None:
+    path.write_text(path.read_text().replace('"schema":1', '"schema":2'))
+    with pytest.raises(RecordError, match="has schema 2, this version reads 1"):
+        list(records.read(path))

@@ -1,0 +1,298 @@
+"""Sessions of real stage processes over real sockets: what the records hold afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from paretopipe_worker import records, resume
+from paretopipe_worker.plan import Session
+from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointEnd, Probe, Ready, Record
+from tests.sessions import Lab, lab
+
+PHASES = {"min_items": 8, "min_s": 0.05, "max_s": 20}
+Kind = TypeVar("Kind", bound=Record)
+
+
+def experiment(model: str = "paretopipe_worker.tiny:network", **keys: Any) -> dict[str, Any]:
+    """A short experiment of one model."""
+    return {"models": [model], "phases": PHASES, **keys}
+
+
+def written(made: Lab, session: Session, host: str, attempt: int = 1) -> list[Record]:
+    """All records of one host's stage."""
+    name = records.file_name(session.id, attempt)
+    return list(records.read(made.results / "records" / host / name))
+
+
+def of(kind: type[Kind], lines: list[Record]) -> list[Kind]:
+    """The records of one kind."""
+    return [line for line in lines if isinstance(line, kind)]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Session]]:
+    """A finished session of the tiny model, at two batch sizes."""
+    made = lab(tmp_path_factory.mktemp("lab"), experiment(batch=[1, 4]))
+    [session] = made.plan.sessions
+    made.run(session)
+    yield made, session
+
+
+def test_every_host_writes_header_ready_and_end(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    for rank, host in enumerate(session.placement):
+        lines = written(made, session, host)
+        header = lines[0]
+        assert isinstance(header, Header)
+        assert (header.host, header.rank, header.points) == (host, rank, session.points)
+        assert header.facts["threads"] == 1
+        assert set(header.facts["allocator"].values()) != {None}
+        [ready] = of(Ready, lines)
+        assert ready.transport["congestion_control"]
+        end = lines[-1]
+        assert isinstance(end, End)
+        assert end.status == "ok"
+
+
+def test_every_point_passes_gate_and_output_check(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    ends = of(PointEnd, written(made, session, "edge"))
+    assert [end.point for end in ends] == list(session.points)
+    for end in ends:
+        assert (end.status, end.gate, end.output) == ("ok", True, "exact"), end
+
+
+def test_latency_is_measured_with_one_batch_in_flight(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    items = of(Item, written(made, session, "edge"))
+    for point in session.points:
+        chosen = [i for i in items if (i.point, i.phase) == (point, "latency")]
+        assert len(chosen) >= 8
+        for before, after in itertools.pairwise(chosen):
+            assert before.done_ns is not None
+            assert after.ready_ns >= before.done_ns
+
+
+def test_throughput_keeps_the_window_full(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    items = of(Item, written(made, session, "edge"))
+    for point in map(made.plan.point, session.points):
+        if point.split == ("@first",):
+            continue
+        chosen = [i for i in items if (i.point, i.phase) == (point.id, "throughput")]
+        for item in chosen:
+            in_flight = [
+                other
+                for other in items
+                if other.point == point.id
+                and other.phase in ("warmup", "throughput", "drain")
+                and other.ready_ns <= item.ready_ns < (other.done_ns or 0)
+            ]
+            assert 1 <= len(in_flight) <= point.window
+
+
+def test_the_other_rank_records_the_same_items(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    for point in map(made.plan.point, session.points):
+        seen = [
+            {
+                (i.seq, i.phase)
+                for i in of(Item, written(made, session, host))
+                if i.point == point.id
+            }
+            for host in session.placement
+        ]
+        latency = [{entry for entry in part if entry[1] == "latency"} for part in seen]
+        if point.split == ("@first",):
+            assert not seen[1]
+        else:
+            assert latency[0] == latency[1]
+
+
+def test_bytes_cross_where_they_should_and_nowhere_else(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    for rank, host in enumerate(session.placement):
+        for end in of(PhaseEnd, written(made, session, host)):
+            payload = made.plan.point(end.point).hop_bytes[rank]
+            assert end.wire_sent_bytes is not None
+            if payload == 0:
+                assert (end.payload_sent_bytes, end.wire_sent_bytes) == (0, 0)
+                continue
+            assert end.payload_sent_bytes >= payload * end.items
+            assert end.wire_sent_bytes >= end.payload_sent_bytes
+            messages = end.payload_sent_bytes / payload
+            assert end.wire_sent_bytes <= 1.2 * end.payload_sent_bytes + 64 * (messages + 2)
+
+
+def test_the_path_is_probed_before_and_after(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    probes = of(Probe, written(made, session, "edge"))
+    assert [probe.when for probe in probes] == ["before", "after"]
+    for probe in probes:
+        assert len(probe.round_trip_ns) == 20
+        assert all(0 < value < 1e9 for value in probe.round_trip_ns)
+        assert len(probe.goodput_mbit) == 2
+        assert all(value > 10 for value in probe.goodput_mbit)
+
+
+def test_time_shares_add_up_to_the_life_of_the_process(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    end = written(made, session, "edge")[-1]
+    assert isinstance(end, End)
+    life_ns = end.end_ns - end.process_start_ns
+    shared_ns = sum(end.shares_ns.values())
+    assert 0.9 * life_ns <= shared_ns <= 1.01 * life_ns, end.shares_ns
+
+
+def test_progress_has_a_line_per_point(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    lines = [
+        json.loads(line) for line in (made.results / "progress-edge.jsonl").read_text().splitlines()
+    ]
+    assert [line["point"] for line in lines] == list(session.points)
+    assert lines[-1]["done"] == lines[-1]["of"] == len(session.points)
+    assert all(line["latency_ms"] > 0 and line["images_per_s"] > 0 for line in lines)
+
+
+def test_a_finished_session_is_not_to_do(measured: tuple[Lab, Session]) -> None:
+    made, _ = measured
+    assert resume.todo(made.plan, made.results) == {"done": 1, "sessions": []}
+
+
+def test_stage_times_and_throughput_are_those_of_a_known_pipeline(tmp_path: Path) -> None:
+    """Stages that wait 20 ms each: 40 ms there and back, one batch each 20 ms."""
+    made = lab(tmp_path, experiment("tests.synthetic:wait_20_ms", splits={"cuts": ["2"]}))
+    [session] = made.plan.sessions
+    made.run(session)
+    items = of(Item, written(made, session, "edge"))
+    point = next(point.id for point in made.plan.points if point.split == ("2",))
+    # The least disturbed item: other work on the machine can only add to it.
+    latency_ms = min(i.latency_ns or 0 for i in items if (i.point, i.phase) == (point, "latency"))
+    assert 40 <= latency_ms / 1e6 < 44
+    done = [i.done_ns or 0 for i in items if (i.point, i.phase) == (point, "throughput")]
+    periods_ms = [(after - before) / 1e6 for before, after in itertools.pairwise(done)]
+    assert 19 <= statistics.median(periods_ms) < 23, periods_ms
+
+
+def test_stretching_makes_a_stage_slower_by_its_factor(tmp_path: Path) -> None:
+    made = lab(
+        tmp_path,
+        experiment("tests.synthetic:wait_5_ms", splits={"cuts": ["2"]}),
+        edge={"device_emulated": 4.0},
+        server={},
+    )
+    [session] = made.plan.sessions
+    made.run(session)
+    for host, factor in (("edge", 4), ("server", 1)):
+        items = [i for i in of(Item, written(made, session, host)) if i.phase == "latency"]
+        ratios = [(i.computed_ns - i.start_ns) / i.compute_ns for i in items]
+        assert statistics.median(ratios) == pytest.approx(factor, rel=0.1)
+
+
+def test_too_few_items_are_a_failed_point(tmp_path: Path) -> None:
+    phases = {"min_items": 50, "min_s": 0, "max_s": 0.1, "warmup_items": 1}
+    made = lab(
+        tmp_path,
+        experiment("tests.synthetic:wait_20_ms", splits={"cuts": ["2"]}, phases=phases),
+    )
+    [session] = made.plan.sessions
+    made.run(session)
+    lines = written(made, session, "edge")
+    reasons = {end.reason for end in of(PointEnd, lines)}
+    assert all("items in phase" in (reason or "") for reason in reasons), reasons
+    assert {end.ended_by for end in of(PhaseEnd, lines)} == {"maximum"}
+
+
+@pytest.mark.parametrize("victim", ["edge", "server"])
+def test_a_killed_stage_ends_the_session_and_the_next_attempt_measures_it(
+    tmp_path: Path, victim: str
+) -> None:
+    made = lab(tmp_path, experiment("tests.synthetic:wait_5_ms"))
+    [session] = made.plan.sessions
+    stages = {host: made.start(session, host) for host in session.placement}
+    progress = made.results / "progress-edge.jsonl"
+    deadline = time.monotonic() + 60
+    while not progress.exists():
+        assert time.monotonic() < deadline, "no point was finished"
+        assert all(stage.poll() is None for stage in stages.values())
+        os.sched_yield()
+    stages[victim].send_signal(signal.SIGKILL)
+    survivor = next(host for host in stages if host != victim)
+    _, text = stages[survivor].communicate(timeout=60)
+    assert stages[survivor].returncode == 1, text
+    end = written(made, session, survivor)[-1]
+    assert isinstance(end, End)
+    assert end.status == "failed"
+    assert end.reason is not None
+    assert "127.0.0." in end.reason
+    assert not isinstance(written(made, session, victim)[-1], End), "a killed stage wrote its end"
+    stages[victim].communicate()
+    [task] = resume.todo(made.plan, made.results)["sessions"]
+    assert task["attempt"] == 2
+    made.run(session, attempt=2)
+    assert resume.todo(made.plan, made.results)["done"] == 1
+
+
+def test_a_signal_is_the_recorded_reason(tmp_path: Path) -> None:
+    made = lab(tmp_path, experiment())
+    [session] = made.plan.sessions
+    stage = made.start(session, "server")
+    path = made.results / "records" / "server" / records.file_name(session.id, 1)
+    deadline = time.monotonic() + 60
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < deadline
+        assert stage.poll() is None
+        os.sched_yield()
+    stage.send_signal(signal.SIGTERM)
+    stage.communicate(timeout=30)
+    end = written(made, session, "server")[-1]
+    assert isinstance(end, End)
+    assert end.reason == "server: ended by SIGTERM"
+
+
+def test_a_port_in_use_is_named_in_the_records(tmp_path: Path) -> None:
+    made = lab(tmp_path, experiment())
+    [session] = made.plan.sessions
+    host = made.plan.host("edge")
+    with socket.create_server((host.data_address, host.data_port)):
+        stage = made.start(session, "edge")
+        stage.communicate(timeout=60)
+    assert stage.returncode == 1
+    end = written(made, session, "edge")[-1]
+    assert isinstance(end, End)
+    assert end.reason is not None
+    assert f"edge: cannot listen at 127.0.0.1:{host.data_port}" in end.reason
+    assert "in use" in end.reason
+
+
+def test_missing_weights_are_named_in_the_records(tmp_path: Path) -> None:
+    made = lab(tmp_path, experiment())
+    [session] = made.plan.sessions
+    for path in (made.cache / "weights").iterdir():
+        path.unlink()
+    stage = made.start(session, "edge")
+    stage.communicate(timeout=60)
+    end = written(made, session, "edge")[-1]
+    assert isinstance(end, End)
+    assert end.reason is not None
+    assert "the plan's weights are not on this host" in end.reason
+
+
+def test_records_are_never_rewritten(tmp_path: Path, measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    stage = made.start(session, "edge")
+    _, text = stage.communicate(timeout=60)
+    assert stage.returncode != 0
+    assert "exists" in text
+    assert isinstance(written(made, session, "edge")[-1], End)
