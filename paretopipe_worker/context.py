@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.partition import TracedModel
-from paretopipe_worker.plan import Plan, Session
+from paretopipe_worker.plan import Plan, Point, Session
 from paretopipe_worker.records import SHARES, Writer
 from paretopipe_worker.transport import Transport
 
@@ -41,8 +41,12 @@ class Context:
     rank: int
     host: Host
     model: nn.Module
-    traced: TracedModel
+    traces: Mapping[tuple[int, str], TracedModel]
     numerics: str
     transport: Transport
     writer: Writer
-    shares: Shares = field(default_factory=Shares)
+    shares: Shares
+
+    def traced(self, point: Point) -> TracedModel:
+        """The model traced at the point's batch size and dtype, which a trace depends on."""
+        return self.traces[point.batch, point.dtype]

@@ -64,7 +64,7 @@ class Follower:
         rank, stage = self.context.rank, None
         with self.context.shares.kind("switch"):
             try:
-                stage = split(self.context.traced, point.split)[rank]
+                stage = split(self.context.traced(point), point.split)[rank]
                 self.context.transport.configure(
                     point.hops[rank - 1],
                     point.hops[rank],

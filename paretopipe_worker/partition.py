@@ -217,7 +217,7 @@ def check_split(
             if stage is not None:
                 crossing = _received_copies(_run_unchanged(stage, crossing))
         overwrites = overwrites or (stages[0] is not None and not torch.equal(given, tensor))
-        errors.append(_largest_error(crossing, reference))
+        errors.append(largest_error(crossing, reference))
     return SplitCheck(max(errors) == 0.0, max(errors), overwrites)
 
 
@@ -241,7 +241,7 @@ def _run_unchanged(stage: Stage, tensors: tuple[torch.Tensor, ...]) -> tuple[tor
     return output
 
 
-def _largest_error(outputs: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...]) -> float:
+def largest_error(outputs: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...]) -> float:
     """Largest difference relative to the largest reference value; 0 only for equal bits."""
     if [t.shape for t in outputs] != [t.shape for t in reference]:
         return float("inf")

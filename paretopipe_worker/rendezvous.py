@@ -57,17 +57,21 @@ def joined(
         does not come or does not agree.
     """
     hosts = [plan.host(name) for name in session.placement]
-    point = plan.point(session.points[0])
-    table = plan.table(session.model, point.batch, point.dtype)
+    tables = [table for table in plan.tables if table.model == session.model]
+    sha256 = tables[0].weights_sha256
     with shares.kind("startup"):
         model = models.build(
             session.model,
             seed=plan.experiment.seed,
-            input_shape=table.input.shape[1:],
-            weights=_file(weights, table.weights_sha256),
+            input_shape=tables[0].input.shape[1:],
+            weights=_file(weights, sha256),
         )
-        example = models.example_input(table.input, seed=plan.experiment.seed, index=0)
-        traced = trace(model, example)
+        traces = {
+            (table.batch, table.dtype): trace(
+                model, models.example_input(table.input, seed=plan.experiment.seed, index=0)
+            )
+            for table in tables
+        }
     numerics, name = facts.numerics(), f"{plan.run}/{session.id}.{attempt}"
     hello: dict[str, Any] = {
         "session": name,
@@ -75,7 +79,7 @@ def joined(
         "host": hosts[rank].name,
         "numerics": numerics,
         "torch": torch.__version__.partition("+")[0],
-        "weights_sha256": table.weights_sha256,
+        "weights_sha256": sha256,
     }
     following = hosts[(rank + 1) % len(hosts)]
     endpoint = Endpoint(
@@ -99,7 +103,7 @@ def joined(
             )
         )
         context = Context(
-            plan, session, rank, hosts[rank], model, traced, numerics, transport, writer, shares
+            plan, session, rank, hosts[rank], model, traces, numerics, transport, writer, shares
         )
         yield context, channels
 

@@ -25,9 +25,6 @@ from paretopipe_worker.partition import (
     split,
     whole,
 )
-from paretopipe_worker.partition import (
-    _largest_error as largest_error,
-)
 from paretopipe_worker.plan import Point
 from paretopipe_worker.probe import probe
 from paretopipe_worker.records import Item, Phase, PhaseEnd, PointEnd
@@ -285,7 +282,7 @@ class _PointRun:
 
     def _pass_gate(self) -> None:
         """Build the stages and see that one after the other they return what the model returns."""
-        stages = split(self.context.traced, self.point.split)
+        stages = split(self.context.traced(self.point), self.point.split)
         references = self._source.references(self.point, self._inputs)
         gate = check_split(stages, self._inputs, references)
         self.gate, self._overwrites = gate.exact, gate.overwrites_input

@@ -91,9 +91,9 @@ def _session(folder: Path, model: str, bare: Wire) -> list[dict[str, Any]]:
         apart = {}
         for number, point in enumerate(points, start=1):
             with torch.inference_mode():
-                before = _apart(point, context.traced, example, bare)
+                before = _apart(point, context.traced(point), example, bare)
                 leader.measure(point, number)
-                after = _apart(point, context.traced, example, bare)
+                after = _apart(point, context.traced(point), example, bare)
             apart[point.id] = tuple(map(statistics.mean, zip(before, after, strict=True)))
         leader.dismiss()
     assert child.wait(timeout=30) == 0
