@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -75,10 +76,8 @@ def _attempts(session: Session, results: Path) -> Iterator[tuple[int, bool]]:
 
 def _ended_well(path: Path) -> bool:
     """Whether a file's last line says that the session went well."""
-    last = None
-    for last in records.read(path):
-        pass
-    return isinstance(last, End) and last.status == "ok"
+    last = deque(records.read(path), maxlen=1)
+    return bool(last) and isinstance(last[0], End) and last[0].status == "ok"
 
 
 def _tables(plan: Plan, session: Session) -> list[Any]:

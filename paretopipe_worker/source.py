@@ -22,6 +22,7 @@ from paretopipe_worker.partition import (
     PartitionError,
     Stage,
     check_split,
+    largest_error,
     split,
     whole,
 )

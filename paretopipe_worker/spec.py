@@ -197,7 +197,7 @@ def parse(document: object, source: str = "spec") -> Experiment:
 
 
 def _written_out(document: dict[str, Any]) -> dict[str, Any]:
-    """Write out what may be short: ``batch: 8`` for ``[8]``, ``resnet18`` for ``{name: resnet18}``."""
+    """Write out what may be short: ``8`` for ``[8]``, ``resnet18`` for ``{name: resnet18}``."""
     full = dict(document)
     for key in ("backends", "batch", "window", "dtype"):
         if key in full and not isinstance(full[key], list):
