@@ -156,8 +156,9 @@ def answer(ports: Sequence[int]) -> None:
         all_ways[name].exchange(count, answering=True)
 
 
-def measure() -> tuple[Rows, Sequence[Check]]:
+def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
     """Every size and way, alternating."""
+    rounds = 1 if quick else ROUNDS
     torch.set_num_threads(1)
     ports = free_ports(4)
     child = subprocess.Popen(
@@ -168,7 +169,7 @@ def measure() -> tuple[Rows, Sequence[Check]]:
     )
     try:
         all_ways = ways(0, ports)
-        rows = [_row(name, size, all_ways, child) for name, size in SIZES.items()]
+        rows = [_row(name, size, rounds, all_ways, child) for name, size in SIZES.items()]
     finally:
         assert child.stdin is not None
         child.stdin.close()
@@ -182,7 +183,7 @@ def measure() -> tuple[Rows, Sequence[Check]]:
     return rows, checks
 
 
-def _row(name: str, size: int, all_ways: dict[str, Any], child: Any) -> dict[str, Any]:
+def _row(name: str, size: int, rounds: int, all_ways: dict[str, Any], child: Any) -> dict[str, Any]:
     """One size: rounds of every way in turn, and the ratios round by round."""
 
     def run(way: str, count: int) -> float:
@@ -195,10 +196,10 @@ def _row(name: str, size: int, all_ways: dict[str, Any], child: Any) -> dict[str
         return (time.perf_counter() - start) / count
 
     counts = {way: max(3, round(ROUND_S / run(way, 3))) for way in all_ways}
-    rounds = [{way: run(way, counts[way]) for way in all_ways} for _ in range(ROUNDS)]
+    taken = [{way: run(way, counts[way]) for way in all_ways} for _ in range(rounds)]
 
     def median(value: Callable[[dict[str, float]], float]) -> float:
-        return statistics.median(map(value, rounds))
+        return statistics.median(map(value, taken))
 
     return {
         "size": name,
@@ -206,7 +207,7 @@ def _row(name: str, size: int, all_ways: dict[str, Any], child: Any) -> dict[str
         **{f"{way}_ms": median(lambda r, way=way: r[way] * 1e3) for way in all_ways},
         "tcp_over_bare": median(lambda r: r["tcp"] / r["bare"]),
         "pickle_over_bare": median(lambda r: r["pickle"] / r["bare"]),
-        "rounds": ROUNDS,
+        "rounds": rounds,
         "messages_per_round": counts,
     }
 

@@ -1,0 +1,59 @@
+# Set-up and everyday commands. None asks a question; each says what it does and what is missing.
+#   make sweep      measure experiments/smoke.yml on this machine and print the Pareto front
+#   make test       set-up and all tests but the long ones
+#   make test-long  the exhaustive forms too
+#   make lint       ruff, mypy, yamllint, ansible-lint
+#   make lock       write requirements.lock anew from what the requirements resolve to
+#   make clean      remove what these targets made, results apart
+
+SHELL := /bin/bash -euo pipefail
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: sweep test test-long lint lock clean .venv
+
+sweep: .venv
+	$(BIN)/ansible-playbook sweep.yml -i inventory/local $(if $(ARGS),$(ARGS))
+
+test: .venv/.dev .test-packages lint
+	$(PYTEST) -m "not long"
+
+test-long: .venv/.dev .test-packages lint
+	$(PYTEST)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	$(BIN)/ansible-lint --offline -q
+
+.venv: .venv/.sweep
+
+.venv/.sweep: requirements.txt requirements-worker.txt requirements.lock
+	@PYTHON="$(PYTHON)" bash .ci/setup requirements.txt
+	@touch $@
+
+.venv/.dev: .venv/.sweep requirements-dev.txt
+	@PYTHON="$(PYTHON)" bash .ci/setup requirements-dev.txt
+	@touch $@
+
+# What the tests over SSH need beyond Python; without root they skip and say so.
+.PHONY: .test-packages
+.test-packages:
+	@bash .ci/apt openssh-server sudo iproute2
+
+lock:
+	rm -rf .venv/.sweep .venv/.dev .lock-venv
+	$(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/pip install -q -r requirements-dev.txt
+	{ sed -n '/^#/p;/^[^#]/q' requirements.lock; .lock-venv/bin/pip freeze | sed 's/+cpu$$//'; } > .lock
+	mv .lock requirements.lock
+	rm -rf .lock-venv
+
+clean:
+	rm -rf .venv .cache .lab build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .ansible
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

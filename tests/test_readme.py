@@ -1,0 +1,91 @@
+"""Every command of the README is run, here or by the tests named here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SWEEP_OVER_SSH = (
+    ".venv/bin/ansible-playbook sweep.yml -i inventory/lab "
+    "-e experiment=experiments/paper.yml -e run=first"
+)
+ELSEWHERE = {
+    "make test": "what CI runs",
+    "make sweep": "test_sweep_local.py, with a smaller experiment",
+    ".venv/bin/ansible-playbook playbooks/restore.yml -i inventory/local": "test_sweep_local.py",
+    SWEEP_OVER_SSH: "test_sweep_ssh.py, with an inventory and an experiment of its own",
+    ".venv/bin/python -m analysis.pareto results/latest": "test_sweep_local.py",
+}
+"""Commands that other tests run, or CI itself."""
+
+
+def commands() -> list[str]:
+    """Commands of the README's shell blocks, and those of its text that start with .venv/bin."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+    return lines + re.findall(r"`(\.venv/bin/[^`]+)`", README)
+
+
+HERE = [command for command in commands() if command not in ELSEWHERE]
+
+
+def run(command: str) -> str:
+    """Run a command of the README from the checkout, with this Python as the one in .venv."""
+    words = shlex.split(command)
+    assert words[:2] == [".venv/bin/python", "-m"], command
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readme_has_the_commands_that_are_run_elsewhere() -> None:
+    assert set(ELSEWHERE) <= set(commands())
+
+
+@pytest.mark.parametrize("command", HERE)
+def test_a_command_of_the_readme_runs(command: str) -> None:
+    if ".benchmarks." in command:
+        document = json.loads(run(f"{command} --json --quick"))
+        assert document["benchmark"] == command.rpartition(".")[2]
+        assert document["rows"]
+        for check in document["checks"]:
+            assert set(check) == {"name", "value", "limit", "better", "met"}
+        return
+    output = run(command)
+    if "--json" in command:
+        cuts = json.loads(output)["cuts"]
+        assert cuts[0]["name"] == "@first"
+        assert cuts[-1]["payload_bytes"] > 0
+    else:
+        assert "features.18" in output
+
+
+def test_every_file_the_readme_links_to_is_there() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_path_the_readme_names_is_there() -> None:
+    named = re.findall(r"`((?:experiments|inventory|playbooks|docs)/[\w/.-]+)`", README)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_makefile_has_the_targets_people_are_told_of() -> None:
+    for target in ("sweep", "test", "test-long", "lint", "clean", "lock"):
+        done = subprocess.run(
+            ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
