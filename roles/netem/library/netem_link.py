@@ -1,0 +1,123 @@
+"""Ansible module: shape a host's link, or put it back, by the worker package on the host."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+
+DOCUMENTATION = """
+module: netem_link
+short_description: Shape the link between stages, or put it back
+description:
+  - Calls C(python -m paretopipe_worker link) on the host, which does the work.
+  - Supports check and diff mode. A second call with the same arguments changes nothing.
+author: The ParetoPipe developers
+options:
+  state:
+    description: Whether to shape the link or to put it back as it was.
+    type: str
+    choices: [shaped, restored]
+    default: shaped
+  profile:
+    description: Link profile with C(name), C(rate_mbit), C(delay_ms).
+    type: dict
+  address:
+    description: The host's own data address, on the interface to shape.
+    type: str
+  peers:
+    description: Data addresses of the other stages.
+    type: list
+    elements: str
+  ports:
+    description: Data ports of the stages.
+    type: list
+    elements: int
+  lease:
+    description: Lease file, which is renewed.
+    type: path
+  lease_s:
+    description: Seconds after the last renewal at which the host puts the link back itself.
+    type: float
+  state_dir:
+    description: Folder on the host for what was there before.
+    type: path
+    required: true
+  python:
+    description: The worker's Python.
+    type: path
+    required: true
+  site:
+    description: Folder the worker package is installed in.
+    type: path
+    required: true
+"""
+
+EXAMPLES = """
+- name: Put the link back as it was
+  netem_link:
+    state: restored
+    state_dir: /run/paretopipe
+    python: /usr/bin/python3
+    site: /home/pi/.paretopipe/site
+"""
+
+RETURN = """
+commands:
+  description: What was run, or in check mode would be.
+  returned: success
+  type: list
+"""
+
+SPEC: dict[str, dict[str, Any]] = {
+    "state": {"type": "str", "choices": ["shaped", "restored"], "default": "shaped"},
+    "profile": {"type": "dict"},
+    "address": {"type": "str"},
+    "peers": {"type": "list", "elements": "str"},
+    "ports": {"type": "list", "elements": "int"},
+    "lease": {"type": "path"},
+    "lease_s": {"type": "float"},
+    "state_dir": {"type": "path", "required": True},
+    "python": {"type": "path", "required": True},
+    "site": {"type": "path", "required": True},
+}
+NEEDED = ("profile", "address", "peers", "ports", "lease", "lease_s")
+
+
+def arguments(given: dict[str, Any], check_mode: bool) -> list[str]:
+    """Command line of the worker for these module arguments."""
+    command = [given["python"], "-m", "paretopipe_worker", "link"]
+    if given["state"] == "restored":
+        command += ["restore"]
+    else:
+        command += ["apply", "--profile", json.dumps(given["profile"])]
+        command += ["--address", given["address"], "--peers", ",".join(given["peers"])]
+        command += ["--ports", ",".join(str(port) for port in given["ports"])]
+        command += ["--lease", given["lease"], "--lease-s", str(given["lease_s"])]
+    command += ["--state-dir", given["state_dir"]]
+    return [*command, "--check"] if check_mode else command
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        SPEC, required_if=[("state", "shaped", NEEDED)], supports_check_mode=True
+    )
+    given = module.params
+    if given["lease"] and not module.check_mode:
+        os.utime(given["lease"])
+    # Without bytecode files: run as root, they would be root's in the user's folder.
+    environment = {"PYTHONPATH": given["site"], "PYTHONDONTWRITEBYTECODE": "1"}
+    command = arguments(given, module.check_mode)
+    code, output, errors = module.run_command(command, environ_update=environment)
+    if code != 0:
+        module.fail_json(msg=errors.strip() or output.strip(), rc=code, cmd=command)
+    result = json.loads(output)
+    diff = {key: f"{result[key].rstrip()}\n" for key in ("before", "after")}
+    module.exit_json(changed=result["changed"], commands=result["commands"], diff=diff)
+
+
+if __name__ == "__main__":
+    main()

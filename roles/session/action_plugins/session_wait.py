@@ -1,0 +1,176 @@
+"""Ansible action: wait for a host's stage, renewing the host's lease and showing its progress.
+
+One instance per host runs on the controller, all at the same time. Each looks at its host every
+few seconds with one small shell command, since on inventory/local the controller shares two cores
+with the stages. When one stage fails, the instances of the other hosts give up too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible import constants  # type: ignore[import-untyped]
+from ansible.errors import AnsibleConnectionFailure  # type: ignore[import-untyped]
+from ansible.plugins.action import ActionBase  # type: ignore[import-untyped]
+from ansible.utils.display import Display  # type: ignore[import-untyped]
+
+SPEC: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "run_dir": {"type": "path", "required": True},
+    "lease": {"type": "path", "required": True},
+    "lease_s": {"type": "float", "required": True},
+    "poll_s": {"type": "float", "required": True},
+    "deadline_s": {"type": "float", "required": True},
+    "records": {"type": "path", "required": True},
+    "progress": {"type": "path", "required": True},
+    "points_after": {"type": "int", "default": 0},
+    "title": {"type": "str", "default": ""},
+}
+
+LOOK = """\
+touch {lease} || exit 1
+cat {status} 2>/dev/null || echo null
+[ -e /proc/{supervisor} ] && echo true || echo false
+tail -c +{position} {progress} 2>/dev/null
+true"""
+"""What one look runs on the host: renew the lease, then status, supervisor, new progress."""
+
+
+class StageFailed(Exception):
+    """The stage, its host, or that of another stage failed: which, and why."""
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Wait until the stage that was launched under a name has ended."""
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return when the stage ended well; fail when it, or a peer's, did not."""
+        super().run(tmp, task_vars)
+        _, given = self.validate_argument_spec(argument_spec=SPEC)
+        self.given = given
+        self.host: str = (task_vars or {})["inventory_hostname"]
+        self.supervisor = "self"
+        self.read_bytes = 0
+        self.started_s = time.monotonic()
+        if given["title"]:
+            Display().display(f"\n  {given['title']}")
+        try:
+            self._wait()
+        except StageFailed as error:
+            self._failure_file(self.host).write_text(str(error), encoding="utf-8")
+            return {"failed": True, "msg": str(error)}
+        return {"changed": False}
+
+    def _wait(self) -> None:
+        """Look at the host until its stage has ended."""
+        name, lease_s = self.given["name"], self.given["lease_s"]
+        playbook, reached_s = os.getppid(), time.monotonic()
+        # Killed, ansible-playbook leaves us behind: we must not renew the lease in its name.
+        while os.getppid() == playbook:
+            began_s = time.monotonic()
+            try:
+                if self._look():
+                    return
+                reached_s = time.monotonic()
+            except AnsibleConnectionFailure as error:
+                # The stage runs on without us for as long as the lease holds.
+                if time.monotonic() - reached_s > lease_s:
+                    raise StageFailed(
+                        f"{self.host}: not reached for {lease_s:g} s, so that its lease has run "
+                        f"out: {error.message}"
+                    ) from error
+            self._give_up_with_peers()
+            if time.monotonic() - self.started_s > self.given["deadline_s"] + 2 * lease_s:
+                raise StageFailed(f"{self.host}: stage of {name} still there after its deadline")
+            time.sleep(max(0.0, self.given["poll_s"] - (time.monotonic() - began_s)))
+
+    def _look(self) -> bool:
+        """Renew the lease, show new progress, and tell whether the stage has ended well."""
+        files = {key: shlex.quote(self.given[key]) for key in ("lease", "progress")}
+        status = shlex.quote(f"{self.given['run_dir']}/{self.given['name']}.status.json")
+        output = self._shell(
+            LOOK.format(
+                **files, status=status, supervisor=self.supervisor, position=self.read_bytes + 1
+            )
+        )
+        first, second, lines = output.split("\n", 2)
+        found = json.loads(first) or {}
+        self._show(lines)
+        if found.get("state") == "ended":
+            if found["exit_code"] == 0:
+                return True
+            raise StageFailed(self._ended(found["reason"]))
+        if self.supervisor != "self" and not json.loads(second):
+            raise StageFailed(self._ended("and its supervisor killed"))
+        self.supervisor = str(found.get("pid", "self"))
+        return False
+
+    def _shell(self, script: str) -> str:
+        """Run a shell script on the host, without Python and without becoming another user."""
+        # In braces, since Ansible appends commands of its own.
+        result = self._low_level_execute_command(f"{{ {script}\n}}", sudoable=False)
+        if result["rc"] != 0:
+            raise StageFailed(f"{self.host}: lease not renewed: {result['stderr'].strip()}")
+        return str(result["stdout"])
+
+    def _ended(self, how: str) -> str:
+        """How the stage ended, and why: from its records, else the last line of its log."""
+        log = shlex.quote(f"{self.given['run_dir']}/{self.given['name']}.log")
+        records = shlex.quote(self.given["records"])
+        end = self._shell(f"tail -n 1 {records} 2>/dev/null; true")
+        with contextlib.suppress(ValueError, KeyError):
+            reason = str(json.loads(end)["reason"]).removeprefix(f"{self.host}: ")
+            return f"{self.host}: stage {how}: {reason}"
+        said = self._shell(f"tail -n 20 {log} 2>/dev/null; true").split("\n")
+        return ": ".join([f"{self.host}: stage {how}", *[line for line in said if line][-1:]])
+
+    def _show(self, text: str) -> None:
+        """Print the points finished since the last look."""
+        complete = text[: text.rfind("\n") + 1]
+        self.read_bytes += len(complete.encode())
+        for line in complete.splitlines():
+            point = json.loads(line)
+            elapsed_s = time.monotonic() - self.started_s
+            ahead = point["of"] - point["done"] + self.given["points_after"]
+            Display().display(progress_line(point, elapsed_s / point["done"] * ahead))
+
+    def _give_up_with_peers(self) -> None:
+        """Fail when the stage of another host has."""
+        for path in self._failure_file("*").parent.glob(self._failure_file("*").name):
+            raise StageFailed(path.read_text(encoding="utf-8"))
+
+    def _failure_file(self, host: str) -> Path:
+        """Where the instance of `host` tells the others that it failed: this run's own folder."""
+        return Path(constants.DEFAULT_LOCAL_TMP, f"{self.given['name']}@{host}.failed")
+
+
+def progress_line(point: dict[str, Any], left_s: float) -> str:
+    """One finished point as a line for people."""
+    width = len(str(point["of"]))
+    numbers = (
+        f"{point['images_per_s']:9.2f} img/s {point['latency_ms']:9.2f} ms"
+        if point["status"] == "ok"
+        else f"failed: {point.get('reason')}"
+    )
+    condition = f"{point['model']} {point['link']} {point['backend']}"
+    return (
+        f"  {condition}  split {point['done']:{width}} of {point['of']}  {point['split']:<14} "
+        f"{numbers}  {time_left(left_s)}"
+    )
+
+
+def time_left(seconds: float) -> str:
+    """A rough time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min left"
+    return f"{seconds / 3600:.1f} h left"
