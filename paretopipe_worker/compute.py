@@ -35,7 +35,7 @@ def compute(stage: Stage | None, inputs: tuple[torch.Tensor, ...], stretch: floa
     computed_ns = time.perf_counter_ns()
     cpu_ns = time.thread_time_ns() - cpu_ns
     compute_ns = computed_ns - start_ns
-    if stretch > 1:
+    if stage and stretch > 1:
         # A slower device is busy for longer; waiting leaves the core to the other stages, which
         # run on devices of their own.
         wait_ns = start_ns + round(compute_ns * stretch) - computed_ns

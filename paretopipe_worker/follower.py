@@ -11,7 +11,7 @@ from paretopipe_worker.context import Context
 from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.partition import PartitionError, Stage, split
 from paretopipe_worker.plan import Point
-from paretopipe_worker.probe import answer
+from paretopipe_worker.probe import COMMANDS, answer
 from paretopipe_worker.records import Item, Phase, PhaseEnd
 from paretopipe_worker.transport import MARK, PHASES, Counters
 
@@ -50,8 +50,8 @@ class Follower:
             command = self.channel.receive(None)
             self._close_leg()
             match command.get("do"):
-                case "probe":
-                    answer(command, self.context.transport)
+                case step if step in COMMANDS:
+                    answer(command, self.context.transport, self.channel)
                 case "point":
                     self._point(self.context.plan.point(str(command.get("point"))))
                 case "end":

@@ -164,8 +164,8 @@ class Probe:
     """The path as the source measured it with the stages' own connections, before or after.
 
     `round_trip_ns` are single exchanges of one small message around all stages; `goodput_mbit` is
-    tensor data per time of a bulk transfer after its first half, one value per hop, the way back
-    last.
+    tensor data per time of a bulk transfer after its first half, on the receiver's clock, one value
+    per hop, the way back last.
     """
 
     when: Literal["before", "after"]
