@@ -11,7 +11,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-PYTEST := $(BIN)/python -m pytest
+# First what may run side by side, then what needs the machine to itself.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone$(1)" -n 2 && $(BIN)/python -m pytest -m "alone$(1)"
+
+ROLE_CODE := $(wildcard roles/*/files/*.py roles/*/library/*.py roles/*/action_plugins/*.py)
 
 .PHONY: sweep test test-long lint lock clean .venv
 
@@ -19,15 +22,16 @@ sweep: .venv
 	$(BIN)/ansible-playbook sweep.yml -i inventory/local $(if $(ARGS),$(ARGS))
 
 test: .venv/.dev .test-packages lint
-	$(PYTEST) -m "not long"
+	$(call PYTEST, and not long)
 
 test-long: .venv/.dev .test-packages lint
-	$(PYTEST)
+	$(call PYTEST,)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy $(ROLE_CODE)
 	$(BIN)/yamllint --strict .
 	$(BIN)/ansible-lint --offline -q
 

@@ -20,6 +20,8 @@ from paretopipe_worker.plan import Session
 from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointEnd, Probe, Ready, Record
 from tests.sessions import Lab, lab
 
+pytestmark = pytest.mark.alone
+
 PHASES = {"min_items": 8, "min_s": 0.05, "max_s": 20}
 Kind = TypeVar("Kind", bound=Record)
 

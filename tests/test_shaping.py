@@ -270,6 +270,7 @@ def must_take_ms(size: int, rate_mbit: float) -> float:
     return size * 8 * FRAME / PAYLOAD / rate_mbit / 1000
 
 
+@pytest.mark.alone
 @namespaces
 @pytest.mark.must_run
 def test_a_shaped_link_carries_data_at_its_rate_and_all_else_untouched(link: Link) -> None:
@@ -434,6 +435,7 @@ def test_delay_without_netem_is_refused_before_anything_changes(link: Link) -> N
     assert link.show() == UNSHAPED
 
 
+@pytest.mark.alone
 @namespaces
 @pytest.mark.skipif(not NETEM["netem"], reason=f"netem was tried here: {NETEM['reason']}")
 def test_delay_lengthens_the_round_trip_by_what_was_asked(link: Link) -> None:

@@ -79,6 +79,7 @@ class TcpTransport:
         self._next_slot = 0
         self._inbound_bytes = self._outbound_bytes = 0
         self._header = bytearray(_HEADER.size)
+        self._header_view = memoryview(self._header)
         self._arrived: queue.SimpleQueue[Message | TransportError] = queue.SimpleQueue()
         self._legs: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._unsent: queue.SimpleQueue[_Unsent | None] = queue.SimpleQueue()
@@ -186,19 +187,17 @@ class TcpTransport:
         """Receive one message into the next slot, header and payload in one call if it can be."""
         slot = self._slots[self._next_slot]
         self._next_slot = (self._next_slot + 1) % len(self._slots)
-        views = [memoryview(self._header), *slot.views]
-        wanted, got = _HEADER.size, 0
-        tag = None
+        buffers = [self._header_view, *slot.views]
+        got = self._receive_some(buffers)
+        while got < _HEADER.size:
+            got += self._receive_some(_after(buffers, got))
+        tag, size = self._parse()
+        wanted = _HEADER.size + size
+        if got > wanted:
+            raise ProtocolError(f"{_peer(self._in)} sent data behind a mark")
         while got < wanted:
-            count = self._receive_some(views)
-            views = _after(views, count)
-            got += count
-            if tag is None and got >= _HEADER.size:
-                tag, size = self._parse()
-                wanted += size
-                if got > wanted:
-                    raise ProtocolError(f"{_peer(self._in)} sent data behind a mark")
-        assert tag is not None  # the header is part of what was wanted
+            # Now that something came, sleep until all is there, not at every segment.
+            got += self._receive_some(_after(buffers, got), socket.MSG_WAITALL)
         now = time.perf_counter_ns()
         return Message(tag, () if tag == MARK else slot.tensors, now)
 
@@ -217,10 +216,10 @@ class TcpTransport:
             )
         return tag, size
 
-    def _receive_some(self, views: list[memoryview]) -> int:
+    def _receive_some(self, views: list[memoryview], flags: int = 0) -> int:
         """Receive at least one byte."""
         try:
-            count = self._in.recvmsg_into(views)[0]
+            count = self._in.recvmsg_into(views, 0, flags)[0]
         except BlockingIOError:
             raise DeadlineExceeded(
                 f"nothing came from {_peer(self._in)} for {self._deadline_s:g} s"
