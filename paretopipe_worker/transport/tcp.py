@@ -1,9 +1,9 @@
 """The light backend: a fixed header and the raw tensor bytes over plain TCP, no pickle.
 
 One connection per hop, used in one direction. Without overlap the calling thread does all of the
-work. With overlap a thread receives ahead into ``window + 1`` buffers, and what the kernel does
-not take of a message at once is left to a second thread: a hand-over costs more than a small
-message does, so only the rest of a large one is worth it.
+work. With overlap a thread receives ahead into ``window + 1`` buffers, and large messages, with
+what the kernel does not take of a small one at once, are left to a second thread: a hand-over
+costs more than a small message does.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ _TIMEVAL = struct.Struct("@ll")
 _BYTES_SENT_AT = 200  # tcpi_bytes_sent in struct tcp_info, since Linux 4.19
 _CONGESTION = b"cubic"
 _HELLO_S = 5
+_INLINE_BYTES = 64 << 10
+"""Largest payload that an overlapped send tries to hand to the kernel itself: the copy of a larger
+one would hold up the next batch for longer than waking a thread does."""
 _BACKLOG = 8
 """Connections that may wait: a stranger's must not keep the neighbour's out."""
 
@@ -134,7 +137,7 @@ class TcpTransport:
         with self._sending:
             if self._fault:
                 raise self._fault
-            if self._pending == 0:
+            if self._pending == 0 and size <= _INLINE_BYTES:
                 message = _after(message, self._send_some(message, socket.MSG_DONTWAIT))
             if message:
                 self._pending += 1
