@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-MIN_ITEMS = 6
-"""Items a phase needs for a median, and so for a figure at all."""
+from paretopipe_worker.spec import MIN_ITEMS
 
 PERCENTILE_ITEMS = {90: 64, 95: 130, 99: 662}
 """Items a percentile needs to be known with 99 % confidence (MLPerf Inference's LoadGen)."""

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.columns import MIN_ITEMS, PERCENTILE_ITEMS, STAGES
+from analysis.columns import PERCENTILE_ITEMS, STAGES
 from analysis.load import CONTROLLER, Run
 from paretopipe_worker.plan import Point
+from paretopipe_worker.spec import MIN_ITEMS
 
 MEASURED = ("latency", "throughput")
 """Phases whose items count."""

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.fleet import Host
-from paretopipe_worker.spec import Experiment, LinkSpec, ModelSpec
+from paretopipe_worker.spec import MIN_ITEMS, Experiment, LinkSpec, ModelSpec
 
 SCHEMA = 1
 
@@ -55,6 +55,7 @@ class Point:
     window: int
     dtype: str
     hops: tuple[tuple[TensorSpec, ...], ...]
+    predicted_latency_s: float
     deadline_s: float
 
     @property
@@ -188,6 +189,13 @@ def summary(plan: Plan) -> str:
     measured = sum(len(session.points) for session in plan.sessions)
     hours = plan.predicted_hours
     time = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+    hopeless = sum(
+        MIN_ITEMS * point.predicted_latency_s > experiment.phases.max_s for point in plan.points
+    )
+    warning = (
+        f"{hopeless} of the points are predicted to fail: {MIN_ITEMS} items, the fewest a median "
+        f"is taken of, take them longer than phases.max_s ({experiment.phases.max_s:g} s)"
+    )
     return "\n".join(
         (
             f"{len(plan.points)} points "
@@ -196,6 +204,7 @@ def summary(plan: Plan) -> str:
             f"{len(plan.sessions)} sessions: {measured} measurements",
             f"about {time} predicted, with compute times taken on the controller "
             "and each host's speed_hint",
+            *([warning] if hopeless else []),
         )
     )
 
@@ -320,11 +329,12 @@ def _points(
                     window=window,
                     dtype=table.dtype,
                     hops=hops,
+                    predicted_latency_s=round(latency_s, 4),
                     # Ten times what is expected, since hosts may be slower than their hint, and
                     # for a window of items, since the last one waits for all the others.
                     deadline_s=round(_PATIENCE_S + 10 * latency_s * window, 1),
                 )
-                yield point, _POINT_S + _phases_s(experiment, latency_s, period_s)
+                yield point, _POINT_S + _phases_s(experiment, window, latency_s, period_s)
 
 
 def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:
@@ -377,20 +387,22 @@ def _expected_s(
     return stage_s, wire_s
 
 
-def _phases_s(experiment: Experiment, latency_s: float, period_s: float) -> float:
-    """Seconds the phases of one point are thought to take."""
+def _phases_s(experiment: Experiment, window: int, latency_s: float, period_s: float) -> float:
+    """Seconds the two legs of one point are thought to take, warm-up and drain included."""
     phases = experiment.phases
-    measured = sum(
-        min(phases.max_s, max(phases.min_s, phases.min_items * item_s))
-        for item_s in (latency_s, period_s)
-    )
-    return measured + 2 * phases.warmup_items * latency_s
+
+    def leg_s(item_s: float, warmup_items: int) -> float:
+        warmup_s = min(phases.max_s, warmup_items * item_s)
+        return warmup_s + min(phases.max_s, max(phases.min_s, phases.min_items * item_s))
+
+    latency_leg_s = leg_s(latency_s, phases.warmup_items)
+    return latency_leg_s + leg_s(period_s, phases.warmup_items + window) + latency_s
 
 
 def _session_deadline_s(experiment: Experiment, points: Sequence[Point]) -> float:
     """An upper bound of a session's time: past it something hangs."""
     phases = experiment.phases
-    per_point = sum(2 * phases.max_s + point.deadline_s * 2 for point in points)
+    per_point = sum(4 * phases.max_s + 2 * point.deadline_s for point in points)
     return round(120 + per_point, 1)
 
 

@@ -29,11 +29,8 @@ from paretopipe_worker.partition import (
 from paretopipe_worker.plan import Point
 from paretopipe_worker.probe import probe
 from paretopipe_worker.records import Item, Phase, PhaseEnd, PointEnd
-from paretopipe_worker.spec import PhaseSpec
+from paretopipe_worker.spec import MIN_ITEMS, PhaseSpec
 from paretopipe_worker.transport import MARK, PHASES, ProtocolError, Tag
-
-MIN_ITEMS = 6
-"""Fewest items a median is taken of; a point with fewer has failed."""
 
 TOLERANCE = 1e-4
 """Largest relative error of an output that came by way of hosts of different processors."""
@@ -331,7 +328,8 @@ class _PointRun:
 
     def _one_in_flight(self, result: _PhaseResult) -> EndedBy:
         """Latency: the next batch is made when the last one's output is back."""
-        for _ in range(result.spec.warmup_items):
+        begin_ns = time.perf_counter_ns()
+        while self._is_warmup(result.spec.warmup_items, begin_ns, result.spec):
             self._complete(self._launch(_WARMUP))
         while True:
             if ended := result.add(self._complete(self._launch(_LATENCY))):
@@ -340,9 +338,10 @@ class _PointRun:
     def _window_in_flight(self, result: _PhaseResult) -> EndedBy:
         """Throughput: as many batches in flight as the window allows, all the time."""
         flights: deque[_Flight] = deque()
-        warm = result.spec.warmup_items + self.point.window
+        items, begin_ns = result.spec.warmup_items + self.point.window, time.perf_counter_ns()
         while True:
-            flights.append(self._launch(_WARMUP if self._launched < warm else _THROUGHPUT))
+            warmup = self._is_warmup(items, begin_ns, result.spec)
+            flights.append(self._launch(_WARMUP if warmup else _THROUGHPUT))
             if len(flights) < self.point.window:
                 continue
             item = self._complete(flights.popleft())
@@ -351,6 +350,11 @@ class _PointRun:
         while flights:
             self._complete(flights.popleft(), phase="drain")
         return ended
+
+    def _is_warmup(self, items: int, begin_ns: int, spec: PhaseSpec) -> bool:
+        """Whether the next item is still one of the first `items`, within the maximum time."""
+        elapsed_s = (time.perf_counter_ns() - begin_ns) / 1e9
+        return self._launched < items and elapsed_s < spec.max_s
 
     def _launch(self, phase: int) -> _Flight:
         """Make one batch's input ready, compute the first stage, hand its output over."""

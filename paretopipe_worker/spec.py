@@ -29,6 +29,9 @@ Backend = Literal["tcp", "rpc"]
 Granularity = Literal["block", "op"]
 Dtype = Literal["float32"]
 
+MIN_ITEMS = 6
+"""Fewest items a median is taken of; a point with fewer has failed."""
+
 UNSHAPED = "none"
 """Name of the link profile that leaves the link as it is."""
 
@@ -114,7 +117,7 @@ class SplitSpec:
 class PhaseSpec:
     """When a phase ends: minimum count and minimum time both reached, or the maximum time."""
 
-    min_items: Annotated[int, Field(ge=6, le=1_000_000)] = 20
+    min_items: Annotated[int, Field(ge=MIN_ITEMS, le=1_000_000)] = 20
     min_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
     max_s: Annotated[float, Field(gt=0, le=36_000)] = 60.0
     warmup_items: Annotated[int, Field(ge=1, le=10_000)] = 3
