@@ -20,14 +20,11 @@ from pydantic.dataclasses import dataclass
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.fleet import Host
+from paretopipe_worker.predict import expected_s, phases_s
 from paretopipe_worker.spec import MIN_ITEMS, Experiment, LinkSpec, ModelSpec
 
 SCHEMA = 1
 
-WIRE_OVERHEAD = 1514 / 1448
-"""Bytes on the wire per byte of payload in full Ethernet frames with TCP timestamps."""
-
-_UNSHAPED_MBIT = 1000.0
 _SESSION_S = 20.0
 _POINT_S = 0.3
 _PATIENCE_S = 30.0
@@ -303,7 +300,7 @@ def _points(
             continue
         for name in _split_names(experiment, table):
             hops = _hops(table, name)
-            stage_s, wire_s = _expected_s(table, name, hops, link, [fleet[h] for h in placement])
+            stage_s, wire_s = expected_s(table, name, hops, link, [fleet[h] for h in placement])
             latency_s, period_s = sum(stage_s) + sum(wire_s), max(*stage_s, *wire_s)
             for window in experiment.window:
                 identity = {
@@ -334,7 +331,7 @@ def _points(
                     # for a window of items, since the last one waits for all the others.
                     deadline_s=round(_PATIENCE_S + 10 * latency_s * window, 1),
                 )
-                yield point, _POINT_S + _phases_s(experiment, window, latency_s, period_s)
+                yield point, _POINT_S + phases_s(experiment, window, latency_s, period_s)
 
 
 def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:
@@ -354,49 +351,6 @@ def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:
 def _hops(table: CutTable, name: str) -> tuple[tuple[TensorSpec, ...], ...]:
     """What crosses each hop of a two-stage pipeline cut at `name`, the way back last."""
     return (table.crossing(name), () if name == FIRST else table.output)
-
-
-def _expected_s(
-    table: CutTable,
-    name: str,
-    hops: tuple[tuple[TensorSpec, ...], ...],
-    link: LinkSpec,
-    hosts: Sequence[Host],
-) -> tuple[list[float], list[float]]:
-    """Rough seconds each stage computes and each hop is on the wire: only for predictions.
-
-    Work is taken to be spread evenly over the cuts.
-    """
-    order = (FIRST, *table.names, LAST)
-    share = (
-        1 - order.index(name) / (len(order) - 1)
-        if name in (FIRST, LAST)
-        else ((order.index(name)) / (len(order) - 1))
-    )
-    forward_s = table.forward_ns / 1e9
-    stage_s = [
-        part * forward_s * host.speed_hint * host.device_emulated
-        for part, host in zip((share, 1 - share), hosts, strict=True)
-    ]
-    rate = link.rate_mbit or _UNSHAPED_MBIT
-    wire_s = [
-        link.delay_ms / 1e3 + payload_bytes(hop) * 8 * WIRE_OVERHEAD / (rate * 1e6)
-        for hop in hops
-        if hop
-    ]
-    return stage_s, wire_s
-
-
-def _phases_s(experiment: Experiment, window: int, latency_s: float, period_s: float) -> float:
-    """Seconds the two legs of one point are thought to take, warm-up and drain included."""
-    phases = experiment.phases
-
-    def leg_s(item_s: float, warmup_items: int) -> float:
-        warmup_s = min(phases.max_s, warmup_items * item_s)
-        return warmup_s + min(phases.max_s, max(phases.min_s, phases.min_items * item_s))
-
-    latency_leg_s = leg_s(latency_s, phases.warmup_items)
-    return latency_leg_s + leg_s(period_s, phases.warmup_items + window) + latency_s
 
 
 def _session_deadline_s(experiment: Experiment, points: Sequence[Point]) -> float:

@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[1]
 WORKER = "paretopipe_worker"
 
 PLAIN = {"cuts", "spec", "fleet", "records"}
-PLANNING = PLAIN | {"plan", "resume"}
+PLANNING = PLAIN | {"plan", "predict", "resume"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
-TRANSPORT = {"cuts", "transport", "transport.tcp"}
+TRANSPORT = {"cuts", "transport", "transport.ring", "transport.tcp"}
 DEVICE = {"tc", "interfaces", "shaping", "lease", "daemons", "supervise"}
 MAY_IMPORT = {
     **{name: set() for name in PLAIN},
-    **dict.fromkeys(("plan", "resume"), PLANNING),
+    **dict.fromkeys(("plan", "predict", "resume"), PLANNING),
     **dict.fromkeys(MODELS - {"cuts"}, MODELS),
     **dict.fromkeys(TRANSPORT - {"cuts"}, TRANSPORT),
     **dict.fromkeys(DEVICE, DEVICE),

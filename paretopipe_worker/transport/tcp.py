@@ -9,9 +9,7 @@ costs more than a small message does.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import queue
-import select
 import socket
 import struct
 import threading
@@ -33,24 +31,20 @@ from paretopipe_worker.transport import (
     Tag,
     TransportError,
 )
+from paretopipe_worker.transport.ring import join, peer
 
 VERSION = 1
 _MAGIC = b"PPTP"
 _HEADER = struct.Struct("<4sHHQQ")  # magic, version, phase, seq, payload bytes
-_HELLO = struct.Struct("<4sHH32s")  # magic, version, sender's rank, digest of the session
 _TIMEVAL = struct.Struct("@ll")
 _BYTES_SENT_AT = 200  # tcpi_bytes_sent in struct tcp_info, since Linux 4.19
-_CONGESTION = b"cubic"
-_HELLO_S = 5
 _INLINE_BYTES = 64 << 10
 """Largest payload that an overlapped send tries to hand to the kernel itself: the copy of a larger
 one would hold up the next batch for longer than waking a thread does."""
-_BACKLOG = 8
-"""Connections that may wait: a stranger's must not keep the neighbour's out."""
 
 
 def connect(endpoint: Endpoint, *, deadline_s: float) -> TcpTransport:
-    """Listen at the own address, connect to the next rank, accept the one before.
+    """Join the ring with one connection per direction.
 
     Raises
     ------
@@ -59,15 +53,7 @@ def connect(endpoint: Endpoint, *, deadline_s: float) -> TcpTransport:
     DeadlineExceeded
         When a neighbour did not come in time; the text names it.
     """
-    deadline = time.monotonic() + deadline_s
-    with _listen(endpoint.own) as listener:
-        outbound = _reach(endpoint, deadline)
-        try:
-            inbound = _accept(listener, endpoint, deadline)
-        except BaseException:
-            outbound.close()
-            raise
-    return TcpTransport(inbound, outbound)
+    return TcpTransport(*join(endpoint, deadline_s))
 
 
 class TcpTransport:
@@ -126,7 +112,7 @@ class TcpTransport:
         size = sum(len(view) for view in views)
         if size != (0 if tag == MARK else self._outbound_bytes):
             raise ProtocolError(
-                f"a message of {size} bytes to {_peer(self._out)} is not what the plan says: "
+                f"a message of {size} bytes to {peer(self._out)} is not what the plan says: "
                 f"{self._outbound_bytes}"
             )
         header = memoryview(_HEADER.pack(_MAGIC, VERSION, tag.phase, tag.seq, size))
@@ -151,7 +137,7 @@ class TcpTransport:
             # The thread's own deadline comes first and says more.
             arrived = self._arrived.get(timeout=self._deadline_s + 5)
         except queue.Empty:
-            raise DeadlineExceeded(f"nothing from {_peer(self._in)}") from None
+            raise DeadlineExceeded(f"nothing from {peer(self._in)}") from None
         if isinstance(arrived, TransportError):
             raise self._fault or arrived
         return arrived
@@ -197,7 +183,7 @@ class TcpTransport:
         tag, size = self._parse()
         wanted = _HEADER.size + size
         if got > wanted:
-            raise ProtocolError(f"{_peer(self._in)} sent data behind a mark")
+            raise ProtocolError(f"{peer(self._in)} sent data behind a mark")
         while got < wanted:
             # Now that something came, sleep until all is there, not at every segment.
             got += self._receive_some(_after(buffers, got), socket.MSG_WAITALL)
@@ -209,13 +195,13 @@ class TcpTransport:
         magic, version, phase, seq, size = _HEADER.unpack(self._header)
         if magic != _MAGIC or version != VERSION or phase >= len(PHASES):
             raise ProtocolError(
-                f"{_peer(self._in)} does not speak version {VERSION} of this protocol"
+                f"{peer(self._in)} does not speak version {VERSION} of this protocol"
             )
         tag = Tag(phase, seq)
         expected = 0 if tag == MARK else self._inbound_bytes
         if size != expected:
             raise ProtocolError(
-                f"{_peer(self._in)} announced {size} bytes where the plan says {expected}"
+                f"{peer(self._in)} announced {size} bytes where the plan says {expected}"
             )
         return tag, size
 
@@ -225,12 +211,12 @@ class TcpTransport:
             count = self._in.recvmsg_into(views, 0, flags)[0]
         except BlockingIOError:
             raise DeadlineExceeded(
-                f"nothing came from {_peer(self._in)} for {self._deadline_s:g} s"
+                f"nothing came from {peer(self._in)} for {self._deadline_s:g} s"
             ) from None
         except OSError as error:
-            raise PeerGone(f"the connection from {_peer(self._in)} broke: {error}") from error
+            raise PeerGone(f"the connection from {peer(self._in)} broke: {error}") from error
         if count == 0:
-            raise PeerGone(f"{_peer(self._in)} closed its connection to this stage")
+            raise PeerGone(f"{peer(self._in)} closed its connection to this stage")
         return count
 
     def _send_some(self, message: list[memoryview], flags: int = 0) -> int:
@@ -241,10 +227,10 @@ class TcpTransport:
             if flags & socket.MSG_DONTWAIT:
                 return 0
             raise DeadlineExceeded(
-                f"{_peer(self._out)} took nothing for {self._deadline_s:g} s"
+                f"{peer(self._out)} took nothing for {self._deadline_s:g} s"
             ) from None
         except OSError as error:
-            raise PeerGone(f"the connection to {_peer(self._out)} broke: {error}") from error
+            raise PeerGone(f"the connection to {peer(self._out)} broke: {error}") from error
 
     def _send_all(self, message: list[memoryview]) -> None:
         """Send a whole message in the calling thread."""
@@ -304,92 +290,3 @@ def _after(views: list[memoryview], count: int) -> list[memoryview]:
             return [view[count:], *views[index + 1 :]]
         count -= len(view)
     return []
-
-
-def _peer(link: socket.socket) -> str:
-    """Address of the other end, as errors name it."""
-    try:
-        address = link.getpeername()
-    except OSError:
-        return "a peer that is gone"
-    return f"{address[0]}:{address[1]}"
-
-
-def _session_digest(session: str) -> bytes:
-    """What both ends of a link must agree on before they are joined."""
-    return hashlib.sha256(session.encode()).digest()
-
-
-def _listen(own: tuple[str, int]) -> socket.socket:
-    """Listen at the data address, and nowhere else."""
-    family = socket.AF_INET6 if ":" in own[0] else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(own)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise TransportError(
-            f"cannot listen at {own[0]}:{own[1]}: {error.strerror}; data_address must be an "
-            "address of this host, and data_port and the port after it must be free"
-        ) from error
-    return listener
-
-
-def _reach(endpoint: Endpoint, deadline: float) -> socket.socket:
-    """Connect to the next rank, which may not listen yet, and say who calls."""
-    host, port = endpoint.next
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    reason = "no answer"
-    while (left := deadline - time.monotonic()) > 0:
-        link = socket.socket(family, socket.SOCK_STREAM)
-        link.settimeout(left)
-        try:
-            link.bind((endpoint.own[0], 0))
-            link.connect((host, port))
-            tune(link)
-            digest = _session_digest(endpoint.session)
-            link.sendall(_HELLO.pack(_MAGIC, VERSION, endpoint.rank, digest))
-            link.settimeout(None)
-            return link
-        except OSError as error:
-            reason = error.strerror or str(error)
-            link.close()
-            # Refused means that it does not listen yet; there is nothing to be woken by.
-            select.select([], [], [], min(0.05, max(0.0, deadline - time.monotonic())))
-    raise DeadlineExceeded(f"rank {endpoint.rank} could not reach {host}:{port}: {reason}")
-
-
-def _accept(listener: socket.socket, endpoint: Endpoint, deadline: float) -> socket.socket:
-    """Take the connection of this session's previous rank, turning strangers away."""
-    wanted = (_MAGIC, VERSION, _session_digest(endpoint.session))
-    turned_away = ""
-    while (left := deadline - time.monotonic()) > 0:
-        listener.settimeout(left)
-        try:
-            link, address = listener.accept()
-        except TimeoutError:
-            break
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(_HELLO_S, 0))
-        try:
-            hello = link.recv(_HELLO.size, socket.MSG_WAITALL)
-            magic, version, _, digest = _HELLO.unpack(hello)
-        except (OSError, struct.error):
-            magic, version, digest = b"", 0, b""
-        if (magic, version, digest) == wanted:
-            tune(link)
-            return link
-        turned_away = f"; turned away {address[0]}:{address[1]}, which is of another session"
-        link.close()
-    raise DeadlineExceeded(
-        f"the previous rank did not connect to {endpoint.own[0]}:{endpoint.own[1]}{turned_away}"
-    )
-
-
-def tune(link: socket.socket) -> None:
-    """Send at once, and under the usual congestion control whatever the machine's default is."""
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Not every kernel has it, and the records say which one was in force.
-    with contextlib.suppress(OSError):
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION)

@@ -25,7 +25,7 @@ import torch
 
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.transport import PHASES, Endpoint, Tag, Transport, connect
-from paretopipe_worker.transport.tcp import tune
+from paretopipe_worker.transport.ring import tune
 from tests.benchmarks.report import Check, Rows, main
 from tests.rings import free_ports
 

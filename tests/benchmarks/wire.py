@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from paretopipe_worker.transport.tcp import tune
+from paretopipe_worker.transport.ring import tune
 
 
 class Wire:
