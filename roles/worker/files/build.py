@@ -1,13 +1,13 @@
 """Build the worker package as a wheel: ``python build.py CHECKOUT WHEELS``.
 
-The wheel goes to ``WHEELS/DIGEST/`` and its path and digest are printed as JSON. It is made from a
-copy of the sources, since setuptools would leave its files in the checkout and, from there, put
-modules that have since been removed into the next wheel.
+The wheel goes to ``WHEELS/DIGEST/``, named by the digest of its sources, and is built once; path
+and digest are printed as JSON. It is made from a copy of the sources, since setuptools would leave
+its files in the checkout and, from there, put modules that have since been removed into the next
+wheel.
 """
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,9 +18,14 @@ SOURCES = ("pyproject.toml", "README.md", "LICENSE", "paretopipe_worker")
 
 
 def build(checkout: Path, wheels: Path) -> dict[str, str | bool]:
-    """Build the wheel, and keep it under the digest of its content."""
-    with tempfile.TemporaryDirectory() as scratch:
-        source = Path(scratch, "source")
+    """Build the wheel, unless the same sources were built before."""
+    digest = sources_digest(checkout)
+    kept = wheels / digest
+    if found := list(kept.glob("*.whl")):
+        return {"wheel": str(found[0]), "digest": digest, "changed": False}
+    wheels.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=wheels) as scratch:
+        source, made = Path(scratch, "source"), Path(scratch, "made")
         source.mkdir()
         for name in SOURCES:
             path = checkout / name
@@ -29,17 +34,24 @@ def build(checkout: Path, wheels: Path) -> dict[str, str | bool]:
             else:
                 shutil.copy(path, source / name)
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
-        command += ["--no-build-isolation", "--wheel-dir", scratch, str(source)]
-        # A fixed time in the archive: the same sources give the same digest.
-        subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": "315532800"})
-        (wheel,) = Path(scratch).glob("*.whl")
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]
-        kept = wheels / digest / wheel.name
-        changed = not kept.exists()
-        if changed:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(wheel, kept)
-    return {"wheel": str(kept), "digest": digest, "changed": changed}
+        command += ["--no-build-isolation", "--wheel-dir", str(made), str(source)]
+        subprocess.run(command, check=True)
+        made.rename(kept)
+    (wheel,) = kept.glob("*.whl")
+    return {"wheel": str(wheel), "digest": digest, "changed": True}
+
+
+def sources_digest(checkout: Path) -> str:
+    """Digest of the paths and contents of all sources."""
+    files = [checkout / name for name in SOURCES if (checkout / name).is_file()]
+    for name in SOURCES:
+        found = (checkout / name).rglob("*")
+        files += sorted(path for path in found if path.suffix in (".py", ".typed"))
+    total = hashlib.sha256()
+    for path in files:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(checkout)} {content}\n".encode())
+    return total.hexdigest()[:12]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""Ansible's own screen output without what says nothing to the person who waits for a sweep."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+from ansible.playbook.task_include import TaskInclude  # type: ignore[import-untyped]
+from ansible.plugins.callback.default import (  # type: ignore[import-untyped]
+    CallbackModule as Default,
+)
+
+DOCUMENTATION = """
+name: people
+type: stdout
+short_description: Ansible's default output, shorter
+description:
+  - Messages are shown as text, and a task that reports progress is announced before it begins.
+  - Arguments that were checked and found good, and files that were included, are not shown.
+extends_documentation_fragment:
+  - default_callback
+  - result_format_callback
+"""
+
+REFUSALS = (".fail", ".assert", "session_wait")
+"""Actions whose errors are written for people."""
+
+
+class CallbackModule(Default):  # type: ignore[misc]
+    """The default output, but for the tasks named here."""
+
+    CALLBACK_NAME = "people"
+
+    def __init__(self) -> None:
+        """Let every line be seen at once, also where the output is a file or a pipe."""
+        super().__init__()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        """Announce a task that prints while it runs; others wait for something to say."""
+        super().v2_playbook_on_task_start(task, is_conditional)
+        if task.action == "session_wait":
+            self._print_task_banner(task)
+
+    def v2_playbook_on_include(self, included_file: Any) -> None:
+        """Say nothing: what is included speaks for itself."""
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Show what was done, a message as its text."""
+        task = result.task
+        if isinstance(task, TaskInclude) or task.action.endswith("validate_argument_spec"):
+            return
+        message = result.result.get("msg")
+        if task.action.endswith(".debug") and isinstance(message, str):
+            self._print_task_banner(task)
+            self._display.display(message)
+            return
+        super().v2_runner_on_ok(result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Show a refusal as its text, once, and not where in our tasks it was written."""
+        message = result.result.get("msg")
+        if result.task.action.endswith(REFUSALS) and "results" not in result.result:
+            self._print_task_banner(result.task)
+            self._display.display(f"fatal: [{self.host_label(result)}]: {message}", color="red")
+            return
+        super().v2_runner_on_failed(result, ignore_errors)

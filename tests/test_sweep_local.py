@@ -1,0 +1,160 @@
+"""A whole sweep that goes well: ``make sweep`` on the local lab."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from paretopipe_worker.records import SHARES, Header, Probe
+from tests.labs import HOSTS, Lab, nothing_left, shaped, throwaway, watched
+from tests.namespaces import reason_without_namespaces
+from tests.sweeps import Checkout, Done, until
+
+pytestmark = [
+    pytest.mark.must_run,
+    pytest.mark.alone,
+    pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
+]
+
+TINY = "experiments/tiny.yml"
+LINKS = {"none", "rate20"}
+SPLITS = {"@first", "@last", *(str(layer) for layer in range(7))}
+SESSIONS = sorted(f"r0-{link}-tcp-paretopipe_worker.tiny.network-p0" for link in LINKS)
+
+
+@dataclass
+class Measured:
+    """A sweep that went well."""
+
+    checkout: Checkout
+    done: Done
+    links_before: dict[str, str]
+    links_after: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self.results = self.checkout.results("tiny")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
+    with throwaway(tmp_path_factory.mktemp("measured") / "checkout") as copy:
+        running = copy.start("make", "sweep", f"ARGS=-e experiment={TINY} -e run=tiny")
+        with watched(copy, running) as lab:
+            before = lab.links()
+            done = running.wait().succeeded()
+            after = lab.links()
+        yield Measured(copy, done, before, after)
+
+
+def test_make_sweep_ends_well_and_leaves_all_that_is_promised(measured: Measured) -> None:
+    assert "set-up:" not in measured.done.output, "there was nothing to set up"
+    names = {str(path.relative_to(measured.results.folder))
+             for path in measured.results.folder.rglob("*")}  # fmt: skip
+    files = {f"records/{host}/{session}.1.jsonl" for host in HOSTS for session in SESSIONS}
+    figures = {f"figures/{kind}-paretopipe_worker.tiny.network.{ending}"
+               for kind in ("front", "breakdown") for ending in ("png", "svg")}  # fmt: skip
+    assert names >= files | figures | {"plan.json", "manifest.json", "points.csv", "front.csv"}
+    assert (measured.checkout.root / "results/latest").resolve() == measured.results.folder
+
+
+def test_every_split_was_measured_and_is_exact(measured: Measured) -> None:
+    points = measured.results.points
+    assert len(points) == len(LINKS) * len(SPLITS)
+    assert set(zip(points["link"], points["split"], strict=True)) == {
+        (link, split) for link in LINKS for split in SPLITS
+    }
+    assert set(points["status"]) == {"ok"}
+    assert set(points["output"]) == {"exact"}
+    assert points["gate"].all()
+    crossing = points[points["split"] != "@first"]
+    assert (crossing["crossed"] == True).all()  # noqa: E712 - a column
+    assert (crossing["wire_sent_bytes"] > crossing["payload_sent_bytes"]).all()
+    assert (points[points["split"] == "@first"]["payload_sent_bytes"] == 0).all()
+
+
+def test_the_sweep_says_what_it_does_and_prints_the_front(measured: Measured) -> None:
+    output = measured.done.output
+    for link in LINKS:
+        found = re.findall(rf"network {link} tcp  split +(\d+) of 9 .* img/s .* ms .* left", output)
+        assert sorted(map(int, found)) == list(range(1, 10)), output
+        assert f"paretopipe_worker.tiny:network over link {link}: edge > server, tcp" in output
+    assert "18 points (1 models, 2 links, 1 backends), 1 replicates, 2 sessions" in output
+    assert "18 of 18 points measured" in output
+    for row in measured.results.front.itertuples():
+        line = rf"{row.split} +{row.latency_median_ms:.2f} +{row.throughput_images_s:.2f}"
+        assert re.search(line, output), output
+    assert "Validating arguments" not in output
+    assert "WARNING" not in output
+    waiting = output.index("Wait for the stages of")
+    assert waiting < output.index("session 1 of 2:") < output.index("split 1 of 9")
+
+
+def test_links_are_shaped_to_their_rate_and_put_back(measured: Measured) -> None:
+    full_frames_mbit = 20 * 1448 / 1514
+    found: dict[str, list[float]] = {link: [] for link in LINKS}
+    for file in measured.results.records():
+        for record in file:
+            if isinstance(record, Probe):
+                assert isinstance(file[0], Header)
+                found[file[0].link] += record.goodput_mbit
+    assert len(found["rate20"]) == len(found["none"]) == 4, "there and back, before and after"
+    assert found["rate20"] == pytest.approx([full_frames_mbit] * 4, rel=0.1)
+    assert min(found["none"]) > 2 * full_frames_mbit
+    assert not shaped(measured.links_before)
+    assert measured.links_after == measured.links_before
+
+
+def test_each_host_runs_one_stage_process_per_session(measured: Measured) -> None:
+    for host in HOSTS:
+        ends = measured.results.ends(host)
+        assert sorted(header.session for header, _ in ends) == SESSIONS
+        assert [end.status for _, end in ends if end] == ["ok", "ok"]
+        assert len({end.process_start_ns for _, end in ends if end}) == 2
+        launched = measured.checkout.root.glob(f".lab/{host}/home/runs/tiny/*.status.json")
+        assert len(list(launched)) == 2
+
+
+def test_the_manifest_says_where_each_sessions_time_went(measured: Measured) -> None:
+    sessions = measured.results.manifest["sessions"]
+    assert sorted(session["session"] for session in sessions) == SESSIONS
+    for session in sessions:
+        assert session["overhead"]["points"] == 9
+        for host in HOSTS:
+            shares = session["hosts"][host]["shares_s"]
+            assert set(shares) == {*SHARES, "other"}
+            assert sum(shares.values()) <= session["overhead"]["lifetime_s"] + 1e-6
+
+
+def test_nothing_is_left_of_a_sweep(measured: Measured) -> None:
+    nothing_left(measured.checkout)
+    assert not Lab(measured.checkout).is_up
+
+
+def test_tables_and_front_come_again_from_the_records_alone(measured: Measured) -> None:
+    tables = [measured.results.folder / name for name in ("points.csv", "front.csv")]
+    before = [path.read_bytes() for path in tables]
+    for path in tables:
+        path.unlink()
+    done = measured.checkout.run(".venv/bin/python", "-m", "analysis.pareto", "results/latest")
+    assert "18 of 18 points measured" in done.succeeded().output
+    assert [path.read_bytes() for path in tables] == before
+
+
+def test_the_same_run_again_measures_nothing_and_a_second_sweep_meanwhile_is_refused(
+    measured: Measured,
+) -> None:
+    copy, records = measured.checkout, measured.results.raw()
+    again = copy.start_sweep(TINY, "tiny")
+    until(lambda: Lab(copy).is_up or again.process.poll() is not None, "a lab that is up")
+    second = copy.sweep(TINY, "second")
+    second.refused("belongs to another run of Ansible", f"(pid {again.process.pid})", "restore.yml")
+    done = again.wait().succeeded()
+    assert "0 of 2 sessions to go" in done.output
+    assert "18 of 18 points measured" in done.output
+    assert "Launch the stage" not in done.output
+    assert measured.results.raw() == records
+    assert not copy.results("second").raw()
+    nothing_left(copy)

@@ -1,0 +1,124 @@
+"""What a sweep refuses, and that it does so before anything is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from paretopipe_worker.interfaces import probe_kernel
+from tests.labs import SMALLEST, nothing_left, shaped, throwaway, watched
+from tests.namespaces import reason_without_namespaces
+from tests.sweeps import Checkout
+
+pytestmark = pytest.mark.skipif(
+    bool(reason_without_namespaces()), reason=reason_without_namespaces()
+)
+
+TINY = "experiments/tiny.yml"
+DELAYED = SMALLEST.replace("rate_mbit: 20", "rate_mbit: 20, delay_ms: 200")
+
+TO_THE_ATTIC = SMALLEST + "placements: [[edge, attic]]\n"
+
+WITH_A_HOST_THAT_IS_DOWN = """\
+all:
+  children:
+    stages:
+      children:
+        local_lab:
+        remote:
+    remote:
+      hosts:
+        attic:
+          ansible_host: 127.0.0.1
+          ansible_port: {port}
+          data_address: 10.0.0.3
+    local_lab:
+      hosts:
+        edge: {{data_address: 10.0.0.1}}
+        server: {{data_address: 10.0.0.2}}
+      vars:
+        ansible_connection: local
+        ansible_python_interpreter: "{{{{ local_lab_dir }}}}/{{{{ inventory_hostname }}}}/python"
+        ansible_become: false
+        worker_home: "{{{{ local_lab_dir }}}}/{{{{ inventory_hostname }}}}/home"
+        worker_python: "{{{{ ansible_playbook_python }}}}"
+        netem_state_dir: "{{{{ local_lab_dir }}}}/{{{{ inventory_hostname }}}}/link"
+        local_lab_dir: "{{{{ inventory_dir }}}}/.lab"
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Iterator[Checkout]:
+    with throwaway(tmp_path / "checkout") as made:
+        yield made
+
+
+@pytest.mark.must_run
+@pytest.mark.parametrize(
+    ("experiment", "run", "said"),
+    [
+        ("models: [mobilenet_v2]\nlinks: [none]\nreplicate: 3", "a", "replicate"),
+        ("models: [paretopipe_worker.tiny:nothing]\nlinks: [none]", "a", "nothing"),
+        (SMALLEST, "../a", "run: '../a' cannot name a folder; allowed are letters"),
+        (SMALLEST, "planned", "run 'planned' was planned with other experiment"),
+    ],
+    ids=["unknown key", "unknown model", "unusable run name", "changed experiment"],
+)
+def test_what_cannot_be_measured_is_refused_before_any_host_is_touched(
+    copy: Checkout, experiment: str, run: str, said: str
+) -> None:
+    if run == "planned":
+        (copy.root / "results/planned").mkdir(parents=True)
+        plan = ("-m", "paretopipe_worker", "prepare", "--experiment", TINY, "--run", run)
+        fleet = json.dumps(
+            [
+                {"name": "edge", "data_address": "10.0.0.1", "threads": 1, "device_emulated": 3},
+                {"name": "server", "data_address": "10.0.0.2", "threads": 1},
+            ]
+        )
+        places = ("--results", f"results/{run}", "--cache", ".cache")
+        copy.run(".venv/bin/python", *plan, "--fleet", fleet, *places).succeeded()
+    done = copy.sweep(copy.write("experiments/bad.yml", experiment), run)
+    done.refused(said)
+    assert "PLAY [Prepare the hosts]" not in done.output
+    assert not (copy.root / ".lab").exists()
+
+
+@pytest.mark.skipif(bool(probe_kernel()["netem"]), reason="this kernel has netem")
+def test_delay_without_netem_is_refused_before_anything_is_measured(
+    copy: Checkout,
+) -> None:
+    running = copy.start_sweep(copy.write("experiments/delayed.yml", DELAYED), "delayed")
+    with watched(copy, running) as lab:
+        before = lab.links()
+        running.wait().refused("sch_netem", "edge: ", os.uname().release, "linux-modules-extra")
+        assert lab.links() == before
+        assert not shaped(before)
+    assert not copy.results("delayed").raw()
+    nothing_left(copy)
+
+
+@pytest.mark.must_run
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh (openssh-client) is not installed")
+def test_a_host_that_is_down_is_named_and_nothing_is_measured(
+    copy: Checkout,
+) -> None:
+    with socket.socket() as closed:  # bound and not listening: nobody else gets the port
+        closed.bind(("127.0.0.1", 0))
+        inventory = WITH_A_HOST_THAT_IS_DOWN.format(port=closed.getsockname()[1])
+        path = copy.write("fleet.yml", inventory)
+        experiment = copy.write("experiments/attic.yml", TO_THE_ATTIC)
+        running = copy.start_sweep(experiment, "down", inventory=str(path))
+        with watched(copy, running) as lab:
+            before = lab.links()
+            done = running.wait()
+            done.refused("fatal: [attic]: UNREACHABLE!", "127.0.0.1", "Connection refused")
+            assert lab.links() == before
+    assert not copy.results("down").raw()
+    nothing_left(copy)

@@ -1,0 +1,204 @@
+"""Sweeps over real SSH, as a user who is not root, to hosts made from ``inventory/lab``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from paretopipe_worker import records
+from paretopipe_worker.records import End
+from tests.sshd import CARD, USER_ID, WORKER_HOME, Fleet, Host, Task, fleet, reason_without_sshd
+from tests.sweeps import Checkout, Done, Running, checkout, until
+
+pytestmark = pytest.mark.skipif(bool(reason_without_sshd()), reason=reason_without_sshd())
+
+LAB = "inventory/lab"
+DEADLINE_S = 240.0
+"""Seconds a sweep may take while other tests have a core."""
+
+SHORT = """\
+models: [paretopipe_worker.tiny:network]
+links: [none, {name: rate20, rate_mbit: 20}]
+splits: {granularity: block, cuts: ["2"]}
+phases: {min_items: 20, min_s: 0.1, max_s: 10}
+seed: 1
+"""
+
+# With this seed the slow session comes first, and in it first the point at which nothing crosses:
+# then it has two points left, of over 5 and 10 s, longer than the lease.
+SLOW_FIRST = """\
+models: [paretopipe_worker.tiny:network]
+links: [none, {name: slow, rate_mbit: 0.4}]
+splits: {granularity: block, cuts: ["0"]}
+phases: {min_items: 20, min_s: 0.1, max_s: 30}
+seed: 8
+"""
+
+SHAPE = """\
+- name: Shape the links
+  hosts: stages
+  gather_facts: false
+  tasks:
+    - name: Look at the host
+      ansible.builtin.import_role:
+        name: common
+        tasks_from: preflight
+
+    - name: Find the worker package
+      ansible.builtin.import_role:
+        name: worker
+        tasks_from: find
+
+    - name: Shape the link
+      ansible.builtin.import_role:
+        name: netem
+      vars:
+        netem_profile: {name: slow, rate_mbit: 0.5}
+        netem_address: "{{ data_address }}"
+        netem_peers: >-
+          {{ groups.stages | map('extract', hostvars, 'data_address')
+             | difference([data_address]) }}
+        netem_ports: [29400]
+        netem_lease: "{{ worker_home }}/lease"
+        netem_lease_s: 120
+"""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A fleet, and the checkout from which it is used."""
+
+    fleet: Fleet
+    checkout: Checkout
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """The hosts in the order of the inventory."""
+        return self.fleet.hosts
+
+    def start_sweep(self, experiment: str, *arguments: str) -> Running:
+        """Start a sweep, named ``run``, from the controller's place in the network."""
+        path = self.checkout.write("experiments/of-the-test.yml", experiment)
+        with self.fleet.controller.entered():
+            return self.checkout.start_sweep(path, "run", *arguments, inventory=LAB)
+
+    def play(self, playbook: str, *arguments: str) -> Done:
+        """Run a playbook to its end, which must be a good one."""
+        command = (".venv/bin/ansible-playbook", playbook, "-i", LAB, *arguments)
+        with self.fleet.controller.entered():
+            running = self.checkout.start(*command)
+        return running.wait().succeeded()
+
+    def changed(self, done: Done) -> dict[str, int]:
+        """How many changes a playbook made on each host, by its recap."""
+        found = re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", done.output, flags=re.MULTILINE)
+        return {name: int(count) for name, count in found if name != "localhost"}
+
+    def everywhere(self, count: int) -> dict[str, int]:
+        """`count` for each host, as `changed` says it."""
+        return {host.name: count for host in self.hosts}
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    copy = checkout(tmp_path / "the user's checkout")
+    with fleet(threads=1) as up:
+        copy.write(f"{LAB}/hosts.yml", up.inventory)
+        copy.environment.update(up.environment)
+        yield Lab(up, copy)
+
+
+def stages(host: Host) -> list[Task]:
+    """Stage processes of a host."""
+    return [task for task in host.tasks if "-m paretopipe_worker stage " in task.command]
+
+
+@pytest.mark.must_run
+def test_a_sweep_over_ssh_as_a_user_with_sudo(lab: Lab) -> None:
+    before = [host.link for host in lab.hosts]
+    running = lab.start_sweep(SHORT)
+    for host in lab.hosts:
+        found = until(partial(stages, host), f"a stage on {host.name}", DEADLINE_S)
+        assert {task.user_id for task in found} == {USER_ID}
+    running.wait(DEADLINE_S).succeeded()
+
+    results = lab.checkout.results("run")
+    points = results.points
+    assert len(points) == 6
+    assert set(points["status"]) == {"ok"}
+    assert set(points["output"]) == {"exact"}
+    assert list(points["crossed"].notna()) == list(points["split"] != "@first")
+    assert points["crossed"].dropna().all()
+    goodput = points.groupby("link")["link_goodput_before_mbit"].min()
+    assert 15 < goodput["rate20"] < 20 < 100 < goodput["none"]
+    for host in lab.hosts:
+        assert [end.status for _, end in results.ends(host.name) if end] == ["ok", "ok"]
+        # Neither the stages nor what runs by sudo leaves a file of root's in the user's folder.
+        assert {path.lstat().st_uid for path in host.file(WORKER_HOME).rglob("*")} == {USER_ID}
+    assert [host.link for host in lab.hosts] == before
+    assert [host.tasks for host in lab.hosts] == [[], []]
+
+
+@pytest.mark.must_run
+def test_provisioned_and_shaped_again_a_fleet_does_not_change(lab: Lab) -> None:
+    before = [host.link for host in lab.hosts]
+    lab.play("playbooks/provision.yml")
+    assert lab.changed(lab.play("playbooks/provision.yml")) == lab.everywhere(0)
+
+    lab.checkout.write("shape.yml", SHAPE)
+    for host in lab.hosts:
+        host.file(f"{WORKER_HOME}/lease").touch()
+    announced = lab.play("shape.yml", "--check", "--diff")
+    assert "+class 7070:1 rate 500 kbit/s" in announced.output
+    assert lab.changed(announced) == lab.everywhere(1)
+    assert [host.link for host in lab.hosts] == before
+    assert lab.changed(lab.play("shape.yml")) == lab.everywhere(1)
+    assert [host.link == link for host, link in zip(lab.hosts, before, strict=True)] == [False] * 2
+    assert lab.changed(lab.play("shape.yml")) == lab.everywhere(0)
+    for host in lab.hosts:
+        # SSH has gone through the same card all along.
+        classes = host.network.run("tc", "-s", "class", "show", "dev", CARD).stdout
+        assert "Sent 0 bytes 0 pkt" in classes
+
+    assert lab.changed(lab.play("playbooks/restore.yml")) == lab.everywhere(1)
+    assert [host.link for host in lab.hosts] == before
+    assert [host.tasks for host in lab.hosts] == [[], []]
+
+
+def test_a_host_that_is_down_is_named_and_nothing_is_started(lab: Lab) -> None:
+    near, far = lab.hosts
+    far.kill_sshd()
+    running = lab.start_sweep(SHORT)
+    running.wait(DEADLINE_S).refused(f"fatal: [{far.name}]: UNREACHABLE!", far.address)
+    assert not lab.checkout.results("run").raw()
+    assert [near.tasks, far.tasks] == [[], []]
+
+
+def test_a_host_that_drops_out_costs_its_session_and_clears_itself(lab: Lab) -> None:
+    near, far = lab.hosts
+    before = near.link, far.link
+    running = lab.start_sweep(SLOW_FIRST, "-e", '{"lease_s": 8}')
+    running.prints("split 1 of 3", DEADLINE_S)
+    assert stages(far)
+    assert far.link != before[1]
+
+    far.kill_sshd()
+    controller = lab.checkout.root / "results/run/records/controller"
+    until(lambda: not far.tasks and far.link == before[1], f"nothing left on {far.name}")
+    failure = until(lambda: [*controller.glob("*.jsonl")], "a record of the failure")
+    far.start_sshd()
+
+    running.wait(DEADLINE_S).refused("1 of 2 sessions failed", f"{far.name}: ")
+    [end] = [record for record in records.read(failure[0]) if isinstance(record, End)]
+    assert far.name in str(end.reason)
+    status = lab.checkout.results("run").points.set_index(["link", "split"])["status"]
+    assert set(status["none"]) == {"ok"}
+    assert status["slow"]["@first"] == "ok"
+    assert status["slow"]["@last"] == "failed"
+    assert (near.link, far.link) == before
+    assert [near.tasks, far.tasks] == [[], []]
