@@ -51,14 +51,13 @@ class Running:
         """What it has printed so far, errors included."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def prints(self, text: str, deadline_s: float = 60) -> None:
+    def prints(self, text: str, deadline_s: float = DEADLINE_S) -> None:
         """Wait until it has printed `text`."""
-
-        def printed() -> bool:
-            assert self.process.poll() is None or text in self.output, self.output
-            return text in self.output
-
-        until(printed, f"{text!r} in:\n{self.output}", deadline_s)
+        end = time.monotonic() + deadline_s
+        while text not in self.output:
+            assert self.process.poll() is None, f"ended without printing {text!r}:\n{self.output}"
+            assert time.monotonic() < end, f"did not print {text!r} in time:\n{self.output}"
+            time.sleep(0.02)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the command and all its children, as a terminal does at Ctrl-C."""

@@ -23,7 +23,7 @@ SWEEP_OVER_SSH = (
 ELSEWHERE = {
     "make test": "what CI runs",
     "make sweep": "test_sweep_local.py, with a smaller experiment",
-    ".venv/bin/ansible-playbook playbooks/restore.yml -i inventory/local": "test_sweep_local.py",
+    ".venv/bin/ansible-playbook playbooks/restore.yml -i inventory/local": "test_sweep_failures.py",
     SWEEP_OVER_SSH: "test_sweep_ssh.py, with an inventory and an experiment of its own",
     ".venv/bin/python -m analysis.pareto results/latest": "test_sweep_local.py",
 }
