@@ -24,6 +24,8 @@ namespaces = pytest.mark.skipif(
     bool(reason_without_namespaces()), reason=reason_without_namespaces()
 )
 
+pytestmark = pytest.mark.alone
+
 
 def until(condition: Callable[[], bool], deadline_s: float = 20) -> None:
     """Wait for something to become true, by a deadline."""
@@ -94,7 +96,7 @@ class ShapedHost:
     host: Namespace
     peer: Namespace
     folder: Path
-    lease_s: float = 1.0
+    lease_s: float = 3.0
 
     @property
     def lease(self) -> Path:

@@ -53,6 +53,8 @@ needs_user_namespaces = pytest.mark.skipif(
     bool(reason_without(*UNPRIVILEGED)), reason=reason_without(*UNPRIVILEGED)
 )
 
+pytestmark = pytest.mark.alone
+
 
 @dataclass
 class Lab:
@@ -251,6 +253,7 @@ def test_the_setting_that_forbids_namespaces_is_named(lab: Lab) -> None:
 
 
 @needs_user_namespaces
+@pytest.mark.long
 def test_a_sweep_without_privilege(tmp_path: Path) -> None:
     with throwaway(tmp_path / "checkout") as copy:
         experiment = copy.write("experiments/smallest.yml", SMALLEST)

@@ -34,6 +34,8 @@ namespaces = pytest.mark.skipif(
     bool(reason_without_namespaces()), reason=reason_without_namespaces()
 )
 
+pytestmark = pytest.mark.alone
+
 
 def shaping(profile: LinkProfile, *peers: str) -> Shaping:
     return Shaping(profile, peers or ("10.77.0.2",), (DATA_PORT,))

@@ -21,6 +21,7 @@ from tests.namespaces import reason_without_namespaces
 from tests.sweeps import Checkout, Done, Running
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.must_run,
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]

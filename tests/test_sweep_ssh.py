@@ -15,7 +15,10 @@ from paretopipe_worker.records import End
 from tests.sshd import CARD, USER_ID, WORKER_HOME, Fleet, Host, Task, fleet, reason_without_sshd
 from tests.sweeps import Checkout, Done, Running, checkout, until
 
-pytestmark = pytest.mark.skipif(bool(reason_without_sshd()), reason=reason_without_sshd())
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(bool(reason_without_sshd()), reason=reason_without_sshd()),
+]
 
 LAB = "inventory/lab"
 DEADLINE_S = 240.0
@@ -170,6 +173,7 @@ def test_provisioned_and_shaped_again_a_fleet_does_not_change(lab: Lab) -> None:
     assert [host.tasks for host in lab.hosts] == [[], []]
 
 
+@pytest.mark.long
 def test_a_host_that_is_down_is_named_and_nothing_is_started(lab: Lab) -> None:
     near, far = lab.hosts
     far.kill_sshd()
