@@ -84,6 +84,9 @@ def plain(text: str) -> str:
 
 def module(path: Path) -> ModuleType:
     """Import a Python file that lies outside every package."""
+    # ansible.module_utils replaces sys.intern, and torch._dynamo, which torch loads late and other
+    # tests of this process need, only loads while that is still a built-in.
+    importlib.import_module("torch._dynamo")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     made = importlib.util.module_from_spec(spec)
