@@ -217,6 +217,7 @@ def test_the_same_run_again_measures_what_is_missing_and_nothing_else(
     nothing_left(failing.checkout)
 
 
+@pytest.mark.long
 def test_a_backend_not_built_fails_alone_and_restore_clears_up_after_a_killed_controller(
     copy: Checkout,
 ) -> None:

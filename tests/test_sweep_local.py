@@ -11,7 +11,7 @@ import pytest
 from paretopipe_worker.records import SHARES, Header, Probe
 from tests.labs import HOSTS, Lab, nothing_left, shaped, throwaway, watched
 from tests.namespaces import reason_without_namespaces
-from tests.sweeps import Checkout, Done, until
+from tests.sweeps import Checkout, Done
 
 pytestmark = [
     pytest.mark.must_run,
@@ -31,6 +31,7 @@ class Measured:
 
     checkout: Checkout
     done: Done
+    second: Done
     links_before: dict[str, str]
     links_after: dict[str, str]
 
@@ -44,9 +45,10 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
         running = copy.start("make", "sweep", f"ARGS=-e experiment={TINY} -e run=tiny")
         with watched(copy, running) as lab:
             before = lab.links()
+            second = copy.sweep(TINY, "second")
             done = running.wait().succeeded()
             after = lab.links()
-        yield Measured(copy, done, before, after)
+        yield Measured(copy, done, second, before, after)
 
 
 def test_make_sweep_ends_well_and_leaves_all_that_is_promised(measured: Measured) -> None:
@@ -145,18 +147,16 @@ def test_tables_and_front_come_again_from_the_records_alone(measured: Measured) 
     assert [path.read_bytes() for path in tables] == before
 
 
-def test_the_same_run_again_measures_nothing_and_a_second_sweep_meanwhile_is_refused(
-    measured: Measured,
-) -> None:
-    copy, records = measured.checkout, measured.results.raw()
-    again = copy.start_sweep(TINY, "tiny")
-    until(lambda: Lab(copy).is_up or again.process.poll() is not None, "a lab that is up")
-    second = copy.sweep(TINY, "second")
-    second.refused("belongs to another run of Ansible", f"(pid {again.process.pid})", "restore.yml")
-    done = again.wait().succeeded()
+def test_a_second_sweep_meanwhile_is_refused(measured: Measured) -> None:
+    measured.second.refused("belongs to another run of Ansible", "(pid ", "restore.yml")
+    assert not measured.checkout.results("second").raw()
+
+
+def test_the_same_run_again_measures_nothing(measured: Measured) -> None:
+    records = measured.results.raw()
+    done = measured.checkout.sweep(TINY, "tiny").succeeded()
     assert "0 of 2 sessions to go" in done.output
     assert "18 of 18 points measured" in done.output
     assert "Launch the stage" not in done.output
     assert measured.results.raw() == records
-    assert not copy.results("second").raw()
-    nothing_left(copy)
+    nothing_left(measured.checkout)

@@ -122,7 +122,7 @@ def stages(host: Host) -> list[Task]:
 
 
 @pytest.mark.must_run
-def test_a_sweep_over_ssh_as_a_user_with_sudo(lab: Lab) -> None:
+def test_a_sweep_over_ssh_as_a_user_with_sudo_leaves_nothing_to_provision(lab: Lab) -> None:
     before = [host.link for host in lab.hosts]
     running = lab.start_sweep(SHORT)
     for host in lab.hosts:
@@ -145,14 +145,13 @@ def test_a_sweep_over_ssh_as_a_user_with_sudo(lab: Lab) -> None:
         assert {path.lstat().st_uid for path in host.file(WORKER_HOME).rglob("*")} == {USER_ID}
     assert [host.link for host in lab.hosts] == before
     assert [host.tasks for host in lab.hosts] == [[], []]
+    assert lab.changed(lab.play("playbooks/provision.yml")) == lab.everywhere(0)
 
 
 @pytest.mark.must_run
-def test_provisioned_and_shaped_again_a_fleet_does_not_change(lab: Lab) -> None:
+def test_a_fleet_shaped_again_does_not_change_and_restores_to_what_it_was(lab: Lab) -> None:
     before = [host.link for host in lab.hosts]
     lab.play("playbooks/provision.yml")
-    assert lab.changed(lab.play("playbooks/provision.yml")) == lab.everywhere(0)
-
     lab.checkout.write("shape.yml", SHAPE)
     for host in lab.hosts:
         host.file(f"{WORKER_HOME}/lease").touch()
@@ -183,6 +182,7 @@ def test_a_host_that_is_down_is_named_and_nothing_is_started(lab: Lab) -> None:
     assert [near.tasks, far.tasks] == [[], []]
 
 
+@pytest.mark.long
 def test_a_host_that_drops_out_costs_its_session_and_clears_itself(lab: Lab) -> None:
     near, far = lab.hosts
     before = near.link, far.link
