@@ -45,10 +45,13 @@ lint: .venv/.dev
 	@PYTHON="$(PYTHON)" bash .ci/setup requirements-dev.txt
 	@touch $@
 
-# What the tests over SSH need beyond Python; without root they skip and say so.
+# What the tests over SSH and those with a kernel of their own need beyond Python; without root they
+# skip and say so. That kernel is packaged for one processor only.
+UML := $(if $(filter x86_64,$(shell uname -m)),user-mode-linux busybox-static kmod gcc libc6-dev)
+
 .PHONY: .test-packages
 .test-packages:
-	@bash .ci/apt openssh-server sudo iproute2
+	@bash .ci/apt openssh-server sudo iproute2 $(UML)
 
 lock:
 	rm -rf .venv/.sweep .venv/.dev .lock-venv

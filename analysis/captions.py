@@ -6,13 +6,14 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.path import Path
 
 from analysis import labels
+from analysis.front import marked
 from paretopipe_worker.cuts import FIRST, LAST
 
 CONDITION = ["placement", "backend", "batch", "window", "dtype"]
@@ -20,6 +21,11 @@ CONDITION = ["placement", "backend", "batch", "window", "dtype"]
 
 MARKERS = {FIRST: "s", LAST: "D"}
 """Markers of the endpoints; cuts have a circle."""
+
+MARKED = Path.make_compound_path(
+    Path.unit_circle(), Path([(-0.7, -0.7), (0.7, 0.7)]), Path([(-0.7, 0.7), (0.7, -0.7)])
+)
+"""Marker of points whose link was not what was asked for; their names tell endpoints."""
 
 MARKER_PT = 2.9
 """Radius of a marker in points (1/72 inch)."""
@@ -44,10 +50,7 @@ def _value(name: str, value: object) -> str:
 
 def link_title(points: pd.DataFrame, link: str) -> str:
     """A link's name and what was asked of it."""
-    row = points[points["link"] == link].iloc[0]
-    asked = [] if np.isnan(row["rate_mbit"]) else [f"{row['rate_mbit']:g} Mbit/s"]
-    asked += [f"{row['delay_ms']:g} ms one way"] if row["delay_ms"] else []
-    return f"{link} ({', '.join(asked) or 'unshaped'})"
+    return f"{link} ({points.loc[points['link'] == link, 'link_asked'].iloc[0]})"
 
 
 def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D | Patch]:
@@ -55,7 +58,7 @@ def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D |
     hosts = set(points["placement"])
     ranks = next(iter(hosts)).split(">") if len(hosts) == 1 else ["rank 0", "the last rank"]
 
-    def marker(label: str, shape: str, colour: Any, face: Any) -> Line2D:
+    def marker(label: str, shape: str | Path, colour: Any, face: Any) -> Line2D:
         return Line2D(
             [], [], ls="", marker=shape, ms=2 * MARKER_PT, color=colour, mfc=face, label=label
         )
@@ -67,6 +70,7 @@ def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D |
         marker("dominated", "o", "0.6", "white"),
         marker(f"{FIRST}: all on {ranks[0]}", "s", "0.3", "0.3"),
         marker(f"{LAST}: all on {ranks[-1]}", "D", "0.3", "0.3"),
+        *([marker("link not as asked for", MARKED, "0.3", "none")] if marked(points).any() else []),
     ]
 
 
@@ -90,7 +94,7 @@ def explain(figure: Figure, points: pd.DataFrame, legend: Sequence[Line2D | Patc
     alike = [name for name in CONDITION if points[name].nunique() == 1]
     title = [_value(name, points[name].iloc[0]) for name in alike]
     lost = int((points["status"] != "ok").sum())
-    notes = [*_emulation(points), *_abbreviations(points)]
+    notes = [*_emulation(points), *_links(points), *_abbreviations(points)]
     if lost:
         notes.append(f"{lost} of {len(points)} points have no figures, see points.csv")
     width_in = figure.get_figwidth()
@@ -120,6 +124,27 @@ def _emulation(points: pd.DataFrame) -> Iterator[str]:
     stretched = [f"{host} ({factor:g} times)" for host, factor in factors.items() if factor != 1]
     if stretched:
         yield f"device_emulated: computation stretched on {', '.join(stretched)}"
+
+
+def _links(points: pd.DataFrame) -> Iterator[str]:
+    """Say which links a relay shaped, and which were not what was asked for."""
+    emulated = points.loc[points["link_emulated"].eq(True).fillna(False), "link"].unique()
+    if len(emulated):
+        yield f"link_emulated: shaped by a userspace relay, not by netem: {', '.join(emulated)}"
+    off = points[marked(points)]
+    if len(off):
+        kept = off["on_front"].any()
+        yield (
+            f"{len(off)} of {len(points)} points have a link that was not as asked for "
+            f"({', '.join(off['link'].unique())}), see link_certificate in points.csv: "
+            + ("they may be on the front" if kept else "left off the front")
+        )
+    late = points.loc[points["link_late"].eq(True).fillna(False), "relay_late_p99_ms"]
+    if len(late):
+        yield (
+            f"link_late: the relay was late during {len(late)} of {len(points)} points, by "
+            f"{late.min():.1f} to {late.max():.1f} ms at the 99th percentile"
+        )
 
 
 def _abbreviations(points: pd.DataFrame) -> Iterator[str]:

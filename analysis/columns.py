@@ -52,10 +52,16 @@ def _identity() -> Iterator[Column]:
     )
     yield Column("placement", "", "Hosts by rank, source first, joined by `>`.", front=True)
     yield Column("link", "", "Name of the link profile that was asked for.", front=True)
-    yield Column(
-        "rate_mbit", "Mbit/s", "Rate of that profile.", "no rate was asked for", front=True
-    )
-    yield Column("delay_ms", "ms", "One-way delay of that profile.", front=True)
+    yield Column("link_asked", "", "What that profile asks for, by way.", front=True)
+    for start, way in (("", "forward, from rank 0 to 1"), ("return_", "back to rank 0")):
+        yield Column(
+            f"{start}rate_mbit",
+            "Mbit/s",
+            f"Rate of that profile {way}.",
+            "no rate was asked for",
+            front=True,
+        )
+        yield Column(f"{start}delay_ms", "ms", f"One-way delay of that profile {way}.", front=True)
     yield Column("backend", "", "How tensors cross the link.", front=True)
     yield Column("batch", "images", "Images in one item.", front=True)
     yield Column("window", "items", "Items in flight in the throughput phase.", front=True)
@@ -85,7 +91,8 @@ def _outcome() -> Iterator[Column]:
         "on_front",
         "",
         "No other point of the same model, placement, link, backend, batch, window and dtype is at "
-        "least as good in latency and throughput and better in one.",
+        "least as good in latency and throughput and better in one. Points whose `link_certified` "
+        "is false are left off, and beat no other, unless `--uncertified` asks for them.",
     )
 
 
@@ -216,8 +223,10 @@ def _trust() -> Iterator[Column]:
         "crossed",
         "",
         "Whether what was said to cross did: every rank handed the transport at least the bytes "
-        "the plan says for its counted items, and none where nothing is to cross, and the network "
-        "counted at least what was handed over. A replicate where this is not so is failed.",
+        "the plan says for its counted items, and none where nothing is to cross; and the network "
+        "counted no less than was handed over, and no more than 1.2 times that, 100 bytes for each "
+        "message (headers; a phase's closing mark is one, without tensors) and what was "
+        "retransmitted. A replicate where this is not so is failed.",
         "the network was not counted, nothing was to cross, or no replicate was measured",
     )
     sent = "all ranks, warm-up included, sum over phases and replicates"
@@ -268,6 +277,61 @@ def _trust() -> Iterator[Column]:
                 "replicates.",
                 "it was not measured",
             )
+        yield Column(
+            f"link_transfer_off_{when}_ms",
+            "ms",
+            f"By how much single transfers {when} the session, of 8 to 512 KiB after a pause, took "
+            "longer than the round trip and their bytes at the rate asked for: the one that is "
+            "furthest out of its tolerance, median of three, mean over replicates.",
+            "it was not measured, or no rate was asked for",
+        )
+    yield from _certified()
+
+
+def _certified() -> Iterator[Column]:
+    """Whether the link was what was asked for."""
+    yield Column(
+        "link_emulated",
+        "",
+        "Whether a userspace relay shaped the link of any host, in place of the kernel's netem.",
+        _UNMEASURED,
+        front=True,
+    )
+    yield Column(
+        "link_certified",
+        "",
+        "Whether the link was what was asked for, before and after the session, in all replicates: "
+        "round trip at most the larger of 3 ms and 5 % above the sum of the delays and no more "
+        "than 0.5 ms below it; goodput within 10 % of the rate times 1448/1514; single transfers "
+        "within the larger of 1 ms and 5 % of the measured round trip and their bytes at that "
+        "rate (not judged where TCP is to start slowly after idle). Where the link has jitter, "
+        "loss, reordering or duplicates, UDP datagrams are judged instead: median round trip "
+        "within the larger of 3 ms and 5 %, and loss, each within three standard deviations of "
+        "what 400 simulated streams show.",
+        "nothing was asked of the link, or no replicate was measured",
+        front=True,
+    )
+    yield Column(
+        "link_certificate",
+        "",
+        "What of the link was out of tolerance.",
+        "nothing was",
+        front=True,
+    )
+    yield Column(
+        "relay_late_p99_ms",
+        "ms",
+        "How late a relay sent packets during the point, 99th percentile: the worst host, phase "
+        "and replicate.",
+        "no relay sent any",
+    )
+    yield Column(
+        "link_late",
+        "",
+        "Whether that is above 2 ms: the link was slower than asked for by as much, at times.",
+        "no relay sent any packets",
+        front=True,
+    )
 
 
 SECTIONS: dict[str, tuple[Column, ...]] = {

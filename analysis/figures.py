@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import labels
 from analysis.captions import (
+    MARKED,
     MARKER_PT,
     MARKERS,
     REST,
@@ -26,6 +28,7 @@ from analysis.captions import (
     front_legend,
     link_title,
 )
+from analysis.front import marked
 from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan import slug
 
@@ -39,6 +42,8 @@ _AXIS = {
 _PANEL_IN = (4.3, 3.5)
 _NARROWEST_IN = 6.0
 _COLUMNS = 3
+_TITLE = 44
+"""Longest line of a panel's title, in characters."""
 _GROWTH = 1.25
 _RING_STEP_PT = 1.6
 _MAX_RINGS = 6
@@ -96,8 +101,9 @@ def draw(points: pd.DataFrame, directory: Path) -> list[Path]:
 def front(points: pd.DataFrame) -> Figure:
     """Draw one model's Pareto fronts: a panel per link with every point named.
 
-    Where there are several links a first panel shows them on common axes. Each further condition
-    (placement, backend, batch, window, dtype) has panels of its own, beginning a new row.
+    Where there are several links a first panel shows how the front moves from one to the next.
+    Each further condition (placement, backend, batch, window, dtype) has panels of its own,
+    beginning a new row.
     """
     factor = 1.0
     while True:
@@ -127,16 +133,16 @@ def _front(points: pd.DataFrame, factor: float) -> Figure | None:
         for axes in places[len(links) :]:
             axes.remove()
         for link, axes in zip(links, places, strict=False):
-            shown = measured if link is None else measured[measured["link"] == link]
-            axes.set_title(f"{'all links' if link is None else link_title(table, link)}{title}")
+            shown = measured[measured["on_front" if link is None else "link"] == (link or True)]
+            said = "fronts of all links" if link is None else link_title(table, link)
+            axes.set_title(textwrap.fill(f"{said}{title}", _TITLE))
             for name, part in shown.groupby("link", sort=False):
-                _points(axes, part, colours[str(name)], rings=link is not None)
+                _points(axes, part, colours[str(name)])
             _scales(axes, shown)
-            if link is not None:
-                panels.append((axes, shown))
+            panels.append((axes, shown))
     explain(figure, points, front_legend(points, colours))
     _freeze(figure)
-    return figure if all(_name(axes, part, points) for axes, part in panels) else None
+    return figure if all(_name(axes, part, points, colours) for axes, part in panels) else None
 
 
 def breakdown(points: pd.DataFrame) -> Figure:
@@ -156,7 +162,7 @@ def breakdown(points: pd.DataFrame) -> Figure:
         grid = figure.subplots(len(links), len(columns), squeeze=False, sharex="col")
         for (title, table), axes_column in zip(columns, grid.T, strict=True):
             for link, axes in zip(links, axes_column, strict=True):
-                axes.set_title(f"{link_title(table, link)}{title}")
+                axes.set_title(textwrap.fill(f"{link_title(table, link)}{title}", _TITLE))
                 _bars(axes, table[table["link"] == link])
             axes.set_xlabel(f"Cut, from all on the last rank ({LAST}) to all on rank 0 ({FIRST})")
         for axes in grid[:, 0]:
@@ -172,19 +178,23 @@ def _colours(points: pd.DataFrame) -> dict[str, Any]:
     return dict(zip(links, itertools.cycle(sns.color_palette("colorblind")), strict=False))
 
 
-def _points(axes: Axes, points: pd.DataFrame, colour: Any, *, rings: bool) -> None:
-    """Draw one link's points, those on the front filled and joined by a step line."""
+def _points(axes: Axes, points: pd.DataFrame, colour: Any) -> None:
+    """Draw one link's points, those on the front filled and joined by a step line.
+
+    Points whose link was not as asked for are hollow, and marked, wherever they are.
+    """
     best = points[points["on_front"]].sort_values([LATENCY, THROUGHPUT])
     axes.plot(
         best[LATENCY], best[THROUGHPUT], drawstyle="steps-post", color=colour, lw=1.1, zorder=3
     )
-    radii = _radii(points) if rings else np.full(len(points), MARKER_PT)
-    for radius, (_, row) in zip(radii, points.iterrows(), strict=True):
-        hollow = radius > MARKER_PT
+    radii = _radii(points)
+    rows = zip(radii, marked(points), points.to_dict("records"), strict=True)
+    for radius, off, row in rows:
+        hollow = radius > MARKER_PT or off
         axes.plot(
             row[LATENCY],
             row[THROUGHPUT],
-            marker=MARKERS.get(row["split"], "o"),
+            marker=MARKED if off else MARKERS.get(row["split"], "o"),
             markersize=2 * radius,
             color=colour,
             markerfacecolor="none" if hollow else colour if row["on_front"] else "white",
@@ -216,23 +226,30 @@ def _scales(axes: Axes, points: pd.DataFrame) -> None:
     axes.set_axisbelow(True)
     sns.despine(ax=axes)
     if points.empty:
-        axes.text(0.5, 0.5, "no point was measured", transform=axes.transAxes, ha="center")
+        axes.text(0.5, 0.5, "no point to show", transform=axes.transAxes, ha="center")
         axes.set(xticks=[], yticks=[])
 
 
-def _name(axes: Axes, shown: pd.DataFrame, points: pd.DataFrame) -> bool:
+def _name(axes: Axes, shown: pd.DataFrame, points: pd.DataFrame, colours: dict[str, Any]) -> bool:
     """Name all points of a panel, those on the front first; False where there is no room."""
     short = labels.shorten(list(points["split"].unique()))
     radii = pd.Series(_radii(shown), index=shown.index)
     order = shown.sort_values(["on_front", LATENCY], ascending=[False, True])
-    best = shown[shown["on_front"]].sort_values([LATENCY, THROUGHPUT])
+    several = shown["link"].nunique() > 1
+    lines = [
+        _along(axes, part.sort_values([LATENCY, THROUGHPUT])[[LATENCY, THROUGHPUT]].to_numpy("f8"))
+        for _, part in shown[shown["on_front"]].groupby("link", sort=False)
+    ]
     return labels.place(
         axes,
         order[[LATENCY, THROUGHPUT]].to_numpy(dtype=np.float64),
         [short[name] for name in order["split"]],
         list(radii[order.index]),
-        _along(axes, best[[LATENCY, THROUGHPUT]].to_numpy(dtype=np.float64)),
-        ["black" if on_front else "0.35" for on_front in order["on_front"]],
+        np.vstack(lines) if lines else np.empty((0, 2)),
+        [
+            colours[link] if several else "black" if on_front else "0.35"
+            for link, on_front in zip(order["link"], order["on_front"], strict=True)
+        ],
     )
 
 

@@ -71,7 +71,12 @@ def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.
     return front
 
 
-def mark(points: pd.DataFrame) -> pd.DataFrame:
+def marked(points: pd.DataFrame) -> pd.Series:
+    """Which points' links were not what was asked for, by their session's certificate."""
+    return points["link_certified"].eq(False).fillna(False).astype("bool")
+
+
+def mark(points: pd.DataFrame, *, uncertified: bool = False) -> pd.DataFrame:
     """Add the column ``on_front``, each group (:data:`GROUP`) having a front of its own.
 
     Parameters
@@ -79,9 +84,12 @@ def mark(points: pd.DataFrame) -> pd.DataFrame:
     points
         One row per point, with the columns of :data:`GROUP` and
         :data:`analysis.columns.OBJECTIVES`; rows without figures are on no front.
+    uncertified
+        Whether `marked` points count; else they are on no front and beat nothing.
     """
     on_front = pd.Series(False, index=points.index)
-    for _, group in points.groupby(list(GROUP), sort=False):
+    counted = points if uncertified else points[~marked(points)]
+    for _, group in counted.groupby(list(GROUP), sort=False):
         values = group[list(OBJECTIVES)].to_numpy(dtype=np.float64, na_value=np.nan)
         on_front[group.index] = is_nondominated(values, list(OBJECTIVES.values()))
     return points.assign(on_front=on_front)

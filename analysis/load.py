@@ -22,9 +22,12 @@ _DTYPES = {
     "int | None": "Int64",
     "float": "float64",
     "float | None": "float64",
+    "bool": "bool",
     "bool | None": "boolean",
     "tuple[int, ...]": "object",
     "tuple[float, ...]": "object",
+    "tuple[Transfer, ...]": "object",
+    "Datagrams | None": "object",
 }
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.certificate import COLUMNS, certificates, path_of
 from analysis.load import CONTROLLER, Run, RunError, load
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
@@ -67,6 +68,7 @@ def manifest(run: Run, facts: dict[str, Any] | None = None) -> dict[str, Any]:
     """
     plan = run.plan
     plan_file = run.path / "plan.json"
+    verdicts = certificates(run)
     return {
         "run": plan.run,
         "experiment": asdict(plan.experiment),
@@ -87,7 +89,8 @@ def manifest(run: Run, facts: dict[str, Any] | None = None) -> dict[str, Any]:
             for host in plan.hosts
         ],
         "sessions": [
-            _session(run, files) for _, files in run.sessions.groupby(["session", "attempt"])
+            _session(run, files, verdicts)
+            for _, files in run.sessions.groupby(["session", "attempt"])
         ],
         "warnings": list(run.warnings),
     }
@@ -129,8 +132,8 @@ def overhead(files: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def _session(run: Run, files: pd.DataFrame) -> dict[str, Any]:
-    """One attempt at a session: how it ended on each host, and where its time went."""
+def _session(run: Run, files: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, Any]:
+    """One attempt at a session: how it ended on each host, its link, and where its time went."""
     session, attempt = str(files["session"].iloc[0]), int(files["attempt"].iloc[0])
     walked = run.points[(run.points["session"] == session) & (run.points["attempt"] == attempt)]
     spent = overhead(files)
@@ -147,11 +150,26 @@ def _session(run: Run, files: pd.DataFrame) -> dict[str, Any]:
                 "reason": row["reason"],
                 "shares_s": _shares(row),
                 "transport": row["transport"],
+                "link_engine": row["link_engine"],
+                "tcp": row["tcp"],
             }
             for row in files.to_dict("records")
         },
+        "certificate": _certificate(run, session, attempt, verdicts),
         "overhead": spent,
     }
+
+
+def _certificate(
+    run: Run, session: str, attempt: int, verdicts: pd.DataFrame
+) -> dict[str, Any] | None:
+    """What was asked of the link, what was measured of it, and the verdict; null without stages."""
+    found = verdicts[(verdicts["session"] == session) & (verdicts["attempt"] == attempt)]
+    if found.empty:
+        return None
+    measured = found[list(COLUMNS)].to_json(orient="records", double_precision=9)
+    asked = [asdict(condition) for condition in path_of(run.plan, session)]
+    return {"asked": asked, **json.loads(measured)[0]}
 
 
 def _shares(row: dict[Any, Any]) -> dict[str, float] | None:

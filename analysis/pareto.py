@@ -16,6 +16,7 @@ from analysis.points import points
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
 
+_MARKS = ("link_certified", "link_certificate")
 _SHOWN = {
     "split": "split",
     "latency_median_ms": "latency ms",
@@ -34,9 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    parser.add_argument(
+        "--uncertified",
+        action="store_true",
+        help="let points on the front whose link was measured to be other than asked for",
+    )
     options = parser.parse_args(arguments)
     try:
-        document = analyse(options.run)
+        document = analyse(options.run, uncertified=options.uncertified)
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -46,13 +52,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def analyse(path: Path) -> dict[str, Any]:
+def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     """Write ``points.csv``, ``front.csv`` and ``figures/`` of a run, and say what is in them.
+
+    Parameters
+    ----------
+    path
+        The run's directory.
+    uncertified
+        Whether points whose link was not as asked for may be on a front.
 
     Returns
     -------
     A document of plain values: ``run``, ``points`` (how many of each status), ``failures`` (the
-    points without figures and why), ``front`` (the rows of ``front.csv``), ``files``, ``warnings``.
+    points without figures and why), ``marked`` (those whose link was not as asked for, and why),
+    ``late`` (those during which a relay was late, and by how much),
+    ``uncertified``, ``front`` (the rows of ``front.csv``), ``files``, ``warnings``.
 
     Raises
     ------
@@ -60,17 +75,22 @@ def analyse(path: Path) -> dict[str, Any]:
         When there is no such run or it is damaged.
     """
     run = load(path)
-    table = points(run)
+    table = points(run, uncertified=uncertified)
     best = front.fronts(table)
     for name, content in (("points.csv", table), ("front.csv", best)):
         content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
     drawn = figures.draw(table, path / "figures")
     failures = table[table["status"] != "ok"]
+    marked = table[front.marked(table)]
+    late = table[table["link_late"].eq(True).fillna(False)]
     counts = table["status"].value_counts()
     return {
         "run": run.plan.run,
         "points": {name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing")},
         "failures": _rows(failures[["point", *front.GROUP, "split", "status", "reason"]]),
+        "marked": _rows(marked[["point", *front.GROUP, "split", *_MARKS]]),
+        "late": _rows(late[["point", *front.GROUP, "split", "relay_late_p99_ms"]]),
+        "uncertified": uncertified,
         "front": _rows(best),
         "files": [str(file) for file in (path / "points.csv", path / "front.csv", *drawn)],
         "warnings": list(run.warnings),
@@ -82,7 +102,8 @@ def text(document: dict[str, Any]) -> str:
     parts = []
     best = pd.DataFrame(document["front"])
     if best.empty:
-        parts.append("no point was measured: there is no front")
+        why = "no point was measured" if not document["points"]["ok"] else "all points are marked"
+        parts.append(f"{why}: there is no front")
     else:
         for group, rows in best.groupby(list(front.GROUP), sort=False):
             parts.append(f"{_title(dict(zip(front.GROUP, group, strict=True)))}\n{_table(rows)}")
@@ -91,6 +112,10 @@ def text(document: dict[str, Any]) -> str:
     said = f"{counts['ok']} of {total} points measured"
     said += "".join(f", {counts[name]} {name}" for name in ("failed", "missing") if counts[name])
     parts.append("\n".join([said, *_reasons(document["failures"])]))
+    if document["marked"]:
+        parts.append("\n".join(_marks(document["marked"], document["uncertified"])))
+    if document["late"]:
+        parts.append("\n".join(_late(document["late"])))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
     return "\n\n".join(parts)
 
@@ -118,6 +143,29 @@ def _reasons(failures: list[dict[str, Any]]) -> list[str]:
     return [
         f"  {reason}: {', '.join(where[:3])}" + (f" and {len(where) - 3} more" * (len(where) > 3))
         for reason, where in splits.items()
+    ]
+
+
+def _marks(rows: list[dict[str, Any]], uncertified: bool) -> list[str]:
+    """Which points' links were not as asked for, by link, and what follows."""
+    where = "on the front all the same" if uncertified else "left off the front; see --uncertified"
+    reasons: dict[str, int] = {}
+    for row in rows:
+        text = f"{row['link']}: {row['link_certificate']}"
+        reasons[text] = reasons.get(text, 0) + 1
+    said = f"{len(rows)} points have a link that was not as asked for ({where}):"
+    return [said, *(f"  {count} over {text}" for text, count in reasons.items())]
+
+
+def _late(rows: list[dict[str, Any]]) -> list[str]:
+    """During how many points of each link a relay was late, and by how much at most."""
+    worst: dict[str, list[float]] = {}
+    for row in rows:
+        worst.setdefault(row["link"], []).append(row["relay_late_p99_ms"])
+    said = f"{len(rows)} points were measured while the relay was late (link_late):"
+    return [
+        said,
+        *(f"  {len(by)} over {link}: by {max(by):.1f} ms at most" for link, by in worst.items()),
     ]
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis import front
+from analysis.certificate import described
 from analysis.columns import POINTS, STAGES
 from analysis.load import Run
 from analysis.replicates import replicates
@@ -17,6 +18,8 @@ CONFIDENCE = 0.95
 
 _FEWEST = ("latency_items", "throughput_items")
 _SUMS = ("payload_sent_bytes", "wire_sent_bytes")
+_LARGEST = ("max_relative_error", "relay_late_p99_ms")
+_TEXTS = ("link_certificate",)
 _INTERVALS = {
     "latency_median_ms": "latency_median_{}_ms",
     "throughput_images_s": "throughput_{}_images_s",
@@ -30,11 +33,21 @@ _WORST: dict[str, tuple[object, ...]] = {
     "output": ("exact", "close", "unchecked"),
     "gate": (True, False),
     "crossed": (True, False),
+    "link_emulated": (False, True),
+    "link_certified": (True, False),
+    "link_late": (False, True),
 }
 
 
-def points(run: Run) -> pd.DataFrame:
+def points(run: Run, *, uncertified: bool = False) -> pd.DataFrame:
     """Every point of a run's plan, with what was measured of it.
+
+    Parameters
+    ----------
+    run
+        The run.
+    uncertified
+        Whether points whose link is marked may be on a front, see :func:`analysis.front.marked`.
 
     Returns
     -------
@@ -44,7 +57,7 @@ def points(run: Run) -> pd.DataFrame:
     measured = replicates(run)
     table = planned(run.plan).merge(outcomes(measured), on="point")
     table = table.merge(means(measured[measured["status"] == "ok"]), on="point", how="left")
-    return front.mark(table)[list(POINTS)]
+    return front.mark(table, uncertified=uncertified)[list(POINTS)]
 
 
 def planned(plan: Plan) -> pd.DataFrame:
@@ -57,7 +70,7 @@ def planned(plan: Plan) -> pd.DataFrame:
     for point in plan.points:
         order = (LAST, *plan.table(point.model, point.batch, point.dtype).names, FIRST)
         factors = [plan.host(host).device_emulated for host in point.placement]
-        link = plan.link(point.link)
+        path = plan.link(point.link).forward_path(len(point.placement))
         row = {
             "point": point.id,
             "model": point.model,
@@ -65,8 +78,11 @@ def planned(plan: Plan) -> pd.DataFrame:
             "position": order.index(point.split[0]),
             "placement": ">".join(point.placement),
             "link": point.link,
-            "rate_mbit": link.rate_mbit,
-            "delay_ms": link.delay_ms,
+            "link_asked": described(path),
+            "rate_mbit": path[0].rate_mbit,
+            "delay_ms": path[0].delay_ms,
+            "return_rate_mbit": path[-1].rate_mbit,
+            "return_delay_ms": path[-1].delay_ms,
             "backend": point.backend,
             "batch": point.batch,
             "window": point.window,
@@ -87,7 +103,7 @@ def planned(plan: Plan) -> pd.DataFrame:
         )
         rows.append((key, row))
     return pd.DataFrame([row for _, row in sorted(rows, key=lambda entry: entry[0])]).astype(
-        {"rate_mbit": "float64"}
+        {"rate_mbit": "float64", "return_rate_mbit": "float64"}
     )
 
 
@@ -117,7 +133,7 @@ def outcomes(measured: pd.DataFrame) -> pd.DataFrame:
 
 def means(measured: pd.DataFrame) -> pd.DataFrame:
     """Figures of each point from those of its replicates, null where one of them lacks it."""
-    own = {"session", "replicate", "point", "attempt", "status", "reason", "max_relative_error"}
+    own = {"session", "replicate", "point", "attempt", "status", "reason", *_LARGEST, *_TEXTS}
     groups = measured.groupby("point", sort=False)
     table = pd.DataFrame(index=pd.Index(measured["point"].unique(), name="point"))
     for name in measured.columns:
@@ -131,7 +147,10 @@ def means(measured: pd.DataFrame) -> pd.DataFrame:
             table[name] = groups[name].agg(lambda part: part.sum(skipna=False)).astype("Int64")
         elif name not in own:
             table[name] = groups[name].agg(lambda part: part.mean(skipna=False)).astype("float64")
-    table["max_relative_error"] = groups["max_relative_error"].max().astype("float64")
+    for name in _LARGEST:
+        table[name] = groups[name].max().astype("float64")
+    for name in _TEXTS:
+        table[name] = groups[name].agg(_texts)
     for name, ends in _INTERVALS.items():
         half = groups[name].agg(_half_width)
         table[ends.format("low")] = table[name] - half
@@ -142,6 +161,11 @@ def means(measured: pd.DataFrame) -> pd.DataFrame:
 def _maximum(part: pd.Series) -> float:
     """The largest, null where one is."""
     return float(part.astype("float64").max(skipna=False))
+
+
+def _texts(part: pd.Series) -> str | None:
+    """What the replicates say, each text once; null where none says anything."""
+    return "; ".join(dict.fromkeys(part.dropna())) or None
 
 
 def _half_width(part: pd.Series) -> float:

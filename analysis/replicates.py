@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from analysis.certificate import LATE_MS, certificates
 from analysis.columns import PERCENTILE_ITEMS, STAGES
 from analysis.load import CONTROLLER, Run
 from paretopipe_worker.plan import Point
@@ -16,6 +16,10 @@ from paretopipe_worker.spec import MIN_ITEMS
 
 MEASURED = ("latency", "throughput")
 """Phases whose items count."""
+
+WIRE_SHARE, FRAMING_BYTES = 1.2, 100
+"""What may cross for a byte of payload, and besides for each message: headers of the backend, and
+of a frame where a whole interface is counted."""
 
 _SHORTEST_NS = 10_000
 """CPU time below which its ratio says nothing: `@last` leaves the source next to no computation."""
@@ -43,11 +47,12 @@ def replicates(run: Run) -> pd.DataFrame:
         stages(items),
         endings(phases, run.plan.experiment.phases.min_items),
         crossing(phases.merge(_expected(run.plan.points), on=["point", "rank"])),
+        lateness(phases),
         run.points.merge(complete, on=_TRY)[[*_TRY, "gate", "output", "max_relative_error"]],
     )
     for figure in figures:
         chosen = chosen.merge(figure, on=_TRY, how="left")
-    chosen = chosen.merge(certificates(run.probes), on=["session", "attempt"], how="left")
+    chosen = chosen.merge(certificates(run), on=["session", "attempt"], how="left")
     return _refuse(chosen)
 
 
@@ -191,8 +196,12 @@ def crossing(phases: pd.DataFrame) -> pd.DataFrame:
     """
     expected = phases["items"] * phases["hop_bytes"]
     sent, wire = phases["payload_sent_bytes"], phases["wire_sent_bytes"]
-    # Warm-up is in what was sent but not in the count of items.
-    wrong = (sent < expected) | ((expected == 0) & (sent > 0)) | (wire < sent).fillna(False)
+    # Warm-up is in what was sent but not in the count of items; a mark ends each phase.
+    messages = sent / phases["hop_bytes"].where(phases["hop_bytes"] > 0) + 1
+    most = WIRE_SHARE * sent + FRAMING_BYTES * messages.fillna(1)
+    most += phases["retransmitted_bytes"].fillna(0)
+    wrong = (sent < expected) | ((expected == 0) & (sent > 0))
+    wrong |= ((wire < sent) | (wire > most)).fillna(False)
     rows = phases.assign(expected_bytes=expected, wrong=wrong.astype("bool"))
     groups = rows.groupby(_TRY)
     table = groups[["expected_bytes", "payload_sent_bytes"]].sum()
@@ -208,24 +217,12 @@ def _total(part: pd.Series) -> Any:
     return part.sum(skipna=False)
 
 
-def certificates(probes: pd.DataFrame) -> pd.DataFrame:
-    """The link as measured before and after each session, from the source's probes."""
-    source = probes[probes["rank"] == 0]
-    table = source[["session", "attempt"]].drop_duplicates()
-    for when in ("before", "after"):
-        taken = source[source["when"] == when]
-        goodput = [list(hops) or [np.nan] for hops in taken["goodput_mbit"]]
-        measured = taken[["session", "attempt"]].assign(
-            **{
-                f"link_round_trip_{when}_ms": [
-                    np.median(trips) / 1e6 if trips else np.nan for trips in taken["round_trip_ns"]
-                ],
-                f"link_goodput_{when}_mbit": [hops[0] for hops in goodput],
-                f"link_return_goodput_{when}_mbit": [hops[-1] for hops in goodput],
-            }
-        )
-        table = table.merge(measured, on=["session", "attempt"], how="left")
-    return table
+def lateness(phases: pd.DataFrame) -> pd.DataFrame:
+    """How late relays sent each try's packets: the worst rank and phase."""
+    worst = phases.groupby(_TRY)["relay_late_p99_ns"].max().astype("float64") / 1e6
+    table = worst.rename("relay_late_p99_ms").reset_index()
+    late = table["relay_late_p99_ms"]
+    return table.assign(link_late=(late > LATE_MS).astype("boolean").mask(late.isna()))
 
 
 def _refuse(measured: pd.DataFrame) -> pd.DataFrame:

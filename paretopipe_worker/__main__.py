@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
-from paretopipe_worker import shaping, supervise
+from paretopipe_worker import supervise
 from paretopipe_worker.cuts import FIRST, LAST, payload_bytes
+from paretopipe_worker.link import command as link_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -25,12 +27,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m paretopipe_worker", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_cuts(commands)
+    _add_links(commands)
     _add_prepare(commands)
     _add_todo(commands)
     _add_record_failure(commands)
     _add_stage(commands)
     supervise.add_parsers(commands)
-    shaping.add_parser(commands)
+    link_command.add_parser(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -95,6 +98,32 @@ def _cuts(options: argparse.Namespace) -> int:
     for name, tensors in crossing.items():
         shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors)
         print(f"{name:<{width}} {payload_bytes(tensors):>12,} bytes  {shapes}")
+    return 0
+
+
+def _add_links(commands: Commands) -> None:
+    parser = commands.add_parser("links", help="list the link presets and their sources")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(run=_links)
+
+
+def _links(options: argparse.Namespace) -> int:
+    """List the presets, as a spec would write them."""
+    from paretopipe_worker.link.presets import PRESETS
+
+    if options.json:
+        print(json.dumps({name: asdict(preset) for name, preset in PRESETS.items()}, indent=1))
+        return 0
+    for name, preset in PRESETS.items():
+        print(name)
+        for key, value in preset.profile.items():
+            shown = (
+                ", ".join(f"{k}: {v}" for k, v in value.items())
+                if isinstance(value, dict)
+                else value
+            )
+            print(f"  {key}: {shown}")
+        print(textwrap.fill(preset.source, 96, initial_indent="  ", subsequent_indent="  "))
     return 0
 
 
@@ -166,6 +195,9 @@ def _add_stage(commands: Commands) -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder of the weights files")
     parser.add_argument("--records", type=Path, required=True, help="file to write records to")
     parser.add_argument("--progress", type=Path, required=True, help="file of finished points")
+    parser.add_argument(
+        "--link-state", type=Path, metavar="DIR", help="folder that says how this link is shaped"
+    )
     parser.set_defaults(run=_stage)
 
 
@@ -182,6 +214,7 @@ def _stage(options: argparse.Namespace) -> int:
             weights=options.weights,
             records=options.records,
             progress=options.progress,
+            link_state=options.link_state,
         )
     )
 

@@ -6,14 +6,19 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from paretopipe_worker.fleet import Host
+from paretopipe_worker.link.counters import RelayCounters
+from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.partition import TracedModel
 from paretopipe_worker.plan import Plan, Point, Session
 from paretopipe_worker.records import SHARES, Writer
-from paretopipe_worker.transport import Transport
+from paretopipe_worker.transport import Counters, Transport
+
+_LATE = 0.99
 
 
 class Shares:
@@ -32,6 +37,27 @@ class Shares:
             self.ns[name] += time.perf_counter_ns() - start_ns
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What this rank had sent at one moment, as the transport and a relay count it."""
+
+    wire: Counters
+    relay: RelayCounters | None
+
+    def since(self, before: Sent) -> dict[str, Any]:
+        """What was sent in between, as the fields of a :class:`PhaseEnd`."""
+        again, earlier = self.wire.retransmitted_bytes, before.wire.retransmitted_bytes
+        relay = self.relay - before.relay if self.relay and before.relay else None
+        return {
+            "wire_sent_bytes": self.wire.sent_bytes - before.wire.sent_bytes,
+            "wire_counter": self.wire.counter,
+            "retransmitted_bytes": None if again is None or earlier is None else again - earlier,
+            "relay_late_p99_ns": relay and relay.late_ns(_LATE),
+            "relay_forwarded": relay and relay.forwarded,
+            "relay_dropped": relay and relay.lost + relay.overflowed,
+        }
+
+
 @dataclass
 class Context:
     """One rank of one session: what it is part of, its model, its links, its record file."""
@@ -44,8 +70,19 @@ class Context:
     traces: Mapping[tuple[int, str], TracedModel]
     numerics: str
     transport: Transport
+    link: LinkState
     writer: Writer
     shares: Shares
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Data address and port of every rank."""
+        hosts = [self.plan.host(name) for name in self.session.placement]
+        return [(host.data_address, host.data_port) for host in hosts]
+
+    def sent(self) -> Sent:
+        """What this rank has sent so far."""
+        return Sent(self.transport.counters(), self.link.relayed())
 
     def traced(self, point: Point) -> TracedModel:
         """The model traced at the point's batch size and dtype, which a trace depends on."""

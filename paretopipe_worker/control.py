@@ -70,6 +70,10 @@ class Channel:
             raise ControlError(f"{self.peer}: sent something that is no message: {line[:60]!r}")
         return message
 
+    def fileno(self) -> int:
+        """Descriptor to wait for the next message with, while none is being received."""
+        return self._link.fileno()
+
     def close(self) -> None:
         """Close the connection."""
         self._lines.close()

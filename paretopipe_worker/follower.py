@@ -7,13 +7,13 @@ import time
 from dataclasses import dataclass
 
 from paretopipe_worker.compute import compute
-from paretopipe_worker.context import Context
+from paretopipe_worker.context import Context, Sent
 from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.partition import PartitionError, Stage, split
 from paretopipe_worker.plan import Point
 from paretopipe_worker.probe import COMMANDS, answer
 from paretopipe_worker.records import Item, Phase, PhaseEnd
-from paretopipe_worker.transport import MARK, PHASES, Counters
+from paretopipe_worker.transport import MARK, PHASES
 
 
 @dataclass
@@ -22,7 +22,7 @@ class _Leg:
 
     point: Point
     phase: Phase
-    sent_before: Counters
+    sent_before: Sent
     messages: int = 0
     items: int = 0
     start_ns: int = 0
@@ -51,7 +51,10 @@ class Follower:
             self._close_leg()
             match command.get("do"):
                 case step if step in COMMANDS:
-                    answer(command, self.context.transport, self.channel)
+                    context = self.context
+                    answer(
+                        command, context.rank, context.transport, self.channel, context.addresses
+                    )
                 case "point":
                     self._point(self.context.plan.point(str(command.get("point"))))
                 case "end":
@@ -83,14 +86,14 @@ class Follower:
     def _leg(self, point: Point, stage: Stage, phase: Phase) -> None:
         """Receive, compute and send until the mark comes by."""
         transport, writer = self.context.transport, self.context.writer
-        leg = _Leg(point, phase, transport.counters())
+        leg = _Leg(point, phase, self.context.sent())
         transport.begin(overlap=phase == "throughput")
         while True:
             message = transport.recv()
             if leg.messages == 0:
                 # Rank 0 has all outputs of the leg before, so their bytes are all counted now.
                 self._close_leg()
-                leg.sent_before = transport.counters()
+                leg.sent_before = self.context.sent()
             if message.tag == MARK:
                 break
             leg.messages += 1
@@ -123,7 +126,7 @@ class Follower:
         leg, self._open_leg = self._open_leg, None
         if leg is None:
             return
-        sent = self.context.transport.counters()
+        sent = self.context.sent()
         self.context.writer.write(
             PhaseEnd(
                 point=leg.point.id,
@@ -133,7 +136,6 @@ class Follower:
                 end_ns=leg.end_ns,
                 ended_by=None,
                 payload_sent_bytes=leg.messages * leg.point.hop_bytes[self.context.rank],
-                wire_sent_bytes=sent.sent_bytes - leg.sent_before.sent_bytes,
-                wire_counter=sent.counter,
+                **sent.since(leg.sent_before),
             )
         )

@@ -20,10 +20,11 @@ from pydantic.dataclasses import dataclass
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.fleet import Host
-from paretopipe_worker.predict import expected_s, phases_s
-from paretopipe_worker.spec import MIN_ITEMS, Experiment, LinkSpec, ModelSpec
+from paretopipe_worker.link.profiles import LinkSpec
+from paretopipe_worker.predict import certificate_s, expected_s, phases_s
+from paretopipe_worker.spec import MIN_ITEMS, Experiment, ModelSpec
 
-SCHEMA = 1
+SCHEMA = 2
 
 _SESSION_S = 20.0
 _POINT_S = 0.3
@@ -101,7 +102,7 @@ class Plan:
         return next(host for host in self.hosts if host.name == name)
 
     def link(self, name: str) -> LinkSpec:
-        """The link profile of this name."""
+        """The link profile of this name, resolved."""
         return next(link for link in self.experiment.links if link.name == name)
 
     def model(self, name: str) -> ModelSpec:
@@ -138,10 +139,12 @@ def make(
     Raises
     ------
     PlanError
-        When a placement names no host, or a list of cuts a cut that a model does not have.
+        When a placement names no host, a list of cuts a cut that a model does not have, or a link
+        profile does not fit a placement.
     """
     fleet = {host.name: host for host in hosts}
     placements = _placements(experiment, fleet)
+    _check_links(experiment, placements)
     points: dict[str, Point] = {}
     sessions: list[Session] = []
     seconds = 0.0
@@ -156,7 +159,8 @@ def make(
             inside = list(_points(experiment, link, backend, model, placement, fleet, tables))
             random.Random(f"{experiment.seed} points {name}").shuffle(inside)
             points.update((point.id, point) for point, _ in inside)
-            seconds += _SESSION_S + sum(cost for _, cost in inside)
+            certificates_s = 2 * certificate_s(link, experiment.tcp, len(placement))
+            seconds += _SESSION_S + certificates_s + sum(cost for _, cost in inside)
             sessions.append(
                 Session(
                     id=name,
@@ -166,7 +170,9 @@ def make(
                     model=model.name,
                     placement=placement,
                     points=tuple(point.id for point, _ in inside),
-                    deadline_s=_session_deadline_s(experiment, [point for point, _ in inside]),
+                    deadline_s=_session_deadline_s(
+                        experiment, certificates_s, [point for point, _ in inside]
+                    ),
                 )
             )
     return Plan(
@@ -285,6 +291,14 @@ def _placements(experiment: Experiment, fleet: dict[str, Host]) -> tuple[tuple[s
     return experiment.placements
 
 
+def _check_links(experiment: Experiment, placements: Sequence[tuple[str, ...]]) -> None:
+    """Refuse profiles that do not fit the pipelines they are for."""
+    for number, link in enumerate(experiment.links):
+        for placement in placements:
+            if reason := link.misfit(len(placement)):
+                raise PlanError(f"links[{number}].{reason} (placement {' > '.join(placement)})")
+
+
 def _points(
     experiment: Experiment,
     link: LinkSpec,
@@ -300,7 +314,8 @@ def _points(
             continue
         for name in _split_names(experiment, table):
             hops = _hops(table, name)
-            stage_s, wire_s = expected_s(table, name, hops, link, [fleet[h] for h in placement])
+            stages = [fleet[host] for host in placement]
+            stage_s, wire_s = expected_s(table, name, hops, link, experiment.tcp, stages)
             latency_s, period_s = sum(stage_s) + sum(wire_s), max(*stage_s, *wire_s)
             for window in experiment.window:
                 identity = {
@@ -310,6 +325,7 @@ def _points(
                     "split": (name,),
                     "placement": placement,
                     "link": asdict(link),
+                    "tcp": asdict(experiment.tcp),
                     "backend": backend,
                     "batch": table.batch,
                     "window": window,
@@ -353,11 +369,13 @@ def _hops(table: CutTable, name: str) -> tuple[tuple[TensorSpec, ...], ...]:
     return (table.crossing(name), () if name == FIRST else table.output)
 
 
-def _session_deadline_s(experiment: Experiment, points: Sequence[Point]) -> float:
+def _session_deadline_s(
+    experiment: Experiment, certificates_s: float, points: Sequence[Point]
+) -> float:
     """An upper bound of a session's time: past it something hangs."""
     phases = experiment.phases
     per_point = sum(4 * phases.max_s + 2 * point.deadline_s for point in points)
-    return round(120 + per_point, 1)
+    return round(120 + 4 * certificates_s + per_point, 1)
 
 
 def _digest(identity: dict[str, Any]) -> str:

@@ -232,7 +232,7 @@ class PointRun:
         context = self.context
         result = PhaseResult(phase, context.plan.experiment.phases)
         self._launched = 0
-        sent_before = context.transport.counters()
+        sent_before = context.sent()
         begin_ns = time.perf_counter_ns()
         if self._crosses:
             context.transport.begin(overlap=phase == "throughput")
@@ -241,7 +241,7 @@ class PointRun:
             context.transport.send(MARK, ())
             if context.transport.recv().tag != MARK:
                 raise ProtocolError("an item came back where the mark was expected")
-        sent = context.transport.counters()
+        sent = context.sent()
         # The drain counts as the phase's, the warm-up is what came before.
         context.shares.ns["warmup"] += result.start_ns - begin_ns
         context.shares.ns[phase] += time.perf_counter_ns() - result.start_ns
@@ -254,8 +254,7 @@ class PointRun:
                 end_ns=result.end_ns,
                 ended_by=ended_by,
                 payload_sent_bytes=self._launched * self.point.hop_bytes[0],
-                wire_sent_bytes=sent.sent_bytes - sent_before.sent_bytes,
-                wire_counter=sent.counter,
+                **sent.since(sent_before),
             )
         )
         return result

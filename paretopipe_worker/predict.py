@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.fleet import Host
-from paretopipe_worker.spec import Experiment, LinkSpec
+from paretopipe_worker.link.conditions import Condition, TcpSettings
+from paretopipe_worker.link.profiles import LinkSpec
+from paretopipe_worker.spec import Experiment
 
 WIRE_OVERHEAD = 1514 / 1448
 """Bytes on the wire per byte of payload in full Ethernet frames with TCP timestamps."""
 
 _UNSHAPED_MBIT = 1000.0
+_SEGMENT_BYTES = 1448
+_LEAST_ROUND_TRIP_S = 1e-3
+_LEAST_TIMEOUT_S = 0.2
+_MOST_LOSS = 0.5
+"""Above it TCP hardly moves, and nobody should wait for it longer."""
+
+_GLANCE_S = 1.0
+_TRIPS, _TRIP_APART_S = 130, 0.02
+_REPEATS, _TRANSFER_BYTES = 3, (8 << 10, 32 << 10, 128 << 10, 512 << 10)
+_REST_S, _LONGEST_S = 0.1, 2.5
+_RAMP_S, _RAMP_TRIPS = 4.0, 12
+_DATAGRAMS_S = 15.0
+"""What the stages' measurement of their path consists of, roughly: see `probe.py`."""
 
 
 def expected_s(
@@ -19,6 +35,7 @@ def expected_s(
     name: str,
     hops: tuple[tuple[TensorSpec, ...], ...],
     link: LinkSpec,
+    tcp: TcpSettings,
     hosts: Sequence[Host],
 ) -> tuple[list[float], list[float]]:
     """Rough seconds each stage computes and each hop is on the wire: only for predictions.
@@ -32,13 +49,49 @@ def expected_s(
         part * forward_s * host.speed_hint * host.device_emulated
         for part, host in zip((share, 1 - share), hosts, strict=True)
     ]
-    rate = link.rate_mbit or _UNSHAPED_MBIT
+    path = link.forward_path(len(hosts))
     wire_s = [
-        link.delay_ms / 1e3 + payload_bytes(hop) * 8 * WIRE_OVERHEAD / (rate * 1e6)
-        for hop in hops
+        condition.delay_ms / 1e3 + payload_bytes(hop) * 8 / goodput_bit_s(condition, path, tcp)
+        for hop, condition in zip(hops, path, strict=True)
         if hop
     ]
     return stage_s, wire_s
+
+
+def goodput_bit_s(condition: Condition, path: Sequence[Condition], tcp: TcpSettings) -> float:
+    """What TCP gets through a way of this condition at most, the round trip being around `path`.
+
+    Loss bounds it by the equation of RFC 5348, section 3.1 (with a retransmission time-out of four
+    round trips, Linux' minimum being 200 ms), a socket's buffer by itself per round trip.
+    """
+    round_trip_s = _LEAST_ROUND_TRIP_S + sum(each.delay_ms for each in path) / 1e3
+    bounds = [(condition.rate_mbit or _UNSHAPED_MBIT) * 1e6 / WIRE_OVERHEAD]
+    if tcp.max_buffer_bytes is not None:
+        bounds += [tcp.max_buffer_bytes * 8 / round_trip_s]
+    if loss := min(condition.mean_loss, _MOST_LOSS):
+        timeout_s = max(_LEAST_TIMEOUT_S, 4 * round_trip_s)
+        waiting_s = timeout_s * 3 * math.sqrt(3 * loss / 8) * loss * (1 + 32 * loss**2)
+        bounds += [_SEGMENT_BYTES * 8 / (round_trip_s * math.sqrt(2 * loss / 3) + waiting_s)]
+    return min(bounds)
+
+
+def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
+    """Seconds that one measurement of a session's path is thought to take."""
+    if not link.shaped:
+        return _GLANCE_S
+    path = link.forward_path(ranks)
+    round_trip_s = sum(condition.delay_ms for condition in path) / 1e3
+    transfers_s = sum(
+        _REST_S + round_trip_s + min(_LONGEST_S, size * 8 / goodput_bit_s(condition, path, tcp))
+        for condition in path
+        for size in _TRANSFER_BYTES
+    )
+    return (
+        _TRIPS * _TRIP_APART_S
+        + _REPEATS * transfers_s
+        + len(path) * max(_RAMP_S, _RAMP_TRIPS * round_trip_s)
+        + (_DATAGRAMS_S if any(condition.erratic for condition in path) else 0.0)
+    )
 
 
 def phases_s(experiment: Experiment, window: int, latency_s: float, period_s: float) -> float:

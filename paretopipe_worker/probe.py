@@ -1,108 +1,323 @@
-"""Measure the path between the stages with their own connections, before and after a session."""
+"""Measure the path between the stages with their own connections, before and after a session.
+
+Rank 0 leads through the steps over the control channel, which is never shaped; every wait has a
+deadline and every repetition a bound. What the numbers must be is for the analysis to judge.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
+from paretopipe_worker import datagrams
 from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.records import Probe
-from paretopipe_worker.spec import LinkSpec
-from paretopipe_worker.transport import PHASES, Tag, Transport
+from paretopipe_worker.link.conditions import Condition
+from paretopipe_worker.records import Probe, Transfer
+from paretopipe_worker.transport import MARK, PHASES, ProtocolError, Tag, Transport
+
+ROUND_TRIPS = 130
+TRANSFER_BYTES = (8 << 10, 32 << 10, 128 << 10, 512 << 10)
+REPEATS = 3
+"""How often each size is sent over each hop."""
 
 _SMALL_BYTES = 64
-_ROUND_TRIPS = 20
+_SMALL_WIRE_BITS = 8 * 250  # as frames, with their acknowledgement and room to spare
+_UNDER_WAY = 20
 _CHUNKS = 8
-_CHUNK_S = 0.06
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = (8 << 10, 1 << 20)
+_AGREE = 0.03
+_LONGEST_S = 2.5
 _PATIENCE_S = 30
+_MAX_PATIENCE_S = 3600
 _TAG = PHASES.index("warmup")
 
 
-def probe(
-    when: Literal["before", "after"], link: LinkSpec, transport: Transport, channel: Channel
-) -> Probe:
-    """Measure round trips, then the goodput of each direction, as rank 0.
+@dataclass(frozen=True)
+class Pace:
+    """How long the steps of a probe take: by what was asked of the link and one round trip.
 
-    Goodput is that of the second half of eight chunks, since the first half fills buffers and lets
-    TCP find the rate; it is taken where they arrive, on the receiver's own clock.
+    Parameters
+    ----------
+    round_trips, interval_s
+        How many small messages, and the time between two.
+    ramp_s
+        When a bulk transfer stops though its rate still changes.
+    rest_s
+        Before each single transfer. Ways take turns, so that each is idle for longer.
     """
-    size = _CHUNK_BYTES
-    if link.rate_mbit is not None:
-        size = max(_SMALL_BYTES, min(size, round(link.rate_mbit * 1e6 / 8 * _CHUNK_S)))
-    deadline_s = _PATIENCE_S + round(20 * link.delay_ms / 1e3)
 
-    def start(what: str, inbound: int, outbound: int) -> None:
+    round_trips: int
+    interval_s: float
+    ramp_s: float
+    rest_s: float
+
+
+def pace(path: Sequence[Condition], round_trip_s: float) -> Pace:
+    """Choose the pace for a path: a link that nothing was asked of is only looked at."""
+    if not any(condition.shaped for condition in path):
+        return Pace(ROUND_TRIPS, interval_s=0.001, ramp_s=0.1, rest_s=0.002)
+    slowest = min((c.rate_mbit for c in path if c.rate_mbit), default=1e3) * 1e6
+    interval_s = max(0.005, round_trip_s / _UNDER_WAY, 4 * _SMALL_WIRE_BITS / slowest)
+    # Under losses TCP finds no steady rate: what it reaches is recorded, not waited for.
+    erratic = any(condition.erratic for condition in path)
+    return Pace(
+        round_trips=max(_UNDER_WAY, min(ROUND_TRIPS, int(20 / interval_s))),
+        interval_s=interval_s,
+        ramp_s=1.0 if erratic else max(4.0, 12 * round_trip_s),
+        rest_s=max(0.05, round_trip_s / 2),
+    )
+
+
+def probe(
+    when: Literal["before", "after"],
+    path: Sequence[Condition],
+    transport: Transport,
+    channels: Sequence[Channel],
+    addresses: Sequence[tuple[str, int]],
+) -> Probe:
+    """Measure a ring as rank 0: bulk transfers first, which let TCP find the path's rate.
+
+    Parameters
+    ----------
+    path
+        What was asked of each hop, that of rank 0 to 1 first and the way back last.
+    channels
+        To the other ranks, in order.
+    addresses
+        Data address and port of every rank, for datagrams where a condition is left to chance.
+
+    Raises
+    ------
+    TransportError, ControlError
+        When a link or a rank is lost, or a rank sends what makes no sense.
+    """
+    ring = _Ring(path, transport, channels)
+    hops = range(len(path))
+    greetings, _ = ring.exchange([_SMALL_BYTES] * len(path), 2)
+    chosen = pace(path, min(greetings) / 1e9)
+    goodput = tuple(ring.goodput_mbit(hop, chosen.ramp_s) for hop in hops)
+    round_trips = ring.round_trips(chosen)
+    transfers = ring.transfers(goodput, min(round_trips) / 1e9, chosen.rest_s)
+    erratic = any(condition.erratic for condition in path)
+    return Probe(
+        when=when,
+        round_trip_ns=round_trips,
+        goodput_mbit=goodput,
+        transfers=transfers,
+        datagrams=datagrams.send(path, channels, addresses) if erratic else None,
+    )
+
+
+class _Ring:
+    """The ring as rank 0 drives it through a probe."""
+
+    def __init__(
+        self, path: Sequence[Condition], transport: Transport, channels: Sequence[Channel]
+    ) -> None:
+        self.path = path
+        self.transport = transport
+        self.channels = channels
+        delays_s = sum(condition.delay_ms for condition in path) / 1e3
+        self.deadline_s = min(_MAX_PATIENCE_S, _PATIENCE_S + round(20 * delays_s))
+
+    def exchange(self, sizes: Sequence[int], count: int) -> tuple[tuple[int, ...], int]:
+        """Send messages around the ring, one at a time, `sizes` bytes by hop.
+
+        Returns
+        -------
+        Nanoseconds of each, and the clock after the last.
+        """
+        self._pass_on(sizes, count)
+        times, end_ns = [], 0
+        tensor = _zeros(sizes[0])
+        for number in range(count):
+            start_ns = time.perf_counter_ns()
+            self.transport.send(Tag(_TAG, number), [tensor])
+            end_ns = self._receive(number)
+            times.append(end_ns - start_ns)
+        return tuple(times), end_ns
+
+    def round_trips(self, chosen: Pace) -> tuple[int, ...]:
+        """Send small messages at a steady pace, however long each takes; their times in order."""
+        sizes = [_SMALL_BYTES] * len(self.path)
+        # The mark that ends an overlapped leg is passed on as well.
+        self._pass_on(sizes, chosen.round_trips, marks=1)
+        self.transport.begin(overlap=True)
+        sent_ns, tensor = [], _zeros(_SMALL_BYTES)
+        start = time.perf_counter()
+        for number in range(chosen.round_trips):
+            time.sleep(max(0.0, start + number * chosen.interval_s - time.perf_counter()))
+            sent_ns.append(time.perf_counter_ns())
+            self.transport.send(Tag(_TAG, number), [tensor])
+        self.transport.send(MARK, ())
+        times = tuple(self._receive(number) - start for number, start in enumerate(sent_ns))
+        if self.transport.recv().tag != MARK:
+            raise ProtocolError("a message came back where the mark was expected")
+        return times
+
+    def goodput_mbit(self, hop: int, limit_s: float) -> float:
+        """Send rounds of chunks over one hop, larger ones as it proves faster.
+
+        Returns
+        -------
+        The rate of the last round: as fast as the one before it, as far as there was time.
+        """
+        asked = self.path[hop].rate_mbit
+        size = least = min(_CHUNK_BYTES[0], max(256, round((asked or 1e3) * 1e6 / 8 * 0.1)))
+        delays_s = sum(condition.delay_ms for condition in self.path) / 1e3
+        # A round's bytes are those of 0.2 s or two round trips, so that waiting is bounded.
+        round_s = max(0.2, 2 * delays_s)
+        deadline, before = time.monotonic() + limit_s, 0.0
+        while True:
+            rate = self._round(hop, size)
+            agree = abs(rate - before) <= _AGREE * rate if asked else rate <= (1 + _AGREE) * before
+            wanted = min(_CHUNK_BYTES[1], round(rate * 1e6 / 8 * round_s / _CHUNKS))
+            grown = wanted <= 1.1 * size
+            if before and ((grown and agree) or time.monotonic() >= deadline):
+                return rate
+            # Doubled at most: TCP's window follows what was sent.
+            size, before = max(least, min(2 * size, wanted)), rate
+
+    def transfers(
+        self, goodput_mbit: Sequence[float], round_trip_s: float, rest_s: float
+    ) -> tuple[Transfer, ...]:
+        """Send single messages of growing size, the hops taking turns."""
+        found = []
+        for size in TRANSFER_BYTES:
+            hops = [
+                hop
+                for hop, rate in enumerate(goodput_mbit)
+                if round_trip_s + size * 8 / (rate * 1e6) <= _LONGEST_S
+            ]
+            times: dict[int, list[int]] = {hop: [] for hop in hops}
+            for _ in range(REPEATS):
+                for hop in hops:
+                    sizes = [_SMALL_BYTES] * len(self.path)
+                    sizes[hop] = size
+                    # No wait for others: the path has to be idle, for bursts to build up.
+                    time.sleep(rest_s)
+                    times[hop] += self.exchange(sizes, 1)[0]
+            found += [Transfer(hop, size, tuple(values)) for hop, values in times.items()]
+        return tuple(found)
+
+    def _pass_on(self, sizes: Sequence[int], count: int, marks: int = 0) -> None:
+        """Have every other rank pass `count` messages on, and expect them back here."""
+        for rank, channel in enumerate(self.channels, start=1):
+            self._tell(channel, "pass", sizes[rank - 1], sizes[rank], count=count + marks)
+        _configure(self.transport, sizes[-1], sizes[0], self.deadline_s, count)
+
+    def _receive(self, number: int) -> int:
+        """When message `number` was back."""
+        message = self.transport.recv()
+        if message.tag != Tag(_TAG, number):
+            raise ProtocolError(f"{message.tag} came back where probe {number} was expected")
+        return message.received_ns
+
+    def _round(self, hop: int, size: int) -> float:
+        """Mbit/s of one round of chunks over one hop, by its receiver's clock."""
+        sender, receiver = hop, (hop + 1) % len(self.path)
+        if receiver:
+            self._tell(self.channels[receiver - 1], "receive", size, 0)
+        if sender:
+            self._tell(self.channels[sender - 1], "send", 0, size)
+        else:
+            _configure(self.transport, 0, size, self.deadline_s)
+            _send_chunks(self.transport, size)
+        if receiver:
+            channel = self.channels[receiver - 1]
+            span_ns = channel.receive(_CHUNKS * self.deadline_s).get("span_ns")
+            if type(span_ns) is not int or span_ns <= 0:
+                raise ControlError(f"{channel.peer}: sent {span_ns!r} as the time of a probe")
+        else:
+            _configure(self.transport, size, 0, self.deadline_s)
+            span_ns = _receive_chunks(self.transport)
+        return (_CHUNKS - 1) * size * 8e3 / span_ns
+
+    def _tell(self, channel: Channel, do: str, inbound: int, outbound: int, count: int = 1) -> None:
+        """Send one step to another rank."""
         channel.send(
-            {"do": what, "inbound": outbound, "outbound": inbound, "deadline_s": deadline_s}
+            {
+                "do": do,
+                "inbound": inbound,
+                "outbound": outbound,
+                "count": count,
+                "deadline_s": self.deadline_s,
+            }
         )
-        _configure(transport, inbound, outbound, deadline_s)
-
-    start("echo", _SMALL_BYTES, _SMALL_BYTES)
-    round_trips = [_round_trip(transport, number) for number in range(_ROUND_TRIPS)]
-    start("receive", 0, size)
-    _send_chunks(transport, size)
-    there_ns = channel.receive(deadline_s).get("span_ns")
-    if not isinstance(there_ns, int) or there_ns <= 0:
-        raise ControlError(f"{channel.peer}: sent no time for the probe's chunks")
-    start("send", size, 0)
-    back_ns = _receive_chunks(transport)
-    bits = size * 8 * (_CHUNKS - _CHUNKS // 2)
-    return Probe(when, tuple(round_trips), tuple(bits / ns * 1e3 for ns in (there_ns, back_ns)))
 
 
-COMMANDS = ("echo", "receive", "send")
+COMMANDS = ("pass", "send", "receive", "datagrams")
 """What rank 0 may ask of another rank while it probes."""
 
 
-def answer(command: dict[str, Any], transport: Transport, channel: Channel) -> None:
-    """Take part in one step of a probe, as another rank."""
-    inbound, outbound = (_size(command.get(key)) for key in ("inbound", "outbound"))
-    _configure(transport, inbound, outbound, _size(command.get("deadline_s")))
+def answer(
+    command: dict[str, Any],
+    rank: int,
+    transport: Transport,
+    channel: Channel,
+    addresses: Sequence[tuple[str, int]],
+) -> None:
+    """Take part in one step of a probe, as another rank.
+
+    Raises
+    ------
+    TransportError, ControlError
+        When a link or rank 0 is lost, or its command is out of bounds.
+    """
+    deadline_s = _bounded(command, "deadline_s", _MAX_PATIENCE_S)
+    if command["do"] == "datagrams":
+        datagrams.pass_on(rank, channel, addresses, deadline_s)
+        return
+    inbound, outbound = (_bounded(command, key, _CHUNK_BYTES[1]) for key in ("inbound", "outbound"))
+    count = _bounded(command, "count", ROUND_TRIPS + 1)
+    _configure(transport, inbound, outbound, deadline_s, count)
     match command["do"]:
-        case "echo":
-            for _ in range(_ROUND_TRIPS):
-                message = transport.recv()
-                transport.send(message.tag, message.tensors)
-        case "receive":
-            channel.send({"span_ns": _receive_chunks(transport)})
+        case "pass":
+            tensor = _zeros(outbound)
+            for _ in range(count):
+                tag = transport.recv().tag
+                transport.send(tag, () if tag == MARK else [tensor])
         case "send":
             _send_chunks(transport, outbound)
+        case "receive":
+            channel.send({"span_ns": _receive_chunks(transport)})
 
 
-def _configure(transport: Transport, inbound: int, outbound: int, deadline_s: int) -> None:
+def _configure(
+    transport: Transport, inbound: int, outbound: int, deadline_s: int, count: int = 1
+) -> None:
     """Say what the messages of one step carry; none in a direction that is not used."""
     there, back = ([TensorSpec((size,), "uint8")] if size else [] for size in (inbound, outbound))
-    transport.configure(there, back, window=1, deadline_s=deadline_s)
+    transport.configure(there, back, window=max(1, count), deadline_s=deadline_s)
     transport.begin(overlap=False)
-
-
-def _round_trip(transport: Transport, number: int) -> int:
-    """Nanoseconds of one small message there and back."""
-    tensor = torch.zeros(_SMALL_BYTES, dtype=torch.uint8)
-    start_ns = time.perf_counter_ns()
-    transport.send(Tag(_TAG, number), [tensor])
-    return transport.recv().received_ns - start_ns
 
 
 def _send_chunks(transport: Transport, size: int) -> None:
     """Send the chunks one behind the other."""
-    tensor = torch.zeros(size, dtype=torch.uint8)
+    tensor = _zeros(size)
     for number in range(_CHUNKS):
         transport.send(Tag(_TAG, number), [tensor])
 
 
 def _receive_chunks(transport: Transport) -> int:
-    """Nanoseconds from the end of the first half to the end of the last chunk."""
+    """Nanoseconds from the end of the first chunk to the end of the last."""
     times = [transport.recv().received_ns for _ in range(_CHUNKS)]
-    return times[-1] - times[_CHUNKS // 2 - 1]
+    return times[-1] - times[0]
 
 
-def _size(value: object) -> int:
+def _zeros(size: int) -> torch.Tensor:
+    """Something to send."""
+    return torch.zeros(size, dtype=torch.uint8)
+
+
+def _bounded(command: dict[str, Any], key: str, most: int) -> int:
     """A number of a command, bounded: it comes from another host."""
-    if not isinstance(value, int) or not 0 <= value <= _CHUNK_BYTES:
-        raise ControlError(f"a probe command holds {value!r}; allowed: 0 to {_CHUNK_BYTES}")
+    value = command.get(key)
+    if type(value) is not int or not 0 <= value <= most:
+        raise ControlError(f"a probe command holds {key} {value!r}; allowed: 0 to {most}")
     return value

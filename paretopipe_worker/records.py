@@ -9,6 +9,9 @@ Format history
 --------------
 1
     First version.
+2
+    The header tells the link's engine and TCP's settings, a phase what was retransmitted and what
+    a relay did. A probe has single transfers, and datagrams where chance is part of the link.
 
 All times come from the writing host's ``perf_counter_ns``. Times of two hosts must not be
 subtracted from each other: their clocks have nothing to do with one another.
@@ -26,7 +29,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-SCHEMA = 1
+from paretopipe_worker.link.conditions import Engine
+
+SCHEMA = 2
 
 Phase = Literal["warmup", "latency", "throughput", "drain"]
 """Only `latency` and `throughput` items count. `warmup` ones come before each, `drain` ones are
@@ -38,7 +43,8 @@ class Header:
     """First line: who writes, of which session of which run, on what machine.
 
     `points` are the ids the session is to measure, in order; `facts` describe the host (CPU,
-    kernel, threads, allocator, TCP settings) and `versions` the software.
+    kernel, threads, allocator) and `versions` the software. `link_engine` is who shapes what this
+    host sends, `link_emulated` whether that is no kernel but a relay; `tcp` the kernel's settings.
     """
 
     run: str
@@ -53,6 +59,9 @@ class Header:
     points: tuple[str, ...]
     weights_sha256: str
     device_emulated: float
+    link_engine: Engine
+    link_emulated: bool
+    tcp: dict[str, Any]
     started_unix_ns: int
     facts: dict[str, Any]
     versions: dict[str, str]
@@ -127,6 +136,11 @@ class PhaseEnd:
         included as far as the counter sees them; null where nothing counts.
     wire_counter
         Who counted: the transport's own `sockets` or the whole `interface`.
+    retransmitted_bytes
+        Part of that which was sent again; null where that is not known.
+    relay_late_p99_ns, relay_forwarded, relay_dropped
+        Where a relay shapes what this host sends: how late it sent packets (99th percentile),
+        how many it sent and how many it dropped. Null without a relay.
     """
 
     point: str
@@ -138,6 +152,10 @@ class PhaseEnd:
     payload_sent_bytes: int
     wire_sent_bytes: int | None
     wire_counter: Literal["sockets", "interface"] | None
+    retransmitted_bytes: int | None
+    relay_late_p99_ns: int | None
+    relay_forwarded: int | None
+    relay_dropped: int | None
     kind: Literal["phase"] = "phase"
 
 
@@ -160,17 +178,54 @@ class PointEnd:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The path as the source measured it with the stages' own connections, before or after.
+class Transfer:
+    """Single messages of one size over one hop, each sent when the path had been idle.
 
-    `round_trip_ns` are single exchanges of one small message around all stages; `goodput_mbit` is
-    tensor data per time of a bulk transfer after its first half, on the receiver's clock, one value
-    per hop, the way back last.
+    `ns` are the times of each at the source, from sending to the end of the answer: on all other
+    hops of the ring a small message travels. `hop` n leads from rank n to the next one.
+    """
+
+    hop: int
+    bytes: int
+    ns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Datagrams:
+    """UDP datagrams sent around the ring one by one, at the data ports.
+
+    `sent` and `received` are by hop and count none twice, so that a hop's difference was lost
+    there; `round_trip_ns` are the times of those that came back.
+    """
+
+    interval_ns: int
+    sent: tuple[int, ...]
+    received: tuple[int, ...]
+    round_trip_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The path as the stages measured it with their own connections, before or after.
+
+    Parameters
+    ----------
+    round_trip_ns
+        Small messages around all stages, several under way at once, timed at the source.
+    goodput_mbit
+        Tensor data per time by hop, the way back to the source last, when it grew no more, on the
+        receiver's clock.
+    transfers
+        Single messages by size and hop; sizes that would take too long are left out.
+    datagrams
+        Null where nothing on the link is left to chance.
     """
 
     when: Literal["before", "after"]
     round_trip_ns: tuple[int, ...]
     goodput_mbit: tuple[float, ...]
+    transfers: tuple[Transfer, ...]
+    datagrams: Datagrams | None
     kind: Literal["probe"] = "probe"
 
 
@@ -227,7 +282,7 @@ class Writer:
 
     def write(self, record: Record) -> None:
         """Append one line."""
-        self._file.write(json.dumps(vars(record), separators=(",", ":")) + "\n")
+        self._file.write(json.dumps(vars(record), default=vars, separators=(",", ":")) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -291,7 +346,8 @@ def _parse(line: str, where: str) -> Record:
 @cache
 def _adapter(kind: type) -> TypeAdapter[Any]:
     """The validator of one kind, unknown fields refused."""
-    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    for part in (kind, Transfer, Datagrams):
+        part.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
     return TypeAdapter(kind)
 
 

@@ -13,6 +13,7 @@ from paretopipe_worker import control, facts, models
 from paretopipe_worker.context import Context, Shares
 from paretopipe_worker.control import Channel
 from paretopipe_worker.fleet import Host
+from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.partition import trace
 from paretopipe_worker.plan import Plan, Session
 from paretopipe_worker.records import Ready, Writer
@@ -33,6 +34,7 @@ def joined(
     attempt: int,
     rank: int,
     weights: Path,
+    link: LinkState,
     writer: Writer,
     shares: Shares,
 ) -> Iterator[tuple[Context, list[Channel]]]:
@@ -42,6 +44,8 @@ def joined(
     ----------
     weights
         Folder of the weights files, named by their checksum.
+    link
+        The link as it was applied to this host.
 
     Yields
     ------
@@ -103,7 +107,17 @@ def joined(
             )
         )
         context = Context(
-            plan, session, rank, hosts[rank], model, traces, numerics, transport, writer, shares
+            plan=plan,
+            session=session,
+            rank=rank,
+            host=hosts[rank],
+            model=model,
+            traces=traces,
+            numerics=numerics,
+            transport=transport,
+            link=link,
+            writer=writer,
+            shares=shares,
         )
         yield context, channels
 

@@ -49,6 +49,9 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
                 points=session.points,
                 weights_sha256=_tables(plan, session)[0].weights_sha256,
                 device_emulated=1.0,
+                link_engine="none",
+                link_emulated=False,
+                tcp={},
                 started_unix_ns=time.time_ns(),
                 facts={},
                 versions={},
@@ -95,10 +98,21 @@ def _task(plan: Plan, session: Session, attempt: int) -> dict[str, Any]:
         "backend": session.backend,
         "model": session.model,
         "weights": sorted({f"{t.weights_sha256}.safetensors" for t in _tables(plan, session)}),
-        "link": asdict(plan.link(session.link)),
+        "link": _link(plan, session),
+        "tcp": asdict(plan.experiment.tcp),
         "deadline_s": session.deadline_s,
         "points": len(session.points),
         "ranks": {host.name: rank for rank, host in enumerate(hosts)},
         "addresses": [host.data_address for host in hosts],
         "ports": [host.data_port for host in hosts],
     }
+
+
+def _link(plan: Plan, session: Session) -> dict[str, Any]:
+    """A session's link profile as each of its hosts applies it: what it does to which peer."""
+    link, placement = plan.link(session.link), session.placement
+    ways: dict[str, list[dict[str, Any]]] = {host: [] for host in placement}
+    for (rank, peer), condition in link.ways(len(placement)).items():
+        address = plan.host(placement[peer]).data_address
+        ways[placement[rank]].append({"peer": address, "condition": asdict(condition)})
+    return {"name": link.name, "ways": ways}

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from paretopipe_worker.context import Context
 from paretopipe_worker.control import Channel
@@ -33,15 +34,20 @@ class Source:
         TransportError, ControlError
             When a link or a rank is lost: the session cannot go on.
         """
-        context = self.context
-        link = context.plan.link(context.session.link)
-        with context.shares.kind("probe"):
-            context.writer.write(probe("before", link, context.transport, self.channels[0]))
-        for number, point_id in enumerate(context.session.points, start=1):
-            self.measure(context.plan.point(point_id), number)
-        with context.shares.kind("probe"):
-            context.writer.write(probe("after", link, context.transport, self.channels[0]))
+        self._probe("before")
+        for number, point_id in enumerate(self.context.session.points, start=1):
+            self.measure(self.context.plan.point(point_id), number)
+        self._probe("after")
         self.dismiss()
+
+    def _probe(self, when: Literal["before", "after"]) -> None:
+        """Measure and record the path."""
+        context = self.context
+        path = context.plan.link(context.session.link).forward_path(len(self.channels) + 1)
+        with context.shares.kind("probe"):
+            context.writer.write(
+                probe(when, path, context.transport, self.channels, context.addresses)
+            )
 
     def dismiss(self) -> None:
         """Send the other ranks home."""

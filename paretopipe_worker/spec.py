@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Hashable, Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,6 +23,10 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from paretopipe_worker.link import profiles
+from paretopipe_worker.link.conditions import TcpSettings
+from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
+
 Backend = Literal["tcp", "rpc"]
 """Backends a spec may name. One that is known but not built yet fails when its session starts."""
 
@@ -31,9 +35,6 @@ Dtype = Literal["float32"]
 
 MIN_ITEMS = 6
 """Fewest items a median is taken of; a point with fewer has failed."""
-
-UNSHAPED = "none"
-"""Name of the link profile that leaves the link as it is."""
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
@@ -53,6 +54,7 @@ def _unique_names(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+_TCP = TcpSettings()
 _SOME = Field(min_length=1)
 _DISTINCT = AfterValidator(_unique)
 _DISTINCT_NAMES = AfterValidator(_unique_names)
@@ -75,31 +77,6 @@ class ModelSpec:
     name: _Model
     input: _Shape | None = None
     weights: str | None = None
-
-
-@dataclass(frozen=True, config=_STRICT)
-class LinkSpec:
-    """A network condition: rate in Mbit/s on the wire, one-way delay in ms, both directions."""
-
-    name: _Name
-    rate_mbit: Annotated[float, Field(gt=0, le=100_000)] | None = None
-    delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
-
-    @model_validator(mode="after")
-    def _unshaped_is_none(self) -> LinkSpec:
-        """Keep the name ``none`` for the link that is left alone, and only for it."""
-        if (self.name == UNSHAPED) == self.shaped:
-            raise ValueError(
-                f"'{UNSHAPED}' names the unshaped link and takes no parameters"
-                if self.shaped
-                else f"needs rate_mbit or delay_ms; only '{UNSHAPED}' is unshaped"
-            )
-        return self
-
-    @property
-    def shaped(self) -> bool:
-        """Whether anything has to be applied to a host for this profile."""
-        return self.rate_mbit is not None or self.delay_ms > 0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -134,13 +111,16 @@ class PhaseSpec:
 class Experiment:
     """A whole experiment: every combination of its lists is measured.
 
+    `links` are written as `paretopipe_worker.link.profiles` says, and resolved here. `tcp` holds
+    on all of them.
     `placements` lists inventory hosts by rank, source first; by default one placement, the hosts
     of the inventory's group ``stages`` in their order there.
     """
 
     models: Annotated[tuple[ModelSpec, ...], _SOME, _DISTINCT_NAMES]
     description: str = ""
-    links: Annotated[tuple[LinkSpec, ...], _SOME, _DISTINCT_NAMES] = (LinkSpec(name=UNSHAPED),)
+    links: Annotated[tuple[LinkSpec, ...], _SOME, _DISTINCT_NAMES] = (LinkSpec(UNSHAPED),)
+    tcp: TcpSettings = _TCP
     backends: Annotated[tuple[Backend, ...], _SOME, _DISTINCT] = ("tcp",)
     placements: Annotated[tuple[_Placement, ...], _SOME, _DISTINCT] | None = None
     splits: SplitSpec = SplitSpec()
@@ -191,12 +171,16 @@ def parse(document: object, source: str = "spec") -> Experiment:
     """
     if not isinstance(document, dict):
         raise SpecError(f"{source}: must be a mapping with at least the key 'models'")
+    full = _written_out(document)
+    faults = _resolve_links(source, full)
     try:
         # As JSON, where strict mode takes lists for tuples and mappings for dataclasses.
-        return _ADAPTER.validate_json(json.dumps(_written_out(document), default=str))
+        experiment = _ADAPTER.validate_json(json.dumps(full, default=str))
     except ValidationError as error:
-        faults = [_fault(source, entry) for entry in _root_causes(error)]
-        raise SpecError("\n".join(dict.fromkeys(faults))) from error
+        faults += [_fault(source, entry) for entry in _root_causes(error)]
+    if faults:
+        raise SpecError("\n".join(dict.fromkeys(faults)))
+    return experiment
 
 
 def _written_out(document: dict[str, Any]) -> dict[str, Any]:
@@ -205,10 +189,27 @@ def _written_out(document: dict[str, Any]) -> dict[str, Any]:
     for key in ("backends", "batch", "window", "dtype"):
         if key in full and not isinstance(full[key], list):
             full[key] = [full[key]]
-    for key in ("models", "links"):
-        if isinstance(full.get(key), list):
-            full[key] = [{"name": part} if isinstance(part, str) else part for part in full[key]]
+    if isinstance(full.get("models"), list):
+        full["models"] = [
+            {"name": part} if isinstance(part, str) else part for part in full["models"]
+        ]
     return full
+
+
+def _resolve_links(source: str, document: dict[str, Any]) -> list[str]:
+    """Put resolved profiles into the document; where one is refused, say so and leave them out."""
+    faults = []
+    if isinstance(document.get("links"), list):
+        resolved = []
+        for number, written in enumerate(document.pop("links")):
+            try:
+                resolved.append(asdict(profiles.parse(written)))
+            except profiles.ProfileError as error:
+                path = _key_path(("links", number, *error.path))
+                faults.append(f"{source}: {path}: {error}")
+        if not faults:
+            document["links"] = resolved
+    return faults
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -251,6 +252,9 @@ def _fault(source: str, error: Any) -> str:
     if error["type"] in ("missing", "missing_argument"):
         return f"{source}: {path}: is required"
     message = error["msg"].removeprefix("Value error, ")
+    key, _, reason = message.partition(": ")
+    if key in _allowed_keys(location):  # a check of our own, which names the value itself
+        return f"{source}: {path}.{key}: {reason}"
     got = _short(error["input"])
     return f"{source}: {path or 'spec'}: {message[0].lower()}{message[1:]}; got {got}"
 
@@ -285,7 +289,7 @@ def _short(value: object) -> str:
 
 _NESTED: dict[str, type] = {
     "models": ModelSpec,
-    "links": LinkSpec,
+    "tcp": TcpSettings,
     "splits": SplitSpec,
     "phases": PhaseSpec,
 }

@@ -18,6 +18,8 @@ from paretopipe_worker import plan as plans
 from paretopipe_worker.context import Shares
 from paretopipe_worker.control import ControlError
 from paretopipe_worker.follower import Follower
+from paretopipe_worker.link import state as linkstate
+from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.models import ModelError
 from paretopipe_worker.partition import PartitionError
 from paretopipe_worker.records import End, Header, Writer
@@ -32,7 +34,10 @@ class Interrupted(BaseException):
 
 @dataclass(frozen=True)
 class Options:
-    """What a stage is launched with; all files are on its own host."""
+    """What a stage is launched with; all files are on its own host.
+
+    `link_state` is the folder that ``link apply`` keeps; None where no link was applied.
+    """
 
     plan: Path
     session: str
@@ -41,6 +46,7 @@ class Options:
     weights: Path
     records: Path
     progress: Path
+    link_state: Path | None = None
 
 
 def run(options: Options) -> int:
@@ -52,6 +58,7 @@ def run(options: Options) -> int:
     process_start_ns = facts.process_start_ns()
     plan = plans.load(options.plan)
     session = plan.session(options.session)
+    link = linkstate.read(options.link_state)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     host = plan.host(options.host)
@@ -59,10 +66,10 @@ def run(options: Options) -> int:
         torch.set_num_threads(host.threads)
     reason: str | None = f"{options.host}: ended unexpectedly"
     with Writer(options.records) as writer:
-        writer.write(header(plan, session, options.attempt, options.host))
+        writer.write(header(plan, session, options.attempt, options.host, link))
         shares.ns["startup"] += time.perf_counter_ns() - process_start_ns
         try:
-            _session(plan, session, options, writer, shares)
+            _session(plan, session, options, link, writer, shares)
             reason = None
         except _EXPECTED as error:
             reason = f"{options.host}: {error}"
@@ -93,12 +100,17 @@ _EXPECTED = (
 
 
 def _session(
-    plan: plans.Plan, session: plans.Session, options: Options, writer: Writer, shares: Shares
+    plan: plans.Plan,
+    session: plans.Session,
+    options: Options,
+    link: LinkState,
+    writer: Writer,
+    shares: Shares,
 ) -> None:
     """Join the others and run this rank's part."""
     rank = session.placement.index(options.host)
     with (
-        joined(plan, session, options.attempt, rank, options.weights, writer, shares) as (
+        joined(plan, session, options.attempt, rank, options.weights, link, writer, shares) as (
             context,
             channels,
         ),
@@ -125,7 +137,9 @@ def _collector_off() -> Iterator[None]:
         gc.enable()
 
 
-def header(plan: plans.Plan, session: plans.Session, attempt: int, host: str) -> Header:
+def header(
+    plan: plans.Plan, session: plans.Session, attempt: int, host: str, link: LinkState
+) -> Header:
     """The first line of the records."""
     point = plan.point(session.points[0])
     return Header(
@@ -141,6 +155,9 @@ def header(plan: plans.Plan, session: plans.Session, attempt: int, host: str) ->
         points=session.points,
         weights_sha256=plan.table(point.model, point.batch, point.dtype).weights_sha256,
         device_emulated=plan.host(host).device_emulated,
+        link_engine=link.engine,
+        link_emulated=link.engine == "relay",
+        tcp=link.tcp,
         started_unix_ns=time.time_ns(),
         facts=facts.host(),
         versions=facts.versions(),

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from analysis import chance
 from paretopipe_worker import plan as plans
 from paretopipe_worker import records, spec
 from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
 from paretopipe_worker.fleet import Host
+from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import Plan, Point, Session
 
 WEIGHTS = "ab" * 32
@@ -79,6 +81,14 @@ def make(
 
 
 TWO_LINKS: list[Any] = ["none", {"name": "rate20", "rate_mbit": 20}]
+SIX_LINKS: list[Any] = [
+    "none",
+    "wifi",
+    "lte",
+    "paper-delay200",
+    "paper-rate5",
+    "paper-delay200-rate5",
+]
 PAPER_LINKS: list[Any] = [
     "none",
     {"name": "delay200", "delay_ms": 200},
@@ -92,12 +102,14 @@ class FakeRun:
     """Writes a run's directory.
 
     `items` is the number of items in each measured phase; `noise` the spread of compute times.
+    Links are what was asked for; those shaped are `engine`'s.
     """
 
     path: Path
     plan: Plan
     items: int = 20
     noise: float = 0.02
+    engine: Literal["netem", "relay"] = "netem"
 
     def __post_init__(self) -> None:
         self.path.mkdir(parents=True)
@@ -165,6 +177,8 @@ class FakeRun:
     ) -> records.Header:
         """The header of one file."""
         controller = rank < 0
+        shaped = not controller and self.plan.link(session.link).shaped
+        engine = self.engine if shaped else "none"
         values: dict[str, Any] = {
             "run": self.plan.run,
             "session": session.id,
@@ -178,6 +192,9 @@ class FakeRun:
             "points": session.points,
             "weights_sha256": "" if controller else WEIGHTS,
             "device_emulated": 1.0 if controller else self.plan.host(host).device_emulated,
+            "link_engine": engine,
+            "link_emulated": engine == "relay",
+            "tcp": {"tcp_congestion_control": "cubic"},
             "started_unix_ns": 1_790_000_000_000_000_000,
             "facts": {"cpu": "made up", "threads": 1},
             "versions": {"torch": "2.13.0", "python": "3.11.7"},
@@ -186,16 +203,36 @@ class FakeRun:
 
     def probe(self, session: Session, when: Literal["before", "after"]) -> records.Probe:
         """The link as the profile says it is."""
-        link = self.plan.link(session.link)
-        trips = tuple(int((2 * link.delay_ms + 0.1 + 0.01 * n) * 1e6) for n in range(5))
-        goodput = (link.rate_mbit or 9000) / WIRE_OVERHEAD
-        return records.Probe(when, trips, (goodput, goodput))
+        path = self.plan.link(session.link).forward_path(len(session.placement))
+        trip_ms = sum(condition.delay_ms for condition in path) + 0.1
+        goodput = [(condition.rate_mbit or 9000) / WIRE_OVERHEAD for condition in path]
+        transfers = tuple(
+            records.Transfer(hop, size, (int((trip_ms + size * 8 / (rate * 1e3)) * 1e6),) * 3)
+            for size in (8 << 10, 512 << 10)
+            for hop, rate in enumerate(goodput)
+        )
+        trips = tuple(int((trip_ms + 0.01 * n) * 1e6) for n in range(5))
+        erratic = any(condition.erratic for condition in path)
+        return records.Probe(
+            when, trips, tuple(goodput), transfers, self.datagrams(path) if erratic else None
+        )
+
+    def datagrams(self, path: Sequence[Condition], count: int = 600) -> records.Datagrams:
+        """Datagrams as many as should come, all as late as half of them should be."""
+        interval_ns = 2_000_000
+        kept = [count]
+        for condition in path:
+            kept.append(round(kept[-1] * (1 - condition.mean_loss)))
+        median_ms = chance.simulate(path, count, interval_ns / 1e6).round_trip_ms.mean
+        times = (int(median_ms * 1e6),) * kept[-1]
+        return records.Datagrams(interval_ns, tuple(kept[:-1]), tuple(kept[1:]), times)
 
     def point(
         self, writer: records.Writer, point: Point, rank: int, clock: int, seed: str, scale: float
     ) -> tuple[int, int]:
         """One rank's lines of one point: the clock after them and the time of the phases."""
         begin = clock
+        relayed = self.engine == "relay" and self.plan.link(point.link).shaped
         if rank > 0 and not point.hops[rank - 1]:
             return clock, 0
         for phase in PHASES:
@@ -220,6 +257,10 @@ class FakeRun:
                     payload_sent_bytes=payload,
                     wire_sent_bytes=int(payload * WIRE_OVERHEAD),
                     wire_counter="sockets",
+                    retransmitted_bytes=0,
+                    relay_late_p99_ns=300_000 if relayed else None,
+                    relay_forwarded=payload // 1448 if relayed else None,
+                    relay_dropped=0 if relayed else None,
                 )
             )
         if rank == 0:
@@ -273,10 +314,11 @@ def expected_ms(plan: Plan, point: Point) -> tuple[list[float], list[float]]:
     forward = FORWARD_MS * point.batch
     factors = [plan.host(host).device_emulated for host in point.placement]
     stage = [forward * share * factors[0], forward * (1 - share) * factors[1]]
-    link = plan.link(point.link)
-    rate = link.rate_mbit or 9000
+    path = plan.link(point.link).forward_path(len(point.placement))
     wire = [
-        link.delay_ms + 0.05 + size * 8 * WIRE_OVERHEAD / (rate * 1e3) if size else 0.0
-        for size in point.hop_bytes
+        way.delay_ms + 0.05 + size * 8 * WIRE_OVERHEAD / ((way.rate_mbit or 9000) * 1e3)
+        if size
+        else 0.0
+        for way, size in zip(path, point.hop_bytes, strict=True)
     ]
     return stage, wire

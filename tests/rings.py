@@ -1,11 +1,11 @@
-"""Rings of two ranks on the loopback address, for tests of what crosses a link."""
+"""Rings on the loopback address, for tests of what crosses a link."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from paretopipe_worker.transport import Endpoint, Transport, connect
@@ -29,14 +29,19 @@ def endpoints(session: str = "test") -> tuple[Endpoint, Endpoint]:
 @contextlib.contextmanager
 def ring(backend: str) -> Iterator[tuple[Transport, Transport]]:
     """Two connected ranks of one process."""
-    with ThreadPoolExecutor(2) as pool:
-        pair = tuple(
-            pool.map(lambda end: connect(backend, end, deadline_s=20), endpoints(), timeout=30)
-        )
+    with joined(backend, endpoints()) as (first, second):
+        yield first, second
+
+
+@contextlib.contextmanager
+def joined(backend: str, ends: Sequence[Endpoint]) -> Iterator[list[Transport]]:
+    """Ranks of one process, each connected to its neighbours."""
+    with ThreadPoolExecutor(len(ends)) as pool:
+        made = list(pool.map(lambda end: connect(backend, end, deadline_s=20), ends, timeout=30))
     try:
-        yield pair[0], pair[1]
+        yield made
     finally:
-        for transport in pair:
+        for transport in made:
             transport.close()
 
 

@@ -32,6 +32,7 @@ class Lab:
     plan: Plan
     results: Path
     cache: Path
+    link_state: Path | None = None
 
     def arguments(self, session: Session, host: str, attempt: int = 1) -> list[str]:
         """Arguments of the `stage` command of one host."""
@@ -41,6 +42,7 @@ class Lab:
             *("--session", session.id, "--attempt", str(attempt), "--host", host),
             *("--weights", str(self.cache / "weights"), "--records", str(records)),
             *("--progress", str(self.results / f"progress-{host}.jsonl")),
+            *(("--link-state", str(self.link_state)) if self.link_state else ()),
         ]
 
     def start(self, session: Session, host: str, attempt: int = 1) -> subprocess.Popen[str]:

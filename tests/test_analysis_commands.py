@@ -140,6 +140,8 @@ def test_the_manifest_knows_no_overhead_of_a_session_cut_short(fake: FakeRun) ->
         "reason": None,
         "shares_s": None,
         "transport": {"congestion": "cubic"},
+        "link_engine": "none",
+        "tcp": {"tcp_congestion_control": "cubic"},
     }
 
 

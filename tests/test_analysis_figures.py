@@ -72,11 +72,11 @@ def assert_readable(figure: Figure, count: int) -> None:
 
 def test_the_default_experiments_front_names_every_point_once(smoke: pd.DataFrame) -> None:
     figure = figures.front(smoke)
-    assert_readable(figure, 42)
+    assert_readable(figure, 42 + smoke["on_front"].sum())
     by_panel = [
         [text.get_text() for text in names(figure) if text.axes is axes] for axes in figure.axes
     ]
-    assert [len(texts) for texts in by_panel] == [0, 21, 21]
+    assert [len(texts) for texts in by_panel] == [smoke["on_front"].sum(), 21, 21]
     expected = {"@first", "@last", *(f"f.{n}" for n in range(19))}
     assert set(by_panel[1]) == set(by_panel[2]) == expected
 
@@ -112,6 +112,16 @@ def test_all_texts_of_a_figure_are_inside_it_and_clear_of_each_other(
             assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text.get_text()
 
 
+def test_the_first_panel_shows_how_the_front_moves(
+    smoke: pd.DataFrame, smoke_front: Figure
+) -> None:
+    shown = [text for text in names(smoke_front) if text.axes is smoke_front.axes[0]]
+    best = smoke[smoke["on_front"]]
+    assert len(shown) == len(best) and len({text.get_color() for text in shown}) == 2
+    steps = [line for line in smoke_front.axes[0].lines if line.get_drawstyle() == "steps-post"]
+    assert [len(line.get_xdata()) for line in steps] == list(best.groupby("link").size())
+
+
 def test_names_do_not_cover_markers(smoke: pd.DataFrame, smoke_front: Figure) -> None:
     renderer = FigureCanvasAgg(smoke_front).get_renderer()
     for axes, link in zip(smoke_front.axes[1:], ["none", "rate20"], strict=True):
@@ -131,7 +141,8 @@ def test_crowded_points_stay_readable(smoke: pd.DataFrame, case: str) -> None:
         "two heaps": (np.where(count % 2, 10.0, 1000.0), np.where(count % 2, 90.0, 1.0)),
         "nearly one spot": (50 + count * 1e-6, 20 - count * 1e-6),
     }[case]
-    assert_readable(figures.front(at(smoke, latency, throughput)), 42)
+    table = at(smoke, latency, throughput)
+    assert_readable(figures.front(table), 42 + table["on_front"].sum())
 
 
 def test_fifty_points_with_long_names_in_one_spot_of_a_full_panel(smoke: pd.DataFrame) -> None:
@@ -146,7 +157,7 @@ def test_six_links_have_six_colours_and_readable_panels(tmp_path: Path) -> None:
     links = [*PAPER_LINKS, {"name": "rate20", "rate_mbit": 20}, {"name": "d5", "delay_ms": 5}]
     table = table_of(tmp_path, links, count=6)
     figure = figures.front(table)
-    assert_readable(figure, 36)
+    assert_readable(figure, 36 + table["on_front"].sum())
     colours = {
         line.get_color()
         for axes in figure.axes[1:]
@@ -183,7 +194,7 @@ def test_each_backend_has_panels_of_its_own(tmp_path: Path) -> None:
     assert titles == [
         f"{link}, {backend}"
         for backend in ("tcp", "rpc")
-        for link in ("all links", "none (unshaped)", "rate20 (20 Mbit/s)")
+        for link in ("fronts of all links", "none (unshaped)", "rate20 (20 Mbit/s)")
     ]
 
 
@@ -205,7 +216,7 @@ def test_failed_points_are_told_in_both_figures(smoke: pd.DataFrame) -> None:
     table.loc[lost, ["latency_median_ms", "throughput_images_s", "stage0_compute_ms"]] = np.nan
     table = mark(table)
     front = figures.front(table)
-    assert len(names(front)) == 41
+    assert len(names(front)) == 41 + table["on_front"].sum()
     for figure in (front, figures.breakdown(table)):
         assert "1 of 42 points have no figures" in figure.legends[0].get_title().get_text()
 

@@ -91,7 +91,8 @@ def test_each_group_has_a_front_of_its_own() -> None:
         ]
     ]
     same = {"model": "m", "placement": "a>b", "backend": "tcp"}
-    same |= {"batch": 1, "window": 3, "dtype": "float32"}
+    same |= {"batch": 1, "window": 3, "dtype": "float32", "link_certified": True}
+    same |= {"link_late": False}
     table = front.mark(pd.DataFrame(rows).assign(**same))
     assert table["on_front"].tolist() == [True, False, True, True, False]
 

@@ -12,13 +12,23 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORKER = "paretopipe_worker"
 
-PLAIN = {"cuts", "spec", "fleet", "records"}
+ASKED = {"link.conditions", "link.profiles", "link.presets"}
+PLAIN = {"cuts", "spec", "fleet", "records"} | ASKED
 PLANNING = PLAIN | {"plan", "predict", "resume"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
 TRANSPORT = {"cuts", "transport", "transport.ring", "transport.tcp"}
-DEVICE = {"tc", "interfaces", "shaping", "lease", "daemons", "supervise"}
+DEVICE = {"lease", "daemons", "supervise", "link.conditions"} | {
+    f"link.{name}"
+    for name in (
+        *("command", "shaping", "goal", "keeper", "relay", "counters"),
+        *("interfaces", "tcp_settings", "tc", "netem"),
+    )
+}
 MAY_IMPORT = {
-    **{name: set() for name in PLAIN},
+    **{name: set() for name in ("cuts", "fleet", "link.conditions", "link.presets")},
+    "records": {"link.conditions"},
+    "link.profiles": ASKED,
+    "spec": ASKED,
     **dict.fromkeys(("plan", "predict", "resume"), PLANNING),
     **dict.fromkeys(MODELS - {"cuts"}, MODELS),
     **dict.fromkeys(TRANSPORT - {"cuts"}, TRANSPORT),
@@ -27,7 +37,9 @@ MAY_IMPORT = {
     "control": set(),
     "facts": set(),
     "compute": {"partition"},
-    "probe": TRANSPORT | {"control", "records", "spec"},
+    "probe": TRANSPORT | {"control", "records", "link.conditions", "datagrams"},
+    "datagrams": {"control", "records", "link.conditions"},
+    "link.state": {"link.conditions", "link.counters"},
     "prepare": PLANNING | MODELS,
 }
 """Modules of the worker that each of its modules may import; those not named may import all."""

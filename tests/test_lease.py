@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from paretopipe_worker.daemons import Process
 from paretopipe_worker.lease import Lease
-from paretopipe_worker.shaping import restore
-from tests.namespaces import Namespace, joined_pair, reason_without_namespaces
+from paretopipe_worker.link import tcp_settings
+from paretopipe_worker.link.conditions import Condition, TcpSettings
+from tests.namespaces import INTERFACE, reason_without_namespaces
+from tests.shaped_link import Link, shaped_link
 
 namespaces = pytest.mark.skipif(
     bool(reason_without_namespaces()), reason=reason_without_namespaces()
@@ -89,126 +86,95 @@ def test_a_step_of_the_wall_clock_neither_ends_nor_prolongs_a_lease(
     until(lambda: lease.lapse() is not None, deadline_s=2)
 
 
-@dataclass
-class ShapedHost:
-    """A host whose link is shaped under a lease of its own."""
-
-    host: Namespace
-    peer: Namespace
-    folder: Path
-    lease_s: float = 3.0
-
-    @property
-    def lease(self) -> Path:
-        """The lease file."""
-        return self.folder / "lease"
-
-    def call(self, *words: str) -> Any:
-        """Run ``link`` and read its JSON."""
-        command = [sys.executable, "-m", "paretopipe_worker", "link", *words]
-        return json.loads(self.host.run(*command).stdout)
-
-    def apply(self) -> Any:
-        """Shape the link, the lease just renewed."""
-        self.lease.touch()
-        return self.call(
-            *("apply", "--profile", '{"name": "wire20", "rate_mbit": 20}'),
-            *("--address", self.host.address, "--peers", self.peer.address, "--ports", "29400"),
-            *("--state-dir", str(self.folder / "link")),
-            *("--lease", str(self.lease), "--lease-s", str(self.lease_s)),
-        )
-
-    def restore(self) -> Any:
-        """Restore the link."""
-        return self.call("restore", "--state-dir", str(self.folder / "link"))
-
-    def shaped(self) -> bool:
-        """Whether our qdisc is on the link."""
-        return "htb" in self.host.run("tc", "qdisc", "show").stdout
-
-    def keeper(self) -> int:
-        """Pid of the keeper; 0 where there is none."""
-        saved = self.folder / "link" / "keeper.json"
-        pid = int(json.loads(saved.read_text())["pid"]) if saved.exists() else 0
-        return pid if Process.running(pid) else 0
+RATE20 = Condition(rate_mbit=20)
+RENO = TcpSettings("reno", slow_start_after_idle=False)
 
 
 @pytest.fixture
-def shaped_host(tmp_path: Path) -> Iterator[ShapedHost]:
-    """A host that can be shaped, restored afterwards."""
-    with joined_pair() as (host, peer):
-        made = ShapedHost(host, peer, tmp_path)
+def link(tmp_path: Path) -> Iterator[Link]:
+    """Two joined hosts, their lease so short that a test can wait for its end."""
+    with shaped_link(tmp_path) as made:
+        made.lease_s = 3
         yield made
-        with host.entered():
-            restore(tmp_path / "link")
+
+
+def shaped(link: Link) -> bool:
+    """Whether our qdisc is on the link."""
+    return "htb" in link.hosts[0].run("tc", "qdisc", "show").stdout
 
 
 @namespaces
 @pytest.mark.must_run
-def test_touching_keeps_a_link_shaped_and_ceasing_to_restores_it(shaped_host: ShapedHost) -> None:
+def test_touching_keeps_a_link_shaped_and_ceasing_to_restores_it_and_tcp(link: Link) -> None:
+    before = tcp(link)
     ceasing = threading.Event()
 
     def renew() -> None:
         while not ceasing.wait(0.02):
-            shaped_host.lease.touch()
+            link.lease.touch()
 
     renewing = threading.Thread(target=renew)
     renewing.start()
     try:
-        shaped_host.apply()
-        keeper = shaped_host.keeper()
-        renewed_until = time.monotonic() + 2.5 * shaped_host.lease_s
+        link.apply(RATE20, tcp=RENO)
+        keepers = link.keepers()
+        renewed_until = time.monotonic() + 2 * link.lease_s
         while time.monotonic() < renewed_until:
-            assert shaped_host.shaped()
-        assert shaped_host.keeper() == keeper
+            assert shaped(link)
+        assert link.keepers() == keepers
+        assert tcp(link) != before
     finally:
         ceasing.set()
         renewing.join()
     ceased = time.monotonic()
-    until(lambda: not shaped_host.shaped())
-    assert time.monotonic() - ceased > 0.8 * shaped_host.lease_s
-    until(lambda: shaped_host.keeper() == 0)
-    details = shaped_host.host.run("ip", "-d", "-j", "link", "show", "dev", "link0").stdout
-    assert json.loads(details)[0]["gso_max_segs"] == 65535
-    assert "was last renewed" in (shaped_host.folder / "link" / "keeper.log").read_text()
-    assert not shaped_host.restore()["changed"]
+    until(lambda: not shaped(link))
+    assert time.monotonic() - ceased > 0.8 * link.lease_s
+    until(lambda: link.keepers() == [])
+    assert link.show() == ["interface link0", "gso_max_segs 65535", "root noqueue"]
+    assert link.devices() == ["link0", "lo"]
+    assert tcp(link) == before
+    assert "was last renewed" in (link.state() / "keeper.log").read_text()
+    assert not link.restore()["changed"]
+
+
+def tcp(link: Link) -> dict[str, str]:
+    """TCP's settings on the host."""
+    with link.hosts[0].entered():
+        return tcp_settings.read(INTERFACE)
 
 
 @namespaces
 @pytest.mark.must_run
-def test_a_lease_that_is_taken_away_restores_the_link(shaped_host: ShapedHost) -> None:
-    shaped_host.lease_s = 60
-    shaped_host.apply()
-    shaped_host.lease.unlink()
-    until(lambda: not shaped_host.shaped())
+def test_a_lease_that_is_taken_away_restores_the_link(link: Link) -> None:
+    link.lease_s = 60
+    link.apply(RATE20)
+    link.lease.unlink()
+    until(lambda: not shaped(link))
 
 
 @namespaces
 @pytest.mark.must_run
 def test_a_killed_keeper_is_replaced_by_the_next_apply_without_touching_the_link(
-    shaped_host: ShapedHost,
+    link: Link,
 ) -> None:
-    shaped_host.lease_s = 60
-    shaped_host.apply()
-    first = shaped_host.keeper()
+    link.lease_s = 60
+    link.apply(None, tcp=RENO)  # test_relay has the link that goes with its keeper
+    [first] = link.keepers()
     os.kill(first, signal.SIGKILL)
-    until(lambda: shaped_host.keeper() == 0)
-    again = shaped_host.apply()
+    until(lambda: link.keepers() == [])
+    again = link.apply(None, tcp=RENO)
     assert (again["changed"], again["commands"]) == (True, [])
-    second = shaped_host.keeper()
-    assert second not in (0, first)
-    assert shaped_host.restore()["changed"]
-    assert Process.running(second) is None
+    [second] = link.keepers()
+    assert second != first
+    assert link.restore()["changed"]
+    assert link.keepers() == []
 
 
 @namespaces
 @pytest.mark.must_run
-def test_a_link_is_not_shaped_under_a_lease_that_has_lapsed(shaped_host: ShapedHost) -> None:
-    words = ["apply", "--profile", '{"name": "x", "rate_mbit": 1}', "--ports", "29400"]
-    words += ["--address", shaped_host.host.address, "--peers", shaped_host.peer.address]
-    words += ["--state-dir", str(shaped_host.folder / "link"), "--lease", str(shaped_host.lease)]
-    command = [sys.executable, "-m", "paretopipe_worker", "link", *words, "--lease-s", "5"]
-    done = shaped_host.host.run(*command, check=False)
-    assert done.returncode == 2
-    assert f"lease {shaped_host.lease} is gone: touch it before shaping" in done.stderr
-    assert not shaped_host.shaped()
+def test_a_link_is_not_shaped_under_a_lease_that_has_lapsed(link: Link) -> None:
+    words = link.asking(RATE20)
+    link.lease.unlink()
+    refused = link.call("apply", *words)
+    assert f"lease {link.lease} is gone: touch it before shaping" in refused
+    assert not shaped(link)

@@ -76,6 +76,74 @@ def test_deadlines_scale_with_payload_over_rate() -> None:
     assert max(p.deadline_s for p in huge.points) > 10 * payload_s
 
 
+def test_conditions_of_either_direction_and_of_tcp_are_part_of_a_point() -> None:
+    def ids(**keys: Any) -> set[str]:
+        return {point.id for point in make(**keys).points}
+
+    forward, back = ([{"name": "x", way: {"delay_ms": 5}}] for way in ("forward", "back"))
+    assert ids(links=forward).isdisjoint(ids(links=back))
+    assert ids(links=forward) == ids(links=[{"name": "x", "forward": {"delay_ms": 5.0}}])
+    assert ids().isdisjoint(ids(tcp={"congestion_control": "reno"}))
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"rate_mbit": 2},
+        {"delay_ms": 80},
+        {"loss_percent": 5},
+        {"burst_loss_percent": 2, "burst_recovery_percent": 20},
+        {"loss_percent": 100},
+    ],
+    ids=str,
+)
+def test_a_worse_way_makes_the_deadlines_of_what_goes_there_longer(worse: dict[str, Any]) -> None:
+    fair = {"rate_mbit": 20, "delay_ms": 40}
+
+    def deadlines(**keys: Any) -> dict[str, float]:
+        link = {"name": "x", "forward": fair, "back": fair, **keys}
+        return {point.split[0]: point.deadline_s for point in make(links=[link]).points}
+
+    assert deadlines(forward={**fair, **worse})[LAST] > deadlines()[LAST]
+    # Where nothing crosses, nothing changes.
+    assert deadlines(forward={**fair, **worse})[FIRST] == deadlines()[FIRST]
+
+
+def test_a_small_buffer_bounds_what_a_long_way_carries() -> None:
+    links = [{"name": "far", "delay_ms": 100}]
+    usual, small = (
+        {point.split[0]: point.predicted_latency_s for point in made.points}
+        for made in (make(links=links), make(links=links, tcp={"max_buffer_bytes": 4096}))
+    )
+    # 12 KiB, 4 KiB in each round trip of 0.2 s.
+    assert small[LAST] - usual[LAST] == pytest.approx(0.6, abs=0.05)
+
+
+def test_certificates_take_time_of_a_session() -> None:
+    slow, fast = (
+        make(links=[{"name": "x", "rate_mbit": rate, "delay_ms": 1}], splits={"cuts": ["layer2"]})
+        for rate in (0.5, 50)
+    )
+    # 24 transfers of 680 KiB in all, six times, at 0.5 Mbit/s, before and after.
+    assert (slow.predicted_hours - fast.predicted_hours) * 3600 > 60
+    assert slow.sessions[0].deadline_s - fast.sessions[0].deadline_s > 240
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        ({"hops": [{"delay_ms": 1}, {"delay_ms": 2}]}, "links[1].hops: 2 hops, but"),
+        ({"delay_ms": 1, "return": {"delay_ms": 2}}, "links[1].return: is the same way as back"),
+    ],
+    ids=["hops", "return"],
+)
+def test_a_link_that_does_not_fit_the_pipeline_is_refused(link: Any, words: str) -> None:
+    with pytest.raises(plan.PlanError) as refused:
+        make(links=["none", {"name": "x", **link}])
+    assert words in str(refused.value)
+    assert "edge > server" in str(refused.value)
+
+
 def test_predicted_hours_grow_with_the_slowness_of_link_and_host() -> None:
     base = make().predicted_hours
     slow = (HOSTS[0], Host(name="server", data_address="10.0.0.2", speed_hint=50))
@@ -106,9 +174,12 @@ def test_three_hosts_need_a_placement() -> None:
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
-    made = make()
+    link = {"name": "x", "forward": {"delay_ms": 3, "loss_percent": 1}, "return": {"rate_mbit": 7}}
+    made = make(links=["none", "wifi", link], tcp={"max_buffer_bytes": 1 << 20})
     path.write_text(plan.dump(made))
-    assert plan.load(path) == made
+    loaded = plan.load(path)
+    assert loaded == made
+    assert loaded.link("wifi").forward_path(2)[0].distribution == "pareto"
 
 
 @pytest.mark.parametrize(

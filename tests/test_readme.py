@@ -20,11 +20,15 @@ SWEEP_OVER_SSH = (
     ".venv/bin/ansible-playbook sweep.yml -i inventory/lab "
     "-e experiment=experiments/paper.yml -e run=first"
 )
+LINKS_SWEEP = (
+    ".venv/bin/ansible-playbook sweep.yml -i inventory/local -e experiment=experiments/links.yml"
+)
 ELSEWHERE = {
     "make test": "what CI runs",
     "make sweep": "test_sweep_local.py, with a smaller experiment",
     ".venv/bin/ansible-playbook playbooks/restore.yml -i inventory/local": "test_sweep_failures.py",
     SWEEP_OVER_SSH: "test_sweep_ssh.py, with an inventory and an experiment of its own",
+    LINKS_SWEEP: "test_sweep_local.py, with profiles of each kind in a smaller experiment",
     ".venv/bin/python -m analysis.pareto results/latest": "test_sweep_local.py",
 }
 """Commands that other tests run, or CI itself."""
@@ -70,7 +74,7 @@ def test_a_command_of_the_readme_runs(command: str) -> None:
         assert cuts[0]["name"] == "@first"
         assert cuts[-1]["payload_bytes"] > 0
     else:
-        assert "features.18" in output
+        assert ("satellite" if command.endswith(" links") else "features.18") in output
 
 
 def test_every_file_the_readme_links_to_is_there() -> None:

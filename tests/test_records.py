@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from paretopipe_worker import records
-from paretopipe_worker.records import End, Header, Item, RecordError, Writer
+from paretopipe_worker.records import (
+    Datagrams,
+    End,
+    Header,
+    Item,
+    Probe,
+    RecordError,
+    Transfer,
+    Writer,
+)
 
 HEADER = Header(
     run="test",
@@ -23,26 +32,42 @@ HEADER = Header(
     points=("p",),
     weights_sha256="0",
     device_emulated=1.0,
+    link_engine="relay",
+    link_emulated=True,
+    tcp={"tcp_congestion_control": "cubic"},
     started_unix_ns=1,
     facts={"threads": 1},
     versions={"torch": "x"},
 )
 ITEM = Item("p", "latency", 0, 1, 2, 3, 1, 1, 4, 5, 4)
+PROBE = Probe(
+    "before",
+    (1, 2),
+    (3.5, 4.0),
+    (Transfer(0, 8192, (5, 6, 7)),),
+    Datagrams(2_000_000, (600, 590), (590, 580), (9,) * 580),
+)
 END = End("ok", None, 0, 9, {"gate": 1})
+
+
+def probe(**changes: object) -> str:
+    """A probe's line, its transfer changed."""
+    transfer = vars(PROBE.transfers[0]) | changes
+    return json.dumps(vars(PROBE) | {"transfers": [transfer], "datagrams": None})
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file with one record of three kinds."""
+    """A file with one record of four kinds."""
     file = tmp_path / "edge" / records.file_name("s", 1)
     with Writer(file) as writer:
-        for record in (HEADER, ITEM, END):
+        for record in (HEADER, ITEM, PROBE, END):
             writer.write(record)
     return file
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    assert list(records.read(path)) == [HEADER, ITEM, END]
+    assert list(records.read(path)) == [HEADER, ITEM, PROBE, END]
 
 
 def test_a_line_is_there_as_soon_as_it_is_written(tmp_path: Path) -> None:
@@ -59,7 +84,7 @@ def test_a_file_is_never_written_twice(path: Path) -> None:
 
 def test_half_a_line_at_the_end_is_passed_over(path: Path) -> None:
     path.write_text(path.read_text()[:-20])
-    assert list(records.read(path)) == [HEADER, ITEM]
+    assert list(records.read(path)) == [HEADER, ITEM, PROBE]
 
 
 @pytest.mark.parametrize(
@@ -71,9 +96,11 @@ def test_half_a_line_at_the_end_is_passed_over(path: Path) -> None:
         (json.dumps({**vars(ITEM), "latency_ns": "fast"}), "item.latency_ns"),
         (json.dumps({**vars(ITEM), "speed": 1}), "item.speed"),
         (json.dumps({**vars(ITEM), "phase": "cooldown"}), "item.phase"),
+        (probe(hop="first"), "probe.transfers.0.hop"),
+        (probe(why="slow"), "probe.transfers.0.why"),
         (json.dumps(vars(HEADER)), "header must be the first line, and once"),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_a_damaged_line_is_refused_by_file_and_line(path: Path, line: str, reason: str) -> None:
     lines = path.read_text().splitlines()
@@ -90,6 +117,6 @@ def test_a_file_without_header_is_refused(path: Path) -> None:
 
 
 def test_another_schema_is_refused(path: Path) -> None:
-    path.write_text(path.read_text().replace('"schema":1', '"schema":2'))
-    with pytest.raises(RecordError, match="has schema 2, this version reads 1"):
+    path.write_text(path.read_text().replace('"schema":2', '"schema":1'))
+    with pytest.raises(RecordError, match="has schema 1, this version reads 2"):
         list(records.read(path))

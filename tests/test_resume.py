@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from paretopipe_worker import plan, records, resume, spec
+from paretopipe_worker.link import tc
 from paretopipe_worker.plan import Plan, Session
 from paretopipe_worker.records import End, Writer
 from tests.tables import HOSTS, table
@@ -78,9 +80,26 @@ def test_a_failure_seen_by_the_controller_counts_as_an_attempt(tmp_path: Path, m
 
 
 def test_a_task_holds_what_the_playbook_needs(tmp_path: Path, made: Plan) -> None:
-    task = next(t for t in resume.todo(made, tmp_path)["sessions"] if t["link"]["name"] == "slow")
-    assert task["link"]["rate_mbit"] == 5
+    tasks = {task["link"]["name"]: task for task in resume.todo(made, tmp_path)["sessions"]}
+    task = tasks["slow"]
     assert task["ranks"] == {"edge": 0, "server": 1}
     assert task["addresses"] == ["10.0.0.1", "10.0.0.2"]
     assert task["weights"] == ["0" * 64 + ".safetensors"]
     assert task["deadline_s"] > 0
+    assert task["tcp"]["congestion_control"] == "cubic"
+    assert tasks["none"]["link"]["ways"] == {"edge": [], "server": []}
+
+
+def test_a_task_says_what_each_host_does_to_which_peer(tmp_path: Path) -> None:
+    link = {"name": "x", "forward": {"delay_ms": 5}, "back": {"rate_mbit": 3}}
+    experiment = spec.parse({"models": ["tiny"], "links": [link, "paper-delay200"]})
+    made = plan.make("test", experiment, HOSTS, [table()])
+    tasks = {task["link"]["name"]: task for task in resume.todo(made, tmp_path)["sessions"]}
+    ways = tasks["x"]["link"]["ways"]
+    (out,), (home,) = ways["edge"], ways["server"]
+    assert (out["peer"], out["condition"]["delay_ms"]) == ("10.0.0.2", 5)
+    assert (home["peer"], home["condition"]["rate_mbit"]) == ("10.0.0.1", 3)
+    assert tasks["paper-delay200"]["link"]["ways"]["server"] == []
+    # As the hosts read it.
+    profile = {"name": "x", "ways": ways["edge"]}
+    assert tc.Shaping.parse(json.dumps(profile), (29400,)).ways[0].condition.delay_ms == 5

@@ -17,6 +17,11 @@ def parse(**keys: Any) -> spec.Experiment:
     return spec.parse({"models": ["resnet18"], **keys})
 
 
+def link(**keys: Any) -> dict[str, Any]:
+    """A spec's keys: one link of these."""
+    return {"links": [{"name": "mine", **keys}]}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yml")), ids=lambda p: p.name)
 def test_every_experiment_in_the_tree_is_valid(path: Path) -> None:
     assert spec.load(path).models
@@ -29,16 +34,67 @@ def test_short_forms_mean_the_long_ones() -> None:
     assert short.models == (spec.ModelSpec(name="resnet18"),)
 
 
+def test_one_condition_is_the_same_as_one_for_each_direction() -> None:
+    both = parse(**link(delay_ms=5, rate_mbit=20))
+    each = {"delay_ms": 5.0, "rate_mbit": 20.0}
+    assert parse(**link(forward=each, back=each)) == both
+    assert parse(**link(hops=[each])) == both
+    assert parse(**link(delay_ms=5, rate_mbit=20, direction="back")) == parse(**link(back=each))
+
+
+def test_faults_of_links_do_not_hide_others() -> None:
+    with pytest.raises(spec.SpecError) as refused:
+        parse(links=["wfi", {"name": "x", "delay_ms": -1}], seed="x")
+    assert [line.split(": ")[1] for line in str(refused.value).splitlines()] == [
+        "links[0]",
+        "links[1].delay_ms",
+        "seed",
+    ]
+
+
 @pytest.mark.parametrize(
     ("keys", "path", "allowed"),
     [
         ({"linkz": 1}, "linkz", "did you mean 'links'"),
-        ({"links": [{"name": "a", "rate": 5}]}, "links[0].rate", "name, rate_mbit, delay_ms"),
-        ({"links": [{"name": "a", "rate_mbit": 0}]}, "links[0].rate_mbit", "greater than 0"),
-        ({"links": [{"name": "a", "delay_ms": -1}]}, "links[0].delay_ms", "equal to 0"),
-        ({"links": [{"name": "a", "rate_mbit": float("nan")}]}, "links[0].rate_mbit", "less than"),
-        ({"links": ["wifi"]}, "links[0]", "needs rate_mbit or delay_ms"),
+        (link(rate=5), "links[0].rate", "did you mean 'rate_mbit'"),
+        (link(rate_mbit=0), "links[0].rate_mbit", "a number from 0.001 to 100000"),
+        (link(rate_mbit="5"), "links[0].rate_mbit", "a number from"),
+        (link(rate_mbit=float("nan")), "links[0].rate_mbit", "got nan"),
+        (link(delay_ms=-1), "links[0].delay_ms", "a number from 0 to 10000; got -1"),
+        (link(delay_ms=5, jitter_ms=6), "links[0].jitter_ms", "from 0 to delay_ms (5)"),
+        (link(loss_percent=120), "links[0].loss_percent", "a number from 0 to 100; got 120"),
+        (link(loss_percent=1, burst_loss_percent=1), "links[0]", "both above 0"),
+        (link(reorder_percent=1), "links[0]", "needs delay_ms"),
+        (link(delay_ms=1, distribution="flat"), "links[0].distribution", "one of uniform"),
+        (link(forward={"delay_ms": -1}), "links[0].forward.delay_ms", "got -1"),
+        (link(back={"jitter_ms": 2}), "links[0].back.jitter_ms", "from 0 to delay_ms (0)"),
+        (link(forward=5), "links[0].forward", "a mapping of delay_ms"),
+        (link(forwards={"delay_ms": 1}), "links[0].forwards", "did you mean 'forward'"),
+        (link(delay_ms=1, direction="up"), "links[0].direction", "one of both, forward, back"),
+        (link(delay_ms=1, forward={}), "links[0]", "delay_ms excludes forward"),
+        (link(delay_ms=1, hops=[{"delay_ms": 1}]), "links[0]", "hops excludes delay_ms"),
+        (link(hops=[]), "links[0].hops", "at least one hop"),
+        (link(hops={"delay_ms": 1}), "links[0].hops", "a list"),
+        (
+            link(hops=[{"delay_ms": 1}, {"back": {"loss_percent": 101}}]),
+            "links[0].hops[1].back.loss_percent",
+            "got 101",
+        ),
+        (link(hops=[{"name": "x"}]), "links[0].hops[0].name", "unknown key"),
+        (link(delay_ms=1, **{"return": {"delay_ms": -1}}), "links[0].return.delay_ms", "got -1"),
+        (link(forward={}), "links[0]", "only 'none' is unshaped"),
+        ({"links": ["wfi"]}, "links[0]", "did you mean 'wifi'"),
+        ({"links": [{"name": "mine"}]}, "links[0]", "presets: lan, wifi, lte"),
+        ({"links": [{"name": "wifi", "delay_ms": 1}]}, "links[0].name", "is a preset"),
         ({"links": [{"name": "none", "delay_ms": 1}]}, "links[0]", "takes no parameters"),
+        ({"links": [{"delay_ms": 1}]}, "links[0].name", "is required"),
+        ({"links": [{"name": "a b", "delay_ms": 1}]}, "links[0].name", "pattern"),
+        ({"links": [7]}, "links[0]", "a name, or a mapping of name, delay_ms"),
+        ({"links": "wifi"}, "links", "array"),
+        ({"tcp": {"congestion": "bbr"}}, "tcp.congestion", "did you mean 'congestion_control'"),
+        ({"tcp": {"congestion_control": "a b"}}, "tcp.congestion_control", "such as cubic"),
+        ({"tcp": {"slow_start_after_idle": 1}}, "tcp.slow_start_after_idle", "boolean"),
+        ({"tcp": {"max_buffer_bytes": 1}}, "tcp.max_buffer_bytes", "from 4096 to 2**30"),
         ({"links": ["none", "none"]}, "links", "must not repeat"),
         ({"links": []}, "links", "at least 1 item"),
         ({"backends": "udp"}, "backends[0]", "'tcp' or 'rpc'"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker.interfaces import probe_kernel
+from paretopipe_worker.link.interfaces import probe_kernel
 from tests.labs import SMALLEST, nothing_left, shaped, throwaway, watched
 from tests.namespaces import reason_without_namespaces
 from tests.sweeps import Checkout
@@ -91,11 +91,13 @@ def test_what_cannot_be_measured_is_refused_before_any_host_is_touched(
     assert not (copy.root / ".lab").exists()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(bool(probe_kernel()["netem"]), reason="this kernel has netem")
 def test_delay_without_netem_is_refused_before_anything_is_measured(
     copy: Checkout,
 ) -> None:
-    running = copy.start_sweep(copy.write("experiments/delayed.yml", DELAYED), "delayed")
+    delayed = copy.write("experiments/delayed.yml", DELAYED)
+    running = copy.start_sweep(delayed, "delayed", "-e", "netem_emulate=false")
     with watched(copy, running) as lab:
         before = lab.links()
         running.wait().refused("sch_netem", "edge: ", os.uname().release, "linux-modules-extra")

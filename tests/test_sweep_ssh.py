@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from paretopipe_worker import records
+from paretopipe_worker.link.interfaces import probe_kernel
 from paretopipe_worker.records import End
-from tests.sshd import CARD, USER_ID, WORKER_HOME, Fleet, Host, Task, fleet, reason_without_sshd
+from tests.sshd import USER_ID, WORKER_HOME, Fleet, Host, Task, fleet, reason_without_sshd
 from tests.sweeps import Checkout, Done, Running, checkout, until
 
 pytestmark = [
@@ -61,14 +65,17 @@ SHAPE = """\
       ansible.builtin.import_role:
         name: netem
       vars:
-        netem_profile: {name: slow, rate_mbit: 0.5}
+        netem_profile:
+          name: shaped
+          ways:
+            - {peer: "{{ shaped_peers | first }}", condition: "{{ shaped_condition }}"}
         netem_address: "{{ data_address }}"
-        netem_peers: >-
-          {{ groups.stages | map('extract', hostvars, 'data_address')
-             | difference([data_address]) }}
         netem_ports: [29400]
         netem_lease: "{{ worker_home }}/lease"
         netem_lease_s: 120
+        shaped_peers: >-
+          {{ groups.stages | map('extract', hostvars, 'data_address')
+             | difference([data_address]) }}
 """
 
 
@@ -90,12 +97,16 @@ class Lab:
         with self.fleet.controller.entered():
             return self.checkout.start_sweep(path, "run", *arguments, inventory=LAB)
 
-    def play(self, playbook: str, *arguments: str) -> Done:
-        """Run a playbook to its end, which must be a good one."""
+    def run(self, playbook: str, *arguments: str) -> Done:
+        """Run a playbook to its end."""
         command = (".venv/bin/ansible-playbook", playbook, "-i", LAB, *arguments)
         with self.fleet.controller.entered():
             running = self.checkout.start(*command)
-        return running.wait().succeeded()
+        return running.wait()
+
+    def play(self, playbook: str, *arguments: str) -> Done:
+        """Run a playbook to its end, which must be a good one."""
+        return self.run(playbook, *arguments).succeeded()
 
     def changed(self, done: Done) -> dict[str, int]:
         """How many changes a playbook made on each host, by its recap."""
@@ -110,7 +121,7 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     copy = checkout(tmp_path / "the user's checkout")
-    with fleet(threads=1) as up:
+    with fleet(threads=1, netem_emulate=True) as up:
         copy.write(f"{LAB}/hosts.yml", up.inventory)
         copy.environment.update(up.environment)
         yield Lab(up, copy)
@@ -119,6 +130,24 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def stages(host: Host) -> list[Task]:
     """Stage processes of a host."""
     return [task for task in host.tasks if "-m paretopipe_worker stage " in task.command]
+
+
+def reaches(near: Host, far: Host) -> bool:
+    """Whether any of a few packets to a data port gets from one host to the other."""
+    with ExitStack() as stack:
+        sockets = []
+        for host in (near, far):
+            with host.network.entered():
+                made = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            made.bind((host.address, 0 if host is near else 29400))
+            made.settimeout(1)
+            sockets.append(made)
+        for _ in range(5):
+            sockets[0].sendto(b"?", (far.address, 29400))
+        try:
+            return sockets[1].recv(1) == b"?"
+        except TimeoutError:
+            return False
 
 
 @pytest.mark.must_run
@@ -149,27 +178,32 @@ def test_a_sweep_over_ssh_as_a_user_with_sudo_leaves_nothing_to_provision(lab: L
 
 
 @pytest.mark.must_run
-def test_a_fleet_shaped_again_does_not_change_and_restores_to_what_it_was(lab: Lab) -> None:
+def test_ansible_goes_on_over_the_card_of_a_link_that_loses_all_and_restores_it(lab: Lab) -> None:
     before = [host.link for host in lab.hosts]
     lab.play("playbooks/provision.yml")
     lab.checkout.write("shape.yml", SHAPE)
     for host in lab.hosts:
         host.file(f"{WORKER_HOME}/lease").touch()
-    announced = lab.play("shape.yml", "--check", "--diff")
-    assert "+class 7070:1 rate 500 kbit/s" in announced.output
+    # Nothing reaches the data port any more, while Ansible goes through the same card.
+    dead = ("-e", '{"shaped_condition": {"loss_percent": 100}}')
+    if not probe_kernel()["netem"]:
+        refused = lab.run("shape.yml", *dead, "-e", "netem_emulate=false")
+        near = lab.hosts[0].name
+        refused.refused(f"{near}: ", "sch_netem", os.uname().release, "linux-modules-extra")
+        assert [host.link for host in lab.hosts] == before
+    announced = lab.play("shape.yml", *dead, "--check", "--diff")
+    assert "+shaped: dport 29400" in announced.output
     assert lab.changed(announced) == lab.everywhere(1)
     assert [host.link for host in lab.hosts] == before
-    assert lab.changed(lab.play("shape.yml")) == lab.everywhere(1)
-    assert [host.link == link for host, link in zip(lab.hosts, before, strict=True)] == [False] * 2
-    assert lab.changed(lab.play("shape.yml")) == lab.everywhere(0)
-    for host in lab.hosts:
-        # SSH has gone through the same card all along.
-        classes = host.network.run("tc", "-s", "class", "show", "dev", CARD).stdout
-        assert "Sent 0 bytes 0 pkt" in classes
+    assert reaches(*lab.hosts)
+    assert lab.changed(lab.play("shape.yml", *dead)) == lab.everywhere(1)
+    assert not reaches(*lab.hosts)
+    assert lab.changed(lab.play("shape.yml", *dead)) == lab.everywhere(0)
 
     assert lab.changed(lab.play("playbooks/restore.yml")) == lab.everywhere(1)
     assert [host.link for host in lab.hosts] == before
     assert [host.tasks for host in lab.hosts] == [[], []]
+    assert reaches(*lab.hosts)
 
 
 @pytest.mark.long

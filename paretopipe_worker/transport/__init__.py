@@ -65,9 +65,10 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Counters:
-    """Bytes sent so far as the kernel counts them, and whose bytes it counts."""
+    """Bytes sent so far as the kernel counts them, how many of them again, and whose it counts."""
 
     sent_bytes: int
+    retransmitted_bytes: int | None
     counter: Literal["sockets", "interface"]
 
 

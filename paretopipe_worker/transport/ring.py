@@ -5,7 +5,6 @@ Whoever connects says first which session it is of; strangers are turned away.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import select
 import socket
@@ -19,7 +18,6 @@ _VERSION = 1
 _HELLO = struct.Struct("<4sHH32s")  # magic, version, sender's rank, digest of the session
 _TIMEVAL = struct.Struct("@ll")
 _HELLO_S = 5
-_CONGESTION = b"cubic"
 _BACKLOG = 8
 """Connections that may wait: a stranger's must not keep the neighbour's out."""
 
@@ -127,8 +125,5 @@ def _accept(listener: socket.socket, endpoint: Endpoint, deadline: float) -> soc
 
 
 def tune(link: socket.socket) -> None:
-    """Send at once, and under the usual congestion control whatever the machine's default is."""
+    """Send at once; congestion control is the host's, which is set for the session."""
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Not every kernel has it, and the records say which one was in force.
-    with contextlib.suppress(OSError):
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION)

@@ -37,7 +37,7 @@ VERSION = 1
 _MAGIC = b"PPTP"
 _HEADER = struct.Struct("<4sHHQQ")  # magic, version, phase, seq, payload bytes
 _TIMEVAL = struct.Struct("@ll")
-_BYTES_SENT_AT = 200  # tcpi_bytes_sent in struct tcp_info, since Linux 4.19
+_BYTES_SENT_AT = 200  # tcpi_bytes_sent, tcpi_bytes_retrans in struct tcp_info, since Linux 4.19
 _INLINE_BYTES = 64 << 10
 """Largest payload that an overlapped send tries to hand to the kernel itself: the copy of a larger
 one would hold up the next batch for longer than waking a thread does."""
@@ -145,7 +145,8 @@ class TcpTransport:
     def counters(self) -> Counters:
         """Bytes TCP has sent to the next rank, retransmissions included (``tcp_info``)."""
         info = self._out.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        return Counters(struct.unpack_from("=Q", info, _BYTES_SENT_AT)[0], "sockets")
+        sent, again = struct.unpack_from("=QQ", info, _BYTES_SENT_AT)
+        return Counters(sent, again, "sockets")
 
     def facts(self) -> dict[str, object]:
         """Congestion control and buffer sizes as the kernel gave them."""

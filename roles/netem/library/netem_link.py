@@ -22,19 +22,25 @@ options:
     choices: [shaped, restored]
     default: shaped
   profile:
-    description: Link profile with C(name), C(rate_mbit), C(delay_ms).
+    description:
+      - Link profile with C(name) and C(ways), the conditions of what the host sends to each peer
+        (see C(paretopipe_worker/links.py)); no ways leave the link unshaped.
     type: dict
+  tcp:
+    description: How TCP behaves meanwhile; empty leaves it alone.
+    type: dict
+    default: {}
   address:
     description: The host's own data address, on the interface to shape.
     type: str
-  peers:
-    description: Data addresses of the other stages.
-    type: list
-    elements: str
   ports:
     description: Data ports of the stages.
     type: list
     elements: int
+  emulate:
+    description: Whether a relay may shape where the kernel has no netem.
+    type: bool
+    default: false
   lease:
     description: Lease file, which is renewed.
     type: path
@@ -56,6 +62,19 @@ options:
 """
 
 EXAMPLES = """
+- name: Delay what goes to another stage
+  netem_link:
+    profile:
+      name: far
+      ways: [{peer: 192.0.2.20, condition: {delay_ms: 200, rate_mbit: 5}}]
+    tcp: {congestion_control: cubic}
+    address: 192.0.2.11
+    ports: [29400]
+    lease: /home/pi/.paretopipe/runs/first/lease
+    lease_s: 30
+    state_dir: /run/paretopipe
+    python: /usr/bin/python3
+    site: /home/pi/.paretopipe/site
 - name: Put the link back as it was
   netem_link:
     state: restored
@@ -69,21 +88,30 @@ commands:
   description: What was run, or in check mode would be.
   returned: success
   type: list
+engine:
+  description: Who shapes, C(netem) or C(relay); C(none) where nobody does.
+  returned: success
+  type: str
+state_dir:
+  description: Folder on the host that says how the link is shaped.
+  returned: success
+  type: str
 """
 
 SPEC: dict[str, dict[str, Any]] = {
     "state": {"type": "str", "choices": ["shaped", "restored"], "default": "shaped"},
     "profile": {"type": "dict"},
+    "tcp": {"type": "dict", "default": {}},
     "address": {"type": "str"},
-    "peers": {"type": "list", "elements": "str"},
     "ports": {"type": "list", "elements": "int"},
+    "emulate": {"type": "bool", "default": False},
     "lease": {"type": "path"},
     "lease_s": {"type": "float"},
     "state_dir": {"type": "path", "required": True},
     "python": {"type": "path", "required": True},
     "site": {"type": "path", "required": True},
 }
-NEEDED = ("profile", "address", "peers", "ports", "lease", "lease_s")
+NEEDED = ("profile", "address", "ports", "lease", "lease_s")
 
 
 def arguments(given: dict[str, Any], check_mode: bool) -> list[str]:
@@ -93,9 +121,11 @@ def arguments(given: dict[str, Any], check_mode: bool) -> list[str]:
         command += ["restore"]
     else:
         command += ["apply", "--profile", json.dumps(given["profile"])]
-        command += ["--address", given["address"], "--peers", ",".join(given["peers"])]
+        command += ["--tcp", json.dumps(given["tcp"])] if given["tcp"] else []
+        command += ["--address", given["address"]]
         command += ["--ports", ",".join(str(port) for port in given["ports"])]
         command += ["--lease", given["lease"], "--lease-s", str(given["lease_s"])]
+        command += ["--emulate"] if given["emulate"] else []
     command += ["--state-dir", given["state_dir"]]
     return [*command, "--check"] if check_mode else command
 
@@ -116,7 +146,9 @@ def main() -> None:
         module.fail_json(msg=errors.strip() or output.strip(), rc=code, cmd=command)
     result = json.loads(output)
     diff = {key: f"{result[key].rstrip()}\n" for key in ("before", "after")}
-    module.exit_json(changed=result["changed"], commands=result["commands"], diff=diff)
+    kept = {key: result[key] for key in ("changed", "commands")}
+    engine = result.get("engine", "none")
+    module.exit_json(**kept, diff=diff, engine=engine, state_dir=given["state_dir"])
 
 
 if __name__ == "__main__":

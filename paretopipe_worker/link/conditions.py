@@ -16,6 +16,7 @@ Engine = Literal["none", "netem", "relay"]
 """Who applies a profile on a host: nobody, the kernel, or the userspace relay."""
 
 _MAX_DELAY_MS = 10_000.0
+_MAX_JITTER_MS = 2_000.0  # netem itself cuts it at 2147 ms
 _MAX_RATE_MBIT = 100_000.0
 _MIN_RATE_MBIT = 0.001
 
@@ -29,7 +30,8 @@ class Condition:
     delay_ms
         One-way delay added to each packet.
     jitter_ms
-        Standard deviation of that delay (`uniform`: half its width).
+        Spread of that delay: its standard deviation where normal, half its width where uniform;
+        for the others netem's tables make the standard deviation about 0.83 of it.
     loss_percent
         Share of packets dropped, each independently of the others.
     burst_loss_percent, burst_recovery_percent
@@ -61,9 +63,11 @@ class Condition:
     def __post_init__(self) -> None:
         """Refuse what no link has."""
         _within("delay_ms", self.delay_ms, 0, _MAX_DELAY_MS)
-        if not _number(self.jitter_ms) or not 0 <= self.jitter_ms <= self.delay_ms:
+        most = min(self.delay_ms, _MAX_JITTER_MS)
+        if not _number(self.jitter_ms) or not 0 <= self.jitter_ms <= most:
             raise ValueError(
-                f"jitter_ms: a number from 0 to delay_ms ({self.delay_ms:g}); got {self.jitter_ms}"
+                f"jitter_ms: a number from 0 to delay_ms ({self.delay_ms:g}), at most "
+                f"{_MAX_JITTER_MS:g}; got {self.jitter_ms}"
             )
         if self.distribution not in get_args(Distribution):
             allowed = ", ".join(get_args(Distribution))

@@ -11,8 +11,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from paretopipe_worker import tc
-from paretopipe_worker.tc import ShapingError
+from paretopipe_worker.link import tc
+from paretopipe_worker.link.tc import ShapingError
 
 _GSO_MAX_SEGS = 65535
 _TIMEOUT_S = 20
@@ -128,9 +128,15 @@ def run(command: list[str]) -> str:
     done = _execute(command)
     if done.returncode != 0:
         said = " ".join((done.stderr or done.stdout).split())
-        rights = " (shaping needs root)" if "not permitted" in said else ""
-        raise ShapingError(f"`{shlex.join(command)}` failed ({done.returncode}): {said}{rights}")
+        raise refusal(f"`{shlex.join(command)}` failed ({done.returncode})", said)
     return done.stdout
+
+
+def refusal(what: str, said: str) -> ShapingError:
+    """Make an error of what the kernel said to something, with what helps where it is rights."""
+    denied = ("not permitted", "Permission denied")
+    rights = " (shaping needs root)" if any(text in said for text in denied) else ""
+    return ShapingError(f"{what}: {said}{rights}")
 
 
 def _qdiscs(name: str | None = None) -> list[Any]:

@@ -1,0 +1,217 @@
+"""Whether a link was what was asked for: a session's probes, held against its profile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import chance
+from analysis.load import CONTROLLER, Run
+from paretopipe_worker.link.conditions import Condition
+from paretopipe_worker.plan import Plan
+from paretopipe_worker.predict import WIRE_OVERHEAD
+from paretopipe_worker.records import Datagrams, Transfer
+
+WHEN = ("before", "after")
+LATE_MS = 2.0
+"""Lateness of a relay, at the 99th percentile, above which a phase is marked."""
+
+_ROUND_TRIP_MS, _EARLY_MS = 3.0, 0.5
+_TRANSFER_MS = 1.0
+_SHARE = 0.05
+_GOODPUT_SHARE = 0.10
+_SDS = 3.0
+_SMALL_FRAME_BITS = 154 * 8
+"""A small message of a probe as a frame: 64 bytes of payload, 24 and 66 bytes of headers."""
+
+
+def path_of(plan: Plan, session: str) -> tuple[Condition, ...]:
+    """What was asked of each hop of a session's ring, the way back last."""
+    asked = plan.session(session)
+    return plan.link(asked.link).forward_path(len(asked.placement))
+
+
+def certificates(run: Run) -> pd.DataFrame:
+    """Measured figures of the link and the verdict, by attempt at a session.
+
+    Returns
+    -------
+    Columns session, attempt, and those of ``points.csv`` that begin with ``link_``, but what the
+    profile is.
+    """
+    stages = run.sessions[run.sessions["rank"] != CONTROLLER]
+    probes = run.probes[run.probes["rank"] == 0]
+    rows = []
+    for (session, attempt), files in stages.groupby(["session", "attempt"]):
+        taken = probes[(probes["session"] == session) & (probes["attempt"] == attempt)]
+        found = {str(row["when"]): row for row in taken.to_dict("records")}
+        path = path_of(run.plan, str(session))
+        row: dict[str, Any] = {"session": session, "attempt": attempt}
+        for when in WHEN:
+            row |= {f"link_{name}": value for name, value in _figures(found.get(when), path, when)}
+        row["link_emulated"] = bool(files["link_emulated"].any())
+        off = list(_verdict(found, path, _idle_slows(run.plan)))
+        asked = any(condition.shaped for condition in path)
+        row["link_certified"] = not off if asked else None
+        row["link_certificate"] = "; ".join(off) if asked and off else None
+        rows.append(row)
+    names = ["session", "attempt", *COLUMNS]
+    return pd.DataFrame.from_records(rows, columns=names).astype(
+        {"link_certified": "boolean", "link_emulated": "boolean", "link_certificate": "str"}
+        | {name: "float64" for name in COLUMNS if name.endswith(("_ms", "_mbit"))}
+    )
+
+
+def _figures(
+    probe: dict[Any, Any] | None, path: Sequence[Condition], when: str
+) -> Iterator[tuple[str, float]]:
+    """The measured columns of one probe."""
+    trips = probe["round_trip_ns"] if probe else ()
+    goodput = (probe["goodput_mbit"] if probe else ()) or (np.nan,)
+    yield f"round_trip_{when}_ms", float(np.median(trips)) / 1e6 if trips else np.nan
+    yield f"goodput_{when}_mbit", goodput[0]
+    yield f"return_goodput_{when}_mbit", goodput[-1]
+    gaps = [(abs(gap) / most, gap) for _, gap, most in _transfers(probe, path)] if probe else []
+    yield f"transfer_off_{when}_ms", max(gaps)[1] if gaps else np.nan
+
+
+COLUMNS = (
+    *(f"link_{name}" for when in WHEN for name, _ in _figures(None, (), when)),
+    "link_emulated",
+    "link_certified",
+    "link_certificate",
+)
+
+
+def _verdict(
+    probes: dict[str, dict[Any, Any]], path: Sequence[Condition], idle_slows: bool
+) -> Iterator[str]:
+    """Everything in which the link was not what was asked for."""
+    erratic = any(condition.erratic for condition in path)
+    for when in WHEN:
+        if when not in probes:
+            yield f"not measured {when} the session"
+            continue
+        probe = probes[when]
+        if erratic:
+            found = list(_chances_off(probe["datagrams"], path))
+        else:
+            found = list(_steady_off(probe, path))
+            found += [] if idle_slows else list(_single_off(probe, path))
+        yield from (f"{text} {when} the session" for text in found)
+
+
+def _steady_off(probe: dict[Any, Any], path: Sequence[Condition]) -> Iterator[str]:
+    """Round trip and goodput out of tolerance."""
+    trip_ms, asked_ms = float(np.median(probe["round_trip_ns"])) / 1e6, round_trip_ms(path)
+    most_ms = max(_ROUND_TRIP_MS, _SHARE * asked_ms)
+    if not -_EARLY_MS <= trip_ms - asked_ms <= most_ms:
+        yield f"round trip {trip_ms:.1f} ms (asked: {asked_ms:.1f}, at most {most_ms:.1f} more)"
+    for hop, (rate, condition) in enumerate(zip(probe["goodput_mbit"], path, strict=True)):
+        if condition.rate_mbit is None:
+            continue
+        wanted = condition.rate_mbit / WIRE_OVERHEAD
+        if abs(rate - wanted) > _GOODPUT_SHARE * wanted:
+            share = f"{_GOODPUT_SHARE:.0%}"
+            yield f"goodput {_way(hop, path)} {rate:.3g} Mbit/s (asked: {wanted:.3g} ± {share})"
+
+
+def _single_off(probe: dict[Any, Any], path: Sequence[Condition]) -> Iterator[str]:
+    """Single transfers out of tolerance: the worst over each hop."""
+    worst: dict[int, tuple[float, str]] = {}
+    for part, gap, most in _transfers(probe, path):
+        hop, kib = part.hop, part.bytes >> 10
+        text = f"{kib} KiB {_way(hop, path)} {gap:+.1f} ms (allowed: ± {most:.1f})"
+        if abs(gap) > most:
+            worst[hop] = max(worst.get(hop, (0.0, "")), (abs(gap) / most, text))
+    yield from (text for _, text in worst.values())
+
+
+def _transfers(
+    probe: dict[Any, Any], path: Sequence[Condition]
+) -> Iterator[tuple[Transfer, float, float]]:
+    """Single transfers over hops with a rate: by how much each is off, and what is allowed, in ms.
+
+    What they are to take is the round trip, which is judged by itself, and their bytes at the
+    rate; the median of the few of one size counts.
+    """
+    trip_ms = float(np.median(probe["round_trip_ns"])) / 1e6
+    for part in probe["transfers"]:
+        rate = path[part.hop].rate_mbit
+        if rate is not None:
+            asked_ms = trip_ms + part.bytes * 8 * WIRE_OVERHEAD / (rate * 1e3)
+            gap_ms = float(np.median(part.ns)) / 1e6 - asked_ms
+            yield part, gap_ms, max(_TRANSFER_MS, _SHARE * asked_ms)
+
+
+def _chances_off(found: Datagrams | None, path: Sequence[Condition]) -> Iterator[str]:
+    """Delay and loss of datagrams out of tolerance."""
+    if found is None:
+        yield "no datagrams were sent"
+        return
+    sent, times = found.sent, found.round_trip_ns
+    expected = _simulated(tuple(path), sent[0], found.interval_ns)
+    delay = expected.round_trip_ms
+    most_ms = max(_ROUND_TRIP_MS, _SHARE * delay.mean) + _SDS * delay.sd
+    median_ms = float(np.median(times)) / 1e6 if times else np.nan
+    # Also where nothing came back.
+    if not abs(median_ms - delay.mean) <= most_ms:
+        yield f"median delay {median_ms:.1f} ms (asked: {delay.mean:.1f} ± {most_ms:.1f})"
+    for hop, (condition, lost) in enumerate(zip(path, expected.lost, strict=True)):
+        asked = condition.mean_loss
+        share = 1 - found.received[hop] / sent[hop] if sent[hop] else np.nan
+        # Even where none is to be lost a machine may drop one.
+        most = max(_SDS * lost.sd, 1 / sent[0])
+        if not abs(share - asked) <= most:
+            yield f"loss {_way(hop, path)} {share:.1%} (asked: {asked:.1%} ± {most:.1%})"
+
+
+@cache
+def _simulated(path: tuple[Condition, ...], count: int, interval_ns: int) -> chance.Expected:
+    """One simulation serves all sessions of a link."""
+    return chance.simulate(path, count, interval_ns / 1e6)
+
+
+def round_trip_ms(path: Sequence[Condition]) -> float:
+    """What a small message is to take around the ring: delays, and its bits at the rates."""
+    return sum(c.delay_ms + _SMALL_FRAME_BITS / ((c.rate_mbit or np.inf) * 1e3) for c in path)
+
+
+def _way(hop: int, path: Sequence[Condition]) -> str:
+    """A hop in words."""
+    if hop == len(path) - 1:
+        return "back"
+    return "forward" if len(path) == 2 else f"from rank {hop} to {hop + 1}"
+
+
+def _idle_slows(plan: Plan) -> bool:
+    """Whether TCP was asked to forget the path's rate while idle: transfers then take longer."""
+    return plan.experiment.tcp.slow_start_after_idle
+
+
+def described(path: Sequence[Condition]) -> str:
+    """What was asked of a link, for people."""
+    texts = [_condition(condition) for condition in path]
+    if len(set(texts)) == 1:
+        return texts[0]
+    return "; ".join(f"{_way(hop, path)} {text}" for hop, text in enumerate(texts))
+
+
+def _condition(condition: Condition) -> str:
+    """One condition in words."""
+    if not condition.shaped:
+        return "unshaped"
+    delay = f"{condition.delay_ms:g}"
+    delay += f" ± {condition.jitter_ms:g}" if condition.jitter_ms else ""
+    parts = {
+        f"{condition.rate_mbit or 0:g} Mbit/s": condition.rate_mbit,
+        f"{delay} ms one way": condition.delay_ms,
+        f"{100 * condition.mean_loss:g} % loss": condition.lossy,
+        f"{condition.reorder_percent:g} % reordered": condition.reorder_percent,
+        f"{condition.duplicate_percent:g} % duplicated": condition.duplicate_percent,
+    }
+    return ", ".join(text for text, said in parts.items() if said)

@@ -1,0 +1,7 @@
+"""The link between stages: what is asked of it, and what a host does to it for a session.
+
+`conditions`, `profiles` and `presets` say what is asked; `netem` and `tc` turn that into commands
+and what they print back; `shaping` applies and restores it, behind ``python -m paretopipe_worker
+link`` (`command`); `keeper` undoes it when the lease lapses and runs the `relay`; `state` and
+`counters` are what stages read of it.
+"""

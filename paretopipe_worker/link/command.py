@@ -1,0 +1,118 @@
+"""The command line of shaping: ``python -m paretopipe_worker link``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from paretopipe_worker.lease import Lease
+from paretopipe_worker.link import interfaces, tc
+from paretopipe_worker.link.conditions import TcpSettings
+from paretopipe_worker.link.shaping import Change, apply, engine_for, restore
+from paretopipe_worker.link.tc import Shaping, ShapingError
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``link`` to the worker's command line."""
+    host = argparse.ArgumentParser(add_help=False)
+    host.add_argument(
+        "--host", default=socket.gethostname(), metavar="NAME", help="how errors call this host"
+    )
+    actions = commands.add_parser("link", help="shape this host's link, or restore it")
+    verbs = actions.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_apply(verbs.add_parser("apply", parents=[host], help="shape the link of an address"))
+    parser = verbs.add_parser("restore", parents=[host], help="take our shaping off this host")
+    parser.add_argument("--state-dir", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--check", action="store_true", help="only say what would change")
+    parser.set_defaults(run=_printing(lambda args: restore(args.state_dir, check=args.check)))
+    parser = verbs.add_parser(
+        "show", parents=[host], help="what shapes the link that owns an address"
+    )
+    parser.add_argument("--address", required=True, help="this host's data address")
+    parser.set_defaults(run=_printing(_run_show))
+    parser = verbs.add_parser(
+        "probe-kernel", parents=[host], help="whether netem works here, by trial"
+    )
+    parser.set_defaults(run=_printing(lambda _: interfaces.probe_kernel()))
+
+
+def _add_apply(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``link apply``."""
+    parser.add_argument(
+        "--profile",
+        required=True,
+        metavar="JSON",
+        help='{"name": NAME, "ways": [{"peer": ADDRESS, "condition": {...}}, ...]}',
+    )
+    parser.add_argument(
+        "--tcp", type=_tcp, metavar="JSON", help="TCP's settings; without, they stay as they are"
+    )
+    parser.add_argument("--address", required=True, help="this host's data address")
+    parser.add_argument("--ports", required=True, metavar="PORT,...", help="stages' data ports")
+    parser.add_argument("--state-dir", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--lease", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--lease-s", type=float, required=True, metavar="S")
+    parser.add_argument(
+        "--emulate", action="store_true", help="let the userspace relay take missing netem's place"
+    )
+    parser.add_argument("--check", action="store_true", help="only say what would change")
+    parser.set_defaults(run=_printing(_run_apply))
+
+
+def _tcp(text: str) -> TcpSettings:
+    """Read TCP's settings."""
+    allowed = [field.name for field in fields(TcpSettings)]
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict) or not set(value) <= set(allowed):
+            raise ValueError(f"a JSON object of {', '.join(allowed)}; got {text!r}")
+        return TcpSettings(**value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _run_apply(args: argparse.Namespace) -> Change:
+    """``link apply``."""
+    try:
+        ports = tuple(int(port) for port in args.ports.split(",") if port)
+    except ValueError as error:
+        raise ShapingError(f"--ports: numbers from 1024 to 65535; got {args.ports!r}") from error
+    shaping = Shaping.parse(args.profile, ports)
+    shaping = replace(shaping, engine=engine_for(shaping, args.emulate))
+    os.umask(0o022)  # the stages, an ordinary user's, read the state folder
+    lease = Lease(args.lease, args.lease_s)
+    return apply(shaping, args.tcp, args.address, args.state_dir, lease, check=args.check)
+
+
+def _run_show(args: argparse.Namespace) -> dict[str, Any]:
+    """``link show``."""
+    interface = interfaces.owning(args.address)
+    return {
+        "interface": interface.name,
+        "shaped": interface.root == tc.ROOT,
+        "state": "".join(f"{line}\n" for line in interface.state),
+    }
+
+
+def _printing(
+    action: Callable[[argparse.Namespace], Change | dict[str, Any]],
+) -> Callable[[argparse.Namespace], int]:
+    """Print what an action returns as JSON, and what it refuses as one text on stderr."""
+
+    def run(args: argparse.Namespace) -> int:
+        try:
+            result = action(args)
+        except ShapingError as error:
+            print(f"{args.host}: {error}", file=sys.stderr)
+            return 2
+        print(json.dumps(asdict(result) if isinstance(result, Change) else result))
+        return 0
+
+    return run

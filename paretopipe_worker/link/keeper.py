@@ -1,0 +1,106 @@
+"""The keeper of a shaped link: the process on the host that undoes shaping once nobody renews it.
+
+It relays, too, where the relay takes netem's place: one process, so that neither outlives the
+other. The state folder holds ``keeper.json``, by which others find it, and ``keeper.log``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from paretopipe_worker.daemons import Process, detach, locked, read_json, write_json
+from paretopipe_worker.link.goal import Goal
+from paretopipe_worker.link.relay import Relay, be_prompt
+from paretopipe_worker.link.tc import ShapingError
+
+_WATCHING = "watching"
+
+
+def alive(state_dir: Path) -> Process | None:
+    """The keeper, if it lives."""
+    saved = read_json(state_dir / "keeper.json")
+    keeper = None if saved is None else Process(**saved)
+    return keeper if keeper and keeper.alive else None
+
+
+def start(state_dir: Path, goal: Goal, undo: Callable[[], None]) -> None:
+    """Start the keeper in place of the one that may be there; the caller holds the lock.
+
+    Parameters
+    ----------
+    undo
+        What it calls, holding the lock, once the lease has lapsed or the relay failed; again at
+        the next look where that raises `ShapingError`.
+
+    Raises
+    ------
+    ShapingError
+        When the relay's devices cannot be made, or the keeper did not start.
+    """
+    end(state_dir)
+    log = state_dir / "keeper.log"
+    said = detach(lambda report: _keep(state_dir, goal, undo, report), log)
+    if said != _WATCHING:
+        raise ShapingError(said or f"the link's keeper did not start; see {log}")
+
+
+def end(state_dir: Path) -> None:
+    """End the keeper, unless it is this process; it is not restoring, for the lock is ours."""
+    keeper = alive(state_dir)
+    if keeper and keeper.pid != os.getpid() and not keeper.end(signal.SIGKILL, 5):
+        raise ShapingError(f"keeper {keeper.pid} does not end")
+    (state_dir / "keeper.json").unlink(missing_ok=True)
+
+
+def _keep(
+    state_dir: Path, goal: Goal, undo: Callable[[], None], report: Callable[[str], None]
+) -> None:
+    """Be the keeper."""
+    own = Process.running(os.getpid())
+    assert own is not None
+    relayed = None
+    if goal.shaping.engine == "relay":
+        try:
+            relayed = Relay(goal.shaping, goal.interface, state_dir / "relay.bin")
+        except ShapingError as error:
+            report(str(error))
+            return
+        print(f"relay: {be_prompt()}", flush=True)
+
+    def undo_all() -> None:
+        undo()
+        if relayed:
+            relayed.close()  # under the lock: who comes next makes TAPs of the same names
+
+    write_json(state_dir / "keeper.json", asdict(own))
+    report(_WATCHING)
+    wait = relayed.forward if relayed else time.sleep
+    why: Callable[[], str | None] = goal.lease.lapse
+    while True:
+        try:
+            wait(goal.lease.poll_s)
+        except OSError as error:  # the relay's: without it the stages' data goes nowhere
+            wait, why = time.sleep, partial(str, f"the relay failed: {error}")
+        if why() and _undone(state_dir, undo_all, why):
+            return
+
+
+def _undone(state_dir: Path, undo: Callable[[], None], why: Callable[[], str | None]) -> bool:
+    """Undo the shaping if there still is a reason to, and say whether that was done."""
+    with locked(state_dir / "lock"):
+        reason = why()  # again: waiting for the lock may have taken long
+        if reason is None:
+            return False
+        try:
+            undo()
+        except ShapingError as error:
+            print(f"{error}; trying again", flush=True)
+            return False
+        print(f"{reason}: link restored", flush=True)
+        return True

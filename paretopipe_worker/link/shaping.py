@@ -1,0 +1,239 @@
+"""Shape the link of this host and put it back.
+
+`apply` leaves a keeper behind, a process that restores the link when the host's lease lapses: no
+end of the controller, however sudden, leaves a host shaped. Where the relay takes netem's place the
+keeper relays, too. Should the keeper itself be killed, a link shaped by netem stays shaped, and
+one shaped by the relay drops the stages' data, SSH being untouched; the next `apply` or `restore`
+repairs either.
+
+The state folder holds ``before.json`` (what was there), ``link.json`` (what is in force, for the
+stages to record), ``relay.bin`` (see `counters`), what the keeper has there, and the lock
+under which the link is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paretopipe_worker.daemons import locked, write_json
+from paretopipe_worker.lease import Lease
+from paretopipe_worker.link import interfaces, keeper, relay, tc, tcp_settings
+from paretopipe_worker.link.conditions import Engine, TcpSettings
+from paretopipe_worker.link.goal import Goal, what_was
+from paretopipe_worker.link.interfaces import Interface
+from paretopipe_worker.link.tc import Shaping, ShapingError
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done to the link, or would be: the commands, and texts that show as a diff."""
+
+    changed: bool
+    commands: list[list[str]]
+    before: str
+    after: str
+    engine: Engine = "none"
+
+
+def engine_for(shaping: Shaping, emulate: bool) -> Engine:
+    """Choose who applies a shaping here: netem where it works, else the relay where allowed.
+
+    Parameters
+    ----------
+    emulate
+        Whether the relay may take netem's place.
+
+    Raises
+    ------
+    ShapingError
+        When there is no netem and it may not.
+    """
+    if not shaping.ways:
+        return "none"
+    probe = interfaces.probe_kernel()
+    if probe["netem"]:
+        return "netem"
+    if emulate:
+        return "relay"
+    raise ShapingError(
+        f"profile {shaping.name} needs netem (module sch_netem); tried on kernel "
+        f"{probe['kernel']}: {probe['reason']} Ubuntu has it in package "
+        f"linux-modules-extra-{probe['kernel']}, Debian and Raspberry Pi OS in their standard "
+        "kernels"
+    )
+
+
+def apply(
+    shaping: Shaping,
+    tcp: TcpSettings | None,
+    address: str,
+    state_dir: Path,
+    lease: Lease,
+    *,
+    check: bool = False,
+) -> Change:
+    """Shape the link that owns `address`, set TCP, and leave a keeper that puts both back.
+
+    Applied again it changes nothing. Where nothing is asked for, the link is restored. When a
+    command fails, or the kernel then says something else than was asked for, all is put back
+    before the error is raised.
+
+    Parameters
+    ----------
+    tcp
+        None leaves TCP as it is.
+    address
+        This host's data address.
+    check
+        Change nothing, only say what would be.
+
+    Raises
+    ------
+    ShapingError
+        When the lease does not hold, the address or what the engine needs is missing, the
+        interface carries a qdisc that somebody else set up, or a command failed.
+    """
+    if shaping.engine == "none" and tcp is None:
+        return restore(state_dir, check=check)
+    with contextlib.nullcontext() if check else locked(state_dir / "lock"):
+        interface = interfaces.owning(address)
+        _require(shaping, interface)
+        goal = Goal.of(shaping, tcp, lease, state_dir, interface)
+        before = goal.now()
+        kept = keeper.alive(state_dir)
+        in_place = before == goal.state and goal.recorded(state_dir)
+        in_place = in_place and (kept is not None or shaping.engine != "relay")
+        if in_place and kept is not None:
+            return Change(False, [], _text(before), _text(before), shaping.engine)
+        # Where the keeper alone is missing, the link stays as it is and gets a new one.
+        done = [] if in_place else _clearing(state_dir) + goal.commands
+        if not check:
+            _require_lease(lease)
+            if in_place:
+                keeper.start(state_dir, goal, lambda: _clear(state_dir))
+            else:
+                _clear(state_dir)
+                goal = Goal.of(shaping, tcp, lease, state_dir, interfaces.owning(address))
+                _carry_out(goal, state_dir)
+        return Change(True, done, _text(before), _text(goal.state), shaping.engine)
+
+
+def restore(state_dir: Path, *, check: bool = False) -> Change:
+    """Take our shaping off every interface it is on, put GSO and TCP back, and end the keeper.
+
+    Restoring an unshaped link changes nothing. Where the state folder was lost, our root qdisc is
+    still known by its handle.
+
+    Raises
+    ------
+    ShapingError
+        When a command failed; what was saved is kept, and so is the keeper.
+    """
+    if not state_dir.exists() and not interfaces.shaped():
+        return Change(False, [], "", "")
+    with contextlib.nullcontext() if check else locked(state_dir / "lock"):
+        saved = what_was(state_dir)
+        commands = _clearing(state_dir)
+        changed = bool(commands or saved or keeper.alive(state_dir))
+        names = {each.name for each in interfaces.shaped()}
+        names |= {saved["interface"]} if saved else set()
+        before = _states(names, saved)
+        if not check:
+            _clear(state_dir)
+        known = saved["state"] + tcp_settings.lines(saved["tcp"]) if saved else []
+        after = known if check and saved else _states(names, saved)
+        return Change(changed, commands, _text(before), _text(after))
+
+
+def _require(shaping: Shaping, interface: Interface) -> None:
+    """Refuse, before anything is changed, what cannot or must not be shaped."""
+    if shaping.engine == "none":
+        return
+    where = f"{interface.name}: profile {shaping.name}"
+    if interface.loopback:
+        raise ShapingError(f"{where}: a loopback interface is no link to shape")
+    root = interface.root
+    if root != tc.ROOT and " " in root:
+        raise ShapingError(
+            f"{where}: the root qdisc is '{root}', which is neither the kernel's own nor ours. "
+            f"If nobody needs it: tc qdisc del dev {interface.name} root"
+        )
+    if shaping.engine == "relay":
+        relay.require_tun()
+
+
+def _require_lease(lease: Lease) -> None:
+    """Refuse to shape what the keeper would restore at once."""
+    if lapse := lease.lapse():
+        raise ShapingError(f"{lapse}: touch it before shaping")
+
+
+def _carry_out(goal: Goal, state_dir: Path) -> None:
+    """Reach the goal from what the kernel made; on any failure undo all of it."""
+    interface = goal.interface
+    before = {"interface": interface.name, "gso_max_segs": interface.gso_max_segs}
+    write_json(
+        state_dir / "before.json", {**before, "state": interface.state, "tcp": goal.original}
+    )
+    try:
+        # First, so that our own sudden end leaves no host shaped, and the relay's TAPs are there.
+        keeper.start(state_dir, goal, lambda: _clear(state_dir))
+        for command in goal.commands:
+            tcp_settings.run(command)
+        differing = set(goal.now()) ^ set(goal.state)
+        if differing:
+            raise ShapingError(
+                f"{interface.name}: what was asked for and what the "
+                f"kernel has differ in: {'; '.join(sorted(differing))}"
+            )
+    except ShapingError:
+        _clear(state_dir)
+        raise
+    effective = tcp_settings.effective(tcp_settings.read(interface.name))
+    write_json(state_dir / "link.json", {**goal.asked, "tcp": effective})
+
+
+def _clearing(state_dir: Path) -> list[list[str]]:
+    """Commands that bring back every interface that is shaped by us, or only half so, and TCP."""
+    saved = what_was(state_dir) or {"interface": "", "gso_max_segs": 0}
+    commands = []
+    shaped = interfaces.shaped()
+    for interface in shaped:
+        known = interface.name == saved["interface"]
+        gso = saved["gso_max_segs"] if known else interface.gso_default
+        commands += [tc.delete_root(interface.name), tc.set_gso(interface.name, gso)]
+    half = interfaces.find(saved["interface"]) if saved["interface"] else None
+    if half and half not in shaped and half.gso_max_segs == 1 != saved["gso_max_segs"]:
+        commands.append(tc.set_gso(half.name, saved["gso_max_segs"]))
+    if half and saved["tcp"]:
+        commands += tcp_settings.commands(half.name, tcp_settings.read(half.name), saved["tcp"])
+    return commands
+
+
+def _clear(state_dir: Path) -> None:
+    """Bring the link back, end the keeper, forget what was saved; in this order."""
+    for command in _clearing(state_dir):
+        tcp_settings.run(command)
+    if left := _clearing(state_dir):
+        raise ShapingError(f"not restored: {left}")
+    keeper.end(state_dir)
+    for name in ("link.json", "relay.bin", "before.json"):
+        (state_dir / name).unlink(missing_ok=True)
+
+
+def _states(names: set[str], saved: dict[str, Any] | None) -> list[str]:
+    """What shapes the interfaces of these names that are there, and TCP where we had set it."""
+    found = [each for name in sorted(names) if (each := interfaces.find(name))]
+    lines = [line for interface in found for line in interface.state]
+    if saved and saved["tcp"] and saved["interface"] in [each.name for each in found]:
+        values = tcp_settings.read(saved["interface"])
+        lines += tcp_settings.lines({name: values[name] for name in saved["tcp"]})
+    return lines
+
+
+def _text(lines: list[str]) -> str:
+    """Lines as a text that Ansible can show as a diff."""
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,282 @@
+"""Conditions as ``tc`` commands and back: pure, so tested anywhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from paretopipe_worker.link import netem, tc
+from paretopipe_worker.link.conditions import Condition, Engine, Way
+from paretopipe_worker.link.tc import Shaping, ShapingError
+
+FRAME = 1514
+"""Bytes of a full Ethernet frame at an MTU of 1500."""
+PORT = 29400
+PEER = "10.77.0.2"
+BOTH = Condition(delay_ms=200, rate_mbit=5)
+
+
+def shaping(
+    *conditions: Condition, peers: tuple[str, ...] = (), engine: Engine = "netem"
+) -> Shaping:
+    addresses = peers or tuple(f"10.77.0.{number}" for number in range(2, 2 + len(conditions)))
+    ways = tuple(Way(*pair) for pair in zip(addresses, conditions, strict=True))
+    return Shaping("asked", ways, (PORT,), engine)
+
+
+def commands(asked: Shaping) -> list[str]:
+    return [" ".join(command) for command in tc.apply_commands(asked, "eth0", mtu=1500)]
+
+
+def leaf(condition: Condition) -> str:
+    return commands(shaping(condition))[3].split(" 7071: ")[1]
+
+
+def test_a_condition_is_a_netem_with_its_own_rate_that_only_the_data_ports_enter() -> None:
+    assert commands(shaping(BOTH)) == [
+        "ip link set dev eth0 gso_max_segs 1",
+        "tc qdisc add dev eth0 root handle 7070: htb default 0 direct_qlen 1000",
+        "tc class add dev eth0 parent 7070: classid 7070:1 htb rate 10000000kbit "
+        "ceil 10000000kbit burst 1250000 cburst 1250000 quantum 1514",
+        # 5 Mbit/s over 200 ms is 125,000 bytes under way: 83 frames beside the queue.
+        "tc qdisc add dev eth0 parent 7070:1 handle 7071: netem limit 1083 delay 200000us "
+        "rate 5000kbit",
+        "tc filter add dev eth0 parent 7070: protocol ip pref 1 u32 match ip dst 10.77.0.2/32 "
+        "match ip sport 29400 0xffff flowid 7070:1",
+        "tc filter add dev eth0 parent 7070: protocol ip pref 1 u32 match ip dst 10.77.0.2/32 "
+        "match ip dport 29400 0xffff flowid 7070:1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ({"delay_ms": 0.35}, "delay 350us rate 10000000kbit"),
+        ({"rate_mbit": 0.5}, "limit 1000 rate 500kbit"),
+        (
+            {"delay_ms": 20, "jitter_ms": 5, "rate_mbit": 20},
+            # To four standard deviations: 40 ms of 20 Mbit/s are 67 frames.
+            "limit 1067 delay 20000us 5000us distribution normal rate 20000kbit",
+        ),
+        (
+            {"delay_ms": 20, "jitter_ms": 5, "distribution": "uniform"},
+            "delay 20000us 5000us rate 10000000kbit",
+        ),
+        ({"loss_percent": 2.5}, "loss random 2.5% rate 10000000kbit"),
+        (
+            {"burst_loss_percent": 1, "burst_recovery_percent": 25},
+            "loss gemodel 1% 25% 100% 0% rate 10000000kbit",
+        ),
+        (
+            {"delay_ms": 10, "reorder_percent": 3, "duplicate_percent": 0.1},
+            "delay 10000us duplicate 0.1% reorder 3% rate 10000000kbit",
+        ),
+    ],
+)
+def test_each_parameter_is_written_as_netem_takes_it(condition: dict[str, Any], words: str) -> None:
+    assert leaf(Condition(**condition)).endswith(words)
+
+
+def test_the_limit_of_a_delay_without_a_rate_covers_a_fast_link() -> None:
+    limit = int(leaf(Condition(delay_ms=200)).split("limit ")[1].split()[0])
+    assert limit > 10e9 * 0.2 / 8 / FRAME
+
+
+@pytest.mark.parametrize("rate_mbit", [None, 0.001, 5, 1000, 100_000])
+def test_the_class_around_a_netem_is_no_limit(rate_mbit: float | None) -> None:
+    made = tc.apply_commands(shaping(Condition(delay_ms=1, rate_mbit=rate_mbit)), "eth0", 1500)
+    (words,) = [command for command in made if command[1] == "class"]
+    rate_kbit = int(words[words.index("rate") + 1].removesuffix("kbit"))
+    assert rate_kbit >= max(10_000_000, (rate_mbit or 0) * 1000)
+    # A timer that is a millisecond late loses nothing.
+    assert int(words[words.index("burst") + 1]) * 8 == rate_kbit
+
+
+def test_netem_is_added_anew_and_never_changed() -> None:
+    made = commands(shaping(BOTH))
+    assert not any(word in command for command in made for word in ("change", "replace"))
+
+
+def test_each_peer_has_a_condition_of_its_own() -> None:
+    asked = shaping(*[Condition(delay_ms=number) for number in range(1, 11)])
+    made = commands(asked)
+    # tc's numbers are hexadecimal.
+    assert any("parent 7070:a handle 707a: netem" in each and "10000us" in each for each in made)
+    filters = [each for each in made if "filter" in each]
+    assert [(each.split(" dst ")[1].split()[0], each.split()[-1]) for each in filters[::2]] == [
+        (f"10.77.0.{number + 1}/32", f"7070:{number:x}") for number in range(1, 11)
+    ]
+    assert len(filters) == 20
+
+
+def test_the_relay_gets_what_the_filters_take_through_a_tap_of_each_peer() -> None:
+    made = commands(shaping(BOTH, Condition(delay_ms=1), engine="relay"))
+    assert not any("class" in each or "netem" in each for each in made)
+    assert made[0:2] == [
+        "ip link set dev eth0 gso_max_segs 1",
+        "tc qdisc add dev eth0 root handle 7070: htb default 0 direct_qlen 1000",
+    ]
+    assert [each.split(" match ip dst ")[1] for each in made[2:]] == [
+        f"10.77.0.{2 + way}/32 match ip {side} 29400 0xffff "
+        f"action mirred egress redirect dev {tc.tap_name(way)}"
+        for way in (0, 1)
+        for side in ("sport", "dport")
+    ]
+
+
+def test_ipv6_peers_get_filters_of_their_own_protocol() -> None:
+    *_, sport, dport = commands(shaping(BOTH, peers=("fd00::2",)))
+    match = "protocol ipv6 pref 2 u32 match ip6 dst fd00::2/128 match ip6"
+    assert sport.endswith(f"{match} sport 29400 0xffff flowid 7070:1")
+    assert dport.endswith(f"{match} dport 29400 0xffff flowid 7070:1")
+
+
+HTB = {"kind": "htb", "handle": "7070:", "root": True, "options": {"r2q": 10, "default": "0"}}
+CLASSES = "class htb 7070:1 root leaf 7071: prio 0 rate 10Gbit ceil 10Gbit burst 1250000b\n"
+
+
+def shown_filters(action: str, after: str = "") -> str:
+    """As ``tc filter show`` prints the filters of one IPv4 peer."""
+    head = "filter protocol ip pref 1 u32 chain 0 fh 800::80"
+    tail = f" order 2048 key ht 800 bkt 0 {action} not_in_hw \n  match 0a4d0002/ffffffff at 16\n"
+    return (
+        "filter protocol ip pref 1 u32 chain 0 \n"
+        "filter protocol ip pref 1 u32 chain 0 fh 800: ht divisor 1 \n"
+        f"{head}0{tail}  match 72d80000/ffff0000 at 20\n{after}"
+        f"{head}1{tail}  match 000072d8/0000ffff at 20\n{after}"
+    )
+
+
+def read(options: str, classes: str = CLASSES) -> list[str]:
+    """State as read from what tc prints, a netem's options in JSON."""
+    leaf = {"kind": "netem", "handle": "7071:", "parent": "7070:1", "options": json.loads(options)}
+    return tc.read_state("eth0", 1, [HTB, leaf], classes, shown_filters("*flowid 7070:1"))
+
+
+@pytest.mark.parametrize(
+    ("condition", "options"),
+    [
+        # As iproute2 prints it: seconds, shares of 1, bytes per second, all cut to its own units.
+        (
+            {"delay_ms": 200, "rate_mbit": 5},
+            '{"limit":1083,"delay":{"delay":0.2,"jitter":0,"correlation":0},"rate":{"rate":625000,'
+            '"packetoverhead":0,"cellsize":0,"celloverhead":0},"ecn":false,"gap":0}',
+        ),
+        (
+            # A tick of the kernel is 64 ns, of which tc prints whole microseconds.
+            {"delay_ms": 0.35, "jitter_ms": 0.03, "rate_mbit": 5},
+            '{"limit":1001,"delay":{"delay":0.000349,"jitter":2.9e-05,"correlation":0},'
+            '"rate":{"rate":625000},"ecn":false,"gap":0}',
+        ),
+        (
+            {"loss_percent": 12.34567, "duplicate_percent": 100 / 3},
+            '{"limit":1000,"loss-random":{"loss":0.123457,"correlation":0},"duplicate":'
+            '{"duplicate":0.333333,"correlation":0},"rate":{"rate":1250000000},"ecn":false,"gap":0}',
+        ),
+        (
+            {"burst_loss_percent": 0.5, "burst_recovery_percent": 12.5, "rate_mbit": 100},
+            '{"limit":1000,"loss-gemodel":{"p":0.005,"r":0.125,"1-h":1,"1-k":0},'
+            '"rate":{"rate":12500000},"ecn":false,"gap":0}',
+        ),
+        (
+            {"delay_ms": 10, "reorder_percent": 0.001, "rate_mbit": 1},
+            '{"limit":1001,"delay":{"delay":0.01,"jitter":0,"correlation":0},"reorder":'
+            '{"reorder":1.00001e-05,"correlation":0},"rate":{"rate":125000},"ecn":false,"gap":1}',
+        ),
+    ],
+)
+def test_netem_is_read_back_as_it_was_asked_for(condition: dict[str, Any], options: str) -> None:
+    expected = tc.expected_state(shaping(Condition(**condition)), "eth0", mtu=1500)
+    assert read(options) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "other"),
+    [
+        ({"delay_ms": 20}, {"delay_ms": 20.01}),
+        ({"delay_ms": 20}, {"delay_ms": 20, "jitter_ms": 1}),
+        ({"loss_percent": 5}, {"loss_percent": 5.001}),
+        ({"loss_percent": 5}, {"burst_loss_percent": 5, "burst_recovery_percent": 95}),
+        ({"rate_mbit": 5}, {"rate_mbit": 5.001}),
+        ({"delay_ms": 1, "reorder_percent": 1}, {"delay_ms": 1, "duplicate_percent": 1}),
+    ],
+)
+def test_conditions_that_differ_are_told_apart(asked: Any, other: Any) -> None:
+    states = [
+        tc.expected_state(shaping(Condition(**each)), "eth0", mtu=1500) for each in (asked, other)
+    ]
+    assert states[0] != states[1]
+
+
+def test_what_somebody_else_added_to_a_netem_shows() -> None:
+    printed = {**netem.printed(BOTH, FRAME), "corrupt": {"corrupt": 0.01, "correlation": 0}}
+    assert read(json.dumps(printed)) != tc.expected_state(shaping(BOTH), "eth0", mtu=1500)
+
+
+def test_filters_into_a_tap_are_read_back_as_they_were_asked_for() -> None:
+    mirred = (
+        "\taction order 1: mirred (Egress Redirect to device pprelay0) stolen\n"
+        "\tindex 1 ref 1 bind 1\n\n"
+    )
+    filters = shown_filters("terminal flowid", mirred)
+    asked = shaping(BOTH, engine="relay")
+    expected = tc.expected_state(asked, "eth0", mtu=1500)
+    assert tc.read_state("eth0", 1, [HTB], "", filters) == expected
+    elsewhere = filters.replace("pprelay0", "pprelay1")
+    assert tc.read_state("eth0", 1, [HTB], "", elsewhere) != expected
+
+
+def test_a_filter_that_is_none_of_ours_is_shown_as_it_is() -> None:
+    filters = shown_filters("terminal flowid", "\taction order 1: gact action drop\n")
+    assert "unknown filter" in "\n".join(tc.read_state("eth0", 1, [HTB], "", filters))
+
+
+def profile(**condition: Any) -> str:
+    """A profile as the command line takes it, of one peer."""
+    return json.dumps({"name": "x", "ways": [{"peer": PEER, "condition": condition}]})
+
+
+def test_a_profile_is_read_from_json() -> None:
+    parsed = Shaping.parse(profile(delay_ms=200, rate_mbit=5), (PORT,), "netem")
+    assert parsed == Shaping("x", (Way(PEER, BOTH),), (PORT,), "netem")
+    assert Shaping.parse('{"name": "none", "ways": []}', (PORT,)).ways == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (profile(rate_mbit=0), "profile x: ways[0].condition: rate_mbit: a number from 0.001"),
+        (profile(delay_ms=-1), "profile x: ways[0].condition: delay_ms: a number from 0 to 10000"),
+        (profile(loss=3), "profile x: ways[0].condition: loss: unknown key; allowed: delay_ms"),
+        ('{"name": "x", "ways": [{"peer": "10.0.0.2"}]}', "ways[0]: a mapping of peer and"),
+        ('{"name": "x", "ways": {}}', "a name and a list of ways"),
+        ('{"name": 3, "ways": []}', "a name and a list of ways"),
+        ('{"name": "x", "ways": [], "delay_ms": 3}', "a name and a list of ways"),
+        ('{"ways": []}', "a name and a list of ways"),
+        ("20", "a name and a list of ways"),
+        ("{", "not JSON"),
+    ],
+)
+def test_a_bad_profile_is_refused_by_key_and_allowed_values(text: str, named: str) -> None:
+    with pytest.raises(ShapingError) as refused:
+        Shaping.parse(text, (PORT,), "netem")
+    assert named in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("peers", "ports", "named"),
+    [
+        (("pi.local",), (PORT,), "ways[0].peer: 'pi.local' is not an IP address"),
+        ((PEER, "fd00::2", "fd00:0::2"), (PORT,), "ways[2].peer: fd00:0::2 is there twice"),
+        ((PEER,), (), "--ports must name at least one"),
+        ((PEER,), (22,), "so that SSH stays free; got 22"),
+    ],
+)
+def test_what_no_filter_can_be_made_of_is_refused(
+    peers: tuple[str, ...], ports: tuple[int, ...], named: str
+) -> None:
+    with pytest.raises(ShapingError) as refused:
+        Shaping("x", tuple(Way(peer, BOTH) for peer in peers), ports)
+    assert named in str(refused.value)
