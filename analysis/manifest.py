@@ -26,8 +26,8 @@ from analysis.load import CONTROLLER, Run, RunError, load
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
 
-PHASES = ("warmup", "latency", "throughput")
-"""Kinds of time that are measurement; all else is overhead."""
+PHASES = ("probe", "warmup", "latency", "throughput")
+"""Kinds of time that are measurement, of the link or of points; all else is overhead."""
 
 _PACKAGES = ("ansible-core", "matplotlib", "numpy", "pandas", "pydantic", "scipy", "seaborn")
 

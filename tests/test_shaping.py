@@ -272,7 +272,7 @@ def test_a_link_is_shaped_inside_an_unprivileged_namespace(tmp_path: Path) -> No
         {common} apply --profile '{profile("asked", RATE20, "10.77.0.2")}' \
             --address 10.77.0.1 --emulate --ports 29400 --state-dir state --lease lease --lease-s 60
         {common} restore --state-dir state"""
-    environment = {**os.environ, "PYTHONPATH": str(Path(tc.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(tc.__file__).parents[2])}
     done = subprocess.run(
         [*unshare, "sh", "-c", script],
         capture_output=True,
