@@ -163,6 +163,7 @@ def test_the_path_is_probed_before_and_after(measured: tuple[Lab, Session]) -> N
         assert probe.datagrams is None, "nothing on this link is left to chance"
 
 
+@pytest.mark.long
 def test_a_link_that_nobody_shaped_is_measured_and_not_certified(tmp_path: Path) -> None:
     links = [
         {"name": "rate20", "rate_mbit": 20},

@@ -117,10 +117,11 @@ def test_after_ctrl_c_the_hosts_end_their_stages_and_put_their_links_back(
 
 
 @pytest.mark.long
-def test_after_sigterm_the_hosts_end_their_stages_and_put_their_links_back(
-    copy: Checkout,
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_after_the_playbook_was_ended_the_hosts_end_their_stages_and_put_their_links_back(
+    copy: Checkout, number: signal.Signals
 ) -> None:
-    stopped = interrupt(copy, lambda running: running.process.terminate())
+    stopped = interrupt(copy, lambda running: running.process.send_signal(number))
     assert stopped.done.code != 0
     assert shaped(stopped.links_meanwhile)
     assert stopped.links_after == stopped.links_before
