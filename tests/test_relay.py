@@ -132,11 +132,11 @@ def test_a_reordered_packet_goes_ahead_at_once_and_a_duplicated_one_twice(
 
 def test_a_full_queue_drops_what_comes(tmp_path: Path, counting: CountersFile) -> None:
     egress = Egress(Condition(rate_mbit=5), FRAME - 14, counting)
-    for _ in range(2000):
+    for _ in range(12_000):
         egress.admit(bytes(FRAME), 0)
     counted = RelayCounters.read(tmp_path / "relay.bin")
     assert counted is not None
-    assert len(egress.queue) == 1000
+    assert len(egress.queue) == 11_000
     assert (counted.overflowed, counted.lost) == (1000, 0)
 
 

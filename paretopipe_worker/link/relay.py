@@ -69,7 +69,9 @@ class Egress:
         self.queue: deque[tuple[int, bytes]] = deque()
         self._counters = counters
         self._random = random.Random(seed).random
-        self._limit = int(netem.printed(condition, mtu + 14)["limit"])
+        # A kernel's own queue holds TCP back before it is full (tcp_small_queues); what was handed
+        # to a TAP counts as sent, so that a large tensor lies here whole instead of being lost.
+        self._limit = int(netem.printed(condition, mtu + 14)["limit"]) + _QUEUE_PACKETS
         self._delay = _delays(condition, self._random)
         self._ns_per_byte = 8e6 / netem.rate_kbit(condition)
         self._last_ns = 0
