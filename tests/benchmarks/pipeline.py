@@ -22,6 +22,7 @@ import torch
 from paretopipe_worker import models, records
 from paretopipe_worker.compute import compute
 from paretopipe_worker.context import Shares
+from paretopipe_worker.link import state
 from paretopipe_worker.partition import TracedModel, split
 from paretopipe_worker.plan import Point, Session
 from paretopipe_worker.records import Item, Record
@@ -90,9 +91,10 @@ def _session(
     child = made.start(session, other)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(records.Writer(path))
-        writer.write(header(made.plan, session, 1, source))
+        link = state.read(None)
+        writer.write(header(made.plan, session, 1, source, link))
         context, channels = stack.enter_context(
-            joined(made.plan, session, 1, 0, made.cache / "weights", writer, Shares())
+            joined(made.plan, session, 1, 0, made.cache / "weights", link, writer, Shares())
         )
         leader = Source(context, channels, made.results / "progress.jsonl")
         example = models.example_input(made.plan.tables[0].input, seed=0, index=0)
