@@ -24,9 +24,9 @@ import pandas as pd
 from analysis.certificate import COLUMNS, certificates, path_of
 from analysis.load import CONTROLLER, Run, RunError, load
 from paretopipe_worker.plan import PlanError
-from paretopipe_worker.records import RecordError
+from paretopipe_worker.records import LEGS, RecordError
 
-PHASES = ("probe", "warmup", "latency", "throughput")
+PHASES = ("clock", "probe", "warmup", *LEGS)
 """Kinds of time that are measurement, of the link or of points; all else is overhead."""
 
 _PACKAGES = ("ansible-core", "matplotlib", "numpy", "pandas", "pydantic", "scipy", "seaborn")

@@ -6,23 +6,34 @@ import gc
 import time
 from dataclasses import dataclass
 
+import torch
+
+from paretopipe_worker import clocks
 from paretopipe_worker.compute import compute
 from paretopipe_worker.context import Context, Sent
-from paretopipe_worker.control import Channel, ControlError
+from paretopipe_worker.control import Channel, ControlError, Message
+from paretopipe_worker.health import Watch, disturbances
 from paretopipe_worker.partition import PartitionError, Stage, split
 from paretopipe_worker.plan import Point
 from paretopipe_worker.probe import COMMANDS, answer
-from paretopipe_worker.records import Item, Phase, PhaseEnd
+from paretopipe_worker.records import LEGS, Item, Phase, PhaseEnd
 from paretopipe_worker.transport import MARK, PHASES
+
+_MOST = 1 << 20
+"""Largest number of a leg, or window, that rank 0 may name."""
 
 
 @dataclass
 class _Leg:
-    """What was seen of a leg whose bytes may still be on their way."""
+    """One leg of a point, as seen here."""
 
     point: Point
+    stage: Stage | None
     phase: Phase
+    number: int
+    window: int
     sent_before: Sent
+    watch: Watch
     messages: int = 0
     items: int = 0
     start_ns: int = 0
@@ -35,7 +46,9 @@ class Follower:
     def __init__(self, context: Context, channel: Channel) -> None:
         self.context = context
         self.channel = channel
-        self._open_leg: _Leg | None = None
+        self._point: Point | None = None
+        self._stage: Stage | None = None
+        self._ran: _Leg | None = None
 
     def run(self) -> None:
         """Follow rank 0's commands until it ends the session.
@@ -45,70 +58,84 @@ class Follower:
         TransportError, ControlError
             When a link or rank 0 is lost.
         """
+        context, shares = self.context, self.context.shares
         while True:
             # No deadline of its own: whoever launched this stage bounds the session.
             command = self.channel.receive(None)
-            self._close_leg()
             match command.get("do"):
                 case step if step in COMMANDS:
-                    context = self.context
                     answer(
                         command, context.rank, context.transport, self.channel, context.addresses
                     )
+                case clocks.COMMAND:
+                    clocks.answer(self.channel)
                 case "point":
-                    self._point(self.context.plan.point(str(command.get("point"))))
+                    with shares.kind("switch"):
+                        self._take(context.plan.point(str(command.get("point"))))
+                case "leg":
+                    with shares.kind("switch"):
+                        leg = self._open(command)
+                    self._run(leg)
+                case "report":
+                    with shares.kind("switch"):
+                        self._report()
                 case "end":
                     return
                 case _:
                     raise ControlError(f"{self.channel.peer}: unknown command {command}")
 
-    def _point(self, point: Point) -> None:
-        """Build this rank's stage, and run both legs once rank 0 says so."""
-        rank, stage = self.context.rank, None
-        with self.context.shares.kind("switch"):
-            try:
-                stage = split(self.context.traced(point), point.split)[rank]
-                self.context.transport.configure(
-                    point.hops[rank - 1],
-                    point.hops[rank],
-                    window=point.window,
-                    deadline_s=point.deadline_s,
-                )
-                self.channel.send({"ready": True})
-            except PartitionError as error:
-                self.channel.send({"failed": str(error)})
-            gc.collect()
-            go = self.channel.receive(point.deadline_s).get("do") == "go"
-        if go and stage is not None:
-            self._leg(point, stage, "latency")
-            self._leg(point, stage, "throughput")
+    def _take(self, point: Point) -> None:
+        """Build this rank's stage of a point."""
+        self._point, self._stage, self._ran = point, None, None
+        try:
+            self._stage = split(self.context.traced(point), point.split)[self.context.rank]
+        except PartitionError as error:
+            self.channel.send({"failed": str(error)})
+        else:
+            self.channel.send({"ready": True})
 
-    def _leg(self, point: Point, stage: Stage, phase: Phase) -> None:
+    def _open(self, command: Message) -> _Leg:
+        """Be ready for a leg of the point."""
+        phase, point, context = command.get("phase"), self._point, self.context
+        if phase not in LEGS or point is None:
+            raise ControlError(f"{self.channel.peer}: no leg to run: {command}")
+        number, window = (self._bounded(command, key, least) for key, least in _BOUNDS)
+        context.transport.configure(
+            point.hops[context.rank - 1],
+            point.hops[context.rank],
+            window=window,
+            deadline_s=point.deadline_s,
+        )
+        context.transport.begin(overlap=phase != "latency")
+        gc.collect()
+        return _Leg(point, self._stage, phase, number, window, context.sent(), Watch())
+
+    def _bounded(self, command: Message, key: str, least: int) -> int:
+        """A number of a command: it comes from another host."""
+        value = command.get(key)
+        if type(value) is not int or not least <= value <= _MOST:
+            allowed = f"allowed: {least} to {_MOST}"
+            raise ControlError(f"{self.channel.peer}: a leg of {key} {value!r}; {allowed}")
+        return value
+
+    def _run(self, leg: _Leg) -> None:
         """Receive, compute and send until the mark comes by."""
         transport, writer = self.context.transport, self.context.writer
-        leg = _Leg(point, phase, self.context.sent())
-        transport.begin(overlap=phase == "throughput")
-        while True:
-            message = transport.recv()
-            if leg.messages == 0:
-                # Rank 0 has all outputs of the leg before, so their bytes are all counted now.
-                self._close_leg()
-                leg.sent_before = self.context.sent()
-            if message.tag == MARK:
-                break
+        while (message := transport.recv()).tag != MARK:
             leg.messages += 1
-            computed = compute(stage, message.tensors, self.context.host.device_emulated)
-            transport.send(message.tag, computed.tensors)
+            computed = compute(leg.stage, message.tensors, self.context.host.device_emulated)
+            packed_ns = transport.send(message.tag, computed.tensors)
             sent_ns = time.perf_counter_ns()
             name = PHASES[message.tag.phase]
-            if name == phase:
+            if name == leg.phase:
                 leg.items += 1
                 leg.start_ns = leg.start_ns or message.received_ns
                 leg.end_ns = sent_ns
+                leg.watch.add(computed.compute_ns, computed.cpu_ns)
             writer.write(
                 Item(
-                    point=point.id,
-                    phase="warmup" if name != phase else phase,
+                    point=leg.point.id,
+                    phase=leg.phase if name == leg.phase else "warmup",
                     seq=message.tag.seq,
                     ready_ns=message.received_ns,
                     start_ns=computed.start_ns,
@@ -116,17 +143,21 @@ class Follower:
                     compute_ns=computed.compute_ns,
                     cpu_ns=computed.cpu_ns,
                     sent_ns=sent_ns,
+                    leg=leg.number,
+                    packed_ns=packed_ns,
+                    departed_ns=message.departed_ns,
                 )
             )
-        self._open_leg = leg
+        self._ran = leg
         transport.send(MARK, ())
 
-    def _close_leg(self) -> None:
-        """Record the leg before, once all it sent has arrived."""
-        leg, self._open_leg = self._open_leg, None
+    def _report(self) -> None:
+        """Record the leg, all of whose bytes have arrived now, and tell rank 0 about it."""
+        leg, self._ran = self._ran, None
         if leg is None:
-            return
-        sent = self.context.sent()
+            raise ControlError(f"{self.channel.peer}: asked for a report where no leg was run")
+        health = leg.watch.end()
+        disturbed = disturbances(health, torch.get_num_threads())
         self.context.writer.write(
             PhaseEnd(
                 point=leg.point.id,
@@ -136,6 +167,15 @@ class Follower:
                 end_ns=leg.end_ns,
                 ended_by=None,
                 payload_sent_bytes=leg.messages * leg.point.hop_bytes[self.context.rank],
-                **sent.since(leg.sent_before),
+                **self.context.sent().since(leg.sent_before),
+                leg=leg.number,
+                window=leg.window,
+                health=health,
+                disturbed=disturbed,
             )
         )
+        self.channel.send({"leg": leg.number, "disturbed": disturbed})
+
+
+_BOUNDS = (("leg", 0), ("window", 1))
+"""Numbers of a leg command, and the least that each may be."""

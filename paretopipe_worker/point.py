@@ -13,7 +13,8 @@ import torch
 
 from paretopipe_worker.compute import Computed, compute
 from paretopipe_worker.context import Context
-from paretopipe_worker.control import Channel, ControlError
+from paretopipe_worker.control import Channel, ControlError, Message
+from paretopipe_worker.health import Watch, disturbances
 from paretopipe_worker.models import example_input
 from paretopipe_worker.partition import (
     PartitionError,
@@ -50,6 +51,7 @@ class _Flight(NamedTuple):
     tag: Tag
     ready_ns: int
     computed: Computed
+    packed_ns: int | None
     sent_ns: int | None
 
 
@@ -93,10 +95,12 @@ class _Check:
 
 @dataclass
 class PhaseResult:
-    """One phase's items as they complete, and why it ended."""
+    """The counted items of one leg as they complete, and why it ended."""
 
-    phase: Phase
+    phase: Literal["latency", "throughput"]
     spec: PhaseSpec
+    leg: int
+    window: int
     start_ns: int = 0
     end_ns: int = 0
     latencies_ns: list[int] = field(default_factory=list)
@@ -152,10 +156,12 @@ class PointRun:
         self._references = references
         self._overwrites = False
         self._stage: Stage | None = None
+        self._legs = 0
         self._launched = 0
+        self._watch = Watch()
 
     def measure(self) -> tuple[PhaseResult, PhaseResult]:
-        """Gate, then both phases, each behind its own warm-up.
+        """Gate, then both legs, each behind its own warm-up.
 
         Raises
         ------
@@ -171,20 +177,10 @@ class PointRun:
             except PartitionError as error:
                 failure = str(error)
         with shares.kind("switch"):
-            failure = self._gather(failure)
-            self._tell({"do": "skip" if failure else "go"})
-            if failure:
+            if failure := self._gather(failure):
                 raise PointFailed(failure)
-            if self._crosses:
-                self.context.transport.configure(
-                    self.point.hops[-1],
-                    self.point.hops[0],
-                    window=self.point.window,
-                    deadline_s=self.point.deadline_s,
-                )
-            gc.collect()
-        latency = self._leg(self._one_in_flight, "latency")
-        throughput = self._leg(self._window_in_flight, "throughput")
+        latency = self._leg(self._one_in_flight, "latency", window=1)
+        throughput = self._leg(self._window_in_flight, "throughput", window=self.point.window)
         for result in (latency, throughput):
             if len(result.latencies_ns) < MIN_ITEMS:
                 raise PointFailed(
@@ -194,7 +190,7 @@ class PointRun:
         self.check.verdict()
         return latency, throughput
 
-    def _tell(self, command: dict[str, str]) -> None:
+    def _tell(self, command: Message) -> None:
         """Send one command to every other rank."""
         for channel in self._channels:
             channel.send(command)
@@ -226,22 +222,27 @@ class PointRun:
         self._stage = stages[0]
 
     def _leg(
-        self, drive: Callable[[PhaseResult], EndedBy], phase: Literal["latency", "throughput"]
+        self,
+        drive: Callable[[PhaseResult], EndedBy],
+        phase: Literal["latency", "throughput"],
+        *,
+        window: int,
     ) -> PhaseResult:
-        """Run one phase with its warm-up, and record how it ended."""
+        """Run one leg: warm-up, phase, drain; record how it ended, here and on the other ranks."""
         context = self.context
-        result = PhaseResult(phase, context.plan.experiment.phases)
+        result = PhaseResult(phase, context.plan.experiment.phases, self._legs, window)
+        self._legs += 1
         self._launched = 0
-        sent_before = context.sent()
+        with context.shares.kind("switch"):
+            self._open(result)
+        sent_before, self._watch = context.sent(), Watch()
         begin_ns = time.perf_counter_ns()
-        if self._crosses:
-            context.transport.begin(overlap=phase == "throughput")
         ended_by = drive(result)
         if self._crosses:
             context.transport.send(MARK, ())
             if context.transport.recv().tag != MARK:
                 raise ProtocolError("an item came back where the mark was expected")
-        sent = context.sent()
+        sent, health = context.sent(), self._watch.end()
         # The drain counts as the phase's, the warm-up is what came before.
         context.shares.ns["warmup"] += result.start_ns - begin_ns
         context.shares.ns[phase] += time.perf_counter_ns() - result.start_ns
@@ -255,33 +256,56 @@ class PointRun:
                 ended_by=ended_by,
                 payload_sent_bytes=self._launched * self.point.hop_bytes[0],
                 **sent.since(sent_before),
+                leg=result.leg,
+                window=window,
+                health=health,
+                disturbed=disturbances(health, torch.get_num_threads()),
             )
         )
+        if self._crosses:
+            with context.shares.kind("switch"):
+                self._tell({"do": "report"})
+                for channel in self._channels:
+                    channel.receive(self.point.deadline_s)
         return result
+
+    def _open(self, result: PhaseResult) -> None:
+        """Have every rank ready for a leg."""
+        if self._crosses:
+            leg: Message = {"phase": result.phase, "leg": result.leg, "window": result.window}
+            self._tell({"do": "leg", **leg})
+            self.context.transport.configure(
+                self.point.hops[-1],
+                self.point.hops[0],
+                window=result.window,
+                deadline_s=self.point.deadline_s,
+            )
+            self.context.transport.begin(overlap=result.phase != "latency")
+        gc.collect()
 
     def _one_in_flight(self, result: PhaseResult) -> EndedBy:
         """Latency: the next batch is made when the last one's output is back."""
         begin_ns = time.perf_counter_ns()
         while self._is_warmup(result.spec.warmup_items, begin_ns, result.spec):
-            self._complete(self._launch(_WARMUP))
+            self._complete(result, self._launch(_WARMUP))
         while True:
-            if ended := result.add(self._complete(self._launch(_LATENCY))):
+            if ended := result.add(self._complete(result, self._launch(_LATENCY))):
                 return ended
 
     def _window_in_flight(self, result: PhaseResult) -> EndedBy:
         """Throughput: as many batches in flight as the window allows, all the time."""
         flights: deque[_Flight] = deque()
-        items, begin_ns = result.spec.warmup_items + self.point.window, time.perf_counter_ns()
+        items, begin_ns = result.spec.warmup_items + result.window, time.perf_counter_ns()
         while True:
             warmup = self._is_warmup(items, begin_ns, result.spec)
             flights.append(self._launch(_WARMUP if warmup else _THROUGHPUT))
-            if len(flights) < self.point.window:
+            if len(flights) < result.window:
                 continue
-            item = self._complete(flights.popleft())
+            item = self._complete(result, flights.popleft())
             if item.phase == "throughput" and (ended := result.add(item)):
                 break
         while flights:
-            self._complete(flights.popleft(), phase="drain")
+            self._complete(result, flights.popleft(), phase="drain")
         return ended
 
     def _is_warmup(self, items: int, begin_ns: int, spec: PhaseSpec) -> bool:
@@ -298,20 +322,22 @@ class PointRun:
             self._inputs[index].copy_(self._masters[index])
         ready_ns = time.perf_counter_ns()
         computed = compute(self._stage, (self._inputs[index],), self.context.host.device_emulated)
-        sent_ns = None
+        packed_ns = sent_ns = None
         if self._crosses:
-            self.context.transport.send(tag, computed.tensors)
+            packed_ns = self.context.transport.send(tag, computed.tensors)
             sent_ns = time.perf_counter_ns()
-        return _Flight(tag, ready_ns, computed, sent_ns)
+        return _Flight(tag, ready_ns, computed, packed_ns, sent_ns)
 
-    def _complete(self, flight: _Flight, phase: Phase | None = None) -> Item:
+    def _complete(self, result: PhaseResult, flight: _Flight, phase: Phase | None = None) -> Item:
         """Wait for a batch's output, hold it against the reference, record the item."""
         outputs, done_ns = flight.computed.tensors, flight.computed.computed_ns
+        departed_ns = None
         if self._crosses:
             message = self.context.transport.recv()
             if message.tag != flight.tag:
                 raise ProtocolError(f"{message.tag} came back where {flight.tag} was expected")
             outputs, done_ns = message.tensors, message.received_ns
+            departed_ns = message.departed_ns
         item = Item(
             point=self.point.id,
             phase=phase or _PHASE_NAMES[flight.tag.phase],
@@ -324,8 +350,13 @@ class PointRun:
             sent_ns=flight.sent_ns,
             done_ns=done_ns,
             latency_ns=done_ns - flight.ready_ns,
+            leg=result.leg,
+            packed_ns=flight.packed_ns,
+            departed_ns=departed_ns,
         )
         self.context.writer.write(item)
+        if item.phase == result.phase:
+            self._watch.add(item.compute_ns, item.cpu_ns)
         reference = self._references[self.point.batch][flight.tag.seq % _INPUTS]
         self.check.add(outputs, reference)
         return item

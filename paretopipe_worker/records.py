@@ -12,9 +12,14 @@ Format history
 2
     The header tells the link's engine and TCP's settings, a phase what was retransmitted and what
     a relay did. A probe has single transfers, and datagrams where chance is part of the link.
+3
+    A point's legs are numbered, since one may be measured again; there may be legs of offered load.
+    An item tells when its message was packed and when the one that brought it left the rank before;
+    a phase tells how its warm-up ended, the host's health meanwhile, and what disturbed it. The
+    source records what the clocks of the hosts have to do with one another.
 
-All times come from the writing host's ``perf_counter_ns``. Times of two hosts must not be
-subtracted from each other: their clocks have nothing to do with one another.
+All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
+of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
 """
 
 from __future__ import annotations
@@ -31,11 +36,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from paretopipe_worker.link.conditions import Engine
 
-SCHEMA = 2
+SCHEMA = 3
 
-Phase = Literal["warmup", "latency", "throughput", "drain"]
-"""Only `latency` and `throughput` items count. `warmup` ones come before each, `drain` ones are
-those still in flight when a throughput phase ended, known as such on the source alone."""
+Phase = Literal["warmup", "latency", "throughput", "load", "drain"]
+"""Only `latency`, `throughput` and `load` items count. `warmup` ones come before each, `drain` ones
+are those still in flight when a phase ended, known as such on the source alone."""
+
+LEGS = ("latency", "throughput", "load")
+"""Phases that count, each a leg of its own, possibly several."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,19 @@ class Item:
         On the source: the output is back. Null on other stages.
     latency_ns
         On the source: ``done_ns - ready_ns``; the response latency where one batch was in flight
-        (phase `latency`), the latency under load in phase `throughput`. Null on other stages.
+        (phase `latency`), the latency under load in phases `throughput` and `load`, in the latter
+        from the moment at which the item was to arrive. Null on other stages.
+    leg
+        Number of the leg within the point, from 0; only the last leg of a phase counts.
+    packed_ns
+        The stage's output was serialised, ready for the wire; null where nothing is sent.
+    departed_ns
+        On the clock of the rank before: when it began to put on the wire the message that brought
+        the input, on the source the one that brought the output. Null where there was none, or the
+        backend cannot tell: then it left when it was packed.
+    segment
+        On the source: segment of the link's trace that was in force from `ready_ns` to `done_ns`;
+        null where the link has none, or it changed meanwhile.
     """
 
     point: str
@@ -115,12 +135,55 @@ class Item:
     sent_ns: int | None = None
     done_ns: int | None = None
     latency_ns: int | None = None
+    leg: int = 0
+    packed_ns: int | None = None
+    departed_ns: int | None = None
+    segment: int | None = None
     kind: Literal["item"] = "item"
 
 
 @dataclass(frozen=True)
+class Health:
+    """The host during one leg, sampled a few times a second; null where the host does not tell.
+
+    Parameters
+    ----------
+    wall_over_cpu
+        Wall time of the stage's computation over the CPU time of its thread, median of the items.
+    others_cpu
+        Cores that processes other than this stage used, on average.
+    cpu_mhz
+        Lowest, median and highest frequency seen of any core this stage may run on.
+    governor
+        How the frequency is chosen.
+    temperature_c
+        Highest temperature seen.
+    throttled
+        What the firmware says it did during the leg and had not done before (``vcgencmd
+        get_throttled``): ``under-voltage``, ``frequency capped``, ``throttled``, ``hot``.
+    swapped_pages
+        Pages the host swapped in or out.
+    peak_rss_bytes
+        Peak resident memory of this process during the leg; null where the kernel cannot start the
+        count anew.
+    gpu_mhz
+        Lowest and highest clock of the first GPU (NVML).
+    """
+
+    wall_over_cpu: float | None = None
+    others_cpu: float | None = None
+    cpu_mhz: tuple[float, float, float] | None = None
+    governor: str | None = None
+    temperature_c: float | None = None
+    throttled: tuple[str, ...] | None = None
+    swapped_pages: int | None = None
+    peak_rss_bytes: int | None = None
+    gpu_mhz: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class PhaseEnd:
-    """One phase of one point, as one stage saw it: `latency` or `throughput`.
+    """One leg of one point, as one stage saw it: `latency`, `throughput` or `load`.
 
     Parameters
     ----------
@@ -141,6 +204,17 @@ class PhaseEnd:
     relay_late_p99_ns, relay_forwarded, relay_dropped
         Where a relay shapes what this host sends: how late it sent packets (99th percentile),
         how many it sent and how many it dropped. Null without a relay.
+    leg
+        Number of the leg within the point.
+    window
+        Items in flight at most: 1 in phase `latency`.
+    warmup_items, warmup_ended_by
+        On the source: items before those that count, and whether they had become `steady` or the
+        bound on their number or time ended them (`maximum`). Null on other stages.
+    offered_per_s
+        On the source in phase `load`: items per second that were to arrive. Else null.
+    health, disturbed
+        The host meanwhile, and in words what of it is outside its band.
     """
 
     point: str
@@ -156,6 +230,13 @@ class PhaseEnd:
     relay_late_p99_ns: int | None
     relay_forwarded: int | None
     relay_dropped: int | None
+    leg: int = 0
+    window: int = 1
+    warmup_items: int | None = None
+    warmup_ended_by: Literal["steady", "maximum"] | None = None
+    offered_per_s: float | None = None
+    health: Health | None = None
+    disturbed: tuple[str, ...] = ()
     kind: Literal["phase"] = "phase"
 
 
@@ -230,12 +311,29 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Clock:
+    """What the clock of rank `rank` has to do with the source's, by exchanges on the control path.
+
+    `exchanges` are the fastest of many, each ``(sent, theirs, received)``: the source's clock when
+    it asked, the other rank's when it answered, the source's when the answer came. The other clock
+    is ahead by ``theirs - (sent + received) / 2``, give or take half of the time in between
+    (Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989).
+    """
+
+    when: Literal["before", "after"]
+    rank: int
+    exchanges: tuple[tuple[int, int, int], ...]
+    kind: Literal["clock"] = "clock"
+
+
+@dataclass(frozen=True)
 class End:
     """Last line: how the session ended here, and where its time went.
 
     A stage's `reason` begins with its host's name.
     `process_start_ns` and `end_ns` bound the process on the host's own clock; `shares_ns` splits
-    the time between them by kind (see :data:`SHARES`).
+    the time between them by kind (see :data:`SHARES`). `wall_clock_step_ns` is by how much the
+    host's wall clock moved against that one, from the header to here.
     """
 
     status: Literal["ok", "failed"]
@@ -243,20 +341,26 @@ class End:
     process_start_ns: int
     end_ns: int
     shares_ns: dict[str, int]
+    wall_clock_step_ns: int | None = None
     kind: Literal["end"] = "end"
 
 
-SHARES = ("startup", "rendezvous", "probe", "gate", "switch", "warmup", "latency", "throughput")
+SHARES = (
+    *("startup", "rendezvous", "clock", "probe", "gate", "switch", "warmup"),
+    *LEGS,
+    *("cool-down",),
+)
 """Kinds of time a session is split into; what is left over is ``other``. The phases' time is
 counted on the source, which leads them."""
 
-Record = Header | Ready | Item | PhaseEnd | PointEnd | Probe | End
+Record = Header | Ready | Item | PhaseEnd | PointEnd | Clock | Probe | End
 _KINDS: dict[str, type] = {
     "header": Header,
     "ready": Ready,
     "item": Item,
     "phase": PhaseEnd,
     "point": PointEnd,
+    "clock": Clock,
     "probe": Probe,
     "end": End,
 }
@@ -346,7 +450,7 @@ def _parse(line: str, where: str) -> Record:
 @cache
 def _adapter(kind: type) -> TypeAdapter[Any]:
     """The validator of one kind, unknown fields refused."""
-    for part in (kind, Transfer, Datagrams):
+    for part in (kind, Transfer, Datagrams, Health):
         part.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
     return TypeAdapter(kind)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from paretopipe_worker import clocks
 from paretopipe_worker.context import Context
 from paretopipe_worker.control import Channel
 from paretopipe_worker.plan import Point
@@ -27,18 +28,26 @@ class Source:
     _references: References = field(default_factory=dict)
 
     def run(self) -> None:
-        """Probe the path, measure each point, probe again, send the other ranks home.
+        """Measure clocks and path, each point, path and clocks again; send the others home.
 
         Raises
         ------
         TransportError, ControlError
             When a link or a rank is lost: the session cannot go on.
         """
+        self._clocks("before")
         self._probe("before")
         for number, point_id in enumerate(self.context.session.points, start=1):
             self.measure(self.context.plan.point(point_id), number)
         self._probe("after")
+        self._clocks("after")
         self.dismiss()
+
+    def _clocks(self, when: Literal["before", "after"]) -> None:
+        """Compare and record the clocks of the other ranks with this one."""
+        with self.context.shares.kind("clock"):
+            for rank, channel in enumerate(self.channels, start=1):
+                self.context.writer.write(clocks.compare(when, rank, channel))
 
     def _probe(self, when: Literal["before", "after"]) -> None:
         """Measure and record the path."""

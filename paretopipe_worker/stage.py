@@ -65,6 +65,7 @@ def run(options: Options) -> int:
     if host.threads is not None:
         torch.set_num_threads(host.threads)
     reason: str | None = f"{options.host}: ended unexpectedly"
+    wall_clock_ns = time.time_ns() - time.perf_counter_ns()
     with Writer(options.records) as writer:
         writer.write(header(plan, session, options.attempt, options.host, link))
         shares.ns["startup"] += time.perf_counter_ns() - process_start_ns
@@ -84,6 +85,7 @@ def run(options: Options) -> int:
                     process_start_ns=process_start_ns,
                     end_ns=time.perf_counter_ns(),
                     shares_ns=dict(shares.ns),
+                    wall_clock_step_ns=time.time_ns() - time.perf_counter_ns() - wall_clock_ns,
                 )
             )
     return 1 if reason else 0

@@ -35,6 +35,8 @@ MAY_IMPORT = {
     **dict.fromkeys(DEVICE, DEVICE),
     "tiny": set(),
     "control": set(),
+    "health": {"records"},
+    "clocks": {"control", "records"},
     "facts": set(),
     "compute": {"partition"},
     "probe": TRANSPORT | {"control", "records", "link.conditions", "datagrams"},

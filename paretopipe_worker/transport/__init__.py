@@ -49,18 +49,23 @@ class Tag(NamedTuple):
     seq: int
 
 
-PHASES = ("warmup", "latency", "throughput", "mark")
+PHASES = ("warmup", "latency", "throughput", "load", "mark")
 """What a tag may say; `mark` messages carry no tensors and travel the ring behind the last item."""
 
 MARK = Tag(PHASES.index("mark"), 0)
 
 
 class Message(NamedTuple):
-    """One received message; `received_ns` is when its last byte was there (``perf_counter_ns``)."""
+    """One received message.
+
+    `received_ns` is when its last byte was there (``perf_counter_ns``); `departed_ns` when the
+    sender began to put it on the wire, on the sender's clock, None where the backend cannot tell.
+    """
 
     tag: Tag
     tensors: tuple[torch.Tensor, ...]
     received_ns: int
+    departed_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,13 @@ class Transport(Protocol):
         the calls themselves, which has the lower latency.
         """
 
-    def send(self, tag: Tag, tensors: Sequence[torch.Tensor]) -> None:
+    def send(self, tag: Tag, tensors: Sequence[torch.Tensor]) -> int:
         """Send one message; its tensors must not be written to until the leg has moved on.
+
+        Returns
+        -------
+        int
+            When the message was serialised, ready for the wire (``perf_counter_ns``).
 
         Raises
         ------

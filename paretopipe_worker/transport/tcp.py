@@ -33,9 +33,11 @@ from paretopipe_worker.transport import (
 )
 from paretopipe_worker.transport.ring import join, peer
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"PPTP"
-_HEADER = struct.Struct("<4sHHQQ")  # magic, version, phase, seq, payload bytes
+_HEADER = struct.Struct("<4sHHQQQ")  # magic, version, phase, seq, payload bytes, departed_ns
+_DEPARTED = struct.Struct("<Q")
+_DEPARTED_AT = _HEADER.size - _DEPARTED.size
 _TIMEVAL = struct.Struct("@ll")
 _BYTES_SENT_AT = 200  # tcpi_bytes_sent, tcpi_bytes_retrans in struct tcp_info, since Linux 4.19
 _INLINE_BYTES = 64 << 10
@@ -106,7 +108,7 @@ class TcpTransport:
         if overlap:
             self._legs.put(True)
 
-    def send(self, tag: Tag, tensors: Sequence[torch.Tensor]) -> None:
+    def send(self, tag: Tag, tensors: Sequence[torch.Tensor]) -> int:
         """Send header and tensors in one call, straight from the tensors' memory."""
         views = [_bytes_of(tensor.contiguous()) for tensor in tensors]
         size = sum(len(view) for view in views)
@@ -115,19 +117,23 @@ class TcpTransport:
                 f"a message of {size} bytes to {peer(self._out)} is not what the plan says: "
                 f"{self._outbound_bytes}"
             )
-        header = memoryview(_HEADER.pack(_MAGIC, VERSION, tag.phase, tag.seq, size))
-        message = [header, *views]
+        header = bytearray(_HEADER.pack(_MAGIC, VERSION, tag.phase, tag.seq, size, 0))
+        message = [memoryview(header), *views]
+        packed_ns = _depart(header)
         if not self._overlap:
             self._send_all(message)
-            return
+            return packed_ns
         with self._sending:
             if self._fault:
                 raise self._fault
+            sent = 0
             if self._pending == 0 and size <= _INLINE_BYTES:
-                message = _after(message, self._send_some(message, socket.MSG_DONTWAIT))
+                sent = self._send_some(message, socket.MSG_DONTWAIT)
+                message = _after(message, sent)
             if message:
                 self._pending += 1
-                self._unsent.put(message)
+                self._unsent.put((message, None if sent else header))
+        return packed_ns
 
     def recv(self) -> Message:
         """Return the next message, from the receiving thread where it runs ahead."""
@@ -181,7 +187,7 @@ class TcpTransport:
         got = self._receive_some(buffers)
         while got < _HEADER.size:
             got += self._receive_some(_after(buffers, got))
-        tag, size = self._parse()
+        tag, size, departed_ns = self._parse()
         wanted = _HEADER.size + size
         if got > wanted:
             raise ProtocolError(f"{peer(self._in)} sent data behind a mark")
@@ -189,11 +195,11 @@ class TcpTransport:
             # Now that something came, sleep until all is there, not at every segment.
             got += self._receive_some(_after(buffers, got), socket.MSG_WAITALL)
         now = time.perf_counter_ns()
-        return Message(tag, () if tag == MARK else slot.tensors, now)
+        return Message(tag, () if tag == MARK else slot.tensors, now, departed_ns)
 
-    def _parse(self) -> tuple[Tag, int]:
-        """The header's tag and payload size, held against what the plan says."""
-        magic, version, phase, seq, size = _HEADER.unpack(self._header)
+    def _parse(self) -> tuple[Tag, int, int]:
+        """The header's tag, payload size and time, the size held against what the plan says."""
+        magic, version, phase, seq, size, departed_ns = _HEADER.unpack(self._header)
         if magic != _MAGIC or version != VERSION or phase >= len(PHASES):
             raise ProtocolError(
                 f"{peer(self._in)} does not speak version {VERSION} of this protocol"
@@ -204,7 +210,7 @@ class TcpTransport:
             raise ProtocolError(
                 f"{peer(self._in)} announced {size} bytes where the plan says {expected}"
             )
-        return tag, size
+        return tag, size, departed_ns
 
     def _receive_some(self, views: list[memoryview], flags: int = 0) -> int:
         """Receive at least one byte."""
@@ -253,7 +259,10 @@ class TcpTransport:
 
     def _send_rest(self) -> None:
         """Sending thread: finish what a send could not do at once."""
-        while (message := self._unsent.get()) is not None:
+        while (unsent := self._unsent.get()) is not None:
+            message, header = unsent
+            if header is not None:
+                _depart(header)
             try:
                 self._send_all(message)
             except TransportError as error:
@@ -266,7 +275,15 @@ class TcpTransport:
                 self._pending -= 1
 
 
-_Unsent = list[memoryview]
+_Unsent = tuple[list[memoryview], bytearray | None]
+"""What is left of a message, and its header where nothing of it was sent yet."""
+
+
+def _depart(header: bytearray) -> int:
+    """Write into a header that its message goes on the wire now, and return when that is."""
+    now = time.perf_counter_ns()
+    _DEPARTED.pack_into(header, _DEPARTED_AT, now)
+    return now
 
 
 class _Slot:
