@@ -144,23 +144,27 @@ class Item:
 
 @dataclass(frozen=True)
 class Health:
-    """The host during one leg, sampled a few times a second; null where the host does not tell.
+    """The host during one leg, looked at between items, a few times a second at most.
+
+    Null is what the host does not tell.
 
     Parameters
     ----------
     wall_over_cpu
         Wall time of the stage's computation over the CPU time of its thread, median of the items.
     others_cpu
-        Cores that processes other than this stage used, on average.
+        Cores that all but this stage used, on average: other processes, the kernel's interrupts,
+        other guests of the same host.
     cpu_mhz
-        Lowest, median and highest frequency seen of any core this stage may run on.
+        Lowest, median and highest frequency of the core that had just computed.
     governor
-        How the frequency is chosen.
+        How the frequency is chosen, as the leg began.
     temperature_c
-        Highest temperature seen.
+        Highest temperature seen of any thermal zone.
     throttled
-        What the firmware says it did during the leg and had not done before (``vcgencmd
-        get_throttled``): ``under-voltage``, ``frequency capped``, ``throttled``, ``hot``.
+        What the firmware says it did as the leg began or ended, or in between for the first time
+        since its boot (``vcgencmd get_throttled``): ``under-voltage``, ``frequency capped``,
+        ``throttled``, ``hot``.
     swapped_pages
         Pages the host swapped in or out.
     peak_rss_bytes

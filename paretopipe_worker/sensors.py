@@ -1,0 +1,167 @@
+"""What a host tells of itself while a leg runs; null wherever it does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+_THROTTLING = ("under-voltage", "frequency capped", "throttled", "hot")
+"""Bits 0 to 3 of ``vcgencmd get_throttled``: what the firmware does now. Bits 16 to 19 say whether
+it ever has since the boot."""
+
+_SWAPPED = ("pswpin ", "pswpout ")
+_FIRMWARE_S = 2.0
+
+
+class Sensors:
+    """Reads one host.
+
+    Parameters
+    ----------
+    root
+        Where ``proc``, ``sys`` and ``usr`` are.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._proc, self._cpus = root / "proc", root / "sys/devices/system/cpu"
+        self._zones = sorted(root.glob("sys/class/thermal/thermal_zone*/temp"))
+        self._vcgencmd = vcgencmd(root)
+        self.gpu_mhz: Callable[[], float | None] = _gpu_clock()
+
+    def busy_ns(self) -> int:
+        """CPU time that all processes of the machine have used since its boot."""
+        words = (self._proc / "stat").read_text().split("\n", 1)[0].split()
+        user, nice, system, _, _, irq, softirq, steal = map(int, words[1:9])
+        ticks = user + nice + system + irq + softirq + steal
+        return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+    def cpu_mhz(self) -> float | None:
+        """Clock of the core that this thread last ran on."""
+        khz = self._of_core("scaling_cur_freq")
+        return int(khz) / 1000 if khz and khz.isdecimal() else None
+
+    def governor(self) -> str | None:
+        """How the clock of that core is chosen."""
+        return self._of_core("scaling_governor")
+
+    def temperature_c(self) -> float | None:
+        """The hottest thermal zone."""
+        found = [int(text) / 1000 for path in self._zones if (text := line(path))]
+        return max(found, default=None)
+
+    def throttling(self) -> int | None:
+        """Bits of ``vcgencmd get_throttled``."""
+        text = firmware(self._vcgencmd, "get_throttled")
+        try:
+            return int(text.partition("throttled=")[2], 16) if text else None
+        except ValueError:
+            return None
+
+    def swapped_pages(self) -> int | None:
+        """Pages swapped in or out since the boot."""
+        entries = (content(self._proc / "vmstat") or "").splitlines()
+        found = [int(entry.split()[1]) for entry in entries if entry.startswith(_SWAPPED)]
+        return sum(found) if len(found) == len(_SWAPPED) else None
+
+    def forget_peak(self) -> bool:
+        """Begin anew to look for this process's peak of memory; whether the kernel let us."""
+        try:
+            descriptor = os.open(self._proc / "self/clear_refs", os.O_WRONLY)
+        except OSError:
+            return False
+        try:
+            os.write(descriptor, b"5")  # proc_pid_clear_refs(5)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def peak_rss_bytes(self) -> int | None:
+        """Peak resident memory of this process."""
+        for entry in (content(self._proc / "self/status") or "").splitlines():
+            if entry.startswith("VmHWM:"):
+                return int(entry.split()[1]) * 1024
+        return None
+
+    def _of_core(self, name: str) -> str | None:
+        """What cpufreq says of the core that this thread last ran on."""
+        # Field 39 of stat, counted behind the command, which may hold spaces (proc_pid_stat(5)).
+        fields = (content(self._proc / "thread-self/stat") or "").rpartition(")")[2].split()
+        return line(self._cpus / f"cpu{fields[36]}/cpufreq/{name}") if len(fields) > 36 else None
+
+
+@cache
+def sensors(root: Path) -> Sensors:
+    """The sensors of the host below `root`, looked for once."""
+    return Sensors(root)
+
+
+def throttled(before: int | None, after: int | None) -> tuple[str, ...] | None:
+    """What the firmware did between two readings of its bits, or did at one of them.
+
+    That it had done something before the first is not told; nor can it be seen then that it did
+    the same again in between.
+    """
+    if before is None or after is None:
+        return None
+    did = before | after | (after & ~before) >> 16
+    return tuple(name for bit, name in enumerate(_THROTTLING) if did >> bit & 1)
+
+
+def vcgencmd(root: Path) -> Path | None:
+    """The program by which a Raspberry Pi's firmware is asked."""
+    places = (root / folder / "vcgencmd" for folder in ("usr/bin", "opt/vc/bin"))
+    return next((path for path in places if os.access(path, os.X_OK)), None)
+
+
+def firmware(program: Path | None, question: str) -> str | None:
+    """What the firmware answers; None where there is none, or it may not be asked."""
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, question], capture_output=True, text=True, check=True, timeout=_FIRMWARE_S
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return " ".join(done.stdout.split())
+
+
+def content(path: Path) -> str | None:
+    """Text of a file of the kernel's; None where it is not there or not to be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def line(path: Path) -> str | None:
+    """The same without the white space, and the NULs of a device tree, around it."""
+    text = content(path)
+    return text.strip(" \n\t\0") or None if text is not None else None
+
+
+@cache
+def _gpu_clock() -> Callable[[], float | None]:
+    """Read the clock of the first GPU in MHz; None where NVML, its package or a GPU is missing."""
+    try:
+        import pynvml  # type: ignore[import-untyped]
+    except ImportError:
+        return lambda: None
+    try:
+        pynvml.nvmlInit()
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+    except pynvml.NVMLError:
+        return lambda: None
+
+    def read() -> float | None:
+        try:
+            return float(pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM))
+        except pynvml.NVMLError:
+            return None
+
+    return read
