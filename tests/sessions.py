@@ -15,14 +15,10 @@ from typing import Any
 from paretopipe_worker import fleet, spec
 from paretopipe_worker.plan import Plan, Session
 from paretopipe_worker.prepare import prepare
+from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 from tests.rings import free_ports
 
 ROOT = Path(__file__).parents[1]
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Lab:
         return subprocess.Popen(
             [sys.executable, "-m", "paretopipe_worker", *self.arguments(session, host, attempt)],
             cwd=ROOT,
-            env={**os.environ, **ALLOCATOR, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **STAGE_ENVIRONMENT, "PYTHONPATH": str(ROOT)},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -210,6 +210,30 @@ def test_a_process_gets_the_allocator_settings_and_its_threads(host: Host) -> No
     assert STAGE_ENVIRONMENT.items() <= environment.items()
 
 
+def test_the_allocator_takes_large_blocks_from_the_heap_and_keeps_them(host: Host) -> None:
+    program = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None)\n"
+        "names = 'arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost'\n"
+        "class Info(ctypes.Structure):\n"
+        "    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]\n"
+        "libc.mallinfo2.restype, libc.malloc.restype = Info, ctypes.c_void_p\n"
+        "libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]\n"
+        "mapped = libc.mallinfo2().hblkhd\n"
+        "block = libc.malloc(200 << 20)\n"
+        "mapped = libc.mallinfo2().hblkhd - mapped\n"
+        "libc.free(block)\n"
+        "print(mapped >> 20, libc.mallinfo2().arena >> 20 >= 200)"
+    )
+    host.launch(program)
+    host.ended()
+    assert host.log().split() == ["0", "True"]
+    plain = {key: value for key, value in os.environ.items() if key not in STAGE_ENVIRONMENT}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["200", "False"]
+
+
 def test_a_program_that_is_not_there_is_recorded_as_ended(host: Host) -> None:
     launched = host.launch("", command=("/nowhere/python",))
     assert launched["state"] == "ended"
