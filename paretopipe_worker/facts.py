@@ -1,4 +1,4 @@
-"""What this machine is, as far as a result depends on it: read-only, for the records."""
+"""What this process computes with, as far as a result depends on it: read-only, for the records."""
 
 from __future__ import annotations
 
@@ -6,35 +6,49 @@ import hashlib
 import os
 import platform
 import time
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from paretopipe_worker import __version__
+from paretopipe_worker.machine import cpu_field, machine, network
+from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 
-_ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+_PACKAGES = ("numpy", "nvidia-ml-py", "pydantic", "PyYAML", "safetensors", "torchvision")
+
+_STEERING = ("GLIBC_TUNABLES", "LD_PRELOAD", "OMP_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
+"""Other variables of the environment that change how it computes and allocates."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes and measures here."""
+    """Versions of what computes and measures here; packages that are not there are left out."""
     return {
         "paretopipe": __version__,
+        "paretopipe_source": source(),
         "python": platform.python_version(),
+        "python_compiler": platform.python_compiler(),
         "torch": torch.__version__,
+        "torch_build": _torch_build(),
+        **{name: found for name in _PACKAGES if (found := version(name)) is not None},
+        "libc": " ".join(platform.libc_ver()),
         "kernel": platform.release(),
     }
 
 
 def host() -> dict[str, object]:
-    """Processor, memory, threads and allocator as they are in this process."""
+    """Machine, memory, threads, allocator and network as they are for this process."""
     return {
         "machine": platform.machine(),
-        "cpu": _cpu_field("model name", "Model"),
+        "cpu": cpu_field("model name", "Model"),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "threads": torch.get_num_threads(),
-        "allocator": {name: os.environ.get(name) for name in _ALLOCATOR},
+        "allocator": {name: os.environ.get(name) for name in STAGE_ENVIRONMENT},
+        "environment": {name: os.environ.get(name) for name in _STEERING},
+        **machine(),
+        "network": network(),
     }
 
 
@@ -43,7 +57,7 @@ def numerics() -> str:
 
     Threads and processor features choose the kernels, and with them the order of additions.
     """
-    features = hashlib.sha256(_cpu_field("flags", "Features").encode()).hexdigest()[:12]
+    features = hashlib.sha256(cpu_field("flags", "Features").encode()).hexdigest()[:12]
     return " ".join(
         (
             platform.machine(),
@@ -55,6 +69,23 @@ def numerics() -> str:
     )
 
 
+def source(package: Path = Path(__file__).parent) -> str:
+    """Digest of the worker package that runs: paths and contents of its modules."""
+    total = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(package)} {content}\n".encode())
+    return total.hexdigest()[:12]
+
+
+def version(package: str) -> str | None:
+    """Version of an installed package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def process_start_ns() -> int:
     """When this process was started, on its ``perf_counter_ns`` clock (to 10 ms)."""
     # Field 22 of /proc/PID/stat, counted behind the command, which may hold spaces (proc(5)).
@@ -64,10 +95,7 @@ def process_start_ns() -> int:
     return time.perf_counter_ns() - round(age_s * 1e9)
 
 
-def _cpu_field(*names: str) -> str:
-    """The first of these fields of /proc/cpuinfo, whose names differ between architectures."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in names:
-            return value.strip()
-    return ""
+def _torch_build() -> str:
+    """Compiler and libraries that torch was built with, without the compiler's flags."""
+    lines = [line.strip(" -") for line in torch.__config__.show().splitlines()[1:]]
+    return "; ".join(line for line in lines if line and not line.startswith("Build settings"))

@@ -51,8 +51,9 @@ class Header:
     """First line: who writes, of which session of which run, on what machine.
 
     `points` are the ids the session is to measure, in order; `facts` describe the host (CPU,
-    kernel, threads, allocator) and `versions` the software. `link_engine` is who shapes what this
-    host sends, `link_emulated` whether that is no kernel but a relay; `tcp` the kernel's settings.
+    kernel, firmware, threads, allocator, network) and `versions` the software. `link_engine` is who
+    shapes what this host sends, `link_emulated` whether that is no kernel but a relay; `tcp` the
+    kernel's settings.
     """
 
     run: str

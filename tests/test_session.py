@@ -23,6 +23,7 @@ from paretopipe_worker.link.counters import CountersFile
 from paretopipe_worker.plan import Session
 from paretopipe_worker.probe import ROUND_TRIPS, TRANSFER_BYTES
 from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointEnd, Probe, Ready, Record
+from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 from tests.sessions import Lab, lab
 
 pytestmark = pytest.mark.alone
@@ -69,7 +70,10 @@ def test_every_host_writes_header_ready_and_end(measured: tuple[Lab, Session]) -
             header.tcp["tcp_congestion_control"]
             == of(Ready, lines)[0].transport["congestion_control"]
         )
-        assert set(header.facts["allocator"].values()) != {None}
+        assert header.facts["allocator"] == STAGE_ENVIRONMENT
+        assert header.facts["network"]["sysctl"]["ipv4.tcp_rmem"] == " ".join(
+            header.tcp["tcp_rmem"].split()
+        )
         [ready] = of(Ready, lines)
         assert ready.transport["congestion_control"]
         end = lines[-1]
