@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
-from paretopipe_worker import supervise
+from paretopipe_worker import governor, supervise
 from paretopipe_worker.cuts import FIRST, LAST, payload_bytes
 from paretopipe_worker.link import command as link_command
 
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_stage(commands)
     supervise.add_parsers(commands)
     link_command.add_parser(commands)
+    governor.add_parser(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:

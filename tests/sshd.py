@@ -216,6 +216,7 @@ def fleet(**variables: Any) -> Iterator[Fleet]:
             "ansible_ssh_common_args": f"-F none -o UserKnownHostsFile={folder}/known_hosts",
             "worker_home": WORKER_HOME,
             "worker_python": sys.executable,
+            "worker_governor": "",  # the processors are those of the machine that tests
             **variables,
         }
         # Connections are kept by address, and another test's hosts have the same.

@@ -17,7 +17,7 @@ PLAIN = {"cuts", "spec", "fleet", "records"} | ASKED
 PLANNING = PLAIN | {"plan", "predict", "resume"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
 TRANSPORT = {"cuts", "transport", "transport.ring", "transport.tcp"}
-DEVICE = {"lease", "daemons", "supervise", "link.conditions"} | {
+DEVICE = {"lease", "daemons", "supervise", "governor", "link.conditions"} | {
     f"link.{name}"
     for name in (
         *("command", "shaping", "goal", "keeper", "relay", "counters"),

@@ -1,0 +1,135 @@
+"""The frequency governor of a host's processors, and how it gets back the one it had.
+
+What was there is kept in ``governor.json`` below a state folder, from the first change until it is
+put back. A policy that somebody else has changed since is left as it is now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from paretopipe_worker.daemons import locked, read_json, write_json
+
+_POLICIES = "sys/devices/system/cpu/cpufreq"
+
+
+class GovernorError(ValueError):
+    """A governor cannot be set: which policy, why, and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done: governors by policy before and after; none where there is no cpufreq."""
+
+    changed: bool
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+def choose(governor: str, state_dir: Path, root: Path = Path("/"), *, check: bool) -> Change:
+    """Set the governor of all policies and keep what was there; with `check` only say so.
+
+    Parameters
+    ----------
+    root
+        Where ``sys`` is.
+
+    Raises
+    ------
+    GovernorError
+        When a policy does not have it or does not take it.
+    """
+    now = _governors(root)
+    for policy in now:
+        listed = _file(root, policy, "scaling_available_governors")
+        allowed = listed.read_text().split() if listed.exists() else [governor]
+        if governor not in allowed:
+            raise GovernorError(
+                f"governor: {policy} has no {governor!r}; it has {', '.join(allowed)}"
+            )
+    then = dict.fromkeys(now, governor)
+    if check or then == now:
+        return Change(then != now, now, then)
+    with locked(state_dir / "governor.lock"):
+        file = state_dir / "governor.json"
+        kept = read_json(file) or {"set": None, "before": {}}
+        before = {
+            policy: kept["before"].get(policy, found) if found == kept["set"] else found
+            for policy, found in now.items()
+        }
+        write_json(file, {"set": governor, "before": before})
+        _write(root, then)
+    return Change(True, now, then)
+
+
+def restore(state_dir: Path, root: Path = Path("/"), *, check: bool) -> Change:
+    """Put back the governors that :func:`choose` found; with `check` only say so.
+
+    Raises
+    ------
+    GovernorError
+        When a policy does not take its own any more; the next call tries again.
+    """
+    file = state_dir / "governor.json"
+    now, kept = _governors(root), read_json(file)
+    if kept is None:
+        return Change(False, now, now)
+    ours = {policy for policy, found in now.items() if found == kept["set"]}
+    then = now | {policy: found for policy, found in kept["before"].items() if policy in ours}
+    if not check:
+        with locked(state_dir / "governor.lock"):
+            _write(root, {policy: then[policy] for policy in ours})
+            file.unlink(missing_ok=True)
+    return Change(then != now, now, then)
+
+
+def _governors(root: Path) -> dict[str, str]:
+    """The governor of each policy there is."""
+    found = sorted((root / _POLICIES).glob("policy*/scaling_governor"))
+    return {file.parent.name: file.read_text().strip() for file in found}
+
+
+def _write(root: Path, governors: dict[str, str]) -> None:
+    """Set governors by policy."""
+    for policy, governor in governors.items():
+        file = _file(root, policy, "scaling_governor")
+        try:
+            file.write_text(f"{governor}\n", encoding="utf-8")
+        except OSError as error:
+            raise GovernorError(f"governor: {file}: {error.strerror}; got {governor!r}") from error
+
+
+def _file(root: Path, policy: str, name: str) -> Path:
+    """One of the files of a policy."""
+    return root / _POLICIES / policy / name
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``governor`` to the worker's command line."""
+    parser = commands.add_parser("governor", help="set this host's frequency governor, or put back")
+    verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--state-dir", type=Path, required=True, metavar="DIR")
+    common.add_argument("--check", action="store_true", help="only say what would change")
+    common.add_argument(
+        "--root", type=Path, default=Path("/"), metavar="DIR", help="where sys is (/)"
+    )
+    parser = verbs.add_parser("set", parents=[common], help="set it, and keep what was there")
+    parser.add_argument("--governor", default="performance", metavar="NAME")
+    parser.set_defaults(run=_run)
+    verbs.add_parser("restore", parents=[common], help="put it back").set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """``governor set`` and ``governor restore``: print what was done as JSON."""
+    os.umask(0o022)  # others keep in this folder what stages, an ordinary user's, read
+    if args.action == "set":
+        change = choose(args.governor, args.state_dir, args.root, check=args.check)
+    else:
+        change = restore(args.state_dir, args.root, check=args.check)
+    print(json.dumps(asdict(change)))
+    return 0
