@@ -12,10 +12,8 @@ import argparse
 import hashlib
 import json
 import platform
-import subprocess
 import sys
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,12 @@ import pandas as pd
 
 from analysis.certificate import COLUMNS, certificates, path_of
 from analysis.load import CONTROLLER, Run, RunError, load
+from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import LEGS, RecordError
 
 PHASES = ("clock", "probe", "warmup", *LEGS)
 """Kinds of time that are measurement, of the link or of points; all else is overhead."""
-
-_PACKAGES = ("ansible-core", "matplotlib", "numpy", "pandas", "pydantic", "scipy", "seaborn")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,14 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
     parser.add_argument(
-        "--facts",
-        type=_object,
-        metavar="JSON",
-        help="what the playbook knows of the hosts, as a JSON object by host name; no secrets",
+        "--facts", type=_object, metavar="JSON", help="Ansible's facts, by host name"
+    )
+    parser.add_argument(
+        "--inventory", type=_object, metavar="JSON", help="variables of the hosts, by host name"
     )
     options = parser.parse_args(arguments)
     try:
-        document = manifest(load(options.run), options.facts)
+        document = manifest(load(options.run), options.facts, options.inventory)
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,15 +53,23 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def manifest(run: Run, facts: dict[str, Any] | None = None) -> dict[str, Any]:
+def manifest(
+    run: Run,
+    facts: dict[str, Any] | None = None,
+    inventory: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Everything needed to do a run again, and where its time went.
+
+    ``spec`` asks for the same as what was written did, ``experiment`` has its links resolved. Each
+    of ``hosts`` begins with what the plan knows of it.
 
     Parameters
     ----------
     run
         The run.
-    facts
-        What the playbook knows of the hosts, put in as it is.
+    facts, inventory
+        Ansible's facts and the inventory's variables by host; what may not be told is left out
+        (see :mod:`analysis.provenance`).
     """
     plan = run.plan
     plan_file = run.path / "plan.json"
@@ -72,6 +77,7 @@ def manifest(run: Run, facts: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "run": plan.run,
         "experiment": asdict(plan.experiment),
+        "spec": written(plan.experiment),
         "seed": plan.experiment.seed,
         "plan_sha256": hashlib.sha256(plan_file.read_bytes()).hexdigest(),
         "weights_sha256": {table.model: table.weights_sha256 for table in plan.tables},
@@ -80,11 +86,15 @@ def manifest(run: Run, facts: dict[str, Any] | None = None) -> dict[str, Any]:
         "controller": {
             "python": platform.python_version(),
             "kernel": platform.release(),
-            "packages": {name: _version(name) for name in _PACKAGES},
+            "libc": " ".join(platform.libc_ver()),
+            "packages": packages(),
         },
         "hosts": [
             asdict(host)
-            | {"inventory": (facts or {}).get(host.name)}
+            | {
+                "inventory": told((inventory or {}).get(host.name), VARIABLES),
+                "facts": told((facts or {}).get(host.name), FACTS),
+            }
             | _environments(run, host.name)
             for host in plan.hosts
         ],
@@ -94,16 +104,6 @@ def manifest(run: Run, facts: dict[str, Any] | None = None) -> dict[str, Any]:
         ],
         "warnings": list(run.warnings),
     }
-
-
-def checkout(directory: Path) -> dict[str, Any] | None:
-    """The git commit of `directory` and whether files differ from it; null if no checkout."""
-    top = _git(directory, "rev-parse", "--show-toplevel")
-    commit = _git(directory, "rev-parse", "--verify", "HEAD")
-    changes = _git(directory, "status", "--porcelain")
-    if top is None or commit is None or changes is None or Path(top).resolve() != directory:
-        return None
-    return {"commit": commit, "dirty": bool(changes)}
 
 
 def overhead(files: pd.DataFrame) -> dict[str, Any] | None:
@@ -152,6 +152,7 @@ def _session(run: Run, files: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str,
                 "transport": row["transport"],
                 "link_engine": row["link_engine"],
                 "tcp": row["tcp"],
+                "network": row["facts"].get("network"),
             }
             for row in files.to_dict("records")
         },
@@ -185,7 +186,8 @@ def _environments(run: Run, host: str) -> dict[str, Any]:
     """What the stages on one host said of it: each that differs, with its sessions."""
     found: list[dict[str, Any]] = []
     for row in run.sessions[run.sessions["host"] == host].to_dict("records"):
-        environment = {"versions": row["versions"], "facts": row["facts"]}
+        facts = {name: value for name, value in row["facts"].items() if name != "network"}
+        environment = {"versions": row["versions"], "facts": facts}
         name = f"{row['session']}.{row['attempt']}"
         for known in found:
             if environment.items() <= known.items():
@@ -194,25 +196,6 @@ def _environments(run: Run, host: str) -> dict[str, Any]:
         else:
             found.append(environment | {"sessions": [name]})
     return {"environments": found}
-
-
-def _git(directory: Path, *arguments: str) -> str | None:
-    """Output of git in `directory`; null where it fails or is not there."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    """Version of an installed package."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -112,13 +112,16 @@ def test_a_run_that_is_not_there_ends_with_status_2_and_a_plain_error(
 
 def test_the_manifest_says_what_was_run_and_where_time_went(fake: FakeRun) -> None:
     fake.all_sessions()
-    facts = json.dumps({"pi": {"firmware": "1.2"}})
-    assert manifest.main([str(fake.path), "--facts", facts]) == 0
+    facts = json.dumps({"pi": {"distribution": "Debian"}})
+    variables = json.dumps({"pi": {"threads": 4}})
+    known = ["--facts", facts, "--inventory", variables]
+    assert manifest.main([str(fake.path), *known]) == 0
     document = json.loads((fake.path / "manifest.json").read_text())
     assert document["run"] == "made-up" and document["seed"] == 0
     assert document["weights_sha256"] == {"tiny": "ab" * 32}
     pi = document["hosts"][0]
-    assert (pi["name"], pi["inventory"]) == ("pi", {"firmware": "1.2"})
+    assert pi["name"] == "pi" and pi["facts"] == {"distribution": "Debian"}
+    assert pi["inventory"] == {"threads": 4}
     assert [part["versions"]["torch"] for part in pi["environments"]] == ["2.13.0"]
     assert len(pi["environments"][0]["sessions"]) == 2
     assert document["hosts"][1]["inventory"] is None
@@ -142,6 +145,7 @@ def test_the_manifest_knows_no_overhead_of_a_session_cut_short(fake: FakeRun) ->
         "transport": {"congestion": "cubic"},
         "link_engine": "none",
         "tcp": {"tcp_congestion_control": "cubic"},
+        "network": None,
     }
 
 

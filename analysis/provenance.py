@@ -1,0 +1,89 @@
+"""Where results come from: code, packages, spec, and what of hosts may be told.
+
+Of an inventory and of Ansible's facts only what is listed here is told, and only plain values:
+passwords, keys and vaults stand beside them, under names that nobody can list.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from paretopipe_worker.link.presets import PRESETS
+from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
+from paretopipe_worker.spec import Experiment
+
+VARIABLES = (
+    *("data_address", "data_port", "threads", "device_emulated", "speed_hint", "lease_s"),
+    *("worker_home", "worker_python", "worker_governor", "worker_state_dir"),
+    *("common_install", "netem_emulate", "netem_state_dir"),
+    *("ansible_connection", "ansible_python_interpreter", "ansible_become"),
+)
+"""Host variables that say how a host took part."""
+
+FACTS = (
+    *("architecture", "machine", "kernel", "kernel_version", "system", "os_family"),
+    *("distribution", "distribution_version", "distribution_release", "python_version"),
+)
+"""Ansible's facts that say what a host is."""
+
+
+def told(values: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any] | None:
+    """Those of `values` that may be told: of these names, and plain."""
+    if values is None:
+        return None
+    plain = (str, int, float, bool, type(None))
+    return {
+        name: values[name] for name in names if name in values and isinstance(values[name], plain)
+    }
+
+
+def written(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as a spec that asks for the same: what a YAML file would hold.
+
+    Returns
+    -------
+    What :func:`paretopipe_worker.spec.parse` takes.
+    """
+    links = [_link(link) for link in experiment.links]
+    return asdict(experiment) | {"links": links}
+
+
+def _link(link: LinkSpec) -> str | dict[str, Any]:
+    """A link as a spec has it: a preset by its name, else all that it does."""
+    if link.name == UNSHAPED or link.name in PRESETS:
+        return link.name
+    document = asdict(link)
+    way = document.pop("return_way")
+    return document if way is None else document | {"return": way}
+
+
+def checkout(directory: Path) -> dict[str, Any] | None:
+    """The git commit of `directory` and whether files differ from it; null if no checkout."""
+    top = _git(directory, "rev-parse", "--show-toplevel")
+    commit = _git(directory, "rev-parse", "--verify", "HEAD")
+    changes = _git(directory, "status", "--porcelain")
+    if top is None or commit is None or changes is None or Path(top).resolve() != directory:
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def packages() -> dict[str, str]:
+    """Version of every package of this environment."""
+    found = {str(package.name): package.version for package in metadata.distributions()}
+    return dict(sorted(found.items(), key=lambda entry: entry[0].lower()))
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    """Output of git in `directory`; null where it fails or is not there."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
