@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from paretopipe_worker.link.interfaces import probe_kernel
-from paretopipe_worker.records import SHARES, Header, Probe
+from paretopipe_worker.records import SHARES, Header, PhaseEnd, Probe
+from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 from tests.labs import HOSTS, Lab, nothing_left, shaped, throwaway, watched
 from tests.namespaces import reason_without_namespaces
 from tests.sweeps import Checkout, Done
@@ -140,6 +141,28 @@ def test_the_manifest_says_where_each_sessions_time_went(measured: Measured) -> 
             shares = session["hosts"][host]["shares_s"]
             assert set(shares) == {*SHARES, "other"}
             assert sum(shares.values()) <= session["overhead"]["lifetime_s"] + 1e-6
+
+
+def test_the_manifest_says_what_the_hosts_are(measured: Measured) -> None:
+    edge, server = measured.results.manifest["hosts"]
+    assert edge["inventory"]["device_emulated"] == 2 and server["inventory"]["netem_emulate"]
+    for host in (edge, server):
+        assert host["facts"]["distribution"]
+        [environment] = host["environments"]
+        assert sorted(environment["sessions"]) == [f"{session}.1" for session in SESSIONS]
+        assert environment["facts"]["allocator"] == STAGE_ENVIRONMENT
+    for session in measured.results.manifest["sessions"]:
+        shaping = session["hosts"]["edge"]["link_engine"] != "none"
+        qdiscs = session["hosts"]["edge"]["network"]["qdiscs"]
+        assert any("qdisc htb" in line for line in qdiscs) == shaping
+
+
+def test_every_leg_tells_the_host_s_health(measured: Measured) -> None:
+    legs = [line for file in measured.results.records() for line in file if type(line) is PhaseEnd]
+    assert legs
+    for leg in legs:
+        assert leg.health is not None
+        assert leg.health.others_cpu is not None and leg.health.swapped_pages is not None
 
 
 def test_nothing_is_left_of_a_sweep(measured: Measured) -> None:
