@@ -131,24 +131,23 @@ def _add_prepare(commands: Commands) -> None:
     parser = commands.add_parser("prepare", help="check spec and inventory, make the plan")
     parser.add_argument("--experiment", type=Path, required=True, help="experiments/NAME.yml")
     parser.add_argument("--fleet", required=True, help="JSON list of the hosts of group 'stages'")
-    parser.add_argument("--check", action="store_true", help="check only, build no model")
-    parser.add_argument("--run", help="name of the run", dest="run_name")
-    parser.add_argument("--results", type=Path, help="results/RUN")
-    parser.add_argument("--cache", type=Path, help="where weights are kept")
+    parser.add_argument("--run", required=True, help="name of the run", dest="run_name")
+    parser.add_argument("--results", type=Path, required=True, help="results/RUN")
+    parser.add_argument("--cache", type=Path, required=True, help="where weights are kept")
     parser.set_defaults(run=_prepare)
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    """Check what a person wrote; unless asked only to check, make the plan and print it."""
-    from paretopipe_worker import fleet, plan, spec
+    """Check what a person wrote, then make the plan and print it."""
+    from paretopipe_worker import fleet, plan, resume, spec
 
     experiment = spec.load(options.experiment)
     hosts = fleet.parse(options.fleet)
-    if options.check:
-        return 0
-    from paretopipe_worker.prepare import prepare
+    made = resume.planned(experiment, hosts, options.results, options.cache)
+    if made is None:
+        from paretopipe_worker.prepare import prepare
 
-    made = prepare(options.run_name, experiment, hosts, options.results, options.cache)
+        made = prepare(options.run_name, experiment, hosts, options.results, options.cache)
     print(plan.summary(made))
     return 0
 

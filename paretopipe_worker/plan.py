@@ -282,6 +282,11 @@ def _weights(plan: Plan) -> dict[str, str]:
     return {table.model: table.weights_sha256 for table in plan.tables}
 
 
+def weights_file(cache: Path, sha256: str) -> Path:
+    """Where weights of this checksum are kept on the controller."""
+    return cache / "weights" / f"{sha256}.safetensors"
+
+
 def slug(model: str) -> str:
     """A model's name as part of a file name, of sessions and figures alike."""
     return model.replace(":", ".")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from paretopipe_worker import plan as plans
 from paretopipe_worker import records
+from paretopipe_worker.fleet import Host
 from paretopipe_worker.plan import Plan, Point, Session
 from paretopipe_worker.records import End, Header, PhaseEnd, PointEnd, Writer
+from paretopipe_worker.spec import Experiment
 
 CONTROLLER = "controller"
 """Folder of the records by which the controller says that a session failed."""
@@ -40,6 +42,27 @@ def lacking(point: Point, ended: Collection[tuple[int, str]]) -> tuple[str, ...]
         for rank in active
         if not all((rank, phase) in ended for phase in MEASURED)
     )
+
+
+def planned(
+    experiment: Experiment, hosts: Sequence[Host], results: Path, cache: Path
+) -> Plan | None:
+    """The plan that was made before for a run, if it is of the same and its weights are there.
+
+    Then no model need be built again to go on.
+
+    Raises
+    ------
+    PlanError
+        When the plan is damaged.
+    """
+    path = results / "plan.json"
+    if not path.exists():
+        return None
+    plan = plans.load(path)
+    files = [plans.weights_file(cache, table.weights_sha256) for table in plan.tables]
+    same = (plan.experiment, plan.hosts) == (experiment, tuple(hosts))
+    return plan if same and all(file.exists() for file in files) else None
 
 
 def todo(plan: Plan, results: Path, *, retry_failed: bool = False) -> dict[str, Any]:
