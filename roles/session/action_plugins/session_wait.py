@@ -38,11 +38,13 @@ SPEC: dict[str, dict[str, Any]] = {
 
 LOOK = """\
 touch {lease} || exit 1
+[ {supervisor} = self ] || timeout {wait_s} tail --pid={supervisor} -s 0.2 -f /dev/null
 cat {status} 2>/dev/null || echo null
 [ -e /proc/{supervisor} ] && echo true || echo false
 tail -c +{position} {progress} 2>/dev/null
 true"""
-"""What one look runs on the host: renew the lease, then status, supervisor, new progress."""
+"""What one look runs on the host: renew the lease, wait a little, but no longer than the supervisor
+of the stage lives, then tell status, supervisor, new progress."""
 
 AFTER_PEERS_S, AFTER_PEERS_POLL_S = 5.0, 0.5
 """Seconds that a stage has to end by itself once a peer's failed, and between looks meanwhile."""
@@ -91,8 +93,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             peer = self._failed_peer()
             if peer is not None:
                 give_up_s = min(give_up_s, began_s + AFTER_PEERS_S)
+            poll_s = self.given["poll_s"] if peer is None else AFTER_PEERS_POLL_S
             try:
-                if self._look():
+                if self._look(poll_s):
                     return
                 reached_s = time.monotonic()
             except AnsibleConnectionFailure as error:
@@ -106,16 +109,22 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 raise StageFailed(peer)
             if time.monotonic() - self.started_s > self.given["deadline_s"] + 2 * lease_s:
                 raise StageFailed(f"{self.host}: stage of {name} still there after its deadline")
-            poll_s = self.given["poll_s"] if peer is None else AFTER_PEERS_POLL_S
             time.sleep(max(0.0, poll_s - (time.monotonic() - began_s)))
 
-    def _look(self) -> bool:
-        """Renew the lease, show new progress, and tell whether the stage has ended well."""
+    def _look(self, wait_s: float) -> bool:
+        """Renew the lease, show new progress, and tell whether the stage has ended well.
+
+        Where it is known to run, this takes `wait_s`, or until it ends.
+        """
         files = {key: shlex.quote(self.given[key]) for key in ("lease", "progress")}
         status = shlex.quote(f"{self.given['run_dir']}/{self.given['name']}.status.json")
         output = self._shell(
             LOOK.format(
-                **files, status=status, supervisor=self.supervisor, position=self.read_bytes + 1
+                **files,
+                status=status,
+                supervisor=self.supervisor,
+                position=self.read_bytes + 1,
+                wait_s=wait_s,
             )
         )
         first, second, lines = output.split("\n", 2)
