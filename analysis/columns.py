@@ -87,6 +87,7 @@ def _outcome() -> Iterator[Column]:
         "every replicate was measured",
     )
     yield Column("replicates", "", "Replicates measured, of which all figures are.", front=True)
+    yield Column("tries", "", "Attempts at the point, those of all its replicates together.")
     yield Column(
         "on_front",
         "",

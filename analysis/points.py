@@ -126,14 +126,16 @@ def outcomes(measured: pd.DataFrame) -> pd.DataFrame:
             f"{reason} (replicate {', '.join(map(str, numbers))})" if several else str(reason)
             for reason, numbers in reasons.items()
         )
-        rows.append((point, status, text or None, int((group["status"] == "ok").sum())))
-    columns = ["point", "status", "reason", "replicates"]
+        measured_ones = int((group["status"] == "ok").sum())
+        rows.append((point, status, text or None, measured_ones, int(group["tries"].sum())))
+    columns = ["point", "status", "reason", "replicates", "tries"]
     return pd.DataFrame.from_records(rows, columns=columns)
 
 
 def means(measured: pd.DataFrame) -> pd.DataFrame:
     """Figures of each point from those of its replicates, null where one of them lacks it."""
-    own = {"session", "replicate", "point", "attempt", "status", "reason", *_LARGEST, *_TEXTS}
+    own = {"session", "replicate", "point", "attempt", "status", "reason", "tries"}
+    own |= {*_LARGEST, *_TEXTS}
     groups = measured.groupby("point", sort=False)
     table = pd.DataFrame(index=pd.Index(measured["point"].unique(), name="point"))
     for name in measured.columns:

@@ -12,10 +12,8 @@ from analysis.certificate import LATE_MS, certificates
 from analysis.columns import PERCENTILE_ITEMS, STAGES
 from analysis.load import CONTROLLER, Run
 from paretopipe_worker.plan import Point
+from paretopipe_worker.resume import MEASURED, lacking
 from paretopipe_worker.spec import MIN_ITEMS
-
-MEASURED = ("latency", "throughput")
-"""Phases whose items count."""
 
 WIRE_SHARE, FRAMING_BYTES = 1.2, 100
 """What may cross for a byte of payload, and besides for each message: headers of the backend, and
@@ -33,7 +31,8 @@ def replicates(run: Run) -> pd.DataFrame:
     Returns
     -------
     One row per point and replicate of the plan: ``status`` (``ok``, ``failed``, ``missing``),
-    ``reason``, and the figures of that replicate, null where it has none.
+    ``reason``, how many ``tries`` it took, and the figures of that replicate, null where it has
+    none.
     """
     chosen = choose(tries(run))
     complete = chosen.loc[chosen["status"] == "ok", _TRY]
@@ -63,37 +62,32 @@ def tries(run: Run) -> pd.DataFrame:
     -------
     Columns session, replicate, point, attempt (null where nothing was tried), status, reason.
     """
-    attempts = run.sessions.groupby("session")["attempt"].unique().to_dict()
+    attempts = _attempts(run)
     ended = {
         (row.session, row.attempt, row.point): row for row in run.points.itertuples(index=False)
     }
-    done = set(
-        run.phases[["session", "attempt", "point", "rank", "phase"]].itertuples(
-            index=False, name=None
-        )
-    )
-    needed = {point.id: _active_ranks(point) for point in run.plan.points}
+    done: dict[tuple[str, int, str], set[tuple[int, str]]] = {}
+    keys = run.phases[["session", "attempt", "point", "rank", "phase"]]
+    for session_id, attempt, point, rank, phase in keys.itertuples(index=False, name=None):
+        done.setdefault((session_id, attempt, point), set()).add((rank, phase))
+    planned = {point.id: point for point in run.plan.points}
     faults = _faults(run)
     rows: list[tuple[str, int, str, int | None, str, str | None]] = []
     for session in run.plan.sessions:
         for point in session.points:
-            if session.id not in attempts:
+            if (session.id, point) not in attempts:
                 row = (session.id, session.replicate, point, None, "missing", "was not tried yet")
                 rows.append(row)
-            for attempt in attempts.get(session.id, ()):
+            for attempt in attempts.get((session.id, point), ()):
                 key = (session.id, attempt, point)
                 end = ended.get(key)
-                lacking = [
-                    session.placement[rank]
-                    for rank in needed[point]
-                    if not all((*key, rank, phase) in done for phase in MEASURED)
-                ]
+                hosts = lacking(planned[point], done.get(key, ()))
                 if end is None:
                     reason = faults.get(key[:2], "the session ended without this point")
                 elif end.status == "failed":
                     reason = str(end.reason)
-                elif lacking:
-                    reason = f"records of {', '.join(lacking)} lack the end of a phase"
+                elif hosts:
+                    reason = f"records of {', '.join(hosts)} lack the end of a phase"
                     reason = "; ".join(filter(None, (reason, faults.get(key[:2]))))
                 else:
                     reason = None
@@ -104,9 +98,23 @@ def tries(run: Run) -> pd.DataFrame:
     return frame.astype({"attempt": "Int64", "status": "str", "reason": "str"})
 
 
+def _attempts(run: Run) -> dict[tuple[str, str], list[int]]:
+    """The attempts at each point of each session: one that resumes has some of its points only."""
+    found: dict[tuple[str, str], set[int]] = {}
+    files = run.sessions[["session", "attempt", "points"]]
+    for session, attempt, points in files.itertuples(index=False, name=None):
+        for point in points:
+            found.setdefault((session, point), set()).add(attempt)
+    return {key: sorted(numbers) for key, numbers in found.items()}
+
+
 def choose(tried: pd.DataFrame) -> pd.DataFrame:
-    """Keep the latest complete attempt at each replicate of a point, else the latest."""
-    ranked = tried.assign(complete=tried["status"] == "ok").sort_values(
+    """Keep the latest complete attempt at each replicate of a point, else the latest.
+
+    The column ``tries`` counts them.
+    """
+    tries = tried.groupby(["session", "point"])["attempt"].transform("count")
+    ranked = tried.assign(tries=tries, complete=tried["status"] == "ok").sort_values(
         ["complete", "attempt"], kind="stable"
     )
     last = ranked.drop_duplicates(["session", "point"], keep="last")
@@ -239,7 +247,7 @@ def _refuse(measured: pd.DataFrame) -> pd.DataFrame:
     status = measured["status"].mask((measured["status"] == "ok") & reasons.notna(), "failed")
     table = measured.assign(status=status, reason=reasons.astype("str"))
     figures = table.columns.difference(
-        ["session", "replicate", "point", "attempt", "status", "reason"]
+        ["session", "replicate", "point", "attempt", "status", "reason", "tries"]
     )
     table[figures] = table[figures].where(status == "ok")
     return table
@@ -256,11 +264,6 @@ def _bytes_differ(measured: pd.DataFrame) -> pd.Series:
         index=measured.index,
         dtype="object",
     )
-
-
-def _active_ranks(point: Point) -> list[int]:
-    """Ranks with a part in a point: the source, and whoever something is sent to."""
-    return [0] + [rank for rank, hop in enumerate(point.hops[:-1], start=1) if hop]
 
 
 def _expected(points: tuple[Point, ...]) -> pd.DataFrame:

@@ -132,24 +132,23 @@ def _add_prepare(commands: Commands) -> None:
     parser = commands.add_parser("prepare", help="check spec and inventory, make the plan")
     parser.add_argument("--experiment", type=Path, required=True, help="experiments/NAME.yml")
     parser.add_argument("--fleet", required=True, help="JSON list of the hosts of group 'stages'")
-    parser.add_argument("--check", action="store_true", help="check only, build no model")
-    parser.add_argument("--run", help="name of the run", dest="run_name")
-    parser.add_argument("--results", type=Path, help="results/RUN")
-    parser.add_argument("--cache", type=Path, help="where weights are kept")
+    parser.add_argument("--run", required=True, help="name of the run", dest="run_name")
+    parser.add_argument("--results", type=Path, required=True, help="results/RUN")
+    parser.add_argument("--cache", type=Path, required=True, help="where weights are kept")
     parser.set_defaults(run=_prepare)
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    """Check what a person wrote; unless asked only to check, make the plan and print it."""
-    from paretopipe_worker import fleet, plan, spec
+    """Check what a person wrote, then make the plan and print it."""
+    from paretopipe_worker import fleet, plan, resume, spec
 
     experiment = spec.load(options.experiment)
     hosts = fleet.parse(options.fleet)
-    if options.check:
-        return 0
-    from paretopipe_worker.prepare import prepare
+    made = resume.planned(experiment, hosts, options.results, options.cache)
+    if made is None:
+        from paretopipe_worker.prepare import prepare
 
-    made = prepare(options.run_name, experiment, hosts, options.results, options.cache)
+        made = prepare(options.run_name, experiment, hosts, options.results, options.cache)
     print(plan.summary(made))
     return 0
 
@@ -157,14 +156,18 @@ def _prepare(options: argparse.Namespace) -> int:
 def _add_todo(commands: Commands) -> None:
     parser = commands.add_parser("todo", help="list the sessions a run still lacks, as JSON")
     parser.add_argument("--results", type=Path, required=True, help="results/RUN")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="also points that failed by themselves"
+    )
     parser.set_defaults(run=_todo)
 
 
 def _todo(options: argparse.Namespace) -> int:
-    """Print the sessions that lack a complete set of records."""
+    """Print the sessions that lack a complete set of records, and which of their points."""
     from paretopipe_worker import plan, resume
 
-    print(json.dumps(resume.todo(plan.load(options.results / "plan.json"), options.results)))
+    loaded = plan.load(options.results / "plan.json")
+    print(json.dumps(resume.todo(loaded, options.results, retry_failed=options.retry_failed)))
     return 0
 
 
@@ -174,7 +177,17 @@ def _add_record_failure(commands: Commands) -> None:
     parser.add_argument("--session", required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--reason", required=True)
+    _add_points(parser)
     parser.set_defaults(run=_record_failure)
+
+
+def _add_points(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--points",
+        type=lambda text: tuple(text.split(",")),
+        metavar="ID,...",
+        help="those points of the session alone",
+    )
 
 
 def _record_failure(options: argparse.Namespace) -> int:
@@ -182,7 +195,7 @@ def _record_failure(options: argparse.Namespace) -> int:
     from paretopipe_worker import plan, resume
 
     loaded = plan.load(options.results / "plan.json")
-    session = loaded.session(options.session)
+    session = loaded.session(options.session).only(options.points)
     print(resume.record_failure(loaded, session, options.attempt, options.results, options.reason))
     return 0
 
@@ -199,6 +212,7 @@ def _add_stage(commands: Commands) -> None:
     parser.add_argument(
         "--link-state", type=Path, metavar="DIR", help="folder that says how this link is shaped"
     )
+    _add_points(parser)
     parser.set_defaults(run=_stage)
 
 
@@ -216,6 +230,7 @@ def _stage(options: argparse.Namespace) -> int:
             records=options.records,
             progress=options.progress,
             link_state=options.link_state,
+            points=options.points,
         )
     )
 

@@ -11,7 +11,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ class Point:
     """One combination that gets a latency and a throughput.
 
     `hops` holds the tensors of each message an item causes: rank 0 to 1, and so on, and last from
-    the last rank back to rank 0; an empty hop is never sent. `deadline_s` bounds the time any
-    stage waits for one message.
+    the last rank back to rank 0; an empty hop is never sent. `predicted_s` is how long measuring
+    it is thought to take, `deadline_s` bounds the time any stage waits for one message.
     """
 
     id: str
@@ -54,6 +54,7 @@ class Point:
     dtype: str
     hops: tuple[tuple[TensorSpec, ...], ...]
     predicted_latency_s: float
+    predicted_s: float
     deadline_s: float
 
     @property
@@ -64,7 +65,10 @@ class Point:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Session:
-    """One launch of the stage processes: walks its points without restarting."""
+    """One launch of the stage processes: walks its points without restarting.
+
+    `overhead_s` is how long all but the points is thought to take.
+    """
 
     id: str
     replicate: int
@@ -73,7 +77,22 @@ class Session:
     model: str
     placement: tuple[str, ...]
     points: tuple[str, ...]
+    overhead_s: float
     deadline_s: float
+
+    def only(self, points: Sequence[str] | None) -> Session:
+        """The same session with some of its points, in its own order; None leaves all.
+
+        Raises
+        ------
+        PlanError
+            When one of them is not its.
+        """
+        if points is None:
+            return self
+        if unknown := sorted(set(points) - set(self.points)):
+            raise PlanError(f"session '{self.id}' has no point {', '.join(unknown)}")
+        return replace(self, points=tuple(point for point in self.points if point in points))
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -158,9 +177,10 @@ def make(
             name = f"r{replicate}-{link.name}-{backend}-{slug(model.name)}-p{number}"
             inside = list(_points(experiment, link, backend, model, placement, fleet, tables))
             random.Random(f"{experiment.seed} points {name}").shuffle(inside)
-            points.update((point.id, point) for point, _ in inside)
+            points.update((point.id, point) for point in inside)
             certificates_s = 2 * certificate_s(link, experiment.tcp, len(placement))
-            seconds += _SESSION_S + certificates_s + sum(cost for _, cost in inside)
+            overhead_s = _SESSION_S + certificates_s
+            seconds += overhead_s + sum(point.predicted_s for point in inside)
             sessions.append(
                 Session(
                     id=name,
@@ -169,10 +189,9 @@ def make(
                     backend=backend,
                     model=model.name,
                     placement=placement,
-                    points=tuple(point.id for point, _ in inside),
-                    deadline_s=_session_deadline_s(
-                        experiment, certificates_s, [point for point, _ in inside]
-                    ),
+                    points=tuple(point.id for point in inside),
+                    overhead_s=round(overhead_s, 1),
+                    deadline_s=_session_deadline_s(experiment, certificates_s, inside),
                 )
             )
     return Plan(
@@ -190,8 +209,6 @@ def summary(plan: Plan) -> str:
     """What the plan holds, in a few lines for people."""
     experiment = plan.experiment
     measured = sum(len(session.points) for session in plan.sessions)
-    hours = plan.predicted_hours
-    time = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
     hopeless = sum(
         MIN_ITEMS * point.predicted_latency_s > experiment.phases.max_s for point in plan.points
     )
@@ -205,11 +222,16 @@ def summary(plan: Plan) -> str:
             f"({len(experiment.models)} models, {len(experiment.links)} links, "
             f"{len(experiment.backends)} backends), {experiment.replicates} replicates, "
             f"{len(plan.sessions)} sessions: {measured} measurements",
-            f"about {time} predicted, with compute times taken on the controller "
-            "and each host's speed_hint",
+            f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
+            "the controller and each host's speed_hint",
             *([warning] if hopeless else []),
         )
     )
+
+
+def duration(seconds: float) -> str:
+    """A rough time as people say it."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
 def dump(plan: Plan) -> str:
@@ -260,6 +282,11 @@ def _weights(plan: Plan) -> dict[str, str]:
     return {table.model: table.weights_sha256 for table in plan.tables}
 
 
+def weights_file(cache: Path, sha256: str) -> Path:
+    """Where weights of this checksum are kept on the controller."""
+    return cache / "weights" / f"{sha256}.safetensors"
+
+
 def slug(model: str) -> str:
     """A model's name as part of a file name, of sessions and figures alike."""
     return model.replace(":", ".")
@@ -307,8 +334,8 @@ def _points(
     placement: tuple[str, ...],
     fleet: dict[str, Host],
     tables: Sequence[CutTable],
-) -> Iterator[tuple[Point, float]]:
-    """Every point of one session with the seconds it is thought to take."""
+) -> Iterator[Point]:
+    """Every point of one session."""
     for table in tables:
         if table.model != model.name:
             continue
@@ -331,7 +358,8 @@ def _points(
                     "window": window,
                     "dtype": table.dtype,
                 }
-                point = Point(
+                predicted_s = _POINT_S + phases_s(experiment, window, latency_s, period_s)
+                yield Point(
                     id=_digest(identity),
                     model=model.name,
                     split=(name,),
@@ -343,11 +371,11 @@ def _points(
                     dtype=table.dtype,
                     hops=hops,
                     predicted_latency_s=round(latency_s, 4),
+                    predicted_s=round(predicted_s, 2),
                     # Ten times what is expected, since hosts may be slower than their hint, and
                     # for a window of items, since the last one waits for all the others.
                     deadline_s=round(_PATIENCE_S + 10 * latency_s * window, 1),
                 )
-                yield point, _POINT_S + phases_s(experiment, window, latency_s, period_s)
 
 
 def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:

@@ -34,8 +34,6 @@ def prepare(
     """
     path = results / "plan.json"
     old = plans.load(path) if path.exists() else None
-    if old and (old.experiment, old.hosts) == (experiment, tuple(hosts)) and _stored(old, cache):
-        return old
     # Random weights depend on the number of threads, and times on what else this machine does.
     torch.set_num_threads(1)
     tables: list[CutTable] = []
@@ -55,16 +53,6 @@ def prepare(
     return plan
 
 
-def _stored(plan: Plan, cache: Path) -> bool:
-    """Whether all weights of a plan are still there."""
-    return all(_weights_file(cache, table.weights_sha256).exists() for table in plan.tables)
-
-
-def _weights_file(cache: Path, sha256: str) -> Path:
-    """Where weights of this checksum are kept."""
-    return cache / "weights" / f"{sha256}.safetensors"
-
-
 def _tables(experiment: Experiment, model: ModelSpec, cache: Path) -> Iterator[CutTable]:
     """The cut tables of one model, with its weights stored under their checksum."""
     shape = model.input or models.default_input(model.name)
@@ -75,7 +63,7 @@ def _tables(experiment: Experiment, model: ModelSpec, cache: Path) -> Iterator[C
         weights=Path(model.weights) if model.weights else None,
     )
     sha256 = weights.weights_sha256(module)
-    path = _weights_file(cache, sha256)
+    path = plans.weights_file(cache, sha256)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         weights.save_weights(module, path)

@@ -1,34 +1,110 @@
-"""What a run still lacks: which sessions have no complete set of records."""
+"""What a run still lacks: which points of which sessions have no complete set of records."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paretopipe_worker import plan as plans
 from paretopipe_worker import records
-from paretopipe_worker.plan import Plan, Session
-from paretopipe_worker.records import End, Header, Writer
+from paretopipe_worker.fleet import Host
+from paretopipe_worker.plan import Plan, Point, Session
+from paretopipe_worker.records import End, Header, PhaseEnd, PointEnd, Writer
+from paretopipe_worker.spec import Experiment
 
 CONTROLLER = "controller"
 """Folder of the records by which the controller says that a session failed."""
 
+MEASURED = ("latency", "throughput")
+"""Phases that every point needs."""
 
-def todo(plan: Plan, results: Path) -> dict[str, Any]:
+
+def lacking(point: Point, ended: Collection[tuple[int, str]]) -> tuple[str, ...]:
+    """Hosts of which an attempt at a point has not the ends of all phases.
+
+    An attempt is complete, its figures count and it is not made again, when this is empty and the
+    source says that the point ended well.
+
+    Parameters
+    ----------
+    point
+        The point.
+    ended
+        Ranks and phases of which the attempt's records hold the end.
+    """
+    # Ranks with a part in it: the source, and whoever something is sent to.
+    active = [0] + [rank for rank, hop in enumerate(point.hops[:-1], start=1) if hop]
+    return tuple(
+        point.placement[rank]
+        for rank in active
+        if not all((rank, phase) in ended for phase in MEASURED)
+    )
+
+
+def planned(
+    experiment: Experiment, hosts: Sequence[Host], results: Path, cache: Path
+) -> Plan | None:
+    """The plan that was made before for a run, if it is of the same and its weights are there.
+
+    Then no model need be built again to go on.
+
+    Raises
+    ------
+    PlanError
+        When the plan is damaged.
+    """
+    path = results / "plan.json"
+    if not path.exists():
+        return None
+    plan = plans.load(path)
+    files = [plans.weights_file(cache, table.weights_sha256) for table in plan.tables]
+    same = (plan.experiment, plan.hosts) == (experiment, tuple(hosts))
+    return plan if same and all(file.exists() for file in files) else None
+
+
+def todo(plan: Plan, results: Path, *, retry_failed: bool = False) -> dict[str, Any]:
     """List the sessions that are not finished, in the plan's order, as the playbook needs them.
 
-    A session is finished when every host of its placement has a file of the same attempt whose
-    last line says ``ok``.
+    A point of a session is left to measure until one attempt at it is complete. One that failed by
+    itself is not, unless `retry_failed`: it would most likely fail again.
     """
-    pending = []
+    tasks, failed, seconds = [], 0, 0.0
     for session in plan.sessions:
-        attempts = dict(_attempts(session, results))
-        if not any(attempts.values()):
-            pending.append(_task(plan, session, max(attempts, default=0) + 1))
-    return {"done": len(plan.sessions) - len(pending), "sessions": pending}
+        attempts = list(_attempts(session, results))
+        points = [plan.point(point_id) for point_id in session.points]
+        left = [point for point in points if not any(each.complete(point) for each in attempts)]
+        if not retry_failed:
+            lost = [point for point in left if not any(each.failed(point) for each in attempts)]
+            failed += len(left) - len(lost)
+            left = lost
+        if left:
+            number = max((each.number for each in attempts), default=0) + 1
+            tasks.append(_task(plan, session, number, [point.id for point in left]))
+            seconds += session.overhead_s + sum(point.predicted_s for point in left)
+    return {
+        "done": len(plan.sessions) - len(tasks),
+        "sessions": tasks,
+        "failed": failed,
+        "predicted_s": round(seconds, 1),
+        "text": _text(len(plan.sessions), tasks, failed, seconds),
+    }
+
+
+def _text(sessions: int, tasks: list[dict[str, Any]], failed: int, seconds: float) -> str:
+    """What is left, for people."""
+    text = f"{len(tasks)} of {sessions} sessions to go"
+    if tasks:
+        points = sum(len(task["points"]) for task in tasks)
+        text += f": {points} points, about {plans.duration(seconds)} predicted"
+    if failed:
+        text += (
+            f"\n{failed} points failed by themselves and are not tried again; "
+            "-e retry_failed=true does that"
+        )
+    return text
 
 
 def record_failure(plan: Plan, session: Session, attempt: int, results: Path, reason: str) -> Path:
@@ -64,23 +140,47 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
     return path
 
 
-def _attempts(session: Session, results: Path) -> Iterator[tuple[int, bool]]:
-    """Every attempt at a session there is a trace of, and whether it is complete."""
-    hosts = (*session.placement, CONTROLLER)
-    found: dict[int, dict[str, bool]] = {}
-    for host in hosts:
+@dataclass
+class _Attempt:
+    """What the records of one attempt at a session hold of its points."""
+
+    number: int
+    ends: dict[str, PointEnd] = field(default_factory=dict)
+    phases: dict[str, set[tuple[int, str]]] = field(default_factory=dict)
+
+    def add(self, path: Path) -> None:
+        """Read one host's file, which may have been cut short."""
+        rank = -1
+        for record in records.read(path):
+            match record:
+                case Header():
+                    rank = record.rank
+                case PhaseEnd():
+                    self.phases.setdefault(record.point, set()).add((rank, record.phase))
+                case PointEnd():
+                    self.ends[record.point] = record
+
+    def complete(self, point: Point) -> bool:
+        """Whether it measured the point."""
+        end = self.ends.get(point.id)
+        ended = self.phases.get(point.id, set())
+        return end is not None and end.status == "ok" and not lacking(point, ended)
+
+    def failed(self, point: Point) -> bool:
+        """Whether the point failed by itself, and not because the session broke."""
+        end = self.ends.get(point.id)
+        return end is not None and end.status == "failed"
+
+
+def _attempts(session: Session, results: Path) -> Iterator[_Attempt]:
+    """Every attempt at a session there is a trace of."""
+    found: dict[int, _Attempt] = {}
+    for host in (*session.placement, CONTROLLER):
         for path in (results / "records" / host).glob(f"{session.id}.*.jsonl"):
-            attempt = path.name.removeprefix(f"{session.id}.").removesuffix(".jsonl")
-            if attempt.isdecimal():
-                found.setdefault(int(attempt), {})[host] = _ended_well(path)
-    for number, ended in found.items():
-        yield number, all(ended.get(host, False) for host in session.placement)
-
-
-def _ended_well(path: Path) -> bool:
-    """Whether a file's last line says that the session went well."""
-    last = deque(records.read(path), maxlen=1)
-    return bool(last) and isinstance(last[0], End) and last[0].status == "ok"
+            number = path.name.removeprefix(f"{session.id}.").removesuffix(".jsonl")
+            if number.isdecimal():
+                found.setdefault(int(number), _Attempt(int(number))).add(path)
+    yield from found.values()
 
 
 def _tables(plan: Plan, session: Session) -> list[Any]:
@@ -88,8 +188,8 @@ def _tables(plan: Plan, session: Session) -> list[Any]:
     return [table for table in plan.tables if table.model == session.model]
 
 
-def _task(plan: Plan, session: Session, attempt: int) -> dict[str, Any]:
-    """One session as the playbook needs it."""
+def _task(plan: Plan, session: Session, attempt: int, left: list[str]) -> dict[str, Any]:
+    """One session as the playbook needs it, with the points that are left."""
     hosts = [plan.host(name) for name in session.placement]
     return {
         "id": session.id,
@@ -101,7 +201,8 @@ def _task(plan: Plan, session: Session, attempt: int) -> dict[str, Any]:
         "link": _link(plan, session),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": session.deadline_s,
-        "points": len(session.points),
+        "points": left,
+        "planned": len(session.points),
         "ranks": {host.name: rank for rank, host in enumerate(hosts)},
         "addresses": [host.data_address for host in hosts],
         "ports": [host.data_port for host in hosts],

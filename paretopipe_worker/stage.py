@@ -36,7 +36,8 @@ class Interrupted(BaseException):
 class Options:
     """What a stage is launched with; all files are on its own host.
 
-    `link_state` is the folder that ``link apply`` keeps; None where no link was applied.
+    `link_state` is the folder that ``link apply`` keeps; None where no link was applied. `points`
+    are those to measure; None for all of the session.
     """
 
     plan: Path
@@ -47,6 +48,7 @@ class Options:
     records: Path
     progress: Path
     link_state: Path | None = None
+    points: tuple[str, ...] | None = None
 
 
 def run(options: Options) -> int:
@@ -57,7 +59,7 @@ def run(options: Options) -> int:
     shares = Shares()
     process_start_ns = facts.process_start_ns()
     plan = plans.load(options.plan)
-    session = plan.session(options.session)
+    session = plan.session(options.session).only(options.points)
     link = linkstate.read(options.link_state)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)

@@ -38,6 +38,7 @@ class Lab:
             *("--session", session.id, "--attempt", str(attempt), "--host", host),
             *("--weights", str(self.cache / "weights"), "--records", str(records)),
             *("--progress", str(self.results / f"progress-{host}.jsonl")),
+            *("--points", ",".join(session.points)),
             *(("--link-state", str(self.link_state)) if self.link_state else ()),
         ]
 

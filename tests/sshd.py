@@ -24,7 +24,7 @@ import yaml
 
 from paretopipe_worker.daemons import Process
 from tests.namespaces import Namespace, reason_without_namespaces
-from tests.sweeps import ROOT
+from tests.sweeps import ROOT, until
 
 CARD = "eth0"
 """The network card of every host."""
@@ -144,9 +144,13 @@ class Host:
 
     def kill_sshd(self) -> None:
         """Cut off all who are in, and let nobody in again; what they started is left alone."""
-        for task in self._processes():
-            if task.command.startswith("sshd:"):
-                os.kill(task.pid, signal.SIGKILL)
+
+        def doors() -> list[int]:
+            return [task.pid for task in self._processes() if task.command.startswith("sshd:")]
+
+        for pid in doors():
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not doors(), f"no sshd on {self.name}")
 
     def _processes(self) -> Iterator[Task]:
         """Everything that runs on it."""

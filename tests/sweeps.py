@@ -45,6 +45,7 @@ class Running:
 
     process: subprocess.Popen[bytes]
     log: Path
+    reader: subprocess.Popen[bytes]
 
     @property
     def output(self) -> str:
@@ -71,6 +72,7 @@ class Running:
             self.signal(signal.SIGKILL)
             self.process.wait()
             raise AssertionError(f"still ran after {deadline_s:g} s:\n{self.output}") from None
+        self.reader.wait(deadline_s)
         return Done(code, self.output)
 
 
@@ -161,11 +163,15 @@ class Checkout:
                 cwd=self.root,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return Running(process, log)
+            # Through a pipe, so that whoever waits for a line sees that none is held back there.
+            reader = subprocess.Popen(["cat"], stdin=process.stdout, stdout=output)
+        assert process.stdout is not None
+        process.stdout.close()
+        return Running(process, log, reader)
 
     def run(self, *command: str | Path, deadline_s: float = DEADLINE_S) -> Done:
         """Run a command in it to its end."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from analysis.load import load
+from analysis.replicates import replicates
 from paretopipe_worker import plan, records, resume, spec
 from paretopipe_worker.link import tc
-from paretopipe_worker.plan import Plan, Session
-from paretopipe_worker.records import End, Writer
+from paretopipe_worker.plan import Plan, PlanError, Session
+from paretopipe_worker.records import End, Phase, PhaseEnd, PointEnd, Writer
+from tests import fake_run
+from tests.fake_run import FakeRun
 from tests.tables import HOSTS, table
 from tests.test_records import HEADER
 
@@ -24,49 +31,153 @@ def made() -> Plan:
     return plan.make("test", experiment, HOSTS, [table()])
 
 
-def write(results: Path, session: Session, host: str, attempt: int, status: str | None) -> None:
-    """One host's records of one attempt; without a status they are cut short."""
-    path = results / "records" / host / records.file_name(session.id, attempt)
-    with Writer(path) as writer:
-        if status == "empty":
-            return
-        writer.write(HEADER)
-        if status == "ok":
-            writer.write(End("ok", None, 0, 1, {}))
-        elif status == "failed":
-            writer.write(End("failed", "because", 0, 1, {}))
+def write(
+    results: Path,
+    session: Session,
+    attempt: int = 1,
+    *,
+    ok: Iterable[str] = (),
+    failed: Iterable[str] = (),
+    hosts: Iterable[str] | None = None,
+    phases: Iterable[Phase] = ("latency", "throughput"),
+    end: str | None = "ok",
+) -> None:
+    """Each host's records of one attempt; without an `end` they are cut short.
+
+    On all hosts the points `ok` have the ends of `phases`, on the source `failed` ones too.
+    """
+    for rank, host in enumerate(session.placement):
+        if hosts is not None and host not in hosts:
+            continue
+        path = results / "records" / host / records.file_name(session.id, attempt)
+        with Writer(path) as writer:
+            writer.write(replace(HEADER, session=session.id, rank=rank, host=host))
+            for point in ok:
+                for phase in phases:
+                    writer.write(ended(point, phase))
+            for point in (*ok, *failed) if rank == 0 else ():
+                status, reason = ("ok", None) if point in ok else ("failed", "too slow")
+                writer.write(PointEnd(point, status, reason, True, "exact", None))  # type: ignore[arg-type]
+            if end:
+                writer.write(End(end, None, 0, 1, {}))  # type: ignore[arg-type]
 
 
-def test_a_session_is_done_when_every_host_ended_well(tmp_path: Path, made: Plan) -> None:
+def ended(point: str, phase: Phase) -> PhaseEnd:
+    """A phase that went well."""
+    none: dict[str, Any] = dict.fromkeys(
+        ("wire_sent_bytes", "wire_counter", "retransmitted_bytes", "relay_late_p99_ns")
+    )
+    rest: dict[str, Any] = {**none, "relay_forwarded": None, "relay_dropped": None}
+    return PhaseEnd(point, phase, 20, 0, 1, None, payload_sent_bytes=0, **rest)
+
+
+def left(made: Plan, results: Path, **options: bool) -> dict[str, list[str]]:
+    """The points that are left, by session."""
+    tasks = resume.todo(made, results, **options)["sessions"]
+    return {task["id"]: task["points"] for task in tasks}
+
+
+def test_a_run_without_records_lacks_every_point_of_every_session(
+    tmp_path: Path, made: Plan
+) -> None:
+    found = resume.todo(made, tmp_path)
+    assert left(made, tmp_path) == {each.id: list(each.points) for each in made.sessions}
+    assert [task["attempt"] for task in found["sessions"]] == [1, 1]
+    assert (found["done"], found["failed"]) == (0, 0)
+    assert found["text"] == "2 of 2 sessions to go: 10 points, about 2 min predicted"
+    assert found["predicted_s"] == pytest.approx(made.predicted_hours * 3600, abs=2)
+
+
+def test_what_one_attempt_measured_is_left_out_of_the_next(tmp_path: Path, made: Plan) -> None:
     first, second = made.sessions
-    assert [task["id"] for task in resume.todo(made, tmp_path)["sessions"]] == [first.id, second.id]
-    write(tmp_path, first, "edge", 1, "ok")
-    assert resume.todo(made, tmp_path)["done"] == 0
-    write(tmp_path, first, "server", 1, "ok")
-    left = resume.todo(made, tmp_path)
-    assert left["done"] == 1
-    assert [task["id"] for task in left["sessions"]] == [second.id]
+    write(tmp_path, first, ok=first.points[:2], end=None)
+    found = resume.todo(made, tmp_path)
+    assert left(made, tmp_path)[first.id] == list(first.points[2:])
+    assert found["sessions"][0]["attempt"] == 2
+    assert found["text"].startswith("2 of 2 sessions to go: 8 points, about ")
+    assert found["sessions"][0]["planned"] == 5
+    assert found["predicted_s"] < made.predicted_hours * 3600
+    write(tmp_path, first, 2, ok=first.points[2:], end="failed")
+    assert left(made, tmp_path) == {second.id: list(second.points)}
+    assert resume.todo(made, tmp_path)["done"] == 1
 
 
-@pytest.mark.parametrize("status", ["failed", None, "empty"])
-def test_an_attempt_that_did_not_end_well_is_followed_by_the_next(
-    tmp_path: Path, made: Plan, status: str | None
+def crossing(made: Plan, session: Session) -> str:
+    """A point in which both hosts have a part."""
+    return next(point for point in session.points if made.point(point).hops[0])
+
+
+def test_a_point_needs_the_phases_of_every_host_that_has_a_part_in_it(
+    tmp_path: Path, made: Plan
 ) -> None:
     first, _ = made.sessions
-    write(tmp_path, first, "edge", 1, "ok")
-    write(tmp_path, first, "server", 1, status)
-    assert resume.todo(made, tmp_path)["sessions"][0]["attempt"] == 2
-    write(tmp_path, first, "edge", 2, "ok")
-    write(tmp_path, first, "server", 2, "ok")
-    assert resume.todo(made, tmp_path)["done"] == 1
+    write(tmp_path, first, ok=first.points, hosts=["edge"])
+    alone = next(point for point in first.points if not made.point(point).hops[0])
+    assert set(first.points) - set(left(made, tmp_path)[first.id]) == {alone}
+    write(tmp_path, first, 2, ok=first.points, phases=["latency"])
+    assert crossing(made, first) in left(made, tmp_path)[first.id]
 
 
 def test_halves_of_two_attempts_are_no_whole_one(tmp_path: Path, made: Plan) -> None:
     first, _ = made.sessions
-    write(tmp_path, first, "edge", 1, "ok")
-    write(tmp_path, first, "server", 2, "ok")
-    left = resume.todo(made, tmp_path)
-    assert (left["done"], left["sessions"][0]["attempt"]) == (0, 3)
+    write(tmp_path, first, 1, ok=first.points, hosts=["edge"])
+    write(tmp_path, first, 2, ok=first.points, hosts=["server"])
+    task = resume.todo(made, tmp_path)["sessions"][0]
+    assert task["attempt"] == 3
+    assert crossing(made, first) in task["points"]
+
+
+def test_a_phase_that_was_measured_without_the_end_of_its_point_does_not_count(
+    tmp_path: Path, made: Plan
+) -> None:
+    first, _ = made.sessions
+    path = tmp_path / "records/edge" / records.file_name(first.id, 1)
+    with Writer(path) as writer:
+        writer.write(replace(HEADER, session=first.id))
+        for phase in resume.MEASURED:
+            writer.write(ended(first.points[0], phase))  # type: ignore[arg-type]
+    assert left(made, tmp_path)[first.id] == list(first.points)
+
+
+@pytest.mark.parametrize("kept", [0, 10])
+def test_a_file_cut_short_anywhere_is_an_attempt(tmp_path: Path, made: Plan, kept: int) -> None:
+    first, _ = made.sessions
+    write(tmp_path, first, ok=first.points[:1])
+    for path in tmp_path.glob("records/*/*.jsonl"):
+        path.write_bytes(path.read_bytes()[:kept])
+    task = resume.todo(made, tmp_path)["sessions"][0]
+    assert (task["points"], task["attempt"]) == (list(first.points), 2)
+
+
+def test_a_point_that_failed_by_itself_is_tried_again_only_if_asked(
+    tmp_path: Path, made: Plan
+) -> None:
+    first, second = made.sessions
+    write(tmp_path, first, ok=first.points[1:], failed=first.points[:1])
+    found = resume.todo(made, tmp_path)
+    assert left(made, tmp_path) == {second.id: list(second.points)}
+    assert (found["done"], found["failed"]) == (1, 1)
+    assert "1 points failed by themselves" in found["text"]
+    again = left(made, tmp_path, retry_failed=True)
+    assert again[first.id] == list(first.points[:1])
+    write(tmp_path, first, 2, ok=first.points[:1])
+    assert first.id not in left(made, tmp_path, retry_failed=True)
+    assert resume.todo(made, tmp_path)["failed"] == 0
+
+
+def test_a_point_lost_with_its_session_is_always_tried_again(tmp_path: Path, made: Plan) -> None:
+    first, _ = made.sessions
+    write(tmp_path, first, failed=first.points[:1], end="failed")
+    assert left(made, tmp_path)[first.id] == list(first.points[1:])
+
+
+def test_a_session_takes_no_points_of_another(made: Plan) -> None:
+    first, second = made.sessions
+    assert first.only(None) == first
+    some = (first.points[2], first.points[0])
+    assert first.only(some).points == (first.points[0], first.points[2])
+    with pytest.raises(PlanError, match=f"'{first.id}' has no point {second.points[0]}"):
+        first.only(second.points[:1])
 
 
 def test_a_failure_seen_by_the_controller_counts_as_an_attempt(tmp_path: Path, made: Plan) -> None:
@@ -103,3 +214,24 @@ def test_a_task_says_what_each_host_does_to_which_peer(tmp_path: Path) -> None:
     # As the hosts read it.
     profile = {"name": "x", "ways": ways["edge"]}
     assert tc.Shaping.parse(json.dumps(profile), (29400,)).ways[0].condition.delay_ms == 5
+
+
+def test_what_the_analysis_counts_as_measured_is_what_is_not_measured_again(tmp_path: Path) -> None:
+    made = fake_run.make(fake_run.tiny_table(), links=fake_run.TWO_LINKS)
+    fake = FakeRun(tmp_path / "run", made)
+    first, second = made.sessions
+    fake.session(first, 1, points=first.points[:2], end="none")
+    rest = first.points[2:]
+    fake.session(first, 2, points=rest[1:], end="failed", reason="x", header={"points": rest})
+    fake.controller_failure(second, 1, "edge: unreachable")
+    fake.session(second, 2, points=second.points[1:])
+    (fake.file(second, 2, "server")).unlink()
+    measured = replicates(load(fake.path))
+    lacking = measured[measured["status"] != "ok"]
+    found: dict[str, set[str]] = {}
+    for session, point in zip(lacking["session"], lacking["point"], strict=True):
+        found.setdefault(session, set()).add(point)
+    assert {name: set(points) for name, points in left(made, fake.path).items()} == found
+    assert set(measured["tries"]) == {1, 2}
+    once = measured.set_index("point")["tries"]
+    assert set(once[list(first.points[:2])]) == {1}

@@ -161,50 +161,6 @@ def test_devices_get_the_versions_that_the_controller_has() -> None:
     assert pins == here
 
 
-def test_a_finished_point_is_one_line_for_people() -> None:
-    wait = module(ROOT / "roles/session/action_plugins/session_wait.py")
-    point = {
-        "model": "mobilenet_v2",
-        "link": "rate20",
-        "backend": "tcp",
-        "split": "features.3",
-        "done": 4,
-        "of": 20,
-        "images_per_s": 11.437,
-        "latency_ms": 98.471,
-        "status": "ok",
-    }
-    line = wait.progress_line(point, left_s=130.0)
-    assert re.sub(" +", " ", line.strip()) == (
-        "mobilenet_v2 rate20 tcp split 4 of 20 features.3 11.44 img/s 98.47 ms 2 min left"
-    )
-
-
-def test_a_failed_point_shows_its_reason() -> None:
-    wait = module(ROOT / "roles/session/action_plugins/session_wait.py")
-    point = {
-        "model": "m",
-        "link": "none",
-        "backend": "tcp",
-        "split": "@last",
-        "done": 1,
-        "of": 2,
-        "images_per_s": None,
-        "latency_ms": None,
-        "status": "failed",
-        "reason": "3 items; a point needs 6",
-    }
-    assert "failed: 3 items; a point needs 6" in wait.progress_line(point, left_s=5.0)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(4.2, "4 s left"), (100, "2 min left"), (9000, "2.5 h left")]
-)
-def test_time_left_is_rough(seconds: float, text: str) -> None:
-    wait = module(ROOT / "roles/session/action_plugins/session_wait.py")
-    assert wait.time_left(seconds) == text
-
-
 if __name__ == "__main__":
     for each in ROLES:
         (each / "README.md").write_text(readme(each), encoding="utf-8")

@@ -234,7 +234,8 @@ def test_progress_has_a_line_per_point(measured: tuple[Lab, Session]) -> None:
 
 def test_a_finished_session_is_not_to_do(measured: tuple[Lab, Session]) -> None:
     made, _ = measured
-    assert resume.todo(made.plan, made.results) == {"done": 1, "sessions": []}
+    left = resume.todo(made.plan, made.results)
+    assert (left["done"], left["sessions"], left["predicted_s"]) == (1, [], 0)
 
 
 def test_stage_times_and_throughput_are_those_of_a_known_pipeline(tmp_path: Path) -> None:
@@ -279,6 +280,9 @@ def test_too_few_items_are_a_failed_point(tmp_path: Path) -> None:
     lines = written(made, session, "edge")
     reasons = {end.reason for end in of(PointEnd, lines)}
     assert all("items in phase" in (reason or "") for reason in reasons), reasons
+    assert resume.todo(made.plan, made.results)["failed"] == len(session.points)
+    [task] = resume.todo(made.plan, made.results, retry_failed=True)["sessions"]
+    assert (task["points"], task["attempt"]) == (list(session.points), 2)
     assert {end.ended_by for end in of(PhaseEnd, lines)} == {"maximum"}
 
 
@@ -308,8 +312,20 @@ def test_a_killed_stage_ends_the_session_and_the_next_attempt_measures_it(
     stages[victim].communicate()
     [task] = resume.todo(made.plan, made.results)["sessions"]
     assert task["attempt"] == 2
-    made.run(session, attempt=2)
+    finished = [end.point for end in of(PointEnd, written(made, session, "edge"))]
+    assert 0 < len(finished) < len(session.points)
+    assert task["points"] == [point for point in session.points if point not in finished]
+    made.run(session.only(task["points"]), attempt=2)
+    again = written(made, session, "edge", attempt=2)
+    assert isinstance(again[0], Header)
+    assert list(again[0].points) == [end.point for end in of(PointEnd, again)] == task["points"]
+    lines = [json.loads(line) for line in progress.read_text().splitlines()[len(finished) :]]
+    count = len(task["points"])
+    assert [(line["done"], line["of"]) for line in lines] == [
+        (number, count) for number in range(1, count + 1)
+    ]
     assert resume.todo(made.plan, made.results)["done"] == 1
+    assert set(points(load(made.results))["status"]) == {"ok"}
 
 
 def test_a_signal_is_the_recorded_reason(tmp_path: Path) -> None:

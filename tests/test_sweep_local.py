@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Iterator
@@ -127,7 +128,17 @@ def test_each_host_runs_one_stage_process_per_session(measured: Measured) -> Non
         ends = measured.results.ends(host)
         assert sorted(header.session for header, _ in ends) == SESSIONS
         assert [end.status for _, end in ends if end] == ["ok", "ok"]
-        assert len({end.process_start_ns for _, end in ends if end}) == 2
+        # By the records alone: as many processes as there are combinations, and each of them went
+        # through every point.
+        plan = measured.results.plan["experiment"]
+        factors = ("links", "backends", "models")
+        count = math.prod(len(plan[factor]) for factor in factors) * plan["replicates"]
+        assert len({end.process_start_ns for _, end in ends if end}) == len(ends) == count
+        for file in measured.results.records():
+            assert isinstance(file[0], Header)
+            if file[0].host == host:
+                walked = {line.point for line in file if isinstance(line, PhaseEnd)}
+                assert len(walked) == len(SPLITS) - (host != HOSTS[0]), "@first is the source's"
         launched = measured.checkout.root.glob(f".lab/{host}/home/runs/tiny/*.status.json")
         assert len(list(launched)) == 2
 

@@ -2,13 +2,16 @@
 
 One instance per host runs on the controller, all at the same time. Each looks at its host every
 few seconds with one small shell command, since on inventory/local the controller shares two cores
-with the stages. When one stage fails, the instances of the other hosts give up too.
+with the stages. When one stage fails, the others, which lose their links by that, are given a
+little time to end and to say why; then the instances of their hosts give up too. So whoever failed
+first is among those who tell, whichever instance happens to look first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import time
@@ -35,11 +38,16 @@ SPEC: dict[str, dict[str, Any]] = {
 
 LOOK = """\
 touch {lease} || exit 1
+[ {supervisor} = self ] || timeout {wait_s} tail --pid={supervisor} -s 0.2 -f /dev/null
 cat {status} 2>/dev/null || echo null
 [ -e /proc/{supervisor} ] && echo true || echo false
 tail -c +{position} {progress} 2>/dev/null
 true"""
-"""What one look runs on the host: renew the lease, then status, supervisor, new progress."""
+"""What one look runs on the host: renew the lease, wait a little, but no longer than the supervisor
+of the stage lives, then tell status, supervisor, new progress."""
+
+AFTER_PEERS_S, AFTER_PEERS_POLL_S = 5.0, 0.5
+"""Seconds that a stage has to end by itself once a peer's failed, and between looks meanwhile."""
 
 
 class StageFailed(Exception):
@@ -56,28 +64,38 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         super().run(tmp, task_vars)
         _, given = self.validate_argument_spec(argument_spec=SPEC)
         self.given = given
-        self.host: str = (task_vars or {})["inventory_hostname"]
-        self.supervisor = "self"
-        self.read_bytes = 0
-        self.started_s = time.monotonic()
+        self.prepare((task_vars or {})["inventory_hostname"])
         if given["title"]:
             Display().display(f"\n  {given['title']}")
         try:
             self._wait()
         except StageFailed as error:
-            self._failure_file(self.host).write_text(str(error), encoding="utf-8")
+            self._tell_peers(str(error))
             return {"failed": True, "msg": str(error)}
         return {"changed": False}
 
+    def prepare(self, host: str) -> None:
+        """Begin anew for a host, of which nothing was seen yet."""
+        self.host = host
+        self.supervisor = "self"
+        self.read_bytes = 0
+        self.started_s = time.monotonic()
+
     def _wait(self) -> None:
-        """Look at the host until its stage has ended."""
+        """Look at the host until its stage has ended, or shortly after a peer's has failed."""
         name, lease_s = self.given["name"], self.given["lease_s"]
         playbook, reached_s = os.getppid(), time.monotonic()
+        give_up_s = math.inf
         # Killed, ansible-playbook leaves us behind: we must not renew the lease in its name.
         while os.getppid() == playbook:
             began_s = time.monotonic()
+            # Read before the look, so that after it this stage was seen at least once more.
+            peer = self._failed_peer()
+            if peer is not None:
+                give_up_s = min(give_up_s, began_s + AFTER_PEERS_S)
+            poll_s = self.given["poll_s"] if peer is None else AFTER_PEERS_POLL_S
             try:
-                if self._look():
+                if self._look(poll_s):
                     return
                 reached_s = time.monotonic()
             except AnsibleConnectionFailure as error:
@@ -87,18 +105,26 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                         f"{self.host}: not reached for {lease_s:g} s, so that its lease has run "
                         f"out: {error.message}"
                     ) from error
-            self._give_up_with_peers()
+            if peer is not None and time.monotonic() >= give_up_s:
+                raise StageFailed(peer)
             if time.monotonic() - self.started_s > self.given["deadline_s"] + 2 * lease_s:
                 raise StageFailed(f"{self.host}: stage of {name} still there after its deadline")
-            time.sleep(max(0.0, self.given["poll_s"] - (time.monotonic() - began_s)))
+            time.sleep(max(0.0, poll_s - (time.monotonic() - began_s)))
 
-    def _look(self) -> bool:
-        """Renew the lease, show new progress, and tell whether the stage has ended well."""
+    def _look(self, wait_s: float) -> bool:
+        """Renew the lease, show new progress, and tell whether the stage has ended well.
+
+        Where it is known to run, this takes `wait_s`, or until it ends.
+        """
         files = {key: shlex.quote(self.given[key]) for key in ("lease", "progress")}
         status = shlex.quote(f"{self.given['run_dir']}/{self.given['name']}.status.json")
         output = self._shell(
             LOOK.format(
-                **files, status=status, supervisor=self.supervisor, position=self.read_bytes + 1
+                **files,
+                status=status,
+                supervisor=self.supervisor,
+                position=self.read_bytes + 1,
+                wait_s=wait_s,
             )
         )
         first, second, lines = output.split("\n", 2)
@@ -126,9 +152,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         log = shlex.quote(f"{self.given['run_dir']}/{self.given['name']}.log")
         records = shlex.quote(self.given["records"])
         end = self._shell(f"tail -n 1 {records} 2>/dev/null; true")
-        with contextlib.suppress(ValueError, KeyError):
-            reason = str(json.loads(end)["reason"]).removeprefix(f"{self.host}: ")
-            return f"{self.host}: stage {how}: {reason}"
+        with contextlib.suppress(ValueError):
+            last = json.loads(end)
+            if last["kind"] == "end":
+                reason = str(last["reason"]).removeprefix(f"{self.host}: ")
+                return f"{self.host}: stage {how}: {reason}"
         said = self._shell(f"tail -n 20 {log} 2>/dev/null; true").split("\n")
         return ": ".join([f"{self.host}: stage {how}", *[line for line in said if line][-1:]])
 
@@ -142,10 +170,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             ahead = point["of"] - point["done"] + self.given["points_after"]
             Display().display(progress_line(point, elapsed_s / point["done"] * ahead))
 
-    def _give_up_with_peers(self) -> None:
-        """Fail when the stage of another host has."""
-        for path in self._failure_file("*").parent.glob(self._failure_file("*").name):
-            raise StageFailed(path.read_text(encoding="utf-8"))
+    def _failed_peer(self) -> str | None:
+        """Why the stage of another host failed, if one has."""
+        pattern = self._failure_file("*")
+        for path in sorted(pattern.parent.glob(pattern.name)):
+            return path.read_text(encoding="utf-8")
+        return None
+
+    def _tell_peers(self, reason: str) -> None:
+        """Let the instances of the other hosts know that this one failed."""
+        path = self._failure_file(self.host)
+        written = path.with_suffix(".new")
+        written.write_text(reason, encoding="utf-8")
+        written.rename(path)
 
     def _failure_file(self, host: str) -> Path:
         """Where the instance of `host` tells the others that it failed: this run's own folder."""

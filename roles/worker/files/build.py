@@ -14,6 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+"""What pip would have setuptools do, without the seconds that pip takes (PEP 517)."""
+
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "paretopipe_worker")
 
 
@@ -33,9 +36,9 @@ def build(checkout: Path, wheels: Path) -> dict[str, str | bool]:
                 shutil.copytree(path, source / name)
             else:
                 shutil.copy(path, source / name)
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
-        command += ["--no-build-isolation", "--wheel-dir", str(made), str(source)]
-        subprocess.run(command, check=True)
+        made.mkdir()
+        command = [sys.executable, "-c", BUILD, str(made.resolve())]
+        subprocess.run(command, cwd=source, stdout=subprocess.DEVNULL, check=True)
         made.rename(kept)
     (wheel,) = kept.glob("*.whl")
     return {"wheel": str(wheel), "digest": digest, "changed": True}

@@ -1,0 +1,27 @@
+"""``python -m analysis results/RUN``: all that is made of a run's records, in one process."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+
+from analysis import manifest, pareto
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write a run's manifest, tables and figures, and print its fronts; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
+    parser.add_argument("--facts", metavar="JSON", help="as python -m analysis.manifest takes them")
+    options = parser.parse_args(arguments)
+    facts = [] if options.facts is None else ["--facts", options.facts]
+    with contextlib.redirect_stdout(sys.stderr):
+        if status := manifest.main([str(options.run), *facts]):
+            return status
+    return pareto.main([str(options.run)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
