@@ -14,11 +14,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Write a run's manifest, tables and figures, and print its fronts; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
-    parser.add_argument("--facts", metavar="JSON", help="as python -m analysis.manifest takes them")
+    for name in ("--facts", "--inventory"):
+        parser.add_argument(name, metavar="JSON", help="as python -m analysis.manifest takes it")
     options = parser.parse_args(arguments)
-    facts = [] if options.facts is None else ["--facts", options.facts]
+    known = {"--facts": options.facts, "--inventory": options.inventory}
+    told = [word for name, value in known.items() if value is not None for word in (name, value)]
     with contextlib.redirect_stdout(sys.stderr):
-        if status := manifest.main([str(options.run), *facts]):
+        if status := manifest.main([str(options.run), *told]):
             return status
     return pareto.main([str(options.run)])
 
