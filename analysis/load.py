@@ -28,6 +28,9 @@ _DTYPES = {
     "tuple[float, ...]": "object",
     "tuple[Transfer, ...]": "object",
     "Datagrams | None": "object",
+    "tuple[tuple[int, int, int], ...]": "object",
+    "Health | None": "object",
+    "tuple[str, ...]": "object",
 }
 
 
@@ -50,10 +53,12 @@ class Run:
         What was to be measured.
     sessions
         One row per record file: the header's fields, ``status`` (``ok``, ``failed`` or
-        ``truncated``), ``reason``, ``process_start_ns``, ``end_ns``, ``shares_ns``, and the links'
-        settings ``transport``.
-    items, phases, points, probes
-        One row per :class:`~paretopipe_worker.records.Item`, ``PhaseEnd``, ``PointEnd``, ``Probe``.
+        ``truncated``), ``reason``, ``process_start_ns``, ``end_ns``, ``shares_ns``,
+        ``wall_clock_step_ns``, and the links' settings ``transport``.
+    items, phases, points, probes, clocks
+        One row per :class:`~paretopipe_worker.records.Item`, ``PhaseEnd``, ``PointEnd``, ``Probe``,
+        ``Clock``. The rank a clock's exchanges were made with is ``other``, since ``rank`` is who
+        wrote the record.
     warnings
         What was found to be cut short, each naming the file.
     """
@@ -65,6 +70,7 @@ class Run:
     phases: pd.DataFrame
     points: pd.DataFrame
     probes: pd.DataFrame
+    clocks: pd.DataFrame
     warnings: tuple[str, ...]
 
 
@@ -103,7 +109,7 @@ def load(path: Path) -> Run:
         keys = {key: getattr(header, key) for key in _KEYS}
         for record in found:
             if type(record) in rows:
-                rows[type(record)].append(keys | vars(record))
+                rows[type(record)].append(_fields(record) | keys)
     return Run(
         path=path,
         plan=plan,
@@ -118,7 +124,40 @@ _FRAMES: dict[type, str] = {
     records.PhaseEnd: "phases",
     records.PointEnd: "points",
     records.Probe: "probes",
+    records.Clock: "clocks",
 }
+
+
+def processes(run: Run) -> dict[str, int]:
+    """How many stage processes the records prove to have been started.
+
+    A stage process writes one file. Its start on its host's clock is in that file's last line;
+    where that is missing, the file alone tells of the process.
+
+    Returns
+    -------
+    ``started`` stage processes, told apart by host and start; ``cut_short``, those among them
+    without a last line; ``attempts`` at sessions that have records of a stage; ``planned``, what
+    one attempt at each session would start: hosts x links x backends x models x replicates for one
+    placement; ``points`` that were walked, over all attempts.
+    """
+    stages = run.sessions[run.sessions["rank"] != CONTROLLER]
+    told = stages["process_start_ns"].notna()
+    started = stages.loc[told, ["host", "process_start_ns"]].drop_duplicates()
+    return {
+        "started": len(started) + int((~told).sum()),
+        "cut_short": int((~told).sum()),
+        "attempts": len(stages[["session", "attempt"]].drop_duplicates()),
+        "planned": sum(len(session.placement) for session in run.plan.sessions),
+        "points": len(run.points),
+    }
+
+
+def _fields(record: records.Record) -> dict[str, Any]:
+    """A record's fields; those of another rank are not taken for the writer's."""
+    if isinstance(record, records.Clock):
+        return {"other": record.rank} | vars(record)
+    return dict(vars(record))
 
 
 def _require(path: Path) -> None:
@@ -178,12 +217,14 @@ def _sessions(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     kinds = (*fields(records.Header), *fields(records.End))
     names = [*dict.fromkeys(field.name for field in kinds), "transport"]
     frame = pd.DataFrame.from_records(list(rows), columns=names)
-    return frame.astype({"process_start_ns": "Int64", "end_ns": "Int64"}).drop(columns="kind")
+    times = ("process_start_ns", "end_ns", "wall_clock_step_ns")
+    return frame.astype(dict.fromkeys(times, "Int64")).drop(columns="kind")
 
 
 def _frame(rows: list[dict[str, Any]], kind: type) -> pd.DataFrame:
     """Records of one kind as a frame whose dtypes do not depend on what was measured."""
     types = {key: str(records.Header.__dataclass_fields__[key].type) for key in _KEYS}
-    types |= {field.name: str(field.type) for field in fields(kind) if field.name != "kind"}
+    own = {field.name: str(field.type) for field in fields(kind) if field.name != "kind"}
+    types |= {"other" if name in types else name: text for name, text in own.items()}
     frame = pd.DataFrame.from_records(rows, columns=list(types))
     return frame.astype({name: _DTYPES.get(text, "str") for name, text in types.items()})

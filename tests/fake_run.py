@@ -1,13 +1,14 @@
 """Records of a made-up run, written with the worker's own plan and record writer.
 
-Its numbers come from a simple model of a pipeline (:class:`Device`): none was measured.
+Its numbers come from a simple model of a pipeline: none was measured. It has a timeline of its
+own, which is the source's clock; what other ranks write is told by their clocks (:class:`Clocks`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,6 @@ WEIGHTS = "ab" * 32
 FORWARD_MS = 40.0
 WIRE_OVERHEAD = 1.045
 WARMUP = 2
-PHASES: tuple[records.Phase, ...] = ("latency", "throughput")
 HOSTS = (
     Host(name="pi", data_address="10.0.0.1", device_emulated=3.0),
     Host(name="server", data_address="10.0.0.2"),
@@ -96,13 +96,75 @@ PAPER_LINKS: list[Any] = [
     {"name": "both", "rate_mbit": 5, "delay_ms": 200},
 ]
 
+HEALTHY = records.Health(
+    wall_over_cpu=1.01,
+    others_cpu=0.02,
+    cpu_mhz=(1500.0, 1500.0, 1500.0),
+    governor="performance",
+    temperature_c=55.0,
+    throttled=(),
+    swapped_pages=0,
+    peak_rss_bytes=300_000_000,
+)
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824"}
+DISTURBANCE = "computing took 1.50 of its CPU time (1.05 allowed): something else had the core"
+
+_START_NS = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """How the clock of every rank but the source goes: ahead, and faster or slower.
+
+    `exchange_ns` is the time of the fastest exchange between both. At `step_at_ns` of the source's
+    clock the other one jumps by `step_ns`.
+    """
+
+    ahead_ns: int = 5_000_000_000
+    drift_ppm: float = -20.0
+    exchange_ns: int = 60_000
+    step_ns: int = 0
+    step_at_ns: int = 0
+
+    def of(self, rank: int, source_ns: int) -> int:
+        """What the clock of `rank` shows when the source's shows `source_ns`."""
+        if rank == 0:
+            return source_ns
+        stepped = self.step_ns if source_ns >= self.step_at_ns else 0
+        return source_ns + self.ahead_ns + round(source_ns * self.drift_ppm * 1e-6) + stepped
+
+    def record(self, when: Literal["before", "after"], rank: int, at_ns: int) -> records.Clock:
+        """Exchanges from `at_ns` on, the answer made halfway, some of them slower."""
+        exchanges = []
+        for number in range(8):
+            took_ns = self.exchange_ns + 10_000 * ((number + 3) % 8)
+            # Only the fastest is even: the others came late on one way.
+            theirs = self.of(rank, at_ns + self.exchange_ns // 2)
+            exchanges.append((at_ns, theirs, at_ns + took_ns))
+            at_ns += 200_000
+        return records.Clock(when, rank, tuple(exchanges))
+
 
 @dataclass
 class FakeRun:
     """Writes a run's directory.
 
-    `items` is the number of items in each measured phase; `noise` the spread of compute times.
-    Links are what was asked for; those shaped are `engine`'s.
+    Parameters
+    ----------
+    items
+        Items of each leg that counts.
+    noise
+        Spread of compute times, as a share.
+    engine
+        Who shapes the links that are shaped; they are what was asked for.
+    clocks
+        How the clocks of the other ranks go.
+    loads
+        Legs of offered load, as shares of each point's throughput.
+    again
+        Disturbed legs before the last one of a phase, by phase: they are half again as slow.
+    health
+        The hosts' health by rank, where it is not :data:`HEALTHY`.
     """
 
     path: Path
@@ -110,6 +172,10 @@ class FakeRun:
     items: int = 20
     noise: float = 0.02
     engine: Literal["netem", "relay"] = "netem"
+    clocks: Clocks = Clocks()
+    loads: tuple[float, ...] = ()
+    again: dict[str, int] = field(default_factory=dict)
+    health: dict[int, records.Health] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.path.mkdir(parents=True)
@@ -131,34 +197,53 @@ class FakeRun:
         reason: str | None = None,
         scale: float = 1.0,
         header: dict[str, Any] | None = None,
+        disturbed: Sequence[str] = (),
+        wall_clock_step_ns: int = 0,
     ) -> list[Path]:
         """Both hosts' files of one attempt; `header` holds other values for the first line.
 
-        `points` are those measured (all by default); `scale` multiplies compute times.
+        `points` are those measured (all by default); `scale` multiplies compute times; at those of
+        `disturbed` the last rank's throughput leg stayed disturbed; `wall_clock_step_ns` is how
+        far the last rank's wall clock jumped.
         """
-        done = session.points if points is None else tuple(points)
-        seed = f"{session.id} {attempt}"
+        done = [self.plan.point(id) for id in (session.points if points is None else points)]
+        last = len(session.placement) - 1
         paths = []
         for rank, host in enumerate(session.placement):
             with records.Writer(self.file(session, attempt, host)) as writer:
                 paths.append(writer.path)
                 writer.write(self.header(session, attempt, host, rank, header or {}))
-                clock = 5_000_000_000 * (rank + 1)
-                start = clock - 3_000_000_000
                 writer.write(records.Ready({"congestion": "cubic"}, {}))
+                # Sessions of one machine begin one after the other.
+                begin = _START_NS + attempt * 10**12 + 10**13 * self.plan.sessions.index(session)
+                now = begin
                 if rank == 0:
+                    writer.write(self.clocks.record("before", last, now - 500_000_000))
                     writer.write(self.probe(session, "before"))
-                measured = 0
-                for point_id in done:
-                    point = self.plan.point(point_id)
-                    clock, spent = self.point(writer, point, rank, clock, seed, scale)
-                    measured += spent
+                shares = {"startup": 2_500_000_000}
+                for point in done:
+                    seed = f"{session.id} {attempt} {point.id}"
+                    legs = self.legs(point, seed, scale, now)
+                    self.point(writer, point, rank, legs, point.id in disturbed and rank == last)
+                    now = legs[-1].end_ns + 50_000_000
+                    for leg in legs:
+                        warm = leg.items[0].ready_ns - leg.start_ns
+                        shares["warmup"] = shares.get("warmup", 0) + warm
+                        spent = leg.end_ns - leg.start_ns - warm
+                        shares[leg.phase] = shares.get(leg.phase, 0) + spent
                 if rank == 0 and end == "ok":
                     writer.write(self.probe(session, "after"))
+                    writer.write(self.clocks.record("after", last, now + 100_000_000))
                 if end != "none":
-                    shares = {"startup": 2_500_000_000, "latency": measured}
                     writer.write(
-                        records.End(end, reason, start, clock + 500_000_000, shares_ns=shares)
+                        records.End(
+                            end,
+                            reason,
+                            process_start_ns=self.clocks.of(rank, begin - 3_000_000_000),
+                            end_ns=self.clocks.of(rank, now + 500_000_000),
+                            shares_ns=shares,
+                            wall_clock_step_ns=wall_clock_step_ns if rank == last else 0,
+                        )
                     )
         return paths
 
@@ -196,7 +281,7 @@ class FakeRun:
             "link_emulated": engine == "relay",
             "tcp": {"tcp_congestion_control": "cubic"},
             "started_unix_ns": 1_790_000_000_000_000_000,
-            "facts": {"cpu": "made up", "threads": 1},
+            "facts": {"cpu": "made up", "threads": 1, "allocator": dict(ALLOCATOR)},
             "versions": {"torch": "2.13.0", "python": "3.11.7"},
         }
         return records.Header(**(values | changes))
@@ -227,32 +312,55 @@ class FakeRun:
         times = (int(median_ms * 1e6),) * kept[-1]
         return records.Datagrams(interval_ns, tuple(kept[:-1]), tuple(kept[1:]), times)
 
+    def legs(self, point: Point, seed: str, scale: float, now: int) -> list[Leg]:
+        """All legs of a point, as they went by the source's clock from `now` on."""
+        phases: list[tuple[records.Phase, float | None]] = [
+            *[("latency", None)] * (1 + self.again.get("latency", 0)),
+            *[("throughput", None)] * (1 + self.again.get("throughput", 0)),
+        ]
+        stage, wire = expected_ms(self.plan, point)
+        most_per_s = 1e3 / period_ms(stage, wire, point.window)
+        phases += [("load", share * most_per_s) for share in self.loads]
+        legs: list[Leg] = []
+        for number, (phase, offered) in enumerate(phases):
+            spoilt = phase in (name for name, _ in phases[number + 1 :]) and phase != "load"
+            random_ms = random.Random(f"{seed} {phase} {number}")
+            slow = scale * (1.5 if spoilt else 1)
+            leg = Leg(phase, number, point.window if phase != "latency" else 1, offered, spoilt)
+            leg.run(now, list(self.computing(point, slow, random_ms)), wire, random_ms)
+            now = leg.end_ns
+            legs.append(leg)
+        return legs
+
+    def computing(
+        self, point: Point, scale: float, random_ms: random.Random
+    ) -> Iterator[list[float]]:
+        """Milliseconds of each stage's computation, item by item, warm-up first."""
+        stage, _ = expected_ms(self.plan, point)
+        for _ in range(WARMUP + self.items):
+            spread = scale * (1 + abs(random_ms.gauss(0, self.noise)))
+            yield [part * spread for part in stage]
+
     def point(
-        self, writer: records.Writer, point: Point, rank: int, clock: int, seed: str, scale: float
-    ) -> tuple[int, int]:
-        """One rank's lines of one point: the clock after them and the time of the phases."""
-        begin = clock
-        relayed = self.engine == "relay" and self.plan.link(point.link).shaped
+        self, writer: records.Writer, point: Point, rank: int, legs: Sequence[Leg], disturbed: bool
+    ) -> None:
+        """One rank's lines of one point."""
         if rank > 0 and not point.hops[rank - 1]:
-            return clock, 0
-        for phase in PHASES:
-            # Each rank draws the same numbers: the source's latency holds both ranks' compute.
-            random_ms = random.Random(f"{seed} {point.id} {phase}")
-            for seq in range(WARMUP):
-                item, clock = self.item(point, rank, "warmup", seq, clock, random_ms, scale)
-                writer.write(item)
-            start = clock
-            for seq in range(WARMUP, WARMUP + self.items):
-                item, clock = self.item(point, rank, phase, seq, clock, random_ms, scale)
-                writer.write(item)
+            return
+        for leg in legs:
+            for step in (*leg.warmup, *leg.items):
+                writer.write(self.item(point, rank, leg, step))
             payload = point.hop_bytes[rank] * (WARMUP + self.items)
+            relayed = self.engine == "relay" and self.plan.link(point.link).shaped
+            begin, finish = (self.clocks.of(rank, at) for at in (leg.items[0].ready_ns, leg.end_ns))
+            spoilt = leg.spoilt or (disturbed and leg.phase == "throughput")
             writer.write(
                 records.PhaseEnd(
                     point=point.id,
-                    phase=phase,
+                    phase=leg.phase,
                     items=self.items,
-                    start_ns=start,
-                    end_ns=clock,
+                    start_ns=begin,
+                    end_ns=finish,
                     ended_by="minimum" if rank == 0 else None,
                     payload_sent_bytes=payload,
                     wire_sent_bytes=int(payload * WIRE_OVERHEAD),
@@ -261,46 +369,115 @@ class FakeRun:
                     relay_late_p99_ns=300_000 if relayed else None,
                     relay_forwarded=payload // 1448 if relayed else None,
                     relay_dropped=0 if relayed else None,
+                    leg=leg.number,
+                    window=leg.window,
+                    warmup_items=WARMUP if rank == 0 else None,
+                    warmup_ended_by="steady" if rank == 0 else None,
+                    offered_per_s=leg.offered_per_s if rank == 0 else None,
+                    health=self.health.get(rank, HEALTHY),
+                    disturbed=(DISTURBANCE,) if spoilt else (),
                 )
             )
         if rank == 0:
             writer.write(records.PointEnd(point.id, "ok", None, True, "exact", 0.0))
-        return clock + 50_000_000, clock - begin
 
-    def item(
-        self,
-        point: Point,
-        rank: int,
-        phase: records.Phase,
-        seq: int,
-        clock: int,
-        random_ms: random.Random,
-        scale: float,
-    ) -> tuple[records.Item, int]:
-        """One item and when the next one starts."""
-        stage, wire = expected_ms(self.plan, point)
-        spread = scale * (1 + abs(random_ms.gauss(0, self.noise)))
-        stage = [part * spread for part in stage]
-        loaded = phase == "throughput"
-        period = max(*stage, *wire) if loaded else sum(stage) + sum(wire)
-        latency = int((period * point.window if loaded else period) * 1e6)
+    def item(self, point: Point, rank: int, leg: Leg, step: Step) -> records.Item:
+        """One item, as one rank wrote it by its own clock."""
         factor = self.plan.host(point.placement[rank]).device_emulated
-        computed = clock + int(stage[rank] * 1e6)
-        bare = int(stage[rank] * 1e6 / factor)
-        item = records.Item(
+        crosses = bool(point.hops[0])
+        bare = int((step.computed_ns[rank] - step.start_ns[rank]) / factor)
+        counted = step.seq >= WARMUP
+        source = rank == 0
+        # The message came from the rank before, by whose clock it left.
+        before = (rank - 1) % len(point.placement)
+        left = step.computed_ns[before]
+        computed = self.clocks.of(rank, step.computed_ns[rank])
+        return records.Item(
             point=point.id,
-            phase=phase,
-            seq=seq,
-            ready_ns=clock,
-            start_ns=clock,
+            phase=leg.phase if counted else "warmup",
+            seq=step.seq,
+            ready_ns=self.clocks.of(rank, step.ready_ns if source else step.arrived_ns),
+            start_ns=self.clocks.of(rank, step.start_ns[rank]),
             computed_ns=computed,
             compute_ns=bare,
             cpu_ns=int(bare * 0.99),
             sent_ns=computed if point.hops[rank] else None,
-            done_ns=clock + latency if rank == 0 else None,
-            latency_ns=latency if rank == 0 else None,
+            done_ns=step.done_ns if source else None,
+            latency_ns=step.done_ns - step.ready_ns if source else None,
+            leg=leg.number,
+            packed_ns=computed if point.hops[rank] else None,
+            departed_ns=self.clocks.of(before, left) if crosses else None,
         )
-        return item, clock + int(period * 1e6)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One item on its way through both stages, by the source's clock."""
+
+    seq: int
+    ready_ns: int
+    arrived_ns: int
+    start_ns: tuple[int, int]
+    computed_ns: tuple[int, int]
+    done_ns: int
+
+
+@dataclass
+class Leg:
+    """One leg of a point by the source's clock; `spoilt` if it was disturbed and not the last."""
+
+    phase: records.Phase
+    number: int
+    window: int
+    offered_per_s: float | None
+    spoilt: bool
+    start_ns: int = 0
+    end_ns: int = 0
+    warmup: list[Step] = field(default_factory=list)
+    items: list[Step] = field(default_factory=list)
+
+    def run(
+        self,
+        now: int,
+        computing: Sequence[list[float]],
+        wire: Sequence[float],
+        random_ms: random.Random,
+    ) -> None:
+        """Send the items on their way: one by one, as the window allows, or as they arrive."""
+        self.start_ns = arrived = free = now
+        for seq, stage in enumerate(computing):
+            alone, period = sum(stage) + sum(wire), period_ms(stage, wire, self.window)
+            if self.phase == "latency":
+                ready, taken, free = free, alone, free + int(alone * 1e6)
+            elif self.phase == "throughput":
+                ready, taken, free = free, period * self.window, free + int(period * 1e6)
+            else:
+                # A queue before the slowest part, whose time it takes from one item to the next.
+                assert self.offered_per_s is not None
+                arrived += int(random_ms.expovariate(self.offered_per_s) * 1e9)
+                ready, begun = arrived, max(arrived, free)
+                taken, free = alone + (begun - ready) / 1e6, begun + int(period * 1e6)
+            step = _step(seq, ready, stage, wire, taken)
+            (self.warmup if seq < WARMUP else self.items).append(step)
+        self.end_ns = max(free, self.items[-1].done_ns) if self.phase == "load" else free
+
+
+def _step(
+    seq: int, ready: int, stage: Sequence[float], wire: Sequence[float], taken: float
+) -> Step:
+    """One item that takes `taken` ms; what it waits, it waits before the last stage."""
+    done = ready + int(taken * 1e6)
+    # The item waits for the first stage where that is the slowest, else before the last.
+    first = ready + int(stage[0] * 1e6)
+    arrived = first + int(wire[0] * 1e6)
+    last = done - int(wire[1] * 1e6)
+    start = max(arrived, last - int(stage[1] * 1e6))
+    return Step(seq, ready, arrived, (ready, start), (first, max(last, start)), done)
+
+
+def period_ms(stage: Sequence[float], wire: Sequence[float], window: int) -> float:
+    """Time from one completion to the next with `window` items in flight."""
+    return max(*stage, *wire, (sum(stage) + sum(wire)) / window)
 
 
 def expected_ms(plan: Plan, point: Point) -> tuple[list[float], list[float]]:
