@@ -6,34 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from analysis import clocks, phases
+from analysis.dictionary import IDLE, PERCENTILE_ITEMS, STAGES, Column, interval, table
+from analysis.dictionary import UNMEASURED as _UNMEASURED
 from paretopipe_worker.spec import MIN_ITEMS
-
-PERCENTILE_ITEMS = {90: 64, 95: 130, 99: 662}
-"""Items a percentile needs to be known with 99 % confidence (MLPerf Inference's LoadGen)."""
-
-STAGES = 2
-"""Stages of a pipeline in this version."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    `direction` is ``min`` or ``max`` for an objective; `null` says when there is no value; `front`
-    whether ``front.csv`` has the column too.
-    """
-
-    name: str
-    unit: str
-    meaning: str
-    null: str = ""
-    direction: str = ""
-    front: bool = False
-
-
-_UNMEASURED = "no replicate was measured"
 
 
 def _identity() -> Iterator[Column]:
@@ -114,7 +91,7 @@ def _latency() -> Iterator[Column]:
         direction="min",
         front=True,
     )
-    yield from _interval("latency_median_{}_ms", "ms", "`latency_median_ms`")
+    yield from interval("latency_median_{}_ms", "ms", "`latency_median_ms`")
     for percentile, needed in PERCENTILE_ITEMS.items():
         yield Column(
             f"latency_p{percentile}_ms",
@@ -150,7 +127,7 @@ def _throughput() -> Iterator[Column]:
         direction="max",
         front=True,
     )
-    yield from _interval("throughput_{}_images_s", "images/s", "`throughput_images_s`")
+    yield from interval("throughput_{}_images_s", "images/s", "`throughput_images_s`")
     for phase in ("latency", "throughput"):
         yield Column(
             f"{phase}_ended_by",
@@ -167,21 +144,8 @@ def _throughput() -> Iterator[Column]:
         )
 
 
-def _interval(name: str, unit: str, of: str) -> Iterator[Column]:
-    """Both ends of a confidence interval."""
-    for end in ("low", "high"):
-        yield Column(
-            name.format(end),
-            unit,
-            f"{end.capitalize()} end of the 95 % t-interval of {of} over replicates.",
-            "fewer than two replicates were measured",
-            front=True,
-        )
-
-
 def _stages() -> Iterator[Column]:
     """Where the time of each stage went."""
-    idle = "the rank has no part in this split"
     for rank in range(STAGES):
         for prefix, phase in (("", "latency"), ("loaded_", "throughput")):
             start = f"stage{rank}_{prefix}"
@@ -190,20 +154,20 @@ def _stages() -> Iterator[Column]:
                 "ms",
                 f"Computation of rank {rank}'s stage in the {phase} phase, stretching included: "
                 "median of the items, then the mean over replicates.",
-                idle,
+                IDLE,
             )
             yield Column(
                 f"{start}cpu_ms",
                 "ms",
                 "CPU time of the computing thread for the same, without stretching.",
-                idle,
+                IDLE,
             )
             yield Column(
                 f"{start}wall_over_cpu",
                 "",
                 "Wall time of the computation, without stretching, over that CPU time: median of "
                 "the items. Above about 1.05 with one thread, something else had the CPU.",
-                f"{idle}, or the CPU time is below 0.01 ms",
+                f"{IDLE}, or the CPU time is below 0.01 ms",
             )
         yield Column(
             f"stage{rank}_device_emulated",
@@ -340,7 +304,9 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Whether it was": tuple(_outcome()),
     "Latency": tuple(_latency()),
     "Throughput and phases": tuple(_throughput()),
+    "Forward latency and clocks": tuple(clocks.columns()),
     "Stages": tuple(_stages()),
+    "Warm-up, window and hosts": tuple(phases.columns()),
     "Checks": tuple(_trust()),
 }
 COLUMNS: tuple[Column, ...] = tuple(column for section in SECTIONS.values() for column in section)
@@ -365,6 +331,7 @@ estimated. A mean over replicates is null where one of the replicates measured l
 A replicate of a point counts only where its records are complete: the source's closing line, and
 the phases' closing lines of every rank that took part, all from one attempt at the session, the
 latest such. It is failed where a phase has fewer than {minimum} items or its bytes did not cross.
+Where a disturbed leg was measured again, the last leg of the phase counts.
 
 This page is printed by `python -m analysis.columns`.
 """
@@ -374,21 +341,7 @@ def markdown() -> str:
     """The dictionary of columns, as ``docs/columns.md`` holds it."""
     lines = [_PREAMBLE.format(minimum=MIN_ITEMS)]
     for title, columns in SECTIONS.items():
-        lines += [
-            f"## {title}\n",
-            "| column | unit | objective | in front.csv | meaning | null when |",
-            "|---|---|---|---|---|---|",
-        ]
-        for column in columns:
-            cells = (
-                f"`{column.name}`",
-                column.unit,
-                {"min": "minimise", "max": "maximise", "": ""}[column.direction],
-                "yes" if column.front else "",
-                column.meaning,
-                column.null,
-            )
-            lines.append("| " + " | ".join(cells) + " |")
+        lines += [f"## {title}\n", *table(columns)]
         lines.append("")
     return "\n".join(lines)
 

@@ -2,40 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import front
+from analysis import clocks, front, phases
 from analysis.certificate import described
-from analysis.columns import POINTS, STAGES
+from analysis.columns import POINTS
+from analysis.dictionary import STAGES
 from analysis.load import Run
+from analysis.phases import together
 from analysis.replicates import replicates
 from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan import Plan
 
 CONFIDENCE = 0.95
 
-_FEWEST = ("latency_items", "throughput_items")
-_SUMS = ("payload_sent_bytes", "wire_sent_bytes")
-_LARGEST = ("max_relative_error", "relay_late_p99_ms")
-_TEXTS = ("link_certificate",)
-_INTERVALS = {
-    "latency_median_ms": "latency_median_{}_ms",
-    "throughput_images_s": "throughput_{}_images_s",
+_OVER_REPLICATES: dict[str, tuple[Any, str]] = {
+    "latency_items": ("min", "Int64"),
+    "throughput_items": ("min", "Int64"),
+    "payload_sent_bytes": (lambda part: part.sum(skipna=False), "Int64"),
+    "wire_sent_bytes": (lambda part: part.sum(skipna=False), "Int64"),
+    "max_relative_error": ("max", "float64"),
+    "relay_late_p99_ms": ("max", "float64"),
+    "link_certificate": (together, "str"),
+    **phases.OVER_REPLICATES,
+    **clocks.OVER_REPLICATES,
 }
-# The worst of the replicates decides: each in order from best to worst.
+"""How replicates become one figure of a point, and its dtype; what is not named is their mean."""
+
 _WORST: dict[str, tuple[object, ...]] = {
-    "latency_ended_by": ("minimum", "maximum"),
-    "throughput_ended_by": ("minimum", "maximum"),
-    "latency_short": (False, True),
-    "throughput_short": (False, True),
+    **phases.WORST,
     "output": ("exact", "close", "unchecked"),
     "gate": (True, False),
     "crossed": (True, False),
     "link_emulated": (False, True),
     "link_certified": (True, False),
     "link_late": (False, True),
+}
+"""Where the worst of the replicates decides: values from best to worst."""
+
+_INTERVALS = {
+    "latency_median_ms": "latency_median_{}_ms",
+    "forward_latency_median_ms": "forward_latency_median_{}_ms",
+    "throughput_images_s": "throughput_{}_images_s",
 }
 
 
@@ -108,7 +121,7 @@ def planned(plan: Plan) -> pd.DataFrame:
 
 
 def outcomes(measured: pd.DataFrame) -> pd.DataFrame:
-    """Status of each point, how many replicates count, and why others do not.
+    """Status of each point, how many replicates count and took how many tries, why others do not.
 
     Parameters
     ----------
@@ -126,38 +139,36 @@ def outcomes(measured: pd.DataFrame) -> pd.DataFrame:
             f"{reason} (replicate {', '.join(map(str, numbers))})" if several else str(reason)
             for reason, numbers in reasons.items()
         )
-        measured_ones = int((group["status"] == "ok").sum())
-        rows.append((point, status, text or None, measured_ones, int(group["tries"].sum())))
+        ok = int((group["status"] == "ok").sum())
+        rows.append((point, status, text or None, ok, int(group["tries"].sum())))
     columns = ["point", "status", "reason", "replicates", "tries"]
     return pd.DataFrame.from_records(rows, columns=columns)
 
 
 def means(measured: pd.DataFrame) -> pd.DataFrame:
     """Figures of each point from those of its replicates, null where one of them lacks it."""
-    own = {"session", "replicate", "point", "attempt", "status", "reason", "tries"}
-    own |= {*_LARGEST, *_TEXTS}
+    own = ["session", "replicate", "point", "attempt", "tries", "status", "reason"]
     groups = measured.groupby("point", sort=False)
-    table = pd.DataFrame(index=pd.Index(measured["point"].unique(), name="point"))
-    for name in measured.columns:
+    table = {}
+    for name in measured.columns.difference(own, sort=False):
         if name in _WORST:
             ranks = {value: rank for rank, value in enumerate(_WORST[name])}
             worst = measured[name].map(ranks).groupby(measured["point"]).agg(_maximum)
             table[name] = worst.map(dict(enumerate(_WORST[name])))
-        elif name in _FEWEST:
-            table[name] = groups[name].min().astype("Int64")
-        elif name in _SUMS:
-            table[name] = groups[name].agg(lambda part: part.sum(skipna=False)).astype("Int64")
-        elif name not in own:
-            table[name] = groups[name].agg(lambda part: part.mean(skipna=False)).astype("float64")
-    for name in _LARGEST:
-        table[name] = groups[name].max().astype("float64")
-    for name in _TEXTS:
-        table[name] = groups[name].agg(_texts)
+        else:
+            how, dtype = _OVER_REPLICATES.get(name, (_mean, "float64"))
+            table[name] = groups[name].agg(how).astype(dtype)
+    table |= dict(_intervals(groups, table))
+    points = pd.Index(measured["point"].unique(), name="point")
+    return pd.DataFrame(table, index=points).reset_index()
+
+
+def _intervals(groups: Any, means: dict[str, pd.Series]) -> Iterator[tuple[str, pd.Series]]:
+    """Both ends of each interval."""
     for name, ends in _INTERVALS.items():
         half = groups[name].agg(_half_width)
-        table[ends.format("low")] = table[name] - half
-        table[ends.format("high")] = table[name] + half
-    return table.reset_index()
+        yield ends.format("low"), means[name] - half
+        yield ends.format("high"), means[name] + half
 
 
 def _maximum(part: pd.Series) -> float:
@@ -165,9 +176,9 @@ def _maximum(part: pd.Series) -> float:
     return float(part.astype("float64").max(skipna=False))
 
 
-def _texts(part: pd.Series) -> str | None:
-    """What the replicates say, each text once; null where none says anything."""
-    return "; ".join(dict.fromkeys(part.dropna())) or None
+def _mean(part: pd.Series) -> float:
+    """The mean, null where a part is."""
+    return float(part.astype("float64").mean(skipna=False))
 
 
 def _half_width(part: pd.Series) -> float:

@@ -8,21 +8,25 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.certificate import LATE_MS, certificates
-from analysis.columns import PERCENTILE_ITEMS, STAGES
+from analysis.certificate import certificates
+from analysis.clocks import comparisons, forward
+from analysis.dictionary import PERCENTILE_ITEMS, STAGES
 from analysis.load import CONTROLLER, Run
+from analysis.phases import (
+    crossing,
+    disturbances,
+    endings,
+    hosts,
+    lateness,
+    of_last_legs,
+)
+from analysis.phases import TRY as _TRY
 from paretopipe_worker.plan import Point
 from paretopipe_worker.resume import MEASURED, lacking
 from paretopipe_worker.spec import MIN_ITEMS
 
-WIRE_SHARE, FRAMING_BYTES = 1.2, 100
-"""What may cross for a byte of payload, and besides for each message: headers of the backend, and
-of a frame where a whole interface is counted."""
-
 _SHORTEST_NS = 10_000
 """CPU time below which its ratio says nothing: `@last` leaves the source next to no computation."""
-
-_TRY = ["session", "attempt", "point"]
 
 
 def replicates(run: Run) -> pd.DataFrame:
@@ -31,22 +35,25 @@ def replicates(run: Run) -> pd.DataFrame:
     Returns
     -------
     One row per point and replicate of the plan: ``status`` (``ok``, ``failed``, ``missing``),
-    ``reason``, how many ``tries`` it took, and the figures of that replicate, null where it has
-    none.
+    ``reason``, ``tries``, and the figures of that replicate, null where it has none.
     """
     chosen = choose(tries(run))
     complete = chosen.loc[chosen["status"] == "ok", _TRY]
-    items = run.items.merge(complete, on=_TRY)
     phases = run.phases.merge(complete, on=_TRY)
+    items = of_last_legs(run.items, phases)
+    counted = of_last_legs(phases, phases)
     source = items[items["rank"] == 0]
     batches = {point.id: point.batch for point in run.plan.points}
     figures = (
         latency(source),
         throughput(source.assign(batch=source["point"].map(batches))),
         stages(items),
-        endings(phases, run.plan.experiment.phases.min_items),
+        forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
+        endings(counted, run.plan.experiment.phases.min_items),
         crossing(phases.merge(_expected(run.plan.points), on=["point", "rank"])),
-        lateness(phases),
+        lateness(counted),
+        disturbances(phases),
+        hosts(counted),
         run.points.merge(complete, on=_TRY)[[*_TRY, "gate", "output", "max_relative_error"]],
     )
     for figure in figures:
@@ -58,6 +65,8 @@ def replicates(run: Run) -> pd.DataFrame:
 def tries(run: Run) -> pd.DataFrame:
     """List every attempt at every replicate of a point, and why it is not complete.
 
+    An attempt at a session is one at the points that its files' headers list.
+
     Returns
     -------
     Columns session, replicate, point, attempt (null where nothing was tried), status, reason.
@@ -67,54 +76,53 @@ def tries(run: Run) -> pd.DataFrame:
         (row.session, row.attempt, row.point): row for row in run.points.itertuples(index=False)
     }
     done: dict[tuple[str, int, str], set[tuple[int, str]]] = {}
-    keys = run.phases[["session", "attempt", "point", "rank", "phase"]]
-    for session_id, attempt, point, rank, phase in keys.itertuples(index=False, name=None):
-        done.setdefault((session_id, attempt, point), set()).add((rank, phase))
+    keys = of_last_legs(run.phases, run.phases)[[*_TRY, "rank", "phase"]]
+    for session_id, number, point_id, rank, phase in keys.itertuples(index=False, name=None):
+        done.setdefault((session_id, number, point_id), set()).add((rank, phase))
     planned = {point.id: point for point in run.plan.points}
     faults = _faults(run)
     rows: list[tuple[str, int, str, int | None, str, str | None]] = []
     for session in run.plan.sessions:
         for point in session.points:
-            if (session.id, point) not in attempts:
-                row = (session.id, session.replicate, point, None, "missing", "was not tried yet")
-                rows.append(row)
-            for attempt in attempts.get((session.id, point), ()):
+            about = (session.id, session.replicate, point)
+            tried = [n for n, listed in attempts.get(session.id, {}).items() if point in listed]
+            if not tried:
+                rows.append((*about, None, "missing", "was not tried yet"))
+            for attempt in tried:
                 key = (session.id, attempt, point)
                 end = ended.get(key)
-                hosts = lacking(planned[point], done.get(key, ()))
                 if end is None:
                     reason = faults.get(key[:2], "the session ended without this point")
                 elif end.status == "failed":
                     reason = str(end.reason)
-                elif hosts:
-                    reason = f"records of {', '.join(hosts)} lack the end of a phase"
+                elif without := lacking(planned[point], done.get(key, ())):
+                    reason = f"records of {', '.join(without)} lack the end of a phase"
                     reason = "; ".join(filter(None, (reason, faults.get(key[:2]))))
                 else:
                     reason = None
-                status = "failed" if reason else "ok"
-                rows.append((session.id, session.replicate, point, attempt, status, reason))
+                rows.append((*about, attempt, "failed" if reason else "ok", reason))
     columns = ["session", "replicate", "point", "attempt", "status", "reason"]
     frame = pd.DataFrame.from_records(rows, columns=columns)
     return frame.astype({"attempt": "Int64", "status": "str", "reason": "str"})
 
 
-def _attempts(run: Run) -> dict[tuple[str, str], list[int]]:
-    """The attempts at each point of each session: one that resumes has some of its points only."""
-    found: dict[tuple[str, str], set[int]] = {}
-    files = run.sessions[["session", "attempt", "points"]]
-    for session, attempt, points in files.itertuples(index=False, name=None):
-        for point in points:
-            found.setdefault((session, point), set()).add(attempt)
-    return {key: sorted(numbers) for key, numbers in found.items()}
+def _attempts(run: Run) -> dict[str, dict[int, set[str]]]:
+    """Attempts at each session, and the points that each was to measure."""
+    attempts: dict[str, dict[int, set[str]]] = {}
+    # What the stages were told counts more than what the controller knew.
+    for row in run.sessions.sort_values("rank").to_dict("records"):
+        listed = attempts.setdefault(row["session"], {})
+        listed[row["attempt"]] = set(row["points"])
+    return {session: dict(sorted(listed.items())) for session, listed in attempts.items()}
 
 
 def choose(tried: pd.DataFrame) -> pd.DataFrame:
     """Keep the latest complete attempt at each replicate of a point, else the latest.
 
-    The column ``tries`` counts them.
+    Adds the column ``tries``: how many attempts there were.
     """
-    tries = tried.groupby(["session", "point"])["attempt"].transform("count")
-    ranked = tried.assign(tries=tries, complete=tried["status"] == "ok").sort_values(
+    tried = tried.assign(tries=tried.groupby(["session", "point"])["attempt"].transform("count"))
+    ranked = tried.assign(complete=tried["status"] == "ok").sort_values(
         ["complete", "attempt"], kind="stable"
     )
     last = ranked.drop_duplicates(["session", "point"], keep="last")
@@ -122,7 +130,10 @@ def choose(tried: pd.DataFrame) -> pd.DataFrame:
 
 
 def latency(source: pd.DataFrame) -> pd.DataFrame:
-    """Response latency of each try, and the latency under load, from the source's items."""
+    """Response latency of each try, and the latency under load, from the source's items.
+
+    Like the functions below it takes items of legs that count.
+    """
     both = source.dropna(subset="latency_ns")
     ms = both.assign(ms=both["latency_ns"].astype("float64") / 1e6).groupby([*_TRY, "phase"])["ms"]
     table = pd.DataFrame({"items": ms.size(), "median": ms.median()})
@@ -182,57 +193,6 @@ def stages(items: pd.DataFrame) -> pd.DataFrame:
     return wide
 
 
-def endings(phases: pd.DataFrame, min_items: int) -> pd.DataFrame:
-    """What ended the source's phases of each try, and whether they hold too few items."""
-    source = phases[phases["rank"] == 0]
-    table = source.drop_duplicates([*_TRY], keep="last")[_TRY]
-    for phase in MEASURED:
-        ended = source.loc[source["phase"] == phase, [*_TRY, "ended_by", "items"]]
-        ended = ended.assign(items=ended["items"] < min_items)
-        names = {"ended_by": f"{phase}_ended_by", "items": f"{phase}_short"}
-        table = table.merge(ended.rename(columns=names), on=_TRY, how="left")
-    return table
-
-
-def crossing(phases: pd.DataFrame) -> pd.DataFrame:
-    """Hold what each try's ranks sent against what they were to send and what was counted.
-
-    Parameters
-    ----------
-    phases
-        Phase ends, with the column ``hop_bytes``: what the rank is to send for each item.
-    """
-    expected = phases["items"] * phases["hop_bytes"]
-    sent, wire = phases["payload_sent_bytes"], phases["wire_sent_bytes"]
-    # Warm-up is in what was sent but not in the count of items; a mark ends each phase.
-    messages = sent / phases["hop_bytes"].where(phases["hop_bytes"] > 0) + 1
-    most = WIRE_SHARE * sent + FRAMING_BYTES * messages.fillna(1)
-    most += phases["retransmitted_bytes"].fillna(0)
-    wrong = (sent < expected) | ((expected == 0) & (sent > 0))
-    wrong |= ((wire < sent) | (wire > most)).fillna(False)
-    rows = phases.assign(expected_bytes=expected, wrong=wrong.astype("bool"))
-    groups = rows.groupby(_TRY)
-    table = groups[["expected_bytes", "payload_sent_bytes"]].sum()
-    table["wire_sent_bytes"] = groups["wire_sent_bytes"].agg(_total).astype("Int64")
-    crossed = ~groups["wrong"].any().astype("boolean")
-    unproven = table["wire_sent_bytes"].isna() | (table["expected_bytes"] == 0)
-    table["crossed"] = crossed.mask(unproven & crossed)
-    return table.reset_index()
-
-
-def _total(part: pd.Series) -> Any:
-    """Sum, null where a part is."""
-    return part.sum(skipna=False)
-
-
-def lateness(phases: pd.DataFrame) -> pd.DataFrame:
-    """How late relays sent each try's packets: the worst rank and phase."""
-    worst = phases.groupby(_TRY)["relay_late_p99_ns"].max().astype("float64") / 1e6
-    table = worst.rename("relay_late_p99_ms").reset_index()
-    late = table["relay_late_p99_ms"]
-    return table.assign(link_late=(late > LATE_MS).astype("boolean").mask(late.isna()))
-
-
 def _refuse(measured: pd.DataFrame) -> pd.DataFrame:
     """Fail the replicates whose figures must not be used, saying why, and take those away."""
     reasons = measured["reason"].astype("object").where(measured["reason"].notna(), None)
@@ -247,7 +207,7 @@ def _refuse(measured: pd.DataFrame) -> pd.DataFrame:
     status = measured["status"].mask((measured["status"] == "ok") & reasons.notna(), "failed")
     table = measured.assign(status=status, reason=reasons.astype("str"))
     figures = table.columns.difference(
-        ["session", "replicate", "point", "attempt", "status", "reason", "tries"]
+        ["session", "replicate", "point", "attempt", "tries", "status", "reason"]
     )
     table[figures] = table[figures].where(status == "ok")
     return table

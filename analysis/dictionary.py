@@ -1,0 +1,57 @@
+"""What a column of a table is, and how a dictionary of columns is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+PERCENTILE_ITEMS = {90: 64, 95: 130, 99: 662}
+"""Items a percentile needs to be known with 99 % confidence (MLPerf Inference's LoadGen)."""
+
+STAGES = 2
+"""Stages of a pipeline in this version."""
+
+UNMEASURED = "no replicate was measured"
+IDLE = "the rank has no part in this split"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    `direction` is ``min`` or ``max`` for an objective; `null` says when there is no value; `front`
+    whether ``front.csv`` has the column too.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    null: str = ""
+    direction: str = ""
+    front: bool = False
+
+
+def interval(name: str, unit: str, of: str) -> Iterator[Column]:
+    """Both ends of a confidence interval."""
+    for end in ("low", "high"):
+        yield Column(
+            name.format(end),
+            unit,
+            f"{end.capitalize()} end of the 95 % t-interval of {of} over replicates.",
+            "fewer than two replicates were measured",
+            front=True,
+        )
+
+
+def table(columns: Iterable[Column], *, fronts: bool = True) -> Iterator[str]:
+    """Lines of a Markdown table of columns; `fronts` is whether objectives and fronts matter."""
+    titles = ["column", "unit", *(["objective", "in front.csv"] if fronts else [])]
+    titles += ["meaning", "null when"]
+    yield "| " + " | ".join(titles) + " |"
+    yield "|" + "---|" * len(titles)
+    for column in columns:
+        cells = [f"`{column.name}`", column.unit]
+        if fronts:
+            cells.append({"min": "minimise", "max": "maximise", "": ""}[column.direction])
+            cells.append("yes" if column.front else "")
+        yield "| " + " | ".join([*cells, column.meaning, column.null]) + " |"
