@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -30,9 +31,36 @@ MARKED = Path.make_compound_path(
 MARKER_PT = 2.9
 """Radius of a marker in points (1/72 inch)."""
 
+STROKE = Path([(-0.7, -1), (0.7, 1)])
+"""What strikes out the marker of a disturbed point: upright it would be taken for an error bar."""
+
+STROKE_PT = 2.6
+"""How far that stands out of the marker, in points."""
+
 STAGE_COLOURS = ("#3b5b92", "#e0a458")
 REST: dict[str, Any] = {"facecolor": "#d9d9d9", "edgecolor": "0.65", "hatch": "////", "lw": 0}
 """How the part of the latency that is no stage's computation is drawn."""
+
+
+def disturbed(points: pd.DataFrame) -> pd.Series:
+    """Which points were measured on a host that was outside its band."""
+    return points["disturbed"].eq(True).fillna(False).astype("bool")
+
+
+def strike(axes: Axes, x: float, y: float, radius_pt: float) -> None:
+    """Mark a disturbed point: strike out its marker."""
+    axes.plot(x, y, **_stroke(radius_pt), zorder=6)
+
+
+def disturbed_legend() -> Line2D:
+    """What that mark means."""
+    return Line2D([], [], ls="", **_stroke(MARKER_PT - 1), label="host disturbed")
+
+
+def _stroke(radius_pt: float) -> dict[str, Any]:
+    """How the mark is drawn over a marker of this radius."""
+    size = 2 * (radius_pt + STROKE_PT)
+    return {"marker": STROKE, "ms": size, "mew": 1.0, "color": "black", "mfc": "none"}
 
 
 def conditions(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -71,6 +99,7 @@ def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D |
         marker(f"{FIRST}: all on {ranks[0]}", "s", "0.3", "0.3"),
         marker(f"{LAST}: all on {ranks[-1]}", "D", "0.3", "0.3"),
         *([marker("link not as asked for", MARKED, "0.3", "none")] if marked(points).any() else []),
+        *([disturbed_legend()] if disturbed(points).any() else []),
     ]
 
 
@@ -94,7 +123,8 @@ def explain(figure: Figure, points: pd.DataFrame, legend: Sequence[Line2D | Patc
     alike = [name for name in CONDITION if points[name].nunique() == 1]
     title = [_value(name, points[name].iloc[0]) for name in alike]
     lost = int((points["status"] != "ok").sum())
-    notes = [*_emulation(points), *_links(points), *_abbreviations(points)]
+    notes = [*_emulation(points), *_links(points), *_disturbances(points)]
+    notes += _abbreviations(points)
     if lost:
         notes.append(f"{lost} of {len(points)} points have no figures, see points.csv")
     width_in = figure.get_figwidth()
@@ -144,6 +174,16 @@ def _links(points: pd.DataFrame) -> Iterator[str]:
         yield (
             f"link_late: the relay was late during {len(late)} of {len(points)} points, by "
             f"{late.min():.1f} to {late.max():.1f} ms at the 99th percentile"
+        )
+
+
+def _disturbances(points: pd.DataFrame) -> Iterator[str]:
+    """Say how many points were measured while a host was disturbed."""
+    count = int(disturbed(points).sum())
+    if count:
+        yield (
+            f"host disturbed: {count} of {len(points)} points were measured while a host was "
+            "outside its band, also when measured again, see disturbances in points.csv"
         )
 
 

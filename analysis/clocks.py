@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.dictionary import UNMEASURED, Column, interval
+from analysis.column import UNMEASURED, Column, interval
 from analysis.load import CONTROLLER, Run
 from analysis.phases import TRY, active_ranks, together
 from paretopipe_worker.plan import Point

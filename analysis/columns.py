@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis import clocks, phases
-from analysis.dictionary import IDLE, PERCENTILE_ITEMS, STAGES, Column, interval, table
-from analysis.dictionary import UNMEASURED as _UNMEASURED
+from analysis import clocks, load_curve, phases
+from analysis.column import IDLE, PERCENTILE_ITEMS, STAGES, Column, interval, table
+from analysis.column import UNMEASURED as _UNMEASURED
 from paretopipe_worker.spec import MIN_ITEMS
 
 
@@ -319,6 +319,14 @@ OBJECTIVES: dict[str, str] = {
 }
 """What a front is of: column to ``min`` or ``max``."""
 
+OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
+    "load.csv": (
+        "One row per point and offered rate, for experiments with legs of offered load.",
+        load_curve.COLUMNS,
+    ),
+}
+"""Further tables, what is said of each, and its columns."""
+
 
 _PREAMBLE = """\
 # Columns of points.csv and front.csv
@@ -343,6 +351,8 @@ def markdown() -> str:
     for title, columns in SECTIONS.items():
         lines += [f"## {title}\n", *table(columns)]
         lines.append("")
+    for name, (said, columns) in OTHERS.items():
+        lines += [f"# Columns of {name}\n\n{said}\n", *table(columns, fronts=False), ""]
     return "\n".join(lines)
 
 

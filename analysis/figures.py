@@ -22,13 +22,18 @@ from analysis.captions import (
     MARKERS,
     REST,
     STAGE_COLOURS,
+    STROKE_PT,
     breakdown_legend,
     conditions,
+    disturbed,
     explain,
     front_legend,
     link_title,
+    strike,
 )
 from analysis.front import marked
+from analysis.load_figure import load_figure
+from analysis.style import NARROWEST_IN, STYLE, TITLE, freeze, save
 from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan import slug
 
@@ -40,33 +45,13 @@ _AXIS = {
     THROUGHPUT: "Throughput (images/s; higher is better)",
 }
 _PANEL_IN = (4.3, 3.5)
-_NARROWEST_IN = 6.0
 _COLUMNS = 3
-_TITLE = 44
-"""Longest line of a panel's title, in characters."""
 _GROWTH = 1.25
 _RING_STEP_PT = 1.6
 _MAX_RINGS = 6
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
-    "svg.fonttype": "none",
-    "svg.hashsalt": "paretopipe",
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8.5,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "axes.linewidth": 0.7,
-    "grid.linewidth": 0.5,
-    "grid.color": "0.92",
-    "hatch.linewidth": 0.4,
-}
 
 
-def draw(points: pd.DataFrame, directory: Path) -> list[Path]:
+def draw(points: pd.DataFrame, directory: Path, curve: pd.DataFrame | None = None) -> list[Path]:
     """Draw every figure of a run as PNG and SVG.
 
     Parameters
@@ -74,11 +59,14 @@ def draw(points: pd.DataFrame, directory: Path) -> list[Path]:
     points
         The table ``points.csv``, see :func:`analysis.points.points`.
     directory
-        Where ``front-<model>`` and ``breakdown-<model>`` go.
+        Where ``front-<model>``, ``breakdown-<model>`` and ``load-<model>`` go.
+    curve
+        The table ``load.csv``, see :func:`analysis.load_curve.load_curve`.
 
     Returns
     -------
-    The files. A model of which no point was measured has none.
+    The files. A model of which no point was measured has none, one to which no load was offered
+    no figure of it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     files = []
@@ -86,15 +74,10 @@ def draw(points: pd.DataFrame, directory: Path) -> list[Path]:
         if not (table["status"] == "ok").any():
             continue
         for name, make in (("front", front), ("breakdown", breakdown)):
-            figure = make(table)
-            for kind in ("png", "svg"):
-                file = directory / f"{name}-{slug(str(model))}.{kind}"
-                with mpl.rc_context(_STYLE):
-                    # Without the date the same records give the same file.
-                    figure.savefig(
-                        file, dpi=200, metadata={"Date": None} if kind == "svg" else None
-                    )
-                files.append(file)
+            files += save(make(table), directory, f"{name}-{slug(str(model))}")
+        offered = None if curve is None else curve[curve["model"] == model]
+        if offered is not None and len(offered):
+            files += save(load_figure(table, offered), directory, f"load-{slug(str(model))}")
     return files
 
 
@@ -107,7 +90,7 @@ def front(points: pd.DataFrame) -> Figure:
     """
     factor = 1.0
     while True:
-        with sns.axes_style("ticks"), mpl.rc_context(_STYLE):
+        with sns.axes_style("ticks"), mpl.rc_context(STYLE):
             figure = _front(points, factor)
         if figure is not None:
             return figure
@@ -123,7 +106,7 @@ def _front(points: pd.DataFrame, factor: float) -> Figure | None:
     columns = min(_COLUMNS, len(links))
     rows_each = -(-len(links) // columns)
     rows = rows_each * len(parts)
-    size = (max(_NARROWEST_IN, factor * _PANEL_IN[0] * columns), factor * _PANEL_IN[1] * rows + 1.1)
+    size = (max(NARROWEST_IN, factor * _PANEL_IN[0] * columns), factor * _PANEL_IN[1] * rows + 1.1)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     panels: list[tuple[Axes, pd.DataFrame]] = []
@@ -135,13 +118,13 @@ def _front(points: pd.DataFrame, factor: float) -> Figure | None:
         for link, axes in zip(links, places, strict=False):
             shown = measured[measured["on_front" if link is None else "link"] == (link or True)]
             said = "fronts of all links" if link is None else link_title(table, link)
-            axes.set_title(textwrap.fill(f"{said}{title}", _TITLE))
+            axes.set_title(textwrap.fill(f"{said}{title}", TITLE))
             for name, part in shown.groupby("link", sort=False):
                 _points(axes, part, colours[str(name)])
             _scales(axes, shown)
             panels.append((axes, shown))
     explain(figure, points, front_legend(points, colours))
-    _freeze(figure)
+    freeze(figure)
     return figure if all(_name(axes, part, points, colours) for axes, part in panels) else None
 
 
@@ -151,24 +134,24 @@ def breakdown(points: pd.DataFrame) -> Figure:
     A row per link, a column per further condition. What is neither stage's computation is drawn
     as what it is: the rest of the latency.
     """
-    with sns.axes_style("ticks"), mpl.rc_context(_STYLE):
+    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
         # Cuts that are not in the experiment leave no gaps.
         points = points.assign(position=points["position"].rank(method="dense"))
         links = list(points["link"].unique())
         columns = list(conditions(points))
         count = points["position"].nunique()
-        size = (max(_NARROWEST_IN, 0.24 * count + 1.2) * len(columns), 2.1 * len(links) + 1.7)
+        size = (max(NARROWEST_IN, 0.24 * count + 1.2) * len(columns), 2.1 * len(links) + 1.7)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(links), len(columns), squeeze=False, sharex="col")
         for (title, table), axes_column in zip(columns, grid.T, strict=True):
             for link, axes in zip(links, axes_column, strict=True):
-                axes.set_title(textwrap.fill(f"{link_title(table, link)}{title}", _TITLE))
+                axes.set_title(textwrap.fill(f"{link_title(table, link)}{title}", TITLE))
                 _bars(axes, table[table["link"] == link])
             axes.set_xlabel(f"Cut, from all on the last rank ({LAST}) to all on rank 0 ({FIRST})")
         for axes in grid[:, 0]:
             axes.set_ylabel("Time (ms)")
         explain(figure, points, breakdown_legend(points))
-        _freeze(figure)
+        freeze(figure)
     return figure
 
 
@@ -181,15 +164,16 @@ def _colours(points: pd.DataFrame) -> dict[str, Any]:
 def _points(axes: Axes, points: pd.DataFrame, colour: Any) -> None:
     """Draw one link's points, those on the front filled and joined by a step line.
 
-    Points whose link was not as asked for are hollow, and marked, wherever they are.
+    Points whose link was not as asked for are hollow, and marked, wherever they are; those of a
+    disturbed host are struck out.
     """
     best = points[points["on_front"]].sort_values([LATENCY, THROUGHPUT])
     axes.plot(
         best[LATENCY], best[THROUGHPUT], drawstyle="steps-post", color=colour, lw=1.1, zorder=3
     )
     radii = _radii(points)
-    rows = zip(radii, marked(points), points.to_dict("records"), strict=True)
-    for radius, off, row in rows:
+    rows = zip(radii, marked(points), disturbed(points), points.to_dict("records"), strict=True)
+    for radius, off, shaken, row in rows:
         hollow = radius > MARKER_PT or off
         axes.plot(
             row[LATENCY],
@@ -202,6 +186,8 @@ def _points(axes: Axes, points: pd.DataFrame, colour: Any) -> None:
             alpha=1 if row["on_front"] else 0.6,
             zorder=5 if row["on_front"] else 4,
         )
+        if shaken:
+            strike(axes, row[LATENCY], row[THROUGHPUT], radius)
 
 
 def _radii(points: pd.DataFrame) -> Any:
@@ -233,7 +219,7 @@ def _scales(axes: Axes, points: pd.DataFrame) -> None:
 def _name(axes: Axes, shown: pd.DataFrame, points: pd.DataFrame, colours: dict[str, Any]) -> bool:
     """Name all points of a panel, those on the front first; False where there is no room."""
     short = labels.shorten(list(points["split"].unique()))
-    radii = pd.Series(_radii(shown), index=shown.index)
+    radii = pd.Series(_radii(shown) + STROKE_PT * disturbed(shown), index=shown.index)
     order = shown.sort_values(["on_front", LATENCY], ascending=[False, True])
     several = shown["link"].nunique() > 1
     lines = [
@@ -296,9 +282,3 @@ def _bars(axes: Axes, points: pd.DataFrame) -> None:
     axes.grid(True, axis="y")
     axes.set_axisbelow(True)
     sns.despine(ax=axes)
-
-
-def _freeze(figure: Figure) -> None:
-    """Lay the figure out once, so that what is placed by hand stays in place."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")

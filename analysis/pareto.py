@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import figures, front
-from analysis.load import RunError, load
+from analysis.captions import disturbed
+from analysis.load import RunError, load, processes
+from analysis.load_curve import load_curve
 from analysis.points import points
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
-    """Write ``points.csv``, ``front.csv`` and ``figures/`` of a run, and say what is in them.
+    """Write the tables and ``figures/`` of a run, and say what is in them.
 
     Parameters
     ----------
@@ -65,9 +67,12 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     Returns
     -------
     A document of plain values: ``run``, ``points`` (how many of each status), ``failures`` (the
-    points without figures and why), ``marked`` (those whose link was not as asked for, and why),
-    ``late`` (those during which a relay was late, and by how much),
-    ``uncertified``, ``front`` (the rows of ``front.csv``), ``files``, ``warnings``.
+    points without figures, why, and how often they were tried), ``marked`` (those whose link was
+    not as asked for, and why), ``late`` (those during which a relay was late, and by how much),
+    ``disturbed`` (those measured on a disturbed host), ``unclocked`` (those without a forward
+    latency, and why), ``processes`` (see :func:`analysis.load.processes`), ``uncertified``,
+    ``front`` (the rows of ``front.csv``), ``load`` (those of ``load.csv``, which is written where
+    load was offered), ``files``, ``warnings``.
 
     Raises
     ------
@@ -77,22 +82,31 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     run = load(path)
     table = points(run, uncertified=uncertified)
     best = front.fronts(table)
-    for name, content in (("points.csv", table), ("front.csv", best)):
+    curve = load_curve(run, table)
+    tables = {"points.csv": table, "front.csv": best}
+    tables |= {"load.csv": curve} if len(curve) else {}
+    for name, content in tables.items():
         content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
-    drawn = figures.draw(table, path / "figures")
+    drawn = figures.draw(table, path / "figures", curve)
     failures = table[table["status"] != "ok"]
     marked = table[front.marked(table)]
     late = table[table["link_late"].eq(True).fillna(False)]
+    shaken = table[disturbed(table)]
+    unclocked = table[(table["status"] == "ok") & table["clock_note"].notna()]
     counts = table["status"].value_counts()
     return {
         "run": run.plan.run,
         "points": {name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing")},
-        "failures": _rows(failures[["point", *front.GROUP, "split", "status", "reason"]]),
+        "failures": _rows(failures[["point", *front.GROUP, "split", "status", "reason", "tries"]]),
         "marked": _rows(marked[["point", *front.GROUP, "split", *_MARKS]]),
         "late": _rows(late[["point", *front.GROUP, "split", "relay_late_p99_ms"]]),
+        "disturbed": _rows(shaken[["point", *front.GROUP, "split", "disturbances"]]),
+        "unclocked": _rows(unclocked[["point", *front.GROUP, "split", "clock_note"]]),
+        "processes": processes(run),
         "uncertified": uncertified,
         "front": _rows(best),
-        "files": [str(file) for file in (path / "points.csv", path / "front.csv", *drawn)],
+        "load": _rows(curve),
+        "files": [str(file) for file in (*(path / name for name in tables), *drawn)],
         "warnings": list(run.warnings),
     }
 
@@ -116,6 +130,11 @@ def text(document: dict[str, Any]) -> str:
         parts.append("\n".join(_marks(document["marked"], document["uncertified"])))
     if document["late"]:
         parts.append("\n".join(_late(document["late"])))
+    if document["disturbed"]:
+        parts.append("\n".join(_disturbed(document["disturbed"])))
+    if document["unclocked"]:
+        parts.append("\n".join(_unclocked(document["unclocked"])))
+    parts.append(_processes(document["processes"]))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
     return "\n\n".join(parts)
 
@@ -135,10 +154,11 @@ def _table(rows: pd.DataFrame) -> str:
 
 
 def _reasons(failures: list[dict[str, Any]]) -> list[str]:
-    """Why points have no figures: each reason once, with those it holds for."""
+    """Why points have no figures: each reason once, with those it holds for, and their tries."""
     splits: dict[str, list[str]] = {}
     for row in failures:
-        where = f"{row['split']} ({row['model']}, {row['link']}, {row['backend']})"
+        where = f"{row['split']} ({row['model']}, {row['link']}, {row['backend']}"
+        where += f"; {_count(row['tries'], 'try', 'tries')})" if row["tries"] else ")"
         splits.setdefault(row["reason"], []).append(where)
     return [
         f"  {reason}: {', '.join(where[:3])}" + (f" and {len(where) - 3} more" * (len(where) > 3))
@@ -167,6 +187,40 @@ def _late(rows: list[dict[str, Any]]) -> list[str]:
         said,
         *(f"  {len(by)} over {link}: by {max(by):.1f} ms at most" for link, by in worst.items()),
     ]
+
+
+def _disturbed(rows: list[dict[str, Any]]) -> list[str]:
+    """Which points were measured on a disturbed host, by link, and by what."""
+    shown = [f"  {row['split']} over {row['link']}: {row['disturbances']}" for row in rows[:5]]
+    return [
+        f"{_count(len(rows), 'point')} measured on a disturbed host, also when measured again "
+        "(disturbed):",
+        *shown,
+        *([f"  and {len(rows) - 5} more, see disturbances in points.csv"] if rows[5:] else []),
+    ]
+
+
+def _unclocked(rows: list[dict[str, Any]]) -> list[str]:
+    """How many points have no forward latency, with one of the reasons for each link."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        reasons.setdefault(row["link"], []).append(row["clock_note"])
+    said = f"{_count(len(rows), 'point')} without a forward latency (clock_note):"
+    return [said, *(f"  {len(by)} over {link}: {by[0]}" for link, by in reasons.items())]
+
+
+def _processes(told: dict[str, int]) -> str:
+    """How many stage processes were started, as the records prove."""
+    said = f"{_count(told['started'], 'stage process', 'stage processes')} started for "
+    said += f"{_count(told['attempts'], 'session')}, in which {told['points']} points were walked"
+    if told["cut_short"]:
+        said += f"; {told['cut_short']} of the processes ended without a last line"
+    return said
+
+
+def _count(number: int, one: str, several: str | None = None) -> str:
+    """A number of things in words."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

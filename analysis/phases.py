@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.certificate import LATE_MS
-from analysis.dictionary import IDLE, STAGES, UNMEASURED, Column
+from analysis.column import IDLE, STAGES, UNMEASURED, Column
 from paretopipe_worker.plan import Point
 from paretopipe_worker.records import Health
 from paretopipe_worker.resume import MEASURED

@@ -11,8 +11,8 @@ from scipy import stats
 
 from analysis import clocks, front, phases
 from analysis.certificate import described
+from analysis.column import STAGES
 from analysis.columns import POINTS
-from analysis.dictionary import STAGES
 from analysis.load import Run
 from analysis.phases import together
 from analysis.replicates import replicates
@@ -166,7 +166,7 @@ def means(measured: pd.DataFrame) -> pd.DataFrame:
 def _intervals(groups: Any, means: dict[str, pd.Series]) -> Iterator[tuple[str, pd.Series]]:
     """Both ends of each interval."""
     for name, ends in _INTERVALS.items():
-        half = groups[name].agg(_half_width)
+        half = groups[name].agg(half_width)
         yield ends.format("low"), means[name] - half
         yield ends.format("high"), means[name] + half
 
@@ -181,7 +181,7 @@ def _mean(part: pd.Series) -> float:
     return float(part.astype("float64").mean(skipna=False))
 
 
-def _half_width(part: pd.Series) -> float:
+def half_width(part: pd.Series) -> float:
     """Half of the t-interval of a mean; null for fewer than two values."""
     count = len(part)
     if count < 2:

@@ -10,8 +10,9 @@ import pandas as pd
 
 from analysis.certificate import certificates
 from analysis.clocks import comparisons, forward
-from analysis.dictionary import PERCENTILE_ITEMS, STAGES
+from analysis.column import PERCENTILE_ITEMS, STAGES
 from analysis.load import CONTROLLER, Run
+from analysis.phases import TRY as _TRY
 from analysis.phases import (
     crossing,
     disturbances,
@@ -20,7 +21,6 @@ from analysis.phases import (
     lateness,
     of_last_legs,
 )
-from analysis.phases import TRY as _TRY
 from paretopipe_worker.plan import Point
 from paretopipe_worker.resume import MEASURED, lacking
 from paretopipe_worker.spec import MIN_ITEMS
@@ -136,9 +136,8 @@ def latency(source: pd.DataFrame) -> pd.DataFrame:
     """
     both = source.dropna(subset="latency_ns")
     ms = both.assign(ms=both["latency_ns"].astype("float64") / 1e6).groupby([*_TRY, "phase"])["ms"]
-    table = pd.DataFrame({"items": ms.size(), "median": ms.median()})
-    for percentile, needed in PERCENTILE_ITEMS.items():
-        table[f"p{percentile}"] = ms.quantile(percentile / 100).where(table["items"] >= needed)
+    table = percentiles(ms)
+    table.insert(0, "items", ms.size())
     table = table.reset_index()
     alone = table[table["phase"] == "latency"].drop(columns="phase")
     loaded = table.loc[table["phase"] == "throughput", [*_TRY, "median"]]
@@ -151,6 +150,14 @@ def latency(source: pd.DataFrame) -> pd.DataFrame:
     return alone.merge(
         loaded.rename(columns={"median": "loaded_latency_median_ms"}), on=_TRY, how="outer"
     )
+
+
+def percentiles(groups: Any) -> pd.DataFrame:
+    """Median and percentiles of a grouped series, null where there are too few items for one."""
+    table, sizes = pd.DataFrame({"median": groups.median()}), groups.size()
+    for percentile, needed in PERCENTILE_ITEMS.items():
+        table[f"p{percentile}"] = groups.quantile(percentile / 100).where(sizes >= needed)
+    return table
 
 
 def throughput(source: pd.DataFrame) -> pd.DataFrame:

@@ -64,6 +64,41 @@ def test_pareto_prints_one_json_document(fake: FakeRun, capsys: pytest.CaptureFi
     assert "warning: " in captured.err and "truncated" in captured.err
 
 
+def test_pareto_tells_of_disturbed_points_clocks_and_processes(
+    fake: FakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = fake.plan.sessions
+    ids = {point.id: point.split[0] for point in fake.plan.points}
+    fake.session(first, disturbed=[point for point in first.points if ids[point] == "body.0"])
+    fake.session(second, wall_clock_step_ns=10_000_000_000)
+    assert pareto.main([str(fake.path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (row,) = document["disturbed"]
+    assert (row["split"], row["link"]) == ("body.0", first.link)
+    assert row["disturbances"].startswith("server, throughput: computing took 1.50")
+    # All but the endpoint that needs no second clock.
+    assert len(document["unclocked"]) == 3
+    assert {row["link"] for row in document["unclocked"]} == {second.link}
+    assert document["processes"]["started"] == document["processes"]["planned"] == 4
+    printed = pareto.text(document)
+    assert "1 point measured on a disturbed host, also when measured again" in printed
+    assert f"body.0 over {first.link}: server, throughput" in printed
+    assert "3 points without a forward latency" in printed
+    assert "the wall clock of server was set by +10.0 s" in printed
+    assert "4 stage processes started for 2 sessions, in which 8 points were walked" in printed
+
+
+def test_pareto_tells_how_often_failed_points_were_tried(
+    fake: FakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for attempt in (1, 2):
+        fake.controller_failure(fake.plan.sessions[0], attempt, "server is down")
+    assert pareto.main([str(fake.path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert sorted(row["tries"] for row in document["failures"]) == [0] * 4 + [2] * 4
+    assert "; 2 tries)" in pareto.text(document)
+
+
 def test_pareto_groups_failures_by_reason(
     fake: FakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from analysis import figures, labels
+from analysis.captions import STROKE
 from analysis.front import mark
 from analysis.load import load
 from analysis.points import points
@@ -219,6 +220,23 @@ def test_failed_points_are_told_in_both_figures(smoke: pd.DataFrame) -> None:
     assert len(names(front)) == 41 + table["on_front"].sum()
     for figure in (front, figures.breakdown(table)):
         assert "1 of 42 points have no figures" in figure.legends[0].get_title().get_text()
+
+
+def test_disturbed_points_are_struck_out_and_stay_on_the_front(smoke: pd.DataFrame) -> None:
+    link = smoke[smoke["link"] == "none"]
+    best = link[link["on_front"]].index[0]
+    table = smoke.assign(disturbed=(smoke.index == best) | (smoke.index == link.index[9]))
+    figure = figures.front(table)
+    struck = [[line for line in axes.lines if line.get_marker() is STROKE] for axes in figure.axes]
+    # The front's in the panel of all links too.
+    assert [len(lines) for lines in struck] == [1, 2, 0]
+    assert struck[0][0].get_xdata()[0] == smoke.loc[best, "latency_median_ms"]
+    assert_readable(figure, 42 + smoke["on_front"].sum())
+    legend = figure.legends[0]
+    assert "host disturbed: 2 of 42 points" in legend.get_title().get_text()
+    assert "host disturbed" in [text.get_text() for text in legend.get_texts()]
+    texts = shown_texts(figure)
+    assert not overlapping(texts, figure)
 
 
 def test_emulation_and_short_names_are_explained(smoke_front: Figure) -> None:

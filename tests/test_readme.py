@@ -30,6 +30,7 @@ ELSEWHERE = {
     SWEEP_OVER_SSH: "test_sweep_ssh.py, with an inventory and an experiment of its own",
     LINKS_SWEEP: "test_sweep_local.py, with profiles of each kind in a smaller experiment",
     ".venv/bin/python -m analysis.pareto results/latest": "test_sweep_local.py",
+    ".venv/bin/python -m analysis.compare results/first results/second": "test_analysis_compare.py",
 }
 """Commands that other tests run, or CI itself."""
 
