@@ -183,7 +183,7 @@ def _disturbances(points: pd.DataFrame) -> Iterator[str]:
     if count:
         yield (
             f"host disturbed: {count} of {len(points)} points were measured while a host was "
-            "outside its band, also when measured again, see disturbances in points.csv"
+            "outside its band, see disturbances in points.csv"
         )
 
 

@@ -100,7 +100,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
         "failures": _rows(failures[["point", *front.GROUP, "split", "status", "reason", "tries"]]),
         "marked": _rows(marked[["point", *front.GROUP, "split", *_MARKS]]),
         "late": _rows(late[["point", *front.GROUP, "split", "relay_late_p99_ms"]]),
-        "disturbed": _rows(shaken[["point", *front.GROUP, "split", "disturbances"]]),
+        "disturbed": _rows(shaken[["point", *front.GROUP, "split", "disturbances", "legs_again"]]),
         "unclocked": _rows(unclocked[["point", *front.GROUP, "split", "clock_note"]]),
         "processes": processes(run),
         "uncertified": uncertified,
@@ -193,8 +193,8 @@ def _disturbed(rows: list[dict[str, Any]]) -> list[str]:
     """Which points were measured on a disturbed host, by link, and by what."""
     shown = [f"  {row['split']} over {row['link']}: {row['disturbances']}" for row in rows[:5]]
     return [
-        f"{_count(len(rows), 'point')} measured on a disturbed host, also when measured again "
-        "(disturbed):",
+        f"{_count(len(rows), 'point')} measured on a disturbed host (disturbed), after "
+        f"{_count(int(sum(row['legs_again'] for row in rows)), 'leg')} measured again:",
         *shown,
         *([f"  and {len(rows) - 5} more, see disturbances in points.csv"] if rows[5:] else []),
     ]

@@ -81,7 +81,9 @@ def test_pareto_tells_of_disturbed_points_clocks_and_processes(
     assert {row["link"] for row in document["unclocked"]} == {second.link}
     assert document["processes"]["started"] == document["processes"]["planned"] == 4
     printed = pareto.text(document)
-    assert "1 point measured on a disturbed host, also when measured again" in printed
+    assert (
+        "1 point measured on a disturbed host (disturbed), after 0 legs measured again:" in printed
+    )
     assert f"body.0 over {first.link}: server, throughput" in printed
     assert "3 points without a forward latency" in printed
     assert "the wall clock of server was set by +10.0 s" in printed
