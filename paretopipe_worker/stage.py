@@ -26,6 +26,7 @@ from paretopipe_worker.records import End, Header, Writer
 from paretopipe_worker.rendezvous import StageError, joined
 from paretopipe_worker.source import Source
 from paretopipe_worker.transport import TransportError
+from paretopipe_worker.transport.handshake import SecretFileError, read_secret
 
 
 class Interrupted(BaseException):
@@ -36,13 +37,15 @@ class Interrupted(BaseException):
 class Options:
     """What a stage is launched with; all files are on its own host.
 
-    `link_state` is the folder that ``link apply`` keeps; None where no link was applied.
+    `secret` holds what the stages of a launch know and nobody else does, `link_state` is the folder
+    that ``link apply`` keeps; None where no link was applied.
     """
 
     plan: Path
     session: str
     attempt: int
     host: str
+    secret: Path
     weights: Path
     records: Path
     progress: Path
@@ -95,6 +98,7 @@ _EXPECTED = (
     TransportError,
     ControlError,
     StageError,
+    SecretFileError,
     PartitionError,
     ModelError,
     Interrupted,
@@ -110,12 +114,12 @@ def _session(
     shares: Shares,
 ) -> None:
     """Join the others and run this rank's part."""
-    rank = session.placement.index(options.host)
+    rank, secret = session.placement.index(options.host), read_secret(options.secret)
+    joining = joined(
+        plan, session, options.attempt, rank, secret, options.weights, link, writer, shares
+    )
     with (
-        joined(plan, session, options.attempt, rank, options.weights, link, writer, shares) as (
-            context,
-            channels,
-        ),
+        joining as (context, channels),
         torch.inference_mode(),
         _collector_off(),
     ):

@@ -31,7 +31,8 @@ from paretopipe_worker.transport import (
     Tag,
     TransportError,
 )
-from paretopipe_worker.transport.ring import join, peer
+from paretopipe_worker.transport.handshake import peer
+from paretopipe_worker.transport.ring import join
 
 VERSION = 2
 _MAGIC = b"PPTP"

@@ -29,6 +29,7 @@ from paretopipe_worker.records import Item, Record
 from paretopipe_worker.rendezvous import joined
 from paretopipe_worker.source import Source
 from paretopipe_worker.stage import header
+from paretopipe_worker.transport.handshake import read_secret
 from tests.benchmarks.report import Check, Rows, main
 from tests.benchmarks.wire import Wire, wire
 from tests.sessions import Lab, lab
@@ -94,7 +95,17 @@ def _session(
         link = state.read(None)
         writer.write(header(made.plan, session, 1, source, link))
         context, channels = stack.enter_context(
-            joined(made.plan, session, 1, 0, made.cache / "weights", link, writer, Shares())
+            joined(
+                made.plan,
+                session,
+                1,
+                0,
+                read_secret(made.secret),
+                made.cache / "weights",
+                link,
+                writer,
+                Shares(),
+            )
         )
         leader = Source(context, channels, made.results / "progress.jsonl")
         example = models.example_input(made.plan.tables[0].input, seed=0, index=0)
