@@ -206,6 +206,9 @@ def _add_stage(commands: Commands) -> None:
     parser.add_argument("--session", required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--host", required=True, help="this host's name in the plan")
+    parser.add_argument(
+        "--secret", type=Path, required=True, help="file of the run's secret, of mode 0600"
+    )
     parser.add_argument("--weights", type=Path, required=True, help="folder of the weights files")
     parser.add_argument("--records", type=Path, required=True, help="file to write records to")
     parser.add_argument("--progress", type=Path, required=True, help="file of finished points")
@@ -226,6 +229,7 @@ def _stage(options: argparse.Namespace) -> int:
             session=options.session,
             attempt=options.attempt,
             host=options.host,
+            secret=options.secret,
             weights=options.weights,
             records=options.records,
             progress=options.progress,

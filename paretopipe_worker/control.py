@@ -7,11 +7,16 @@ rank 0 commands, the other answers each command with one message.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import select
 import socket
-import time
 from typing import Any
+
+from paretopipe_worker.transport.handshake import Identity, Patience, peer
+from paretopipe_worker.transport.ring import accept, listen, reach
+
+_HELLO_S = 10.0
+"""Longest wait for the hello of a rank that has just proved who it is."""
 
 MAX_LINE_BYTES = 1 << 20
 """Longest message taken: what a peer sends is bounded before memory is."""
@@ -80,84 +85,53 @@ class Channel:
         self._link.close()
 
 
-def lead(address: str, port: int, hello: Message, ranks: int, deadline_s: float) -> list[Channel]:
+def lead(
+    address: tuple[str, int], own: Identity, hello: Message, ranks: int, deadline_s: float
+) -> list[Channel]:
     """Wait, as rank 0, for all other ranks; return their channels in order of rank.
 
-    Both sides send `hello` first. A rank of another session is turned away.
+    Both sides shake hands (:mod:`paretopipe_worker.transport.handshake`), then send `hello`.
 
     Raises
     ------
     ControlError
-        When the port is in use or a rank did not come in time; the text names the missing ranks.
+        When a rank, once there, did not say its hello.
+    TransportError
+        When the port is in use, a rank did not come in time, did not agree or did not know the
+        secret; the text names the rank.
     """
-    deadline = time.monotonic() + deadline_s
+    patience = Patience(deadline_s)
     channels: dict[int, Channel] = {}
-    refused = ""
-    try:
-        listener = socket.create_server((address, port), family=_family(address), backlog=ranks)
-    except OSError as error:
-        raise ControlError(
-            f"cannot listen at {address}:{port}: {error.strerror}; "
-            "data_port and the port after it must be free"
-        ) from error
-    with listener:
-        while len(channels) < ranks - 1:
-            missing = sorted(set(range(1, ranks)) - set(channels))
-            try:
-                listener.settimeout(max(0.001, deadline - time.monotonic()))
-                link, peer = listener.accept()
-            except TimeoutError:
-                raise ControlError(
-                    f"rank {missing} did not come to {address}:{port} within {deadline_s:g} s"
-                    f"{refused}"
-                ) from None
-            channel = Channel(link, f"{peer[0]}:{peer[1]}")
-            try:
-                theirs = channel.receive(5.0)
-                channel.send(hello)
-                if theirs.get("session") != hello["session"] or theirs.get("rank") not in missing:
-                    raise ControlError(f"{channel.peer}: is of session {theirs.get('session')!r}")
-            except ControlError as error:
-                refused = f"; turned away: {error}"
-                channel.close()
-                continue
-            channel.peer = f"rank {theirs['rank']} ({theirs.get('host')}, {channel.peer})"
-            channels[theirs["rank"]] = channel
-            channel.hello = theirs
+    with contextlib.ExitStack() as stack, listen(address) as listener:
+        while missing := set(range(1, ranks)) - set(channels):
+            link, said = accept(listener, own, missing, patience)
+            channel = stack.enter_context(contextlib.closing(Channel(link, f"rank {said.rank}")))
+            channel.send(hello)
+            channel.hello = channel.receive(_HELLO_S)
+            channel.peer = f"rank {said.rank} ({channel.hello.get('host')}, {peer(link)})"
+            channels[said.rank] = channel
+        stack.pop_all()
     return [channels[rank] for rank in sorted(channels)]
 
 
-def follow(address: str, port: int, source: str, hello: Message, deadline_s: float) -> Channel:
+def follow(
+    address: tuple[str, int], source: str, own: Identity, hello: Message, deadline_s: float
+) -> Channel:
     """Connect, as any other rank, to rank 0, which may not listen yet.
 
     Raises
     ------
     ControlError
-        When rank 0 could not be reached in time, or leads another session.
+        When rank 0, once reached, did not say its hello.
+    TransportError
+        When rank 0 could not be reached in time, does not agree or does not know the secret.
     """
-    deadline = time.monotonic() + deadline_s
-    reason = "no answer"
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            link = socket.create_connection((address, port), left, (source, 0))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            # Refused means that it does not listen yet; there is nothing to be woken by.
-            select.select([], [], [], min(0.05, max(0.0, deadline - time.monotonic())))
-            continue
-        channel = Channel(link, f"rank 0 ({address}:{port})")
+    link, _ = reach(address, source, own, {0}, Patience(deadline_s))
+    channel = Channel(link, f"rank 0 ({address[0]}:{address[1]})")
+    try:
         channel.send(hello)
-        channel.hello = channel.receive(max(0.001, deadline - time.monotonic()))
-        if channel.hello.get("session") != hello["session"]:
-            channel.close()
-            raise ControlError(
-                f"{channel.peer}: leads session {channel.hello.get('session')!r}, "
-                f"not {hello['session']!r}"
-            )
-        return channel
-    raise ControlError(f"rank 0 could not be reached at {address}:{port}: {reason}")
-
-
-def _family(address: str) -> socket.AddressFamily:
-    """IPv4 or IPv6."""
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
+        channel.hello = channel.receive(_HELLO_S)
+    except ControlError:
+        channel.close()
+        raise
+    return channel

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from paretopipe_worker import control, facts, models
+from paretopipe_worker import control, facts, models, records
+from paretopipe_worker.agreement import Agreement
 from paretopipe_worker.context import Context, Shares
 from paretopipe_worker.control import Channel
 from paretopipe_worker.fleet import Host
@@ -18,6 +22,7 @@ from paretopipe_worker.partition import trace
 from paretopipe_worker.plan import Plan, Session
 from paretopipe_worker.records import Ready, Writer
 from paretopipe_worker.transport import Endpoint, connect
+from paretopipe_worker.transport.handshake import Identity
 
 RENDEZVOUS_S = 120.0
 """How long a stage waits for the others: they may still be loading a large model."""
@@ -33,6 +38,7 @@ def joined(
     session: Session,
     attempt: int,
     rank: int,
+    secret: bytes,
     weights: Path,
     link: LinkState,
     writer: Writer,
@@ -42,6 +48,8 @@ def joined(
 
     Parameters
     ----------
+    secret
+        What all ranks of the session know and nobody else does.
     weights
         Folder of the weights files, named by their checksum.
     link
@@ -58,7 +66,7 @@ def joined(
     ------
     StageError, ModelError, TransportError, ControlError
         When the weights are missing, the model does not fit them, a port is in use, another rank
-        does not come or does not agree.
+        does not come, does not agree or does not know the secret.
     """
     hosts = [plan.host(name) for name in session.placement]
     tables = [table for table in plan.tables if table.model == session.model]
@@ -77,29 +85,27 @@ def joined(
             for table in tables
         }
     numerics, name = facts.numerics(), f"{plan.run}/{session.id}.{attempt}"
-    hello: dict[str, Any] = {
-        "session": name,
-        "rank": rank,
-        "host": hosts[rank].name,
-        "numerics": numerics,
-        "torch": torch.__version__.partition("+")[0],
-        "weights_sha256": sha256,
-    }
+    agreement = agreed(plan, session)
     following = hosts[(rank + 1) % len(hosts)]
     endpoint = Endpoint(
         rank=rank,
         own=(hosts[rank].data_address, hosts[rank].data_port),
         next=(following.data_address, following.data_port),
         session=name,
+        secret=secret,
+        agreement=agreement,
     )
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):
             transport = connect(session.backend, endpoint, deadline_s=RENDEZVOUS_S)
             stack.callback(transport.close)
-            channels = _channels(hosts, rank, hello)
+            channels = _channels(
+                hosts,
+                Identity("control", rank, name, agreement, secret),
+                {"rank": rank, "host": hosts[rank].name, "numerics": numerics},
+            )
             for channel in channels:
                 stack.callback(channel.close)
-            _agree(channels, hello)
         writer.write(
             Ready(
                 transport=transport.facts(),
@@ -122,23 +128,28 @@ def joined(
         yield context, channels
 
 
-def _channels(hosts: list[Host], rank: int, hello: dict[str, Any]) -> list[Channel]:
+def agreed(plan: Plan, session: Session) -> Agreement:
+    """What every rank of a session must have as this one has it."""
+    points = [plan.point(point) for point in session.points]
+    cuts = [
+        (point.id, point.split, [list(map(asdict, hop)) for hop in point.hops]) for point in points
+    ]
+    tables = [table for table in plan.tables if table.model == session.model]
+    return Agreement(
+        schema=str(records.SCHEMA),
+        cuts=hashlib.sha256(json.dumps(cuts).encode()).hexdigest(),
+        torch=torch.__version__.partition("+")[0],
+        weights=tables[0].weights_sha256,
+    )
+
+
+def _channels(hosts: list[Host], own: Identity, hello: dict[str, Any]) -> list[Channel]:
     """Open the control channels of this rank."""
-    address, port = hosts[0].data_address, hosts[0].control_port
-    if rank == 0:
-        return control.lead(address, port, hello, len(hosts), RENDEZVOUS_S)
-    return [control.follow(address, port, hosts[rank].data_address, hello, RENDEZVOUS_S)]
-
-
-def _agree(channels: list[Channel], hello: dict[str, Any]) -> None:
-    """See that the other ranks compute the same thing as this one."""
-    for channel in channels:
-        for key in ("torch", "weights_sha256"):
-            if channel.hello.get(key) != hello[key]:
-                raise StageError(
-                    f"{channel.peer} has {key} {channel.hello.get(key)}, this host {hello[key]}; "
-                    "all stages of a session must have the same"
-                )
+    address = hosts[0].data_address, hosts[0].control_port
+    if own.rank == 0:
+        return control.lead(address, own, hello, len(hosts), RENDEZVOUS_S)
+    source = hosts[own.rank].data_address
+    return [control.follow(address, source, own, hello, RENDEZVOUS_S)]
 
 
 def _file(directory: Path, sha256: str) -> Path:

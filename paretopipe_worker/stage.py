@@ -26,6 +26,7 @@ from paretopipe_worker.records import End, Header, Writer
 from paretopipe_worker.rendezvous import StageError, joined
 from paretopipe_worker.source import Source
 from paretopipe_worker.transport import TransportError
+from paretopipe_worker.transport.handshake import SecretFileError, read_secret
 
 
 class Interrupted(BaseException):
@@ -36,14 +37,16 @@ class Interrupted(BaseException):
 class Options:
     """What a stage is launched with; all files are on its own host.
 
-    `link_state` is the folder that ``link apply`` keeps; None where no link was applied. `points`
-    are those to measure; None for all of the session.
+    `secret` holds what the stages of a launch know and nobody else does, `link_state` is the folder
+    that ``link apply`` keeps; None where no link was applied. `points` are those to measure; None
+    for all of the session.
     """
 
     plan: Path
     session: str
     attempt: int
     host: str
+    secret: Path
     weights: Path
     records: Path
     progress: Path
@@ -97,6 +100,7 @@ _EXPECTED = (
     TransportError,
     ControlError,
     StageError,
+    SecretFileError,
     PartitionError,
     ModelError,
     Interrupted,
@@ -112,12 +116,12 @@ def _session(
     shares: Shares,
 ) -> None:
     """Join the others and run this rank's part."""
-    rank = session.placement.index(options.host)
+    rank, secret = session.placement.index(options.host), read_secret(options.secret)
+    joining = joined(
+        plan, session, options.attempt, rank, secret, options.weights, link, writer, shares
+    )
     with (
-        joined(plan, session, options.attempt, rank, options.weights, link, writer, shares) as (
-            context,
-            channels,
-        ),
+        joining as (context, channels),
         torch.inference_mode(),
         _collector_off(),
     ):

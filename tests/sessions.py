@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -30,12 +31,18 @@ class Lab:
     cache: Path
     link_state: Path | None = None
 
+    @property
+    def secret(self) -> Path:
+        """The file of the run's secret."""
+        return self.results / "secret"
+
     def arguments(self, session: Session, host: str, attempt: int = 1) -> list[str]:
         """Arguments of the `stage` command of one host."""
         records = self.results / "records" / host / f"{session.id}.{attempt}.jsonl"
         return [
             *("stage", "--plan", str(self.results / "plan.json")),
             *("--session", session.id, "--attempt", str(attempt), "--host", host),
+            *("--secret", str(self.secret)),
             *("--weights", str(self.cache / "weights"), "--records", str(records)),
             *("--progress", str(self.results / f"progress-{host}.jsonl")),
             *("--points", ",".join(session.points)),
@@ -75,7 +82,10 @@ def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> La
     plan = prepare(
         "test", spec.parse(experiment), fleet.parse(json.dumps(described)), results, cache
     )
-    return Lab(plan, results, cache)
+    made = Lab(plan, results, cache)
+    made.secret.touch(mode=0o600)
+    made.secret.write_text(secrets.token_hex(32))
+    return made
 
 
 def _port_pair() -> int:

@@ -16,7 +16,9 @@ ASKED = {"link.conditions", "link.profiles", "link.presets"}
 PLAIN = {"cuts", "spec", "fleet", "records"} | ASKED
 PLANNING = PLAIN | {"plan", "predict", "resume"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
-TRANSPORT = {"cuts", "transport", "transport.ring", "transport.tcp"}
+TRANSPORT = {
+    *("agreement", "cuts", "transport", "transport.handshake", "transport.ring", "transport.tcp")
+}
 DEVICE = {"lease", "daemons", "supervise", "governor", "link.conditions"} | {
     f"link.{name}"
     for name in (
@@ -25,16 +27,16 @@ DEVICE = {"lease", "daemons", "supervise", "governor", "link.conditions"} | {
     )
 }
 MAY_IMPORT = {
-    **{name: set() for name in ("cuts", "fleet", "link.conditions", "link.presets")},
+    **{name: set() for name in ("agreement", "cuts", "fleet", "link.conditions", "link.presets")},
     "records": {"link.conditions"},
     "link.profiles": ASKED,
     "spec": ASKED,
     **dict.fromkeys(("plan", "predict", "resume"), PLANNING),
     **dict.fromkeys(MODELS - {"cuts"}, MODELS),
-    **dict.fromkeys(TRANSPORT - {"cuts"}, TRANSPORT),
+    **dict.fromkeys(TRANSPORT - {"agreement", "cuts"}, TRANSPORT),
     **dict.fromkeys(DEVICE, DEVICE),
     "tiny": set(),
-    "control": set(),
+    "control": TRANSPORT,
     "health": {"records", "sensors"},
     "sensors": set(),
     "clocks": {"control", "records"},

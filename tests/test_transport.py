@@ -318,7 +318,8 @@ def test_a_stranger_is_turned_away(backend: str) -> None:
                 assert time.monotonic() < deadline, "the first rank never listened"
         scan.sendall(b"GET / HTTP/1.0\r\n\r\n" + b"\0" * 64)
         with socket.create_connection(first.own, timeout=5) as other:
-            other.sendall(struct.pack("<4sHH32s", b"PPRH", 1, 1, b"another session".ljust(32)))
+            said = b'{"session": "another", "rank": 1, "purpose": "ring", "agreement": {}}'
+            other.sendall(struct.pack("<4sHH", b"PPRH", 2, len(said)) + said)
             joined = pool.submit(lambda: connect(backend, second, deadline_s=30))
             for transport in (waiting.result(30), joined.result(30)):
                 transport.close()

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 
+from paretopipe_worker.agreement import Agreement
 from paretopipe_worker.cuts import TensorSpec
 
 BACKENDS: dict[str, str | None] = {
@@ -79,12 +80,17 @@ class Counters:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One rank's place in the ring: its own listening address and the one it sends to."""
+    """One rank's place in the ring: its own listening address and the one it sends to.
+
+    `secret` and `agreement` are what neighbours prove to know and must have alike.
+    """
 
     rank: int
     own: tuple[str, int]
     next: tuple[str, int]
     session: str
+    secret: bytes = field(default=b"", repr=False)
+    agreement: Agreement = field(default_factory=Agreement)
 
 
 class Transport(Protocol):

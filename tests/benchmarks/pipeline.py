@@ -1,19 +1,30 @@
 """How close a pipeline comes to what its parts allow, and what running it costs per item.
 
-Real stage processes over loopback addresses, one thread per stage. Two bounds are held against
-what was measured: throughput against ``1 / max(stage, wire)``, one-in-flight latency against the
-sum of stages and wire. The parts come from the same phase (stages) and, alternating with the
-points, from apart: each stage alone in this process, the wire as a bare socket exchange of the
-same payloads. A last part puts waits that hold no core in place of compute: what is then left
-over ``max(stage, wire)`` is the pipeline's own cost per item.
+Real stage processes, one thread per stage, over loopback addresses or, where a link is shaped, in
+two network namespaces. Two bounds are held against what was measured: throughput against
+``1 / max(stage, wire)``, one-in-flight latency against the sum of stages and wire. The parts come
+from the same phase (stages) and, alternating with the points, from apart: each stage alone in the
+source's process, the wire as a bare socket exchange of the same payloads over the same link. A
+last part puts waits that hold no core in place of compute: what is then left over ``max(stage,
+wire)`` is the pipeline's own cost per item.
+
+The whole grid takes hours: ``--model``, ``--batch``, ``--link``, ``--backend`` and ``--cuts``
+choose a piece of it. Every session runs in processes of its own.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import itertools
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,111 +34,234 @@ from paretopipe_worker import models, records
 from paretopipe_worker.compute import compute
 from paretopipe_worker.context import Shares
 from paretopipe_worker.link import state
+from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.partition import TracedModel, split
 from paretopipe_worker.plan import Point, Session
 from paretopipe_worker.records import Item, Record
 from paretopipe_worker.rendezvous import joined
 from paretopipe_worker.source import Source
 from paretopipe_worker.stage import header
-from tests.benchmarks.report import Check, Rows, main
+from paretopipe_worker.transport import BACKENDS
+from paretopipe_worker.transport.handshake import read_secret
+from tests.benchmarks.report import Check, Rows, parser, show
 from tests.benchmarks.wire import Wire, wire
 from tests.sessions import Lab, lab
+from tests.shaped_link import DATA_PORT, shaped_link
 
-MODEL = "mobilenet_v2"
+Inside = Callable[[], AbstractContextManager[None]]
+"""Lets a thread open sockets and start processes on one of the hosts."""
+
+
+MODELS = ("mobilenet_v2", "resnet18")
+BATCHES = (1, 8)
+LINKS = {"none": None, "100mbit": 100.0, "20mbit": 20.0}
+"""Rates in Mbit/s of the links by their name; None is the loopback network as it is."""
+BUILT = tuple(name for name, module in BACKENDS.items() if module)
 WAITS_MS = (0, 2, 5, 20)
 REPEATS = 10
-PHASES = {"min_items": 30, "min_s": 1.0, "max_s": 20}
+WIRE_S = 2.0
+"""What a bare exchange of one payload may take in all, but for two messages."""
+WIRE_PORT = DATA_PORT + 100
+PHASES = {"min_items": 30, "min_s": 1.0, "max_s": 60}
+SHAPED = {"min_items": 10, "min_s": 1.0, "max_s": 120}
+QUICK = {"min_items": 6, "min_s": 0.1, "max_s": 20}
+SESSION_S = 3600
 
 
-def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
-    """Every block cut of the model, then every wait; few of both to be quick."""
-    cuts = ["features.3"] if quick else "all"
-    waits_ms = WAITS_MS[1:2] if quick else WAITS_MS
-    phases = {"min_items": 6, "min_s": 0.1, "max_s": 20} if quick else PHASES
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, wire() as bare:
-        computed = _session(Path(folder) / "model", MODEL, cuts, phases, bare)
-        waits = [
-            {"wait_ms": wait, **row}
-            for wait in waits_ms
-            for row in _session(
-                Path(folder) / f"wait-{wait}",
-                f"tests.synthetic:wait_{wait}_ms",
-                "all",
-                phases,
-                bare,
-            )
+@dataclass(frozen=True)
+class Piece:
+    """One session to measure."""
+
+    model: str
+    batch: int
+    link: str
+    backend: str
+    cuts: list[str] | str
+    quick: bool
+
+    @property
+    def phases(self) -> dict[str, Any]:
+        """How long the phases last."""
+        return QUICK if self.quick else PHASES if LINKS[self.link] is None else SHAPED
+
+    @property
+    def repeats(self) -> int:
+        """How often each part is measured apart."""
+        return 3 if self.quick else REPEATS
+
+
+def arguments() -> argparse.Namespace:
+    """What to measure: without options everything."""
+    made = parser("pipeline", __doc__ or "")
+    made.add_argument("--model", nargs="*", choices=MODELS, default=MODELS)
+    made.add_argument("--batch", nargs="*", type=int, choices=BATCHES, default=BATCHES)
+    made.add_argument("--link", nargs="*", choices=LINKS, default=tuple(LINKS))
+    made.add_argument("--backend", nargs="*", choices=BUILT, default=BUILT)
+    made.add_argument("--cuts", nargs="*", default="all", help="cuts of the models; default: all")
+    made.add_argument("--waits-only", action="store_true", help="no models, only the waits")
+    made.add_argument("--no-waits", action="store_true", help="only the models")
+    return made.parse_args()
+
+
+def measure(options: argparse.Namespace) -> tuple[Rows, Sequence[Check]]:
+    """Every piece that was chosen, each in a process of its own; few of them to be quick."""
+    if options.quick:
+        options.model, options.batch, options.link = MODELS[:1], (1,), ("none",)
+        options.backend, options.cuts = ("tcp",), ["features.3"]
+    rows: list[dict[str, Any]] = []
+    for link, backend in itertools.product(options.link, options.backend):
+        pieces = [
+            Piece(model, batch, link, backend, options.cuts, options.quick)
+            for model, batch in itertools.product(options.model, options.batch)
         ]
+        waits = [
+            Piece(f"tests.synthetic:wait_{wait}_ms", 1, link, backend, "all", options.quick)
+            for wait in (WAITS_MS[1:2] if options.quick else WAITS_MS)
+        ]
+        chosen = [*([] if options.waits_only else pieces), *([] if options.no_waits else waits)]
+        rows += [row for piece in chosen for row in _apiece(piece)]
+    return rows, _checks(rows)
 
-    def medians(key: str) -> float:
-        return statistics.median(row[key] for row in computed)
 
-    checks = [
-        Check(
-            "throughput over same-phase bound, median", medians("throughput_ratio"), 0.95, "higher"
-        ),
-        Check("latency over same-phase sum, median", medians("latency_ratio"), 1.06, "lower"),
-        *(
+def _apiece(piece: Piece) -> list[dict[str, Any]]:
+    """Rows of a piece, from a process that is the source's."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.pipeline", "--piece", json.dumps(asdict(piece))],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=SESSION_S,
+    )
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+def _checks(rows: list[dict[str, Any]]) -> list[Check]:
+    """The targets, for each backend."""
+    checks = []
+    for backend in dict.fromkeys(row["backend"] for row in rows):
+        own = [row for row in rows if row["backend"] == backend]
+        computed = [row for row in own if not row["model"].startswith("tests.")]
+        if computed:
+            ratios = [row["throughput_ratio"] for row in computed]
+            checks += [
+                Check(
+                    f"{backend}: throughput over same-phase bound, median",
+                    statistics.median(ratios),
+                    0.98,
+                    "higher",
+                ),
+                Check(
+                    f"{backend}: throughput over same-phase bound, lowest cut",
+                    min(ratios),
+                    0.95,
+                    "higher",
+                ),
+            ]
+        for batch, limit in zip(BATCHES, (1.03, 1.01), strict=True):
+            sums = [row["latency_ratio"] for row in computed if row["batch"] == batch]
+            if sums:
+                name = f"{backend}: latency over same-phase sum, batch {batch}, median"
+                checks.append(Check(name, statistics.median(sums), limit, "lower"))
+        checks += [
             Check(
-                f"own cost per item, wait {row['wait_ms']} ms, {row['payload_bytes']} bytes, ms",
+                f"{backend}: own cost per item, {row['model'].partition(':')[2]}, {row['link']}, "
+                f"{row['payload_bytes']} bytes, ms",
                 row["period_ms"] - max(row["stage_ms"], row["wire_ms"]),
-                0.5 + 0.02 * row["wire_ms"],
+                0.3 + 0.02 * row["wire_ms"],
                 "lower",
             )
-            for row in waits
-        ),
-    ]
-    return [*computed, *waits], checks
+            for row in own
+            if row not in computed
+        ]
+    return checks
 
 
-def _session(
-    folder: Path, model: str, cuts: str | list[str], phases: dict[str, Any], bare: Wire
-) -> list[dict[str, Any]]:
+@contextlib.contextmanager
+def _places(link: str, folder: Path) -> Iterator[tuple[dict[str, Any], Inside, Inside]]:
+    """Addresses of the two hosts, and how to be on each, with the link between them shaped."""
+    rate = LINKS[link]
+    if rate is None:
+        yield {}, contextlib.nullcontext, contextlib.nullcontext
+        return
+    with shaped_link(folder) as made:
+        made.lease_s = SESSION_S
+        for rank in (0, 1):
+            asked = made.asking(Condition(rate_mbit=rate), rank=rank)
+            asked[asked.index("--ports") + 1] = f"{DATA_PORT},{WIRE_PORT}"
+            done = made.call("apply", *asked, rank=rank)
+            assert isinstance(done, dict), done
+        hosts = {
+            name: {"data_address": host.address, "data_port": DATA_PORT}
+            for name, host in zip(("edge", "server"), made.hosts, strict=True)
+        }
+        yield hosts, made.hosts[0].entered, made.hosts[1].entered
+
+
+def session(piece: Piece) -> list[dict[str, Any]]:
     """One session over all block cuts, led from here, with each cut's parts around its point."""
-    made = lab(folder, {"models": [model], "splits": {"cuts": cuts}, "phases": phases})
-    [session] = made.plan.sessions
-    source, other = session.placement
-    path = made.results / "records" / source / records.file_name(session.id, 1)
-    child = made.start(session, other)
+    torch.set_num_threads(1)
+    experiment = {
+        "models": [piece.model],
+        "batch": piece.batch,
+        "backends": [piece.backend],
+        "splits": {"cuts": piece.cuts},
+        "phases": piece.phases,
+    }
     with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        hosts, source_side, other_side = stack.enter_context(_places(piece.link, folder))
+        made = lab(folder, experiment, **hosts)
+        [planned] = made.plan.sessions
+        source, other = planned.placement
+        path = made.results / "records" / source / records.file_name(planned.id, 1)
+        own = made.plan.host(source).data_address
+        with source_side():
+            bare = stack.enter_context(wire((own, WIRE_PORT if hosts else 0), other_side))
+        with other_side():
+            child = made.start(planned, other)
         writer = stack.enter_context(records.Writer(path))
         link = state.read(None)
-        writer.write(header(made.plan, session, 1, source, link))
-        context, channels = stack.enter_context(
-            joined(made.plan, session, 1, 0, made.cache / "weights", link, writer, Shares())
-        )
+        writer.write(header(made.plan, planned, 1, source, link))
+        secret, weights = read_secret(made.secret), made.cache / "weights"
+        with source_side():
+            joining = joined(made.plan, planned, 1, 0, secret, weights, link, writer, Shares())
+            context, channels = stack.enter_context(joining)
         leader = Source(context, channels, made.results / "progress.jsonl")
         example = models.example_input(made.plan.tables[0].input, seed=0, index=0)
-        points = [p for p in map(made.plan.point, session.points) if p.split[0][0] != "@"]
+        points = [p for p in map(made.plan.point, planned.points) if p.split[0][0] != "@"]
         apart = {}
         for number, point in enumerate(points, start=1):
             with torch.inference_mode():
-                before = _apart(point, context.traced(point), example, bare)
+                before = _apart(piece, point, context.traced(point), example, bare)
                 leader.measure(point, number)
-                after = _apart(point, context.traced(point), example, bare)
+                after = _apart(piece, point, context.traced(point), example, bare)
             apart[point.id] = tuple(map(statistics.mean, zip(before, after, strict=True)))
         leader.dismiss()
-    assert child.wait(timeout=30) == 0
-    return [_row(made, session, point, apart[point.id]) for point in points]
+        assert child.wait(timeout=30) == 0
+        return [_row(piece, made, planned, point, apart[point.id]) for point in points]
 
 
 def _apart(
-    point: Point, traced: TracedModel, example: torch.Tensor, bare: Wire
+    piece: Piece, point: Point, traced: TracedModel, example: torch.Tensor, bare: Wire
 ) -> tuple[float, float, float, float]:
     """Seconds of stage 0, stage 1, the wire there and back, and the busier hop alone."""
     times: list[list[float]] = [[], []]
-    for _ in range(REPEATS):
+    for _ in range(piece.repeats):
         tensors = (example.clone(),)
         for rank, stage in enumerate(split(traced, point.split)):
             done = compute(stage, tensors, 1.0)
             tensors = done.tensors
             times[rank].append((done.computed_ns - done.start_ns) / 1e9)
     there, back = point.hop_bytes
+    rate = LINKS[piece.link]
+    most = piece.repeats if rate is None else int(WIRE_S * rate * 1e6 / 8 / max(there, back))
+    count = max(2, min(piece.repeats, most))
     return (
         statistics.median(times[0]),
         statistics.median(times[1]),
-        bare.exchange(there, back, REPEATS),
-        max(bare.stream(there, REPEATS), bare.stream(back, REPEATS)),
+        bare.exchange(there, back, count),
+        max(bare.stream(there, count), bare.stream(back, count)),
     )
 
 
@@ -142,7 +276,9 @@ def _items(made: Lab, session: Session, host: str, point: Point, phase: str) -> 
     ]
 
 
-def _row(made: Lab, session: Session, point: Point, apart: tuple[float, ...]) -> dict[str, Any]:
+def _row(
+    piece: Piece, made: Lab, session: Session, point: Point, apart: tuple[float, ...]
+) -> dict[str, Any]:
     """One cut: what was measured, over what its parts allow."""
     stages: dict[str, list[float]] = {}
     for phase in ("latency", "throughput"):
@@ -162,6 +298,9 @@ def _row(made: Lab, session: Session, point: Point, apart: tuple[float, ...]) ->
     period_ms = (done[-1] - done[0]) / (len(done) - 1) / 1e6
     return {
         "model": point.model,
+        "batch": point.batch,
+        "link": piece.link,
+        "backend": point.backend,
         "split": point.split[0],
         "payload_bytes": point.hop_bytes[0],
         "latency_ms": latency_ms,
@@ -176,4 +315,8 @@ def _row(made: Lab, session: Session, point: Point, apart: tuple[float, ...]) ->
 
 
 if __name__ == "__main__":
-    main("pipeline", measure, __doc__ or "")
+    if sys.argv[1:2] == ["--piece"]:
+        print(json.dumps(session(Piece(**json.loads(sys.argv[2])))))
+    else:
+        chosen = arguments()
+        show("pipeline", chosen, *measure(chosen))

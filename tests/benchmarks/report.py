@@ -31,13 +31,22 @@ class Check:
 Rows = Sequence[Mapping[str, Any]]
 
 
+def parser(name: str, about: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    made = argparse.ArgumentParser(prog=f"python -m tests.benchmarks.{name}", description=about)
+    made.add_argument("--json", action="store_true", help="print one JSON document")
+    made.add_argument("--quick", action="store_true", help="only see that it runs")
+    return made
+
+
 def main(name: str, measure: Callable[[bool], tuple[Rows, Sequence[Check]]], about: str) -> None:
     """Run a benchmark's `measure`, which is told whether to be quick, and print what it found."""
-    parser = argparse.ArgumentParser(prog=f"python -m tests.benchmarks.{name}", description=about)
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--quick", action="store_true", help="only see that it runs")
-    options = parser.parse_args()
-    rows, checks = measure(options.quick)
+    options = parser(name, about).parse_args()
+    show(name, options, *measure(options.quick))
+
+
+def show(name: str, options: argparse.Namespace, rows: Rows, checks: Sequence[Check]) -> None:
+    """Print what was found, as one JSON document or as tables for people."""
     held = [{**asdict(check), "met": check.met} for check in checks]
     if options.json:
         host = {

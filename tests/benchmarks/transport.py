@@ -1,15 +1,17 @@
-"""There and back through the `tcp` backend, a bare socket echo, and pickle-and-send.
+"""There and back through every backend, a bare socket echo, pickle-and-send, and ZeroMQ.
 
-Two processes over the loopback address; all three in one run, alternating, so that the machine's
-drift falls on all alike. The bare echo (``sendall`` and ``recv_into`` on one connection, with the
-same socket options) is the floor. Pickle-and-send is the naive way: a length and then the pickle,
-in two writes. With Nagle's algorithm the second write of a small message waits for the
-acknowledgement of the first, which the other side delays by 40 ms; the backend sends header and
-payload in one call with Nagle's algorithm off.
+Over the loopback address, each way between two processes of its own, as a sweep runs a backend;
+all in one run, alternating, so that the machine's drift falls on all alike. The bare echo
+(``sendall`` and ``recv_into`` on one connection, with the same socket options) is the floor.
+Pickle-and-send is the naive way: a length and then the pickle, in two writes. With Nagle's
+algorithm the second write of a small message waits for the acknowledgement of the first, which the
+other side delays by 40 ms. ZeroMQ is measured where pyzmq is installed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import pickle
 import socket
@@ -18,13 +20,14 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.transport import PHASES, Endpoint, Tag, Transport, connect
+from paretopipe_worker.transport import BACKENDS, MARK, PHASES, Endpoint, Tag, Transport, connect
 from paretopipe_worker.transport.ring import tune
 from tests.benchmarks.report import Check, Rows, main
 from tests.rings import free_ports
@@ -37,101 +40,131 @@ SIZES = {
     "12.8 MB": 12_800_000,
 }
 LIMITS = {"5 KB": 1.6, "40 KB": 1.6, "400 KB": 1.2, "2.4 MB": 1.1, "12.8 MB": 1.1}
+BUILT = [name for name, module in BACKENDS.items() if module]
 ROUNDS = 9
 ROUND_S = 0.15
 _LENGTH = struct.Struct("<Q")
 _ITEM = PHASES.index("latency")
 
 
-class Bare:
+class Way(ABC):
+    """One end of one way across."""
+
+    @abstractmethod
+    def configure(self, size: int) -> None:
+        """Be ready for messages of the size."""
+
+    @abstractmethod
+    def send(self, number: int) -> None:
+        """Send a message: one's own, or what was received last."""
+
+    @abstractmethod
+    def receive(self) -> None:
+        """Receive a message."""
+
+
+class Bare(Way):
     """The floor: the bytes, and nothing else."""
 
     def __init__(self, link: socket.socket) -> None:
         tune(link)
         self.link = link
 
-    def configure(self, size: int) -> None:
-        """Take a buffer of the size."""
+    def configure(self, size: int) -> None:  # noqa: D102
         self.buffer = memoryview(bytearray(size))
 
-    def exchange(self, count: int, answering: bool) -> None:
-        """Send and receive `count` times, or the other way round."""
-        for _ in range(count):
-            if not answering:
-                self.link.sendall(self.buffer)
-            got = 0
-            while got < len(self.buffer):
-                got += self.link.recv_into(self.buffer[got:])
-            if answering:
-                self.link.sendall(self.buffer)
+    def send(self, number: int) -> None:  # noqa: D102
+        self.link.sendall(self.buffer)
+
+    def receive(self) -> None:  # noqa: D102
+        got = 0
+        while got < len(self.buffer):
+            got += self.link.recv_into(self.buffer[got:])
 
 
-class Pickle:
+class Pickle(Way):
     """The naive way."""
 
     def __init__(self, link: socket.socket) -> None:
         self.link = link
         self.file = link.makefile("rb")
 
-    def configure(self, size: int) -> None:
-        """Make a tensor of the size."""
+    def configure(self, size: int) -> None:  # noqa: D102
         self.tensor = torch.zeros(size, dtype=torch.uint8)
 
-    def exchange(self, count: int, answering: bool) -> None:
-        """Send and receive `count` times, or the other way round."""
-        for _ in range(count):
-            if not answering:
-                self.send()
-            (length,) = _LENGTH.unpack(self.file.read(_LENGTH.size))
-            self.tensor = pickle.loads(self.file.read(length))
-            if answering:
-                self.send()
-
-    def send(self) -> None:
-        """Length, then pickle."""
+    def send(self, number: int) -> None:  # noqa: D102
         text = pickle.dumps(self.tensor)
         self.link.sendall(_LENGTH.pack(len(text)))
         self.link.sendall(text)
 
+    def receive(self) -> None:  # noqa: D102
+        (length,) = _LENGTH.unpack(self.file.read(_LENGTH.size))
+        self.tensor = pickle.loads(self.file.read(length))
 
-class Backend:
+
+class ZeroMQ(Way):
+    """A header and the tensor's memory as two parts of one message, neither copied by Python."""
+
+    def __init__(self, rank: int, port: int) -> None:
+        import zmq
+
+        self.link = zmq.Context().socket(zmq.PAIR)
+        address = f"tcp://127.0.0.1:{port}"
+        if rank == 0:
+            self.link.bind(address)
+        else:
+            self.link.connect(address)
+
+    def configure(self, size: int) -> None:  # noqa: D102
+        self.message: list[Any] = [_LENGTH.pack(0), torch.zeros(size, dtype=torch.uint8).numpy()]
+
+    def send(self, number: int) -> None:  # noqa: D102
+        self.link.send_multipart(self.message, copy=False)
+
+    def receive(self) -> None:  # noqa: D102
+        self.message = self.link.recv_multipart(copy=False)
+
+
+class Backend(Way):
     """A backend as a sweep's latency phase runs it."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
 
-    def configure(self, size: int) -> None:
-        """Plan messages of the size."""
+    def configure(self, size: int) -> None:  # noqa: D102
         specs = [TensorSpec((size,), "uint8")]
         self.transport.configure(specs, specs, window=1, deadline_s=60)
         self.transport.begin(overlap=False)
-        self.tensor = torch.zeros(size, dtype=torch.uint8)
+        self.tensors: tuple[torch.Tensor, ...] = (torch.zeros(size, dtype=torch.uint8),)
 
-    def exchange(self, count: int, answering: bool) -> None:
-        """Send and receive `count` times, or the other way round."""
-        for number in range(count):
-            if answering:
-                message = self.transport.recv()
-                self.transport.send(message.tag, message.tensors)
-            else:
-                self.transport.send(Tag(_ITEM, number), [self.tensor])
-                self.transport.recv()
+    def send(self, number: int) -> None:  # noqa: D102
+        self.transport.send(Tag(_ITEM, number), self.tensors)
+
+    def receive(self) -> None:  # noqa: D102
+        self.tensors = self.transport.recv().tensors
+
+    def finish(self, answering: bool) -> None:
+        """End the leg, as its contract wants it."""
+        if answering:
+            self.transport.recv()
+        self.transport.send(MARK, ())
+        if not answering:
+            self.transport.recv()
 
 
-def ways(rank: int, ports: Sequence[int]) -> dict[str, Any]:
-    """Every way across, as this rank sees it."""
-    own, other = (("127.0.0.1", ports[rank]), ("127.0.0.1", ports[1 - rank]))
-    made: dict[str, Any] = {
-        "tcp": Backend(connect("tcp", Endpoint(rank, own, other, "bench"), deadline_s=60))
-    }
-    for name, kind, port in (("bare", Bare, ports[2]), ("pickle", Pickle, ports[3])):
-        if rank == 0:
-            with socket.create_server(("127.0.0.1", port)) as listener:
-                link, _ = listener.accept()
-        else:
-            link = reach(port)
-        made[name] = kind(link)
-    return made
+def make(way: str, rank: int, ports: Sequence[int]) -> Way:
+    """One end of a way."""
+    if way in BUILT:
+        own, other = (("127.0.0.1", ports[rank]), ("127.0.0.1", ports[1 - rank]))
+        return Backend(connect(way, Endpoint(rank, own, other, "bench"), deadline_s=60))
+    if way == "zeromq":
+        return ZeroMQ(rank, ports[0])
+    if rank == 0:
+        with socket.create_server(("127.0.0.1", ports[0])) as listener:
+            link, _ = listener.accept()
+    else:
+        link = reach(ports[0])
+    return Bare(link) if way == "bare" else Pickle(link)
 
 
 def reach(port: int) -> socket.socket:
@@ -145,75 +178,143 @@ def reach(port: int) -> socket.socket:
                 raise
 
 
-def answer(ports: Sequence[int]) -> None:
-    """The other process: do what each line says."""
+def side(way: str, rank: int, ports: Sequence[int]) -> None:
+    """One process of a pair: do what each line says, and print the seconds it took."""
     torch.set_num_threads(1)
-    all_ways = ways(1, ports)
+    end = make(way, rank, ports)
     for line in sys.stdin:
-        name, size, count = json.loads(line)
-        all_ways[name].configure(size)
+        size, count = json.loads(line)
+        end.configure(size)
         print("ready", flush=True)
-        all_ways[name].exchange(count, answering=True)
+        if rank == 0:
+            sys.stdin.readline()  # the other end is ready as well
+        start = time.perf_counter()
+        for number in range(count):
+            if rank == 0:
+                end.send(number)
+            end.receive()
+            if rank == 1:
+                end.send(number)
+        seconds = time.perf_counter() - start
+        if isinstance(end, Backend):
+            end.finish(answering=rank == 1)
+        print(seconds, flush=True)
+
+
+class Pair:
+    """The two processes of a way."""
+
+    def __init__(self, way: str) -> None:
+        ports = list(map(str, free_ports(2)))
+        self.ends = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.benchmarks.transport"),
+                    "--side",
+                    way,
+                    rank,
+                    *ports,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+            )
+            for rank in ("0", "1")
+        ]
+
+    def run(self, size: int, count: int) -> float:
+        """Seconds of one message there and back."""
+        for end in self.ends:
+            self._tell(end, json.dumps([size, count]))
+        for end in self.ends:
+            assert self._hear(end) == "ready"
+        self._tell(self.ends[0], "go")
+        seconds, _ = (float(self._hear(end)) for end in self.ends)
+        return seconds / count
+
+    def close(self) -> None:
+        """End both processes."""
+        for end in self.ends:
+            assert end.stdin is not None
+            end.stdin.close()
+        for end in self.ends:
+            try:
+                end.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                end.kill()
+                end.wait()
+
+    def _tell(self, end: subprocess.Popen[str], line: str) -> None:
+        assert end.stdin is not None
+        end.stdin.write(line + "\n")
+
+    def _hear(self, end: subprocess.Popen[str]) -> str:
+        assert end.stdout is not None
+        line = end.stdout.readline().strip()
+        assert line, f"{end.args} ended"
+        return line
+
+
+@contextlib.contextmanager
+def pairs() -> Iterator[dict[str, Pair]]:
+    """Every way there is on this machine."""
+    zeromq = ["zeromq"] if importlib.util.find_spec("zmq") else []
+    with contextlib.ExitStack() as stack:
+        made = {}
+        for way in ("bare", *BUILT, "pickle", *zeromq):
+            made[way] = Pair(way)
+            stack.callback(made[way].close)
+        yield made
 
 
 def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
     """Every size and way, alternating."""
     rounds = 1 if quick else ROUNDS
-    torch.set_num_threads(1)
-    ports = free_ports(4)
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks.transport", "--answer", *map(str, ports)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        all_ways = ways(0, ports)
-        rows = [_row(name, size, rounds, all_ways, child) for name, size in SIZES.items()]
-    finally:
-        assert child.stdin is not None
-        child.stdin.close()
-        child.wait(timeout=30)
+    with pairs() as ways:
+        rows = [_row(name, size, rounds, ways) for name, size in SIZES.items()]
+    others = [backend for backend in BUILT if backend != "tcp"]
     checks = [
-        Check(
-            f"tcp over bare echo, {row['size']}", row["tcp_over_bare"], LIMITS[row["size"]], "lower"
-        )
-        for row in rows
+        *(
+            Check(f"tcp over bare echo, {row['size']}", row["tcp_over_bare"], limit, "lower")
+            for row, limit in zip(rows, LIMITS.values(), strict=True)
+        ),
+        *(
+            Check(f"tcp over {other}, {row['size']}", row[f"tcp_over_{other}"], 1.0, "lower")
+            for other in others
+            for row in rows
+        ),
     ]
     return rows, checks
 
 
-def _row(name: str, size: int, rounds: int, all_ways: dict[str, Any], child: Any) -> dict[str, Any]:
+def _row(name: str, size: int, rounds: int, ways: dict[str, Pair]) -> dict[str, Any]:
     """One size: rounds of every way in turn, and the ratios round by round."""
-
-    def run(way: str, count: int) -> float:
-        child.stdin.write(json.dumps([way, size, count]) + "\n")
-        child.stdin.flush()
-        all_ways[way].configure(size)
-        assert child.stdout.readline() == "ready\n"
-        start = time.perf_counter()
-        all_ways[way].exchange(count, answering=False)
-        return (time.perf_counter() - start) / count
-
-    counts = {way: max(3, round(ROUND_S / run(way, 3))) for way in all_ways}
-    taken = [{way: run(way, counts[way]) for way in all_ways} for _ in range(rounds)]
+    counts = {}
+    for way, pair in ways.items():
+        pair.run(size, 3)
+        counts[way] = max(3, round(ROUND_S / pair.run(size, 3)))
+    taken = [
+        {way: pair.run(size, counts[way]) for way, pair in ways.items()} for _ in range(rounds)
+    ]
 
     def median(value: Callable[[dict[str, float]], float]) -> float:
         return statistics.median(map(value, taken))
 
+    over = [(way, "bare") for way in ways if way != "bare"]
+    over += [("tcp", other) for other in BUILT if other != "tcp"]
     return {
         "size": name,
         "bytes": size,
-        **{f"{way}_ms": median(lambda r, way=way: r[way] * 1e3) for way in all_ways},
-        "tcp_over_bare": median(lambda r: r["tcp"] / r["bare"]),
-        "pickle_over_bare": median(lambda r: r["pickle"] / r["bare"]),
+        **{f"{way}_ms": median(lambda r, way=way: r[way] * 1e3) for way in ways},
+        **{f"{a}_over_{b}": median(lambda r, a=a, b=b: r[a] / r[b]) for a, b in over},
         "rounds": rounds,
         "messages_per_round": counts,
     }
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--answer"]:
-        answer([int(port) for port in sys.argv[2:]])
+    if sys.argv[1:2] == ["--side"]:
+        side(sys.argv[2], int(sys.argv[3]), [int(port) for port in sys.argv[4:]])
     else:
         main("transport", measure, __doc__ or "")

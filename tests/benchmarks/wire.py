@@ -9,7 +9,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from paretopipe_worker.transport.ring import tune
 
@@ -53,11 +54,24 @@ class Wire:
 
 
 @contextlib.contextmanager
-def wire() -> Iterator[Wire]:
-    """Start the other process, and end it with the block."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1])
-        child = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.wire", port])
+def wire(
+    own: tuple[str, int] = ("127.0.0.1", 0),
+    other_side: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Iterator[Wire]:
+    """Start the other process, on the other side of a link, and end it with the block.
+
+    Parameters
+    ----------
+    own
+        Where this process listens.
+    other_side
+        Lets this thread start processes on the other host.
+    """
+    with socket.create_server(own) as listener:
+        address, port = listener.getsockname()
+        words = [sys.executable, "-m", "tests.benchmarks.wire", address, str(port)]
+        with other_side():
+            child = subprocess.Popen(words)
         listener.settimeout(60)
         link, _ = listener.accept()
     tune(link)
@@ -79,9 +93,9 @@ def _receive(link: socket.socket, buffer: bytearray) -> bool:
     return True
 
 
-def _answer(port: int) -> None:
+def _answer(address: str, port: int) -> None:
     """The other process: receive and return what the lines say, until the connection ends."""
-    with socket.create_connection(("127.0.0.1", port), 60) as link:
+    with socket.create_connection((address, port), 60) as link:
         link.settimeout(None)
         tune(link)
         line = bytearray(80)
@@ -95,4 +109,4 @@ def _answer(port: int) -> None:
 
 
 if __name__ == "__main__":
-    _answer(int(sys.argv[1]))
+    _answer(sys.argv[1], int(sys.argv[2]))
