@@ -10,6 +10,7 @@ from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.spec import Experiment
+from paretopipe_worker.warmup import FEWEST
 
 WIRE_OVERHEAD = 1514 / 1448
 """Bytes on the wire per byte of payload in full Ethernet frames with TCP timestamps."""
@@ -95,12 +96,21 @@ def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
 
 
 def phases_s(experiment: Experiment, window: int, latency_s: float, period_s: float) -> float:
-    """Seconds the two legs of one point are thought to take, warm-up and drain included."""
-    phases = experiment.phases
+    """Seconds the legs of one point are thought to take, warm-up and drain included.
 
-    def leg_s(item_s: float, warmup_items: int) -> float:
-        warmup_s = min(phases.max_s, warmup_items * item_s)
+    No leg is thought to be disturbed, and every rate of an offered load to be below the knee.
+    """
+    phases = experiment.phases
+    warmup_items = min(FEWEST, phases.warmup_items)
+
+    def leg_s(item_s: float, items: int) -> float:
+        warmup_s = max(item_s, min(phases.warmup_s, items * item_s))
         return warmup_s + min(phases.max_s, max(phases.min_s, phases.min_items * item_s))
 
-    latency_leg_s = leg_s(latency_s, phases.warmup_items)
-    return latency_leg_s + leg_s(period_s, phases.warmup_items + window) + latency_s
+    legs_s = leg_s(latency_s, warmup_items) + leg_s(period_s, warmup_items + window) + latency_s
+    if load := phases.load:
+        for share in load.shares:
+            item_s = period_s / share
+            counted_s = min(phases.max_s, max(load.min_s, load.min_items * item_s))
+            legs_s += window * item_s + counted_s + latency_s
+    return legs_s
