@@ -316,10 +316,9 @@ def _points(
         for name in _split_names(experiment, table):
             hops = _hops(table, name)
             stages = [fleet[host] for host in placement]
-            stage_s, wire_s = expected_s(table, name, hops, link, experiment.tcp, stages)
-            latency_s, period_s = sum(stage_s) + sum(wire_s), max(*stage_s, *wire_s)
+            latency_s, busiest_s = expected_s(table, name, hops, link, experiment.tcp, stages)
             for window in experiment.window:
-                in_flight = filling(latency_s, period_s) if window == "auto" else window
+                in_flight = filling(latency_s, busiest_s) if window == "auto" else window
                 identity = {
                     "model": model.name,
                     "weights": table.weights_sha256,
@@ -349,7 +348,7 @@ def _points(
                     # for a window of items, since the last one waits for all the others.
                     deadline_s=round(_PATIENCE_S + 10 * latency_s * in_flight, 1),
                 )
-                yield point, _POINT_S + phases_s(experiment, in_flight, latency_s, period_s)
+                yield point, _POINT_S + phases_s(experiment, in_flight, latency_s, busiest_s)
 
 
 def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:

@@ -38,8 +38,8 @@ def expected_s(
     link: LinkSpec,
     tcp: TcpSettings,
     hosts: Sequence[Host],
-) -> tuple[list[float], list[float]]:
-    """Rough seconds each stage computes and each hop is on the wire: only for predictions.
+) -> tuple[float, float]:
+    """Rough seconds of a batch from end to end, and of the busiest stage or hop.
 
     Work is taken to be spread evenly over the cuts.
     """
@@ -51,12 +51,12 @@ def expected_s(
         for part, host in zip((share, 1 - share), hosts, strict=True)
     ]
     path = link.forward_path(len(hosts))
+    used = [(hop, condition) for hop, condition in zip(hops, path, strict=True) if hop]
     wire_s = [
-        condition.delay_ms / 1e3 + payload_bytes(hop) * 8 / goodput_bit_s(condition, path, tcp)
-        for hop, condition in zip(hops, path, strict=True)
-        if hop
+        payload_bytes(hop) * 8 / goodput_bit_s(condition, path, tcp) for hop, condition in used
     ]
-    return stage_s, wire_s
+    delay_s = sum(condition.delay_ms for _, condition in used) / 1e3
+    return sum(stage_s) + sum(wire_s) + delay_s, max(*stage_s, *wire_s)
 
 
 def goodput_bit_s(condition: Condition, path: Sequence[Condition], tcp: TcpSettings) -> float:
@@ -95,12 +95,20 @@ def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
     )
 
 
-def phases_s(experiment: Experiment, window: int, latency_s: float, period_s: float) -> float:
+def phases_s(experiment: Experiment, window: int, latency_s: float, busiest_s: float) -> float:
     """Seconds the legs of one point are thought to take, warm-up and drain included.
 
     No leg is thought to be disturbed, and every rate of an offered load to be below the knee.
+
+    Parameters
+    ----------
+    window
+        Batches in flight in the throughput leg.
+    latency_s, busiest_s
+        Of a batch from end to end, and of the busiest stage or hop.
     """
     phases = experiment.phases
+    period_s = max(busiest_s, latency_s / window)
     warmup_items = min(FEWEST, phases.warmup_items)
 
     def leg_s(item_s: float, items: int) -> float:

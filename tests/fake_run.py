@@ -283,7 +283,8 @@ class FakeRun:
         stage = [part * spread for part in stage]
         loaded = phase == "throughput"
         period = max(*stage, *wire) if loaded else sum(stage) + sum(wire)
-        latency = int((period * point.window if loaded else period) * 1e6)
+        in_flight = 4 if point.window == "auto" else point.window
+        latency = int((period * in_flight if loaded else period) * 1e6)
         factor = self.plan.host(point.placement[rank]).device_emulated
         computed = clock + int(stage[rank] * 1e6)
         bare = int(stage[rank] * 1e6 / factor)
