@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from paretopipe_worker import warmup
+from paretopipe_worker.control import ControlError, Message
 from paretopipe_worker.flights import Flight, Flights
 from paretopipe_worker.records import Item
 from paretopipe_worker.spec import PhaseSpec
@@ -16,6 +17,8 @@ from paretopipe_worker.warmup import Warmup
 
 EndedBy = Literal["minimum", "maximum"]
 LegPhase = Literal["latency", "throughput", "load"]
+
+_MOST_NS = 1 << 62
 
 
 @dataclass
@@ -59,6 +62,27 @@ class LegResult:
         if len(self.latencies_ns) >= self.spec.min_items and elapsed_s >= self.spec.min_s:
             return "minimum"
         return "maximum" if elapsed_s >= self.spec.max_s else None
+
+    def hear(self, report: Message, peer: str) -> None:
+        """Take what another rank says of the leg.
+
+        Raises
+        ------
+        ControlError
+            When that makes no sense.
+        """
+        leg, busy_ns = report.get("leg"), report.get("busy_ns")
+        disturbed = report.get("disturbed")
+        if (
+            leg != self.leg
+            or type(busy_ns) is not int
+            or not 0 <= busy_ns < _MOST_NS
+            or not isinstance(disturbed, list)
+            or not all(isinstance(words, str) for words in disturbed)
+        ):
+            raise ControlError(f"{peer}: sent {report} as its report of leg {self.leg}")
+        self.disturbed |= bool(disturbed)
+        self.stage_s += (busy_ns / 1e9,)
 
     @property
     def rate_per_s(self) -> float:

@@ -37,7 +37,6 @@ References: TypeAlias = dict[int, list[tuple[torch.Tensor, ...]]]
 Drive: TypeAlias = Callable[[Flights, LegResult], EndedBy]
 
 _INPUTS = 2
-_MOST_NS = 1 << 62
 
 
 class PointRun:
@@ -261,16 +260,4 @@ class PointRun:
         """Have the other ranks report a leg: whether they were disturbed, and how busy."""
         self._tell({"do": "report"})
         for channel in self._channels:
-            report = channel.receive(self.point.deadline_s)
-            leg, busy_ns = report.get("leg"), report.get("busy_ns")
-            disturbed = report.get("disturbed")
-            if (
-                leg != result.leg
-                or type(busy_ns) is not int
-                or not 0 <= busy_ns < _MOST_NS
-                or not isinstance(disturbed, list)
-                or not all(isinstance(words, str) for words in disturbed)
-            ):
-                raise ControlError(f"{channel.peer}: sent {report} as report of leg {result.leg}")
-            result.disturbed |= bool(disturbed)
-            result.stage_s += (busy_ns / 1e9,)
+            result.hear(channel.receive(self.point.deadline_s), channel.peer)

@@ -7,6 +7,7 @@ import random
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,6 +16,8 @@ from analysis import pareto
 from analysis.load import load
 from analysis.points import points
 from paretopipe_worker import arrivals, window
+from paretopipe_worker.control import ControlError
+from paretopipe_worker.drive import LegResult
 from paretopipe_worker.spec import LoadSpec, PhaseSpec
 from paretopipe_worker.warmup import Warmup, steady
 from tests.fake_run import FakeRun, make, tiny_table
@@ -141,3 +144,36 @@ def test_the_knee_is_twice_the_idle_latency_or_falling_behind(
     done = [time + 10 * MS for time in arrived]
     done[-1] += late_ms * MS
     assert arrivals.beyond_knee(arrived, done, median_ms * MS, 10 * MS) == beyond
+
+
+REPORT = {"leg": 4, "busy_ns": 5 * MS, "disturbed": []}
+
+
+def test_another_rank_reports_how_busy_it_was_and_what_disturbed_it() -> None:
+    result = LegResult("throughput", PhaseSpec(), leg=4, window=3, stage_s=(0.001,))
+    result.hear(REPORT, "rank 1")
+    assert (result.stage_s, result.disturbed) == ((0.001, 0.005), False)
+    result.hear(REPORT | {"disturbed": ["hot"]}, "rank 2")
+    result.hear(REPORT, "rank 3")
+    assert result.disturbed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"leg": 3},
+        {"leg": None},
+        {"busy_ns": -1},
+        {"busy_ns": 1.5},
+        {"busy_ns": True},
+        {"busy_ns": 1 << 62},
+        {"disturbed": "hot"},
+        {"disturbed": [1]},
+    ],
+    ids=str,
+)
+def test_a_report_that_makes_no_sense_names_its_rank(change: dict[str, Any]) -> None:
+    result = LegResult("throughput", PhaseSpec(), leg=4, window=3)
+    with pytest.raises(ControlError, match=r"rank 1: sent .* as its report of leg 4"):
+        result.hear(REPORT | change, "rank 1")
+    assert (result.stage_s, result.disturbed) == ((), False)
