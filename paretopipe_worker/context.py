@@ -15,7 +15,7 @@ from paretopipe_worker.link.counters import RelayCounters
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.partition import TracedModel
 from paretopipe_worker.plan import Plan, Point, Session
-from paretopipe_worker.records import SHARES, Writer
+from paretopipe_worker.records import SHARES, Probe, Writer
 from paretopipe_worker.transport import Counters, Transport
 
 _LATE = 0.99
@@ -60,7 +60,10 @@ class Sent:
 
 @dataclass
 class Context:
-    """One rank of one session: what it is part of, its model, its links, its record file."""
+    """One rank of one session: what it is part of, its model, its links, its record file.
+
+    `probe` is the path as measured last, on the source.
+    """
 
     plan: Plan
     session: Session
@@ -73,6 +76,7 @@ class Context:
     link: LinkState
     writer: Writer
     shares: Shares
+    probe: Probe | None = None
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -35,7 +36,7 @@ class _Leg:
     sent_before: Sent
     watch: Watch
     messages: int = 0
-    items: int = 0
+    busy_ns: list[int] = field(default_factory=list)
     start_ns: int = 0
     end_ns: int = 0
 
@@ -128,7 +129,7 @@ class Follower:
             sent_ns = time.perf_counter_ns()
             name = PHASES[message.tag.phase]
             if name == leg.phase:
-                leg.items += 1
+                leg.busy_ns.append(computed.computed_ns - computed.start_ns)
                 leg.start_ns = leg.start_ns or message.received_ns
                 leg.end_ns = sent_ns
                 leg.watch.add(computed.compute_ns, computed.cpu_ns)
@@ -162,7 +163,7 @@ class Follower:
             PhaseEnd(
                 point=leg.point.id,
                 phase=leg.phase,
-                items=leg.items,
+                items=len(leg.busy_ns),
                 start_ns=leg.start_ns,
                 end_ns=leg.end_ns,
                 ended_by=None,
@@ -174,7 +175,8 @@ class Follower:
                 disturbed=disturbed,
             )
         )
-        self.channel.send({"leg": leg.number, "disturbed": disturbed})
+        busy_ns = round(statistics.median(leg.busy_ns)) if leg.busy_ns else 0
+        self.channel.send({"leg": leg.number, "disturbed": disturbed, "busy_ns": busy_ns})
 
 
 _BOUNDS = (("leg", 0), ("window", 1))

@@ -23,6 +23,7 @@ from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.predict import certificate_s, expected_s, phases_s
 from paretopipe_worker.spec import MIN_ITEMS, Experiment, ModelSpec
+from paretopipe_worker.window import Window, filling
 
 SCHEMA = 2
 
@@ -39,8 +40,9 @@ class Point:
     """One combination that gets a latency and a throughput.
 
     `hops` holds the tensors of each message an item causes: rank 0 to 1, and so on, and last from
-    the last rank back to rank 0; an empty hop is never sent. `predicted_s` is how long measuring
-    it is thought to take, `deadline_s` bounds the time any stage waits for one message.
+    the last rank back to rank 0; an empty hop is never sent. A `window` of ``auto`` is chosen when
+    the latency has been measured. `predicted_s` is how long measuring it is thought to take,
+    `deadline_s` bounds the time any stage waits for one message.
     """
 
     id: str
@@ -50,7 +52,7 @@ class Point:
     link: str
     backend: str
     batch: int
-    window: int
+    window: Window
     dtype: str
     hops: tuple[tuple[TensorSpec, ...], ...]
     predicted_latency_s: float
@@ -342,9 +344,9 @@ def _points(
         for name in _split_names(experiment, table):
             hops = _hops(table, name)
             stages = [fleet[host] for host in placement]
-            stage_s, wire_s = expected_s(table, name, hops, link, experiment.tcp, stages)
-            latency_s, period_s = sum(stage_s) + sum(wire_s), max(*stage_s, *wire_s)
+            latency_s, busiest_s = expected_s(table, name, hops, link, experiment.tcp, stages)
             for window in experiment.window:
+                in_flight = filling(latency_s, busiest_s) if window == "auto" else window
                 identity = {
                     "model": model.name,
                     "weights": table.weights_sha256,
@@ -358,7 +360,7 @@ def _points(
                     "window": window,
                     "dtype": table.dtype,
                 }
-                predicted_s = _POINT_S + phases_s(experiment, window, latency_s, period_s)
+                predicted_s = _POINT_S + phases_s(experiment, in_flight, latency_s, busiest_s)
                 yield Point(
                     id=_digest(identity),
                     model=model.name,
@@ -374,7 +376,7 @@ def _points(
                     predicted_s=round(predicted_s, 2),
                     # Ten times what is expected, since hosts may be slower than their hint, and
                     # for a window of items, since the last one waits for all the others.
-                    deadline_s=round(_PATIENCE_S + 10 * latency_s * window, 1),
+                    deadline_s=round(_PATIENCE_S + 10 * latency_s * in_flight, 1),
                 )
 
 
@@ -402,8 +404,11 @@ def _session_deadline_s(
 ) -> float:
     """An upper bound of a session's time: past it something hangs."""
     phases = experiment.phases
-    per_point = sum(4 * phases.max_s + 2 * point.deadline_s for point in points)
-    return round(120 + 4 * certificates_s + per_point, 1)
+    legs = (2 + (len(phases.load.shares) if phases.load else 0)) * (1 + phases.retries)
+    # Warm-up and phase each end with the first item past their time, the leg with a window of them.
+    leg_s = phases.cool_down_s + phases.warmup_s + phases.max_s
+    points_s = sum(legs * (leg_s + 3 * point.deadline_s) for point in points)
+    return round(120 + 4 * certificates_s + points_s, 1)
 
 
 def _digest(identity: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.spec import Experiment
+from paretopipe_worker.warmup import FEWEST
 
 WIRE_OVERHEAD = 1514 / 1448
 """Bytes on the wire per byte of payload in full Ethernet frames with TCP timestamps."""
@@ -37,8 +38,8 @@ def expected_s(
     link: LinkSpec,
     tcp: TcpSettings,
     hosts: Sequence[Host],
-) -> tuple[list[float], list[float]]:
-    """Rough seconds each stage computes and each hop is on the wire: only for predictions.
+) -> tuple[float, float]:
+    """Rough seconds of a batch from end to end, and of the busiest stage or hop.
 
     Work is taken to be spread evenly over the cuts.
     """
@@ -50,12 +51,12 @@ def expected_s(
         for part, host in zip((share, 1 - share), hosts, strict=True)
     ]
     path = link.forward_path(len(hosts))
+    used = [(hop, condition) for hop, condition in zip(hops, path, strict=True) if hop]
     wire_s = [
-        condition.delay_ms / 1e3 + payload_bytes(hop) * 8 / goodput_bit_s(condition, path, tcp)
-        for hop, condition in zip(hops, path, strict=True)
-        if hop
+        payload_bytes(hop) * 8 / goodput_bit_s(condition, path, tcp) for hop, condition in used
     ]
-    return stage_s, wire_s
+    delay_s = sum(condition.delay_ms for _, condition in used) / 1e3
+    return sum(stage_s) + sum(wire_s) + delay_s, max(*stage_s, *wire_s)
 
 
 def goodput_bit_s(condition: Condition, path: Sequence[Condition], tcp: TcpSettings) -> float:
@@ -94,13 +95,30 @@ def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
     )
 
 
-def phases_s(experiment: Experiment, window: int, latency_s: float, period_s: float) -> float:
-    """Seconds the two legs of one point are thought to take, warm-up and drain included."""
-    phases = experiment.phases
+def phases_s(experiment: Experiment, window: int, latency_s: float, busiest_s: float) -> float:
+    """Seconds the legs of one point are thought to take, warm-up and drain included.
 
-    def leg_s(item_s: float, warmup_items: int) -> float:
-        warmup_s = min(phases.max_s, warmup_items * item_s)
+    No leg is thought to be disturbed, and every rate of an offered load to be below the knee.
+
+    Parameters
+    ----------
+    window
+        Batches in flight in the throughput leg.
+    latency_s, busiest_s
+        Of a batch from end to end, and of the busiest stage or hop.
+    """
+    phases = experiment.phases
+    period_s = max(busiest_s, latency_s / window)
+    warmup_items = min(FEWEST, phases.warmup_items)
+
+    def leg_s(item_s: float, items: int) -> float:
+        warmup_s = max(item_s, min(phases.warmup_s, items * item_s))
         return warmup_s + min(phases.max_s, max(phases.min_s, phases.min_items * item_s))
 
-    latency_leg_s = leg_s(latency_s, phases.warmup_items)
-    return latency_leg_s + leg_s(period_s, phases.warmup_items + window) + latency_s
+    legs_s = leg_s(latency_s, warmup_items) + leg_s(period_s, warmup_items + window) + latency_s
+    if load := phases.load:
+        for share in load.shares:
+            item_s = period_s / share
+            counted_s = min(phases.max_s, max(load.min_s, load.min_items * item_s))
+            legs_s += window * item_s + counted_s + latency_s
+    return legs_s

@@ -99,7 +99,8 @@ class Item:
     point, phase, seq
         Which point and phase, and the batch's number in that phase, from 0.
     ready_ns
-        Input is there: on the source the input tensor is ready, elsewhere its last byte arrived.
+        Input is there: on the source the input tensor is ready, or in phase `load` was to arrive
+        (it may wait until `start_ns` for its turn), elsewhere its last byte arrived.
     start_ns, computed_ns
         The stage's computation began and ended, stretching included.
     sent_ns
@@ -113,7 +114,8 @@ class Item:
         (phase `latency`), the latency under load in phases `throughput` and `load`, in the latter
         from the moment at which the item was to arrive. Null on other stages.
     leg
-        Number of the leg within the point, from 0; only the last leg of a phase counts.
+        Number of the leg within the point, from 0; only the last leg of a phase, in `load` of a
+        rate, counts.
     packed_ns
         The stage's output was serialised, ready for the wire; null where nothing is sent.
     departed_ns
@@ -215,7 +217,8 @@ class PhaseEnd:
         Items in flight at most: 1 in phase `latency`.
     warmup_items, warmup_ended_by
         On the source: items before those that count, and whether they had become `steady` or the
-        bound on their number or time ended them (`maximum`). Null on other stages.
+        bound on their number or time ended them (`maximum`, always so in phase `load`, where they
+        are as many as the window). Null on other stages.
     offered_per_s
         On the source in phase `load`: items per second that were to arrive. Else null.
     health, disturbed

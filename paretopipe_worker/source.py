@@ -12,8 +12,10 @@ from typing import Literal
 from paretopipe_worker import clocks
 from paretopipe_worker.context import Context
 from paretopipe_worker.control import Channel
+from paretopipe_worker.drive import LegResult
+from paretopipe_worker.outputs import PointFailed
 from paretopipe_worker.plan import Point
-from paretopipe_worker.point import PhaseResult, PointFailed, PointRun, References
+from paretopipe_worker.point import PointRun, References
 from paretopipe_worker.probe import probe
 from paretopipe_worker.records import PointEnd
 
@@ -54,9 +56,8 @@ class Source:
         context = self.context
         path = context.plan.link(context.session.link).forward_path(len(self.channels) + 1)
         with context.shares.kind("probe"):
-            context.writer.write(
-                probe(when, path, context.transport, self.channels, context.addresses)
-            )
+            context.probe = probe(when, path, context.transport, self.channels, context.addresses)
+            context.writer.write(context.probe)
 
     def dismiss(self) -> None:
         """Send the other ranks home."""
@@ -67,7 +68,7 @@ class Source:
         """Measure one point, or record why it failed."""
         run = PointRun(self.context, self.channels, point, self._references)
         reason = None
-        ended: tuple[PhaseResult, ...] = ()
+        ended: tuple[LegResult, ...] = ()
         try:
             ended = run.measure()
         except PointFailed as error:
@@ -85,7 +86,7 @@ class Source:
         self._report(point, number, reason, ended)
 
     def _report(
-        self, point: Point, number: int, reason: str | None, ended: Sequence[PhaseResult]
+        self, point: Point, number: int, reason: str | None, ended: Sequence[LegResult]
     ) -> None:
         """Append one line to the progress file, which whoever launched the session may follow."""
         latency, throughput = ended or (None, None)

@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass
 from paretopipe_worker.link import profiles
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
+from paretopipe_worker.window import MOST
 
 Backend = Literal["tcp", "rpc"]
 """Backends a spec may name. One that is known but not built yet fails when its session starts."""
@@ -54,12 +55,20 @@ def _unique_names(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse rates that do not grow: the legs end at the first that is too much."""
+    if sorted(set(values)) != list(values):
+        raise ValueError("must grow from one to the next")
+    return values
+
+
 _TCP = TcpSettings()
 _SOME = Field(min_length=1)
 _DISTINCT = AfterValidator(_unique)
 _DISTINCT_NAMES = AfterValidator(_unique_names)
 _Batch = Annotated[int, Field(ge=1, le=4096)]
-_Window = Annotated[int, Field(ge=1, le=64)]
+_Window = Annotated[int, Field(ge=1, le=MOST)] | Literal["auto"]
+_Share = Annotated[float, Field(gt=0, le=2)]
 _Size = Annotated[int, Field(ge=1, le=8192)]
 _Shape = Annotated[tuple[_Size, ...], Field(min_length=1, max_length=4)]
 _Placement = Annotated[tuple[_Name, ...], Field(min_length=2), _DISTINCT]
@@ -91,13 +100,37 @@ class SplitSpec:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class LoadSpec:
+    """Legs in which items arrive at random, at growing shares of the throughput just measured.
+
+    Each takes `min_items` and `min_s`, or the phases' maximum time. They end at the knee.
+    """
+
+    shares: Annotated[tuple[_Share, ...], _SOME, AfterValidator(_rising)] = (
+        *(0.2, 0.4, 0.6, 0.8),
+        *(0.9, 1.0),
+    )
+    min_items: Annotated[int, Field(ge=MIN_ITEMS, le=1_000_000)] = 50
+    min_s: Annotated[float, Field(ge=0, le=3600)] = 2.0
+
+
+@dataclass(frozen=True, config=_STRICT)
 class PhaseSpec:
-    """When a phase ends: minimum count and minimum time both reached, or the maximum time."""
+    """When a phase ends: minimum count and minimum time both reached, or the maximum time.
+
+    Before it, items warm up until they are steady, but at most `warmup_items` (and those that fill
+    the window) or `warmup_s`. A phase on a disturbed host is measured again, up to `retries` times,
+    each `cool_down_s` later. `load` asks for latency at several rates of arrival.
+    """
 
     min_items: Annotated[int, Field(ge=MIN_ITEMS, le=1_000_000)] = 20
     min_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
     max_s: Annotated[float, Field(gt=0, le=36_000)] = 60.0
-    warmup_items: Annotated[int, Field(ge=1, le=10_000)] = 3
+    warmup_items: Annotated[int, Field(ge=1, le=10_000)] = 20
+    warmup_s: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 1
+    cool_down_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    load: LoadSpec | None = None
 
     @model_validator(mode="after")
     def _maximum_above_minimum(self) -> PhaseSpec:
@@ -114,7 +147,8 @@ class Experiment:
     `links` are written as `paretopipe_worker.link.profiles` says, and resolved here. `tcp` holds
     on all of them.
     `placements` lists inventory hosts by rank, source first; by default one placement, the hosts
-    of the inventory's group ``stages`` in their order there.
+    of the inventory's group ``stages`` in their order there. A `window` of ``auto`` is chosen for
+    each point when its latency is known, so that it fills the path.
     """
 
     models: Annotated[tuple[ModelSpec, ...], _SOME, _DISTINCT_NAMES]
@@ -292,6 +326,7 @@ _NESTED: dict[str, type] = {
     "tcp": TcpSettings,
     "splits": SplitSpec,
     "phases": PhaseSpec,
+    "load": LoadSpec,
 }
 _KEYS = frozenset(
     entry.name for owner in (Experiment, *_NESTED.values()) for entry in fields(owner)

@@ -319,14 +319,15 @@ class FakeRun:
             *[("throughput", None)] * (1 + self.again.get("throughput", 0)),
         ]
         stage, wire = expected_ms(self.plan, point)
-        most_per_s = 1e3 / period_ms(stage, wire, point.window)
+        window = 4 if point.window == "auto" else point.window
+        most_per_s = 1e3 / period_ms(stage, wire, window)
         phases += [("load", share * most_per_s) for share in self.loads]
         legs: list[Leg] = []
         for number, (phase, offered) in enumerate(phases):
             spoilt = phase in (name for name, _ in phases[number + 1 :]) and phase != "load"
             random_ms = random.Random(f"{seed} {phase} {number}")
             slow = scale * (1.5 if spoilt else 1)
-            leg = Leg(phase, number, point.window if phase != "latency" else 1, offered, spoilt)
+            leg = Leg(phase, number, window if phase != "latency" else 1, offered, spoilt)
             leg.run(now, list(self.computing(point, slow, random_ms)), wire, random_ms)
             now = leg.end_ns
             legs.append(leg)

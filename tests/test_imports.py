@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 WORKER = "paretopipe_worker"
 
 ASKED = {"link.conditions", "link.profiles", "link.presets"}
-PLAIN = {"cuts", "spec", "fleet", "records"} | ASKED
-PLANNING = PLAIN | {"plan", "predict", "resume"}
+PLAIN = {"cuts", "spec", "fleet", "records", "window"} | ASKED
+PLANNING = PLAIN | {"plan", "predict", "resume", "warmup"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
 TRANSPORT = {
     *("agreement", "cuts", "transport", "transport.handshake", "transport.ring", "transport.tcp")
@@ -30,7 +30,11 @@ MAY_IMPORT = {
     **{name: set() for name in ("agreement", "cuts", "fleet", "link.conditions", "link.presets")},
     "records": {"link.conditions"},
     "link.profiles": ASKED,
-    "spec": ASKED,
+    "spec": ASKED | {"window"},
+    "window": set(),
+    "warmup": {"spec"},
+    "arrivals": {"spec"},
+    "outputs": {"partition"},
     **dict.fromkeys(("plan", "predict", "resume"), PLANNING),
     **dict.fromkeys(MODELS - {"cuts"}, MODELS),
     **dict.fromkeys(TRANSPORT - {"agreement", "cuts"}, TRANSPORT),

@@ -76,6 +76,39 @@ def test_deadlines_scale_with_payload_over_rate() -> None:
     assert max(p.deadline_s for p in huge.points) > 10 * payload_s
 
 
+def test_a_window_of_auto_is_a_point_of_its_own_and_moves_no_other() -> None:
+    usual, both = make(), make(window=[3, "auto"])
+    chosen = {point.id for point in both.points if point.window == "auto"}
+    assert {point.id for point in both.points} - chosen == {point.id for point in usual.points}
+    assert len(chosen) == len(usual.points)
+    far = make(links=[{"name": "far", "delay_ms": 500}], window=[3, "auto"])
+    three, auto = ({p.split[0]: p for p in far.points if p.window == w} for w in (3, "auto"))
+    # Many in flight: the last one waits for all the others.
+    assert auto[LAST].deadline_s > 3 * three[LAST].deadline_s
+    assert auto[FIRST].deadline_s == three[FIRST].deadline_s
+
+
+def test_sessions_may_take_as_long_as_retries_and_offered_loads_do() -> None:
+    def deadline_s(**phases: Any) -> float:
+        return max(session.deadline_s for session in make(phases=phases).sessions)
+
+    points, once = 5, deadline_s(retries=0)
+    # Two legs of at most 60 s and a warm-up of 5 s, for each point and try.
+    assert once > points * 2 * 65
+    assert deadline_s(retries=2) > once + points * 2 * 2 * 65
+    assert deadline_s(retries=2, cool_down_s=30) >= deadline_s(retries=2) + points * 2 * 2 * 30
+    assert deadline_s(retries=0, load={"shares": [0.5, 1.0]}) > once + points * 2 * 60
+
+
+def test_offered_loads_take_time_by_their_rates() -> None:
+    def seconds(**phases: Any) -> float:
+        return make(phases=phases).predicted_hours * 3600
+
+    legs_s = 2 * 5 * 10.0
+    low = seconds(load={"shares": [0.5], "min_items": 6, "min_s": 10}) - seconds()
+    assert legs_s < low < 1.5 * legs_s
+
+
 def test_conditions_of_either_direction_and_of_tcp_are_part_of_a_point() -> None:
     def ids(**keys: Any) -> set[str]:
         return {point.id for point in make(**keys).points}

@@ -102,12 +102,21 @@ def test_faults_of_links_do_not_hide_others() -> None:
         ({"batch": True}, "batch[0]", "valid integer"),
         ({"batch": [8, 8]}, "batch", "must not repeat"),
         ({"window": 0}, "window[0]", "greater than or equal to 1"),
+        ({"window": 65}, "window[0]", "less than or equal to 64"),
+        ({"window": "full"}, "window[0]", "'auto'"),
+        ({"window": ["auto", "auto"]}, "window", "must not repeat"),
         ({"dtype": "float8"}, "dtype[0]", "'float32'"),
         ({"splits": {"granularity": "layer"}}, "splits.granularity", "'block' or 'op'"),
         ({"splits": {"cuts": "some"}}, "splits.cuts", "'all'"),
         ({"splits": {"cuts": []}}, "splits.cuts", "at least 1 item"),
         ({"phases": {"min_items": 5}}, "phases.min_items", "equal to 6"),
         ({"phases": {"min_s": 50, "max_s": 2}}, "phases", "max_s must be at least min_s"),
+        ({"phases": {"retries": -1}}, "phases.retries", "equal to 0"),
+        ({"phases": {"warmup": 1}}, "phases.warmup", "did you mean 'warmup_s'"),
+        ({"phases": {"load": {"shares": []}}}, "phases.load.shares", "at least 1 item"),
+        ({"phases": {"load": {"shares": [0]}}}, "phases.load.shares[0]", "greater than 0"),
+        ({"phases": {"load": {"shares": [0.5, 0.2]}}}, "phases.load.shares", "must grow"),
+        ({"phases": {"load": {"rate": 1}}}, "phases.load.rate", "shares, min_items, min_s"),
         ({"placements": [["edge"]]}, "placements[0]", "at least 2 items"),
         ({"placements": [["edge", "edge"]]}, "placements[0]", "must not repeat"),
         ({"models": ["a b"]}, "models[0].name", "pattern"),
@@ -126,6 +135,13 @@ def test_a_bad_value_is_refused_with_key_path_and_what_is_allowed(
     lines = str(refused.value).splitlines()
     assert all(line.startswith(f"spec: {path}") for line in lines), lines
     assert allowed in str(refused.value)
+
+
+def test_load_and_windows_may_be_written_short() -> None:
+    assert parse().phases.load is None
+    assert parse(phases={"load": {}}).phases.load == spec.LoadSpec()
+    assert parse(window="auto").window == ("auto",)
+    assert parse(window=[3, "auto"]).window == (3, "auto")
 
 
 def test_every_fault_is_named_at_once() -> None:

@@ -1,0 +1,162 @@
+"""How each kind of leg is driven: when an item is sent, and when the leg is over."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from paretopipe_worker import warmup
+from paretopipe_worker.control import ControlError, Message
+from paretopipe_worker.flights import Flight, Flights
+from paretopipe_worker.records import Item
+from paretopipe_worker.spec import PhaseSpec
+from paretopipe_worker.warmup import Warmup
+
+EndedBy = Literal["minimum", "maximum"]
+LegPhase = Literal["latency", "throughput", "load"]
+
+_MOST_NS = 1 << 62
+
+
+@dataclass
+class LegResult:
+    """The counted items of one leg as they complete, how it warmed up and why it ended.
+
+    `disturbed` says of any host what was wrong with it; `stage_s` is the median time that each rank
+    was busy with an item, where it took part.
+    """
+
+    phase: LegPhase
+    spec: PhaseSpec
+    leg: int
+    window: int
+    offered_per_s: float | None = None
+    start_ns: int = 0
+    end_ns: int = 0
+    latencies_ns: list[int] = field(default_factory=list)
+    ready_ns: list[int] = field(default_factory=list)
+    done_ns: list[int] = field(default_factory=list)
+    busy_ns: list[int] = field(default_factory=list)
+    warmup_items: int = 0
+    warmup_ended_by: warmup.EndedBy = "maximum"
+    disturbed: bool = False
+    stage_s: tuple[float, ...] = ()
+
+    def count(self, item: Item) -> None:
+        """Count an item."""
+        assert item.done_ns is not None and item.latency_ns is not None
+        if not self.latencies_ns:
+            self.start_ns = item.ready_ns
+        self.latencies_ns.append(item.latency_ns)
+        self.ready_ns.append(item.ready_ns)
+        self.done_ns.append(item.done_ns)
+        self.busy_ns.append(item.computed_ns - item.start_ns)
+        self.end_ns = item.done_ns
+
+    def ended(self) -> EndedBy | None:
+        """Whether the leg is over, where completions decide that."""
+        elapsed_s = (self.end_ns - self.start_ns) / 1e9
+        if len(self.latencies_ns) >= self.spec.min_items and elapsed_s >= self.spec.min_s:
+            return "minimum"
+        return "maximum" if elapsed_s >= self.spec.max_s else None
+
+    def hear(self, report: Message, peer: str) -> None:
+        """Take what another rank says of the leg.
+
+        Raises
+        ------
+        ControlError
+            When that makes no sense.
+        """
+        leg, busy_ns = report.get("leg"), report.get("busy_ns")
+        disturbed = report.get("disturbed")
+        if (
+            leg != self.leg
+            or type(busy_ns) is not int
+            or not 0 <= busy_ns < _MOST_NS
+            or not isinstance(disturbed, list)
+            or not all(isinstance(words, str) for words in disturbed)
+        ):
+            raise ControlError(f"{peer}: sent {report} as its report of leg {self.leg}")
+        self.disturbed |= bool(disturbed)
+        self.stage_s += (busy_ns / 1e9,)
+
+    @property
+    def rate_per_s(self) -> float:
+        """Completions per second."""
+        return (len(self.done_ns) - 1) * 1e9 / (self.done_ns[-1] - self.done_ns[0])
+
+
+def one_in_flight(flights: Flights, result: LegResult) -> EndedBy:
+    """Latency: the next batch is made when the last one's output is back."""
+    warming = Warmup(result.spec)
+    while not warming.ended_by:
+        item = flights.complete(flights.launch(warmup=True))
+        warming.add(item.latency_ns or 0)
+    result.warmup_items, result.warmup_ended_by = flights.launched, warming.ended_by
+    while True:
+        result.count(flights.complete(flights.launch(warmup=False)))
+        if ended := result.ended():
+            return ended
+
+
+def window_in_flight(flights: Flights, result: LegResult) -> EndedBy:
+    """Throughput: as many batches in flight as the window allows, all the time."""
+    flying: deque[Flight] = deque()
+    warming = Warmup(result.spec, filling=result.window)
+    while True:
+        flying.append(flights.launch(warmup=not warming.ended_by))
+        if len(flying) < result.window:
+            continue
+        item = flights.complete(flying.popleft())
+        if item.phase != "warmup":
+            result.count(item)
+            if ended := result.ended():
+                break
+        elif not warming.ended_by:
+            warming.add(item.latency_ns or 0)
+            if warming.ended_by:
+                result.warmup_items, result.warmup_ended_by = flights.launched, warming.ended_by
+    while flying:
+        flights.complete(flying.popleft(), phase="drain")
+    return ended
+
+
+def arriving(flights: Flights, result: LegResult, arrivals_ns: Sequence[int]) -> EndedBy:
+    """Load: each batch is sent when it is to arrive, or as soon after as the window has room.
+
+    The thread that receives says when an output was there, so outputs may wait to be collected
+    until their place is needed; nothing has to wait for arrivals and outputs at once.
+
+    Parameters
+    ----------
+    arrivals_ns
+        When each item is to arrive, from now; the first `result.warmup_items` do not count.
+    """
+    flying: deque[Flight] = deque()
+    begin_ns = time.perf_counter_ns()
+    limit_ns = arrivals_ns[result.warmup_items] + round(result.spec.max_s * 1e9)
+    ended: EndedBy = "minimum"
+    for number, offset_ns in enumerate(arrivals_ns):
+        if len(flying) == result.window:
+            _collect(flights, result, flying.popleft())
+        now_ns = time.perf_counter_ns() - begin_ns
+        if max(offset_ns, now_ns) > limit_ns and number > result.warmup_items:
+            ended = "maximum"
+            break
+        time.sleep(max(0, offset_ns - now_ns) / 1e9)
+        warming = number < result.warmup_items
+        flying.append(flights.launch(warmup=warming, arrived_ns=begin_ns + offset_ns))
+    while flying:
+        _collect(flights, result, flying.popleft())
+    return ended
+
+
+def _collect(flights: Flights, result: LegResult, flight: Flight) -> None:
+    """Take one batch back."""
+    item = flights.complete(flight)
+    if item.phase != "warmup":
+        result.count(item)

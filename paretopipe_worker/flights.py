@@ -1,0 +1,123 @@
+"""Send single batches around the ring, as rank 0, and take them back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from paretopipe_worker.compute import Computed, compute
+from paretopipe_worker.context import Context
+from paretopipe_worker.health import Watch
+from paretopipe_worker.outputs import Check
+from paretopipe_worker.partition import Stage
+from paretopipe_worker.plan import Point
+from paretopipe_worker.records import Item, Phase
+from paretopipe_worker.transport import MARK, PHASES, ProtocolError, Tag
+
+
+class Flight(NamedTuple):
+    """A batch on its way around the ring."""
+
+    tag: Tag
+    phase: Phase
+    ready_ns: int
+    computed: Computed
+    packed_ns: int | None
+    sent_ns: int | None
+
+
+@dataclass
+class Flights:
+    """The batches of one leg.
+
+    Parameters
+    ----------
+    stage
+        The source's part of the model; None where all of it runs elsewhere.
+    inputs, references
+        What is sent in turn, and what must come back.
+    masters
+        Copies of the inputs for a first stage that overwrites them; else None.
+    """
+
+    context: Context
+    point: Point
+    leg: int
+    phase: Phase
+    stage: Stage | None
+    inputs: list[torch.Tensor]
+    masters: list[torch.Tensor] | None
+    references: list[tuple[torch.Tensor, ...]]
+    check: Check
+    watch: Watch
+    launched: int = 0
+
+    def launch(self, *, warmup: bool, arrived_ns: int | None = None) -> Flight:
+        """Make one batch's input ready, compute the first stage, hand its output over.
+
+        Parameters
+        ----------
+        arrived_ns
+            When the input was to arrive, where that is not now.
+        """
+        index = self.launched % len(self.inputs)
+        phase: Phase = "warmup" if warmup else self.phase
+        tag = Tag(PHASES.index(phase), self.launched)
+        self.launched += 1
+        if self.masters:
+            self.inputs[index].copy_(self.masters[index])
+        ready_ns = arrived_ns or time.perf_counter_ns()
+        computed = compute(self.stage, (self.inputs[index],), self.context.host.device_emulated)
+        packed_ns = sent_ns = None
+        if self.crosses:
+            packed_ns = self.context.transport.send(tag, computed.tensors)
+            sent_ns = time.perf_counter_ns()
+        return Flight(tag, phase, ready_ns, computed, packed_ns, sent_ns)
+
+    def complete(self, flight: Flight, phase: Phase | None = None) -> Item:
+        """Wait for a batch's output, hold it against the reference, record the item."""
+        outputs, done_ns = flight.computed.tensors, flight.computed.computed_ns
+        departed_ns = None
+        if self.crosses:
+            message = self.context.transport.recv()
+            if message.tag != flight.tag:
+                raise ProtocolError(f"{message.tag} came back where {flight.tag} was expected")
+            outputs, done_ns = message.tensors, message.received_ns
+            departed_ns = message.departed_ns
+        item = Item(
+            point=self.point.id,
+            phase=phase or flight.phase,
+            seq=flight.tag.seq,
+            ready_ns=flight.ready_ns,
+            start_ns=flight.computed.start_ns,
+            computed_ns=flight.computed.computed_ns,
+            compute_ns=flight.computed.compute_ns,
+            cpu_ns=flight.computed.cpu_ns,
+            sent_ns=flight.sent_ns,
+            done_ns=done_ns,
+            latency_ns=done_ns - flight.ready_ns,
+            leg=self.leg,
+            packed_ns=flight.packed_ns,
+            departed_ns=departed_ns,
+        )
+        self.context.writer.write(item)
+        if item.phase == self.phase:
+            self.watch.add(item.compute_ns, item.cpu_ns)
+        self.check.add(outputs, self.references[flight.tag.seq % len(self.inputs)])
+        return item
+
+    def drain(self) -> None:
+        """End the leg: when the mark is back, nothing is in flight anywhere."""
+        if not self.crosses:
+            return
+        self.context.transport.send(MARK, ())
+        if self.context.transport.recv().tag != MARK:
+            raise ProtocolError("an item came back where the mark was expected")
+
+    @property
+    def crosses(self) -> bool:
+        """Whether anything leaves this host."""
+        return bool(self.point.hops[0])
