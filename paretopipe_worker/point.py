@@ -53,6 +53,7 @@ class _Flight(NamedTuple):
     computed: Computed
     packed_ns: int | None
     sent_ns: int | None
+    position: int | None
 
 
 @dataclass
@@ -281,6 +282,7 @@ class PointRun:
                 deadline_s=self.point.deadline_s,
             )
             self.context.transport.begin(overlap=result.phase != "latency")
+        self.context.replay()
         gc.collect()
 
     def _one_in_flight(self, result: PhaseResult) -> EndedBy:
@@ -320,13 +322,13 @@ class PointRun:
         self._launched += 1
         if self._overwrites:
             self._inputs[index].copy_(self._masters[index])
-        ready_ns = time.perf_counter_ns()
+        position, ready_ns = self.context.position(), time.perf_counter_ns()
         computed = compute(self._stage, (self._inputs[index],), self.context.host.device_emulated)
         packed_ns = sent_ns = None
         if self._crosses:
             packed_ns = self.context.transport.send(tag, computed.tensors)
             sent_ns = time.perf_counter_ns()
-        return _Flight(tag, ready_ns, computed, packed_ns, sent_ns)
+        return _Flight(tag, ready_ns, computed, packed_ns, sent_ns, position)
 
     def _complete(self, result: PhaseResult, flight: _Flight, phase: Phase | None = None) -> Item:
         """Wait for a batch's output, hold it against the reference, record the item."""
@@ -353,6 +355,7 @@ class PointRun:
             leg=result.leg,
             packed_ns=flight.packed_ns,
             departed_ns=departed_ns,
+            segment=self.context.segment(flight.position),
         )
         self.context.writer.write(item)
         if item.phase == result.phase:

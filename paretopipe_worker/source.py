@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from paretopipe_worker import clocks
+from paretopipe_worker import clocks, segments
 from paretopipe_worker.context import Context
 from paretopipe_worker.control import Channel
 from paretopipe_worker.plan import Point
@@ -52,11 +52,16 @@ class Source:
     def _probe(self, when: Literal["before", "after"]) -> None:
         """Measure and record the path."""
         context = self.context
-        path = context.plan.link(context.session.link).forward_path(len(self.channels) + 1)
+        link, ranks = context.plan.link(context.session.link), len(self.channels) + 1
         with context.shares.kind("probe"):
-            context.writer.write(
-                probe(when, path, context.transport, self.channels, context.addresses)
-            )
+            for number, part in enumerate(link.segments):
+                segment = number if link.timetable else None
+                if segment is not None:
+                    segments.hold(segment, context.link, self.channels)
+                path, addresses = part.forward_path(ranks), context.addresses
+                context.writer.write(
+                    probe(when, path, context.transport, self.channels, addresses, segment)
+                )
 
     def dismiss(self) -> None:
         """Send the other ranks home."""

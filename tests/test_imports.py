@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "control": set(),
     "health": {"records"},
     "clocks": {"control", "records"},
+    "segments": {"control", "link.state", "link.replay"},
     "facts": set(),
     "compute": {"partition"},
     "probe": TRANSPORT | {"control", "records", "link.conditions", "datagrams"},

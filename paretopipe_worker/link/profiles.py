@@ -271,7 +271,8 @@ def _refuse_unknown(path: tuple[str | int, ...], given: Any, allowed: tuple[str,
         raise ProfileError(path, f"a mapping of {', '.join(allowed)}; got {given!r}")
     for key in given:
         if key not in allowed:
-            near = difflib.get_close_matches(str(key), allowed, n=1)
+            near = [each for each in allowed if each.startswith(str(key))]
+            near = near or difflib.get_close_matches(str(key), allowed, n=1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
             raise ProfileError(
                 (*path, str(key)), f"unknown key{hint}; allowed: {', '.join(allowed)}"

@@ -58,7 +58,7 @@ class Timetable:
         if not isinstance(value, dict) or set(value) != {"starts_s", "period_s"}:
             raise ValueError(f"a timetable is a mapping of starts_s and period_s; got {value!r}")
         starts = value["starts_s"]
-        times = [*starts, value["period_s"]] if isinstance(starts, list) else [None]
+        times: list[Any] = [*starts, value["period_s"]] if isinstance(starts, list) else [None]
         if not all(type(each) in (int, float) and math.isfinite(each) for each in times):
             raise ValueError(f"starts_s is a list of seconds, period_s seconds; got {value!r}")
         return cls(tuple(map(float, starts)), float(value["period_s"]))
@@ -129,7 +129,7 @@ def read(path: Path, name: str, period_s: float | None) -> tuple[Timetable, tupl
                 try:
                     _check_start(starts, values[_TIME])
                     starts.append(values.pop(_TIME))
-                    conditions.append(Condition(**values))
+                    conditions.append(Condition.parse(values))
                 except ValueError as error:
                     raise TraceError(f"{where}: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -1,0 +1,446 @@
+"""Traces: read or refused, replayed on a link, held for certificates, seen by every item."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretopipe_worker.link import profiles, tc, traces
+from paretopipe_worker.link.conditions import Condition, Way
+from paretopipe_worker.link.profiles import Hop, ProfileError
+from paretopipe_worker.link.relay import TUN
+from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
+from paretopipe_worker.link.stepper import Stepper
+from paretopipe_worker.link.tc import Shaping, ShapingError
+from paretopipe_worker.link.traces import MAX_SEGMENTS, Timetable, TraceError
+from tests.namespaces import reason_without_namespaces
+from tests.shaped_link import (
+    DATA_PORT,
+    Relayed,
+    connect,
+    datagrams,
+    serve,
+    shaped_link,
+    traced,
+    transfer_ms,
+    without_netem,
+)
+
+REASON = reason_without_namespaces() or ("" if os.access(TUN, os.W_OK) else f"no {TUN} here")
+relayed = pytest.mark.skipif(bool(REASON), reason=REASON)
+
+pytestmark = pytest.mark.alone
+
+DRIVE = "time_s,rate_mbit,delay_ms,loss_percent\n0,20,10,\n5,,40,0\n7.5,2,80,1.5\n"
+FAST, OPEN, SLOW = (
+    Condition(rate_mbit=20, delay_ms=10),
+    Condition(delay_ms=40),
+    Condition(rate_mbit=2, delay_ms=80, loss_percent=1.5),
+)
+TIMES = Timetable((0, 5, 7.5), 10)
+
+
+# Files
+
+
+def read(folder: Path, text: str, period_s: float | None = None) -> Any:
+    """Read a trace of this text."""
+    (folder / "drive.csv").write_text(text)
+    return traces.read(folder / "drive.csv", "traces/drive.csv", period_s)
+
+
+def test_a_trace_has_a_segment_for_each_row_of_its_file(tmp_path: Path) -> None:
+    assert read(tmp_path, DRIVE) == (TIMES, (FAST, OPEN, SLOW))
+    # As a spreadsheet writes it, its columns in another order, with blank lines.
+    text = "\ufeffdelay_ms, time_s\r\n10,0\r\n\r\n40,5\r\n"
+    assert read(tmp_path, text) == (Timetable((0, 5), 10), (Condition(delay_ms=10), OPEN))
+
+
+def test_the_last_segment_lasts_as_long_as_the_one_before_unless_a_period_is_given(
+    tmp_path: Path,
+) -> None:
+    assert read(tmp_path, DRIVE)[0].durations_s == (5, 2.5, 2.5)
+    assert read(tmp_path, DRIVE, 60)[0].durations_s == (5, 2.5, 52.5)
+
+
+def test_a_trace_begins_again_after_its_period() -> None:
+    assert [(TIMES.segment(step), TIMES.due_s(step)) for step in range(6)] == [
+        (0, 0),
+        (1, 5),
+        (2, 7.5),
+        (0, 10),
+        (1, 15),
+        (2, 17.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("time_s,delay_ms\n0,1\n5,2\n4,1\n", ":4: time_s: at least 0.1 s after the one before (5)"),
+        ("time_s,delay_ms\n0,1\n5,2\n5,1\n", ":4: time_s: at least 0.1 s after the one before (5)"),
+        ("time_s,delay_ms\n-1,1\n5,2\n", ":2: time_s: the first segment begins at 0; got -1"),
+        (
+            "time_s,delay_ms\n0,1\n1e9,2\n",
+            ":3: time_s: at least 0.1 s after the one before (0), at",
+        ),
+        ("time_s,delay_ms\n0,1\n,2\n", ":3: time_s: must be a number; got ''"),
+        ("time_s,delay_ms\n0,1\n\n5,-2\n", ":4: delay_ms: a number from 0 to 10000; got -2"),
+        ("time_s,rate_mbit\n0,1\n5,0\n", ":3: rate_mbit: a number from 0.001 to 100000; got 0"),
+        ("time_s,loss_percent\n0,1\n5,101\n", ":3: loss_percent: a number from 0 to 100; got 101"),
+        ("time_s,delay_ms\n0,1\n5,nan\n", ":3: delay_ms: must be a finite number; got 'nan'"),
+        ("time_s,delay_ms\n0,1\n5,2 ms\n", ":3: delay_ms: must be a number; got '2 ms'"),
+        ("time_s,delay_ms\n0,1\n5,2,3\n", ":3: 3 cells; the first line names 2"),
+        ("time_s,delay\n0,1\n5,2\n", ":1: unknown column 'delay'; allowed: time_s and any of rate"),
+        ("0,1\n5,2\n", ":1: unknown column '0'"),
+        ("time_s,delay_ms,delay_ms\n0,1,1\n", ":1: columns are time_s, delay_ms, delay_ms"),
+        ("delay_ms\n1\n", ":1: columns are delay_ms; allowed: time_s and any of rate_mbit, delay"),
+        ("time_s\n0\n1\n", ":1: columns are time_s; allowed"),
+        ("", ":1: columns are ; allowed"),
+        ("time_s,delay_ms\n", ": a trace has at least 2 segments, a row each; got 0"),
+        ("time_s,delay_ms\n0,1\n", ": a trace has at least 2 segments, a row each; got 1"),
+        ('time_s,delay_ms\n0,"1\n', ": cannot be read as a CSV file: "),
+        (
+            "time_s,delay_ms\n" + "".join(f"{n},1\n" for n in range(MAX_SEGMENTS + 1)),
+            f":{MAX_SEGMENTS + 2}: a trace has at most {MAX_SEGMENTS} segments",
+        ),
+    ],
+    ids=range(21),
+)
+def test_what_is_no_trace_is_refused_with_line_and_column(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(TraceError) as refused:
+        read(tmp_path, text)
+    assert str(refused.value).startswith(f"traces/drive.csv{said}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "No such file"), (b"\xff\xfe\x00", "'utf-8' codec")]
+)
+def test_a_file_that_cannot_be_read_is_refused(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    if content:
+        (tmp_path / "drive.csv").write_bytes(content)
+    with pytest.raises(TraceError, match=f"drive.csv: cannot be read as a CSV file: .*{said}"):
+        traces.read(tmp_path / "drive.csv", "drive.csv", None)
+    with pytest.raises(TraceError, match="cannot be read as a CSV file: Is a directory"):
+        traces.read(tmp_path, "drive.csv", None)
+
+
+# Profiles
+
+
+def profile(folder: Path, **keys: Any) -> profiles.LinkSpec:
+    """A profile that follows the drive."""
+    (folder / "drive.csv").write_text(DRIVE)
+    return profiles.parse({"name": "x", "trace": "drive.csv", **keys}, folder)
+
+
+def test_a_profile_holds_its_traces_content(tmp_path: Path) -> None:
+    link = profile(tmp_path)
+    assert link.timetable == TIMES
+    assert link.hops == link.trace[:1] == (Hop(FAST, FAST),)
+    assert [part.forward_path(2) for part in link.segments] == [
+        (each, each) for each in (FAST, OPEN, SLOW)
+    ]
+    assert link.traced_ways(2) == dict.fromkeys([(0, 1), (1, 0)], (FAST, OPEN, SLOW))
+    assert set(profile(tmp_path, direction="forward").traced_ways(2)) == {(0, 1)}
+    assert not any(part.timetable for part in link.segments)
+
+
+def test_a_profile_without_a_trace_is_its_only_segment() -> None:
+    link = profiles.parse("paper-delay200")
+    assert link.segments == (link,)
+    assert link.traced_ways(2) == {(0, 1): (Condition(delay_ms=200),)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "path", "said"),
+    [
+        ({"trace": "no.csv"}, ("trace",), "no.csv: cannot be read"),
+        ({"trace": 7}, ("trace",), "the path of a CSV file; got 7"),
+        ({"period_s": 7.5}, ("period_s",), "at least 0.1 s after the one before (7.5)"),
+        ({"period_s": "60"}, ("period_s",), "seconds after which it begins again; got '60'"),
+        ({"direction": "up"}, ("direction",), "one of both, forward, back; got 'up'"),
+        ({"delay_ms": 5}, (), "trace excludes delay_ms"),
+        ({"hops": []}, (), "trace excludes hops"),
+    ],
+    ids=range(7),
+)
+def test_a_profile_of_a_trace_that_makes_no_sense_is_refused(
+    tmp_path: Path, keys: Any, path: Any, said: str
+) -> None:
+    with pytest.raises(ProfileError) as refused:
+        profile(tmp_path, **keys)
+    assert refused.value.path == path
+    assert said in str(refused.value)
+
+
+def test_a_trace_that_changes_nothing_and_a_period_without_a_trace_are_refused(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "still.csv").write_text("time_s,delay_ms\n0,0\n5,\n")
+    with pytest.raises(ProfileError, match=r"still\.csv: changes nothing"):
+        profiles.parse({"name": "x", "trace": "still.csv"}, tmp_path)
+    with pytest.raises(ProfileError, match="is of a trace"):
+        profiles.parse({"name": "x", "delay_ms": 5, "period_s": 5})
+
+
+# Commands
+
+
+def shaping(engine: Any = "netem") -> Shaping:
+    """What a host of a traced link does."""
+    return Shaping("x", (Way("10.0.0.2", FAST, (FAST, OPEN, SLOW)),), (DATA_PORT,), engine, TIMES)
+
+
+def test_netem_is_changed_in_place_to_all_of_a_segment() -> None:
+    [command] = tc.step_commands(shaping(), "eth0", 1500, 2)
+    assert " ".join(command) == (
+        "tc qdisc change dev eth0 parent 7070:1 handle 7071: netem limit 1014 delay 80000us "
+        "loss random 1.5% rate 2000kbit"
+    )
+    assert tc.step_commands(shaping(), "eth0", 1500, 1)[0][-2:] == ["rate", "10000000kbit"]
+
+
+def test_a_traced_profile_is_read_from_json() -> None:
+    text = traced(TIMES, (FAST, OPEN, SLOW), "10.0.0.2")
+    assert Shaping.parse(text, (DATA_PORT,), "netem") == replace(shaping(), name="traced")
+
+
+@pytest.mark.parametrize(
+    ("starts_s", "period_s", "said"),
+    [
+        ([0, 5], 4, "timetable: period_s: at least 0.1 s after"),
+        ([0, 5, 3], 9, "timetable: time_s: at least 0.1 s after the one before (5)"),
+        ([1, 5], 9, "timetable: time_s: the first segment begins at 0"),
+        ([0], 9, "timetable: a trace has 2 to 200 segments; got 1"),
+        ([0, "5"], 9, "starts_s is a list of seconds"),
+        ([0, float("nan")], 9, "starts_s is a list of seconds"),
+        (5, 9, "starts_s is a list of seconds"),
+        ([0, 5], 9, "ways[0].trace: 3 conditions for 2 segments"),
+    ],
+    ids=range(8),
+)
+def test_a_timetable_that_makes_no_sense_is_refused(
+    starts_s: Any, period_s: Any, said: str
+) -> None:
+    good = traced(TIMES, (FAST, OPEN, SLOW), "10.0.0.2")
+    times = str({"starts_s": starts_s, "period_s": period_s}).replace("'", '"')
+    text = good.partition('"timetable": ')[0] + f'"timetable": {times.replace("nan", "NaN")}}}'
+    with pytest.raises(ShapingError) as refused:
+        Shaping.parse(text, (DATA_PORT,))
+    assert said in str(refused.value)
+
+
+# Steps
+
+
+class Stepping:
+    """A stepper in a thread, which notes what it changes and when."""
+
+    def __init__(self, folder: Path, timetable: Timetable) -> None:
+        self.changes: list[tuple[float, int]] = []
+        self.stepper = Stepper(timetable, self._change, folder, os.getuid())
+        self.replay = Replay(folder)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _change(self, segment: int) -> None:
+        self.changes.append((time.monotonic(), segment))
+
+    def _run(self) -> None:
+        while not self._ended.wait(self.stepper.wait_s(0.001)):
+            self.stepper.advance()
+
+    def end(self) -> None:
+        """Step no more."""
+        self._ended.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def stepping(tmp_path: Path) -> Iterator[Stepping]:
+    made = Stepping(tmp_path, Timetable((0, 0.2, 0.3), 0.5))
+    yield made
+    made.end()
+
+
+def wait_for(condition: Any, deadline_s: float = 20) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.002)
+
+
+def test_a_trace_runs_from_its_beginning_at_its_times_and_again(stepping: Stepping) -> None:
+    stepping.replay.hold(2)
+    begun = time.monotonic()
+    stepping.replay.run()
+    wait_for(lambda: len(stepping.changes) >= 8)
+    times, segments = zip(*stepping.changes[:8], strict=True)
+    assert segments == (2, 0, 1, 2, 0, 1, 2, 0)
+    due = [begun + seconds for seconds in (0, 0.2, 0.3, 0.5, 0.7, 0.8, 1.0)]
+    # Late by what this machine is busy with, and never early.
+    assert all(at - when >= -0.001 for at, when in zip(times[1:], due, strict=True))
+    stepping.replay.run()
+    assert stepping.replay.segment(stepping.replay.position) == 0
+
+
+def test_a_segment_is_held_until_further_notice(stepping: Stepping) -> None:
+    stepping.replay.run()
+    wait_for(lambda: stepping.changes)
+    stepping.replay.hold(1)
+    held = len(stepping.changes)
+    since = stepping.replay.position
+    time.sleep(0.7)  # more than a period
+    assert len(stepping.changes) == held
+    assert stepping.replay.segment(since) == 1
+
+
+def test_what_saw_a_change_was_in_no_segment_even_if_it_is_the_same_again(
+    stepping: Stepping,
+) -> None:
+    stepping.replay.hold(0)
+    since = stepping.replay.position
+    assert stepping.replay.segment(since) == 0
+    stepping.replay.hold(1)
+    stepping.replay.hold(0)
+    assert stepping.replay.segment(since) is None
+
+
+def test_what_is_no_command_is_passed_over(
+    stepping: Stepping, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / PIPE).open("wb", buffering=0) as pipe:
+        pipe.write(
+            b"hold 3 1\nhold -1 1\nrun\nreboot 1\n\xff\nhold 1\nhold 1 99999999999999999999\n"
+        )
+    stepping.replay.hold(2)
+    assert [segment for _, segment in stepping.changes] == [2]
+    assert capfd.readouterr().out.count("trace: no command") == 7
+
+
+def test_a_keeper_that_is_gone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ReplayError, match=r"trace\.bin: No such file or directory; apply the link"):
+        Replay(tmp_path)
+    made = Stepping(tmp_path, TIMES)
+    made.end()
+    os.close(made.stepper.fileno())
+    with pytest.raises(
+        ReplayError, match=r"trace\.pipe: the link's keeper cannot be told 'hold 1'"
+    ):
+        made.replay.hold(1)
+
+
+# A link
+
+
+NEAR, FAR = Condition(delay_ms=5, rate_mbit=20), Condition(delay_ms=30, rate_mbit=5)
+TWICE = Timetable((0, 1), 2)
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[Relayed]:
+    with shaped_link(tmp_path) as made:
+        yield Relayed(made.hosts, made.folder)
+
+
+def apply(link: Relayed, timetable: Timetable, *conditions: Condition, rank: int = 0) -> Replay:
+    """Shape a host's link by a trace."""
+    asked = traced(timetable, conditions, link.hosts[1 - rank].address)
+    lacking = without_netem(link.folder / "bin")
+    done = link.call("apply", *link.arguments(asked, rank=rank), rank=rank, **lacking)
+    assert isinstance(done, dict) and done["engine"] == "relay", done
+    return Replay(link.state(rank))
+
+
+def one_way_ms(link: Relayed) -> float:
+    """Median time of a few datagrams to the other host."""
+    return statistics.median(took * 1e3 for _, took in datagrams(*link.hosts, 20, 0.003))
+
+
+@relayed
+@pytest.mark.must_run
+def test_a_relayed_link_follows_its_trace(link: Relayed) -> None:
+    replay = apply(link, TWICE, NEAR, FAR)
+    assert 5 <= one_way_ms(link) < 8
+    replay.hold(1)
+    assert 30 <= one_way_ms(link) < 33
+    source, sink = link.hosts
+    serve(sink, DATA_PORT)
+    with connect(source, sink, DATA_PORT) as data:
+        took = {}
+        for segment in (1, 0):
+            replay.hold(segment)
+            transfer_ms(data, 300_000)  # the ramp
+            took[segment] = min(transfer_ms(data, 200_000) for _ in range(2))
+    # Acknowledgements come back at once.
+    for segment, condition in enumerate((NEAR, FAR)):
+        assert condition.rate_mbit
+        must = condition.delay_ms + 200_000 * 8 * 1514 / 1448 / condition.rate_mbit / 1000
+        assert took[segment] == pytest.approx(must, rel=0.1), segment
+    replay.run()
+    since = replay.position
+    wait_for(lambda: replay.segment(replay.position) == 1)
+    assert replay.segment(since) is None
+    assert 30 <= one_way_ms(link) < 33
+
+
+@relayed
+@pytest.mark.must_run
+def test_a_step_loses_nothing_and_keeps_the_order(link: Relayed) -> None:
+    replay = apply(link, Timetable((0, 0.1), 0.2), Condition(delay_ms=60), Condition(delay_ms=5))
+    replay.run()
+    came = [number for number, _ in datagrams(*link.hosts, 400, 0.003)]
+    assert came == list(range(400))
+
+
+@relayed
+@pytest.mark.must_run
+def test_a_lease_that_runs_out_in_the_middle_of_a_trace_restores_the_link(link: Relayed) -> None:
+    link.lease_s = 2
+    replay = apply(link, Timetable((0, 0.1), 0.2), NEAR, FAR)
+    replay.run()
+    link.lease.touch()
+    wait_for(lambda: link.keepers() == [])
+    assert link.show()[-1] == "root noqueue"
+    assert not (link.state() / PIPE).exists()
+    with pytest.raises(ReplayError, match="cannot be told"):
+        replay.hold(0)
+
+
+@relayed
+@pytest.mark.must_run
+def test_only_the_user_of_the_lease_may_command(link: Relayed) -> None:
+    link.lease.touch()
+    os.chown(link.lease, 65534, -1)
+    apply(link, TWICE, NEAR, FAR)
+    pipe = (link.state() / PIPE).stat()
+    assert (pipe.st_uid, pipe.st_mode & 0o777) == (65534, 0o600)
+
+
+@relayed
+@pytest.mark.must_run
+def test_a_trace_applied_again_begins_at_its_first_segment_if_it_was_to_change(
+    link: Relayed,
+) -> None:
+    apply(link, TWICE, NEAR, FAR).hold(1)
+    [keeper] = link.keepers()
+    os.kill(keeper, signal.SIGKILL)
+    replay = apply(link, TWICE, NEAR, FAR)
+    assert replay.segment(replay.position) == 0
+    assert 5 <= one_way_ms(link) < 8
