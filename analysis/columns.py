@@ -34,6 +34,7 @@ class Column:
 
 
 _UNMEASURED = "no replicate was measured"
+_UNPROBED = "it was not measured, or follows a trace (see `segments.csv`)"
 
 
 def _identity() -> Iterator[Column]:
@@ -58,10 +59,16 @@ def _identity() -> Iterator[Column]:
             f"{start}rate_mbit",
             "Mbit/s",
             f"Rate of that profile {way}.",
-            "no rate was asked for",
+            "no rate was asked for, or it follows a trace",
             front=True,
         )
-        yield Column(f"{start}delay_ms", "ms", f"One-way delay of that profile {way}.", front=True)
+        yield Column(
+            f"{start}delay_ms",
+            "ms",
+            f"One-way delay of that profile {way}.",
+            "it follows a trace",
+            front=True,
+        )
     yield Column("backend", "", "How tensors cross the link.", front=True)
     yield Column("batch", "images", "Images in one item.", front=True)
     yield Column("window", "items", "Items in flight in the throughput phase.", front=True)
@@ -267,7 +274,7 @@ def _trust() -> Iterator[Column]:
             "ms",
             f"Round trip of a small message {when} the session: median, then the mean over "
             "replicates.",
-            "it was not measured",
+            _UNPROBED,
         )
         for name, way in (("goodput", "forward"), ("return_goodput", "on the way back")):
             yield Column(
@@ -275,7 +282,7 @@ def _trust() -> Iterator[Column]:
                 "Mbit/s",
                 f"Tensor data per time of a bulk transfer {way}, {when} the session, mean over "
                 "replicates.",
-                "it was not measured",
+                _UNPROBED,
             )
         yield Column(
             f"link_transfer_off_{when}_ms",
@@ -283,7 +290,7 @@ def _trust() -> Iterator[Column]:
             f"By how much single transfers {when} the session, of 8 to 512 KiB after a pause, took "
             "longer than the round trip and their bytes at the rate asked for: the one that is "
             "furthest out of its tolerance, median of three, mean over replicates.",
-            "it was not measured, or no rate was asked for",
+            f"{_UNPROBED}, or no rate was asked for",
         )
     yield from _certified()
 
@@ -307,7 +314,8 @@ def _certified() -> Iterator[Column]:
         "rate (not judged where TCP is to start slowly after idle). Where the link has jitter, "
         "loss, reordering or duplicates, UDP datagrams are judged instead: median round trip "
         "within the larger of 3 ms and 5 %, and loss, each within three standard deviations of "
-        "what 400 simulated streams show.",
+        "what 400 simulated streams show. A link that follows a trace is held to all of that in "
+        "each of its segments.",
         "nothing was asked of the link, or no replicate was measured",
         front=True,
     )
@@ -353,6 +361,35 @@ OBJECTIVES: dict[str, str] = {
 """What a front is of: column to ``min`` or ``max``."""
 
 
+SEGMENTS: dict[str, str] = {
+    "point": "Id of the point, as in `points.csv`.",
+    "model": "Model as the experiment names it.",
+    "split": "Cuts of the pipeline.",
+    "link": "Name of the link profile that follows a trace.",
+    "backend": "How tensors cross the link.",
+    "window": "Items in flight in the throughput phase.",
+    "segment": "Number of the segment, from 0.",
+    "start_s": "When it begins, in seconds from the beginning of the trace.",
+    "duration_s": "How long it lasts.",
+    "asked": "What it asks of the link.",
+    "round_trip_before_ms": "Round trip of a small message before the points, while the segment "
+    "was held: median, then the mean over replicates; of datagrams, where packets are lost.",
+    "round_trip_after_ms": "The same after the points.",
+    "goodput_before_mbit": "Tensor data per time of a bulk transfer forward, likewise; empty where "
+    "packets are lost.",
+    "goodput_after_mbit": "The same after the points.",
+    "latency_items": "Items of the latency phase that began and ended in the segment, all "
+    "replicates together. Items that saw the link change count for no segment.",
+    "latency_median_ms": "Median of their response latencies, then the mean over replicates with "
+    f"at least {MIN_ITEMS}.",
+    "throughput_items": "Items of the throughput phase that began and ended in the segment.",
+    "throughput_images_s": "Images per second in the segment, by completions at the source: from "
+    "the first to the last of those items each time that the segment came by, then the mean over "
+    f"replicates with at least {MIN_ITEMS}. Empty also where no two were in one go.",
+}
+"""Columns of ``segments.csv`` and their meaning; empty means not measured."""
+
+
 _PREAMBLE = """\
 # Columns of points.csv and front.csv
 
@@ -366,6 +403,14 @@ the phases' closing lines of every rank that took part, all from one attempt at 
 latest such. It is failed where a phase has fewer than {minimum} items or its bytes did not cross.
 
 This page is printed by `python -m analysis.columns`.
+"""
+
+
+_TRACES = """\
+## Columns of segments.csv
+
+Where links follow traces, it has a row per point and segment. A cell is empty where nothing was
+measured.
 """
 
 
@@ -389,6 +434,9 @@ def markdown() -> str:
             )
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
+    lines += [_TRACES, "| column | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {meaning} |" for name, meaning in SEGMENTS.items()]
+    lines.append("")
     return "\n".join(lines)
 
 

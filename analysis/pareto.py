@@ -13,6 +13,7 @@ import pandas as pd
 from analysis import figures, front
 from analysis.load import RunError, load
 from analysis.points import points
+from analysis.segments import segments
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
 
@@ -55,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
 def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     """Write ``points.csv``, ``front.csv`` and ``figures/`` of a run, and say what is in them.
 
+    Where a link followed a trace also ``segments.csv``.
+
     Parameters
     ----------
     path
@@ -77,7 +80,10 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     run = load(path)
     table = points(run, uncertified=uncertified)
     best = front.fronts(table)
-    for name, content in (("points.csv", table), ("front.csv", best)):
+    tables = {"points.csv": table, "front.csv": best}
+    if any(link.timetable for link in run.plan.experiment.links):
+        tables["segments.csv"] = segments(run)
+    for name, content in tables.items():
         content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
     drawn = figures.draw(table, path / "figures")
     failures = table[table["status"] != "ok"]
@@ -92,7 +98,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
         "late": _rows(late[["point", *front.GROUP, "split", "relay_late_p99_ms"]]),
         "uncertified": uncertified,
         "front": _rows(best),
-        "files": [str(file) for file in (path / "points.csv", path / "front.csv", *drawn)],
+        "files": [str(file) for file in (*(path / name for name in tables), *drawn)],
         "warnings": list(run.warnings),
     }
 

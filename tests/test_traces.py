@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import statistics
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from analysis import pareto
+from analysis.certificate import certificates
+from analysis.columns import SEGMENTS
+from analysis.load import Run, load
+from analysis.points import points
+from analysis.segments import throughput
+from paretopipe_worker import records, resume
 from paretopipe_worker.link import profiles, tc, traces
 from paretopipe_worker.link.conditions import Condition, Way
 from paretopipe_worker.link.profiles import Hop, ProfileError
@@ -22,7 +31,10 @@ from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
 from paretopipe_worker.link.stepper import Stepper
 from paretopipe_worker.link.tc import Shaping, ShapingError
 from paretopipe_worker.link.traces import MAX_SEGMENTS, Timetable, TraceError
+from paretopipe_worker.probe import BRIEF_ROUND_TRIPS, BRIEF_TRANSFER_BYTES
+from paretopipe_worker.records import End, Item, Probe, Record
 from tests.namespaces import reason_without_namespaces
+from tests.sessions import Lab, lab
 from tests.shaped_link import (
     DATA_PORT,
     Relayed,
@@ -444,3 +456,166 @@ def test_a_trace_applied_again_begins_at_its_first_segment_if_it_was_to_change(
     replay = apply(link, TWICE, NEAR, FAR)
     assert replay.segment(replay.position) == 0
     assert 5 <= one_way_ms(link) < 8
+
+
+# A session
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session over a relayed trace, and what came of it."""
+
+    lab: Lab
+    records: list[Record]
+    run: Run
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """Measure a pipeline of waiting stages between two namespaces."""
+    if REASON:
+        pytest.skip(REASON)
+    folder = tmp_path_factory.mktemp("traced")
+    (folder / "near-far.csv").write_text("time_s,delay_ms\n0,5\n0.5,30\n")
+    document = {
+        "models": ["tests.synthetic:wait_5_ms"],
+        "links": [{"name": "drive", "trace": str(folder / "near-far.csv")}],
+        "splits": {"cuts": ["2"]},
+        "phases": {"min_items": 20, "min_s": 1.5, "max_s": 20},
+    }
+    with shaped_link(folder) as made:
+        link = Relayed(made.hosts, folder)
+        hosts = {
+            name: {"data_address": host.address, "data_port": DATA_PORT}
+            for name, host in zip(("edge", "server"), link.hosts, strict=True)
+        }
+        states = {name: link.state(rank) for rank, name in enumerate(hosts)}
+        planned = replace(lab(folder, document, **hosts), link_states=states)
+        [task] = resume.todo(planned.plan, planned.results)["sessions"]
+        for rank, name in enumerate(hosts):
+            asked = json.dumps(task["link"] | {"ways": task["link"]["ways"][name]})
+            lacking = without_netem(folder / "bin")
+            done = link.call("apply", *link.arguments(asked, rank=rank), rank=rank, **lacking)
+            assert isinstance(done, dict), done
+        [session] = planned.plan.sessions
+        stages = []
+        for host, name in zip(link.hosts, hosts, strict=True):
+            with host.entered():
+                stages.append(planned.start(session, name))
+        texts = [stage.communicate(timeout=120)[1] for stage in stages]
+        assert [stage.returncode for stage in stages] == [0, 0], "\n".join(texts)
+    file = planned.results / "records" / "edge" / records.file_name(session.id, 1)
+    yield Session(planned, list(records.read(file)), load(planned.results))
+
+
+@pytest.mark.must_run
+def test_every_segment_is_certified_before_and_after_the_points(session: Session) -> None:
+    probes = [line for line in session.records if isinstance(line, Probe)]
+    assert [(probe.when, probe.segment) for probe in probes] == [
+        (when, segment) for when in ("before", "after") for segment in (0, 1)
+    ]
+    for probe in probes:
+        delay_ms = (5, 30)[probe.segment or 0]
+        assert len(probe.round_trip_ns) == BRIEF_ROUND_TRIPS
+        assert {part.bytes for part in probe.transfers} == set(BRIEF_TRANSFER_BYTES)
+        assert 2 * delay_ms <= min(probe.round_trip_ns) / 1e6 < 2 * delay_ms + 3
+    table = points(session.run)
+    assert set(table["link_asked"]) == {"trace of 2 segments in 1 s: 5 to 30 ms one way"}
+    assert table[["rate_mbit", "delay_ms", "link_round_trip_before_ms"]].isna().all(axis=None)
+
+
+@pytest.mark.must_run
+def test_every_item_has_the_segment_it_was_measured_in_or_none(session: Session) -> None:
+    crossing = {point.id for point in session.lab.plan.points if point.hops[0]}
+    items = [
+        line
+        for line in session.records
+        if isinstance(line, Item) and line.point in crossing and line.phase == "latency"
+    ]
+    assert {item.segment for item in items} == {0, 1, None}
+    for item in items:
+        assert item.latency_ns is not None
+        if item.segment is not None:
+            assert item.latency_ns / 1e6 >= 2 * (5, 30)[item.segment]
+    for point in crossing:
+        # Each leg begins with the trace: its first items, those of the warm-up, are in segment 0.
+        first = next(
+            line for line in session.records if isinstance(line, Item) and line.point == point
+        )
+        assert first.segment == 0
+
+
+@pytest.mark.must_run
+def test_how_points_fared_in_each_segment_is_a_table(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pareto.main([str(session.lab.results)]) == 0
+    table = pd.read_csv(session.lab.results / "segments.csv")
+    assert list(table.columns) == list(SEGMENTS)
+    assert f"  {session.lab.results / 'segments.csv'}" in capsys.readouterr().out
+    cut = table[table["split"] == "2"].set_index("segment")
+    assert list(cut["asked"]) == ["5 ms one way", "30 ms one way"]
+    assert list(cut["start_s"]) == [0, 0.5] and list(cut["duration_s"]) == [0.5, 0.5]
+    assert cut.loc[0, "latency_median_ms"] + 40 < cut.loc[1, "latency_median_ms"]
+    assert cut.loc[0, "round_trip_after_ms"] + 40 < cut.loc[1, "round_trip_after_ms"]
+    assert cut.loc[0, "throughput_images_s"] > cut.loc[1, "throughput_images_s"]
+    assert len(table) == 2 * len(session.lab.plan.points)
+
+
+@pytest.mark.must_run
+def test_a_segment_that_was_not_as_asked_for_is_told_with_its_number(session: Session) -> None:
+    probes = session.run.probes.copy()
+    wrong = probes["segment"].eq(1) & probes["when"].eq("after")
+    probes.loc[wrong, "round_trip_ns"] = pd.Series([(80_000_000,)], index=probes.index[wrong])
+    [verdict] = certificates(replace(session.run, probes=probes)).to_dict("records")
+    said = "segment 1: round trip 80.0 ms (asked: 60.0, at most 3.0 more) after the session"
+    assert said in verdict["link_certificate"]
+    probes = probes[~probes["segment"].eq(0)]
+    [verdict] = certificates(replace(session.run, probes=probes)).to_dict("records")
+    assert not verdict["link_certified"]
+    assert "segment 0: not measured before the session" in verdict["link_certificate"]
+
+
+def test_a_link_that_was_not_applied_with_its_trace_fails_the_session(tmp_path: Path) -> None:
+    (tmp_path / "near-far.csv").write_text("time_s,delay_ms\n0,5\n0.5,30\n")
+    document = {
+        "models": ["paretopipe_worker.tiny:network"],
+        "links": [{"name": "drive", "trace": str(tmp_path / "near-far.csv")}],
+    }
+    made = lab(tmp_path, document)
+    [session] = made.plan.sessions
+    stages = [made.start(session, host) for host in session.placement]
+    for stage in stages:
+        stage.communicate(timeout=120)
+    assert [stage.returncode for stage in stages] == [1, 1]
+    name = records.file_name(session.id, 1)
+    ends = [
+        list(records.read(made.results / "records" / host / name))[-1] for host in session.placement
+    ]
+    assert all(isinstance(end, End) for end in ends)
+    assert "edge: the link was not applied to this host with its trace" in str(ends[0])
+
+
+# Tables
+
+
+def test_items_between_segments_end_a_stretch_and_count_for_none() -> None:
+    ms = 1_000_000
+    places = [0] * 5 + [None] + [1] * 6 + [None] + [0] * 4
+    items = pd.DataFrame(
+        {
+            "session": "s",
+            "attempt": 1,
+            "point": "p",
+            "phase": "throughput",
+            "seq": range(len(places)),
+            "segment": pd.array(places, dtype="Int64"),
+            # One each 10 ms in segment 0, one each 40 ms in segment 1.
+            "done_ns": [10 * n * ms for n in range(6)]
+            + [(50 + 40 * n) * ms for n in range(1, 7)]
+            + [(300 + 10 * n) * ms for n in range(5)],
+        }
+    )
+    found = throughput(items, {"p": 2}).reset_index().set_index("segment")
+    assert list(found["throughput_items"]) == [9, 6]
+    assert list(found["throughput_images_s"]) == pytest.approx([200, 50])
