@@ -56,8 +56,9 @@ def throughput(items: pd.DataFrame, batches: dict[str, int]) -> pd.DataFrame:
     periods.
     """
     phase = items[items["phase"] == "throughput"].sort_values([*_TRY, "seq"])
-    key = phase[[*_TRY, "segment"]].astype("str").agg(" ".join, axis=1)
-    inside = phase.assign(stretch=(key != key.shift()).cumsum())[phase["segment"].notna()]
+    key = phase[[*_TRY, "segment"]].fillna({"segment": -1})
+    begins = (key != key.shift()).any(axis=1)
+    inside = phase.assign(stretch=begins.cumsum())[phase["segment"].notna()]
     stretches = inside.groupby([*_TRY, "segment", "stretch"])["done_ns"].agg(["size", "min", "max"])
     seconds = (stretches["max"] - stretches["min"]).astype("float64") / 1e9
     groups = stretches.assign(periods=stretches["size"] - 1, seconds=seconds)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import statistics
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,19 @@ from analysis.columns import SEGMENTS
 from analysis.load import Run, load
 from analysis.points import points
 from analysis.segments import throughput
-from paretopipe_worker import records, resume
+from paretopipe_worker import records, resume, segments
+from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.link import profiles, tc, traces
 from paretopipe_worker.link.conditions import Condition, Way
 from paretopipe_worker.link.profiles import Hop, ProfileError
 from paretopipe_worker.link.relay import TUN
 from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
+from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.link.stepper import Stepper
 from paretopipe_worker.link.tc import Shaping, ShapingError
 from paretopipe_worker.link.traces import MAX_SEGMENTS, Timetable, TraceError
 from paretopipe_worker.probe import BRIEF_ROUND_TRIPS, BRIEF_TRANSFER_BYTES
-from paretopipe_worker.records import End, Item, Probe, Record
+from paretopipe_worker.records import Item, Probe, Record
 from tests.namespaces import reason_without_namespaces
 from tests.sessions import Lab, lab
 from tests.shaped_link import (
@@ -476,12 +480,12 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     if REASON:
         pytest.skip(REASON)
     folder = tmp_path_factory.mktemp("traced")
-    (folder / "near-far.csv").write_text("time_s,delay_ms\n0,5\n0.5,30\n")
+    (folder / "near-far.csv").write_text("time_s,delay_ms\n0,5\n0.4,30\n")
     document = {
         "models": ["tests.synthetic:wait_5_ms"],
         "links": [{"name": "drive", "trace": str(folder / "near-far.csv")}],
         "splits": {"cuts": ["2"]},
-        "phases": {"min_items": 20, "min_s": 1.5, "max_s": 20},
+        "phases": {"min_items": 20, "min_s": 1.6, "max_s": 20},
     }
     with shaped_link(folder) as made:
         link = Relayed(made.hosts, folder)
@@ -520,7 +524,7 @@ def test_every_segment_is_certified_before_and_after_the_points(session: Session
         assert {part.bytes for part in probe.transfers} == set(BRIEF_TRANSFER_BYTES)
         assert 2 * delay_ms <= min(probe.round_trip_ns) / 1e6 < 2 * delay_ms + 3
     table = points(session.run)
-    assert set(table["link_asked"]) == {"trace of 2 segments in 1 s: 5 to 30 ms one way"}
+    assert set(table["link_asked"]) == {"trace of 2 segments in 0.8 s: 5 to 30 ms one way"}
     assert table[["rate_mbit", "delay_ms", "link_round_trip_before_ms"]].isna().all(axis=None)
 
 
@@ -555,7 +559,7 @@ def test_how_points_fared_in_each_segment_is_a_table(
     assert f"  {session.lab.results / 'segments.csv'}" in capsys.readouterr().out
     cut = table[table["split"] == "2"].set_index("segment")
     assert list(cut["asked"]) == ["5 ms one way", "30 ms one way"]
-    assert list(cut["start_s"]) == [0, 0.5] and list(cut["duration_s"]) == [0.5, 0.5]
+    assert list(cut["start_s"]) == [0, 0.4] and list(cut["duration_s"]) == [0.4, 0.4]
     assert cut.loc[0, "latency_median_ms"] + 40 < cut.loc[1, "latency_median_ms"]
     assert cut.loc[0, "round_trip_after_ms"] + 40 < cut.loc[1, "round_trip_after_ms"]
     assert cut.loc[0, "throughput_images_s"] > cut.loc[1, "throughput_images_s"]
@@ -576,24 +580,43 @@ def test_a_segment_that_was_not_as_asked_for_is_told_with_its_number(session: Se
     assert "segment 0: not measured before the session" in verdict["link_certificate"]
 
 
-def test_a_link_that_was_not_applied_with_its_trace_fails_the_session(tmp_path: Path) -> None:
-    (tmp_path / "near-far.csv").write_text("time_s,delay_ms\n0,5\n0.5,30\n")
-    document = {
-        "models": ["paretopipe_worker.tiny:network"],
-        "links": [{"name": "drive", "trace": str(tmp_path / "near-far.csv")}],
-    }
-    made = lab(tmp_path, document)
-    [session] = made.plan.sessions
-    stages = [made.start(session, host) for host in session.placement]
-    for stage in stages:
-        stage.communicate(timeout=120)
-    assert [stage.returncode for stage in stages] == [1, 1]
-    name = records.file_name(session.id, 1)
-    ends = [
-        list(records.read(made.results / "records" / host / name))[-1] for host in session.placement
-    ]
-    assert all(isinstance(end, End) for end in ends)
-    assert "edge: the link was not applied to this host with its trace" in str(ends[0])
+def test_a_link_that_was_not_applied_with_its_trace_ends_the_session() -> None:
+    here, there = socket.socketpair()
+    rank0, rank1 = Channel(here, "rank 1"), Channel(there, "rank 0")
+    unapplied = LinkState("none", {})
+    with here, there, ThreadPoolExecutor(1) as pool:
+        following = pool.submit(lambda: segments.answer(rank1.receive(30), unapplied, rank1))
+        with pytest.raises(ReplayError, match="was not applied to this host with its trace"):
+            segments.hold(0, unapplied, [rank0])
+        with pytest.raises(ReplayError):
+            following.result(timeout=30)
+        assert "was not applied" in rank0.receive(30)["failed"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"failed": "keeper gone"}, "rank 1: keeper gone"),
+        ({"held": 0}, "rank 1: {'held': 0}"),
+    ],
+    ids=range(2),
+)
+def test_a_rank_that_does_not_hold_the_segment_ends_the_session(
+    stepping: Stepping, answer: Any, said: str
+) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        Channel(there, "rank 0").send(answer)
+        link = LinkState("none", {}, replay=stepping.replay)
+        with pytest.raises(ControlError, match=said):
+            segments.hold(1, link, [Channel(here, "rank 1")])
+
+
+@pytest.mark.parametrize("segment", [-1, "1", None, True])
+def test_a_segment_that_makes_no_sense_is_refused(segment: Any) -> None:
+    here, there = socket.socketpair()
+    with here, there, pytest.raises(ControlError, match=r"rank 0: sent .* as a segment"):
+        segments.answer({"segment": segment}, LinkState("none", {}), Channel(here, "rank 0"))
 
 
 # Tables
