@@ -82,10 +82,9 @@ class Shaping:
                 )
             if way.condition.duplicate_percent and len(self.ways) > 1 and self.engine == "netem":
                 raise ShapingError(
-                    f"profile {self.name}: ways[{number}].condition.duplicate_percent: kernels "
-                    "since 6.16, and those mended since, take no netem that duplicates beside "
-                    f"another, and this host sends to {len(self.ways)} peers; only one shaped way "
-                    "out of a host may duplicate, and only where it is the only one"
+                    f"profile {self.name}: ways[{number}].condition.duplicate_percent: recent "
+                    "kernels take no netem that duplicates beside another one, and this host sends "
+                    f"to {len(self.ways)} peers over shaped ways; allowed where it is but one"
                 )
         if not self.ports:
             raise ShapingError("--ports must name at least one")
