@@ -12,6 +12,7 @@ import pandas as pd
 from analysis import chance
 from analysis.load import CONTROLLER, Run
 from paretopipe_worker.link.conditions import Condition
+from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.plan import Plan
 from paretopipe_worker.predict import WIRE_OVERHEAD
 from paretopipe_worker.records import Datagrams, Transfer
@@ -29,10 +30,13 @@ _SMALL_FRAME_BITS = 154 * 8
 """A small message of a probe as a frame: 64 bytes of payload, 24 and 66 bytes of headers."""
 
 
-def path_of(plan: Plan, session: str) -> tuple[Condition, ...]:
-    """What was asked of each hop of a session's ring, the way back last."""
+def paths_of(plan: Plan, session: str) -> list[tuple[Condition, ...]]:
+    """What was asked of each hop of a session's ring, the way back last, in each segment.
+
+    A link that follows no trace has one.
+    """
     asked = plan.session(session)
-    return plan.link(asked.link).forward_path(len(asked.placement))
+    return [part.forward_path(len(asked.placement)) for part in plan.link(asked.link).segments]
 
 
 def certificates(run: Run) -> pd.DataFrame:
@@ -48,14 +52,14 @@ def certificates(run: Run) -> pd.DataFrame:
     rows = []
     for (session, attempt), files in stages.groupby(["session", "attempt"]):
         taken = probes[(probes["session"] == session) & (probes["attempt"] == attempt)]
-        found = {str(row["when"]): row for row in taken.to_dict("records")}
-        path = path_of(run.plan, str(session))
+        paths = paths_of(run.plan, str(session))
         row: dict[str, Any] = {"session": session, "attempt": attempt}
         for when in WHEN:
-            row |= {f"link_{name}": value for name, value in _figures(found.get(when), path, when)}
+            found = probes_of(taken, None).get(when)
+            row |= {f"link_{name}": value for name, value in _figures(found, paths[0], when)}
         row["link_emulated"] = bool(files["link_emulated"].any())
-        off = list(_verdict(found, path, _idle_slows(run.plan)))
-        asked = any(condition.shaped for condition in path)
+        off = list(_all_segments(taken, paths, _idle_slows(run.plan)))
+        asked = any(condition.shaped for path in paths for condition in path)
         row["link_certified"] = not off if asked else None
         row["link_certificate"] = "; ".join(off) if asked and off else None
         rows.append(row)
@@ -64,6 +68,25 @@ def certificates(run: Run) -> pd.DataFrame:
         {"link_certified": "boolean", "link_emulated": "boolean", "link_certificate": "str"}
         | {name: "float64" for name in COLUMNS if name.endswith(("_ms", "_mbit"))}
     )
+
+
+def probes_of(taken: pd.DataFrame, segment: int | None) -> dict[str, dict[Any, Any]]:
+    """The probes of one segment of a trace, or of a link without one, by when they were made."""
+    numbers = taken["segment"]
+    of = taken[numbers.isna() if segment is None else numbers.eq(segment).fillna(False)]
+    return {str(row["when"]): row for row in of.to_dict("records")}
+
+
+def _all_segments(
+    taken: pd.DataFrame, paths: Sequence[Sequence[Condition]], idle_slows: bool
+) -> Iterator[str]:
+    """Everything in which the link was not what was asked for, in any segment."""
+    if len(paths) == 1:
+        yield from _verdict(probes_of(taken, None), paths[0], idle_slows)
+        return
+    for number, path in enumerate(paths):
+        off = _verdict(probes_of(taken, number), path, idle_slows)
+        yield from (f"segment {number}: {text}" for text in off)
 
 
 def _figures(
@@ -186,6 +209,31 @@ def _way(hop: int, path: Sequence[Condition]) -> str:
     if hop == len(path) - 1:
         return "back"
     return "forward" if len(path) == 2 else f"from rank {hop} to {hop + 1}"
+
+
+def asked_of(link: LinkSpec, ranks: int) -> dict[str, Any]:
+    """What was asked of a link, as ``points.csv`` says it: in words, and in numbers if it keeps."""
+    names = ("rate_mbit", "delay_ms", "return_rate_mbit", "return_delay_ms")
+    if link.timetable is not None:
+        paths = [part.forward_path(ranks) for part in link.segments]
+        return {"link_asked": _trace(paths, link.timetable.period_s)} | dict.fromkeys(names)
+    path = link.forward_path(ranks)
+    numbers = (path[0].rate_mbit, path[0].delay_ms, path[-1].rate_mbit, path[-1].delay_ms)
+    return {"link_asked": described(path), **dict(zip(names, numbers, strict=True))}
+
+
+def _trace(paths: Sequence[Sequence[Condition]], period_s: float) -> str:
+    """A trace in words: between what its conditions are, whatever the way."""
+    conditions = [condition for path in paths for condition in path if condition.shaped]
+    ends = {
+        "Mbit/s": [c.rate_mbit for c in conditions if c.rate_mbit],
+        "ms one way": [c.delay_ms for c in conditions],
+        "% loss": [c.loss_percent for c in conditions],
+    }
+    spans = [
+        f"{min(values):g} to {max(values):g} {unit}" for unit, values in ends.items() if any(values)
+    ]
+    return f"trace of {len(paths)} segments in {period_s:g} s: {', '.join(spans)}"
 
 
 def _idle_slows(plan: Plan) -> bool:

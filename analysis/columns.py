@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis import clocks, load_curve, phases
+from analysis import clocks, load_curve, phases, segments
 from analysis.column import IDLE, PERCENTILE_ITEMS, STAGES, Column, interval, table
 from analysis.column import UNMEASURED as _UNMEASURED
 from paretopipe_worker.spec import MIN_ITEMS
+
+_UNPROBED = "it was not measured, or follows a trace (see `segments.csv`)"
 
 
 def _identity() -> Iterator[Column]:
@@ -35,10 +37,16 @@ def _identity() -> Iterator[Column]:
             f"{start}rate_mbit",
             "Mbit/s",
             f"Rate of that profile {way}.",
-            "no rate was asked for",
+            "no rate was asked for, or it follows a trace",
             front=True,
         )
-        yield Column(f"{start}delay_ms", "ms", f"One-way delay of that profile {way}.", front=True)
+        yield Column(
+            f"{start}delay_ms",
+            "ms",
+            f"One-way delay of that profile {way}.",
+            "it follows a trace",
+            front=True,
+        )
     yield Column("backend", "", "How tensors cross the link.", front=True)
     yield Column("batch", "images", "Images in one item.", front=True)
     yield Column("window", "items", "Items in flight in the throughput phase.", front=True)
@@ -232,7 +240,7 @@ def _trust() -> Iterator[Column]:
             "ms",
             f"Round trip of a small message {when} the session: median, then the mean over "
             "replicates.",
-            "it was not measured",
+            _UNPROBED,
         )
         for name, way in (("goodput", "forward"), ("return_goodput", "on the way back")):
             yield Column(
@@ -240,7 +248,7 @@ def _trust() -> Iterator[Column]:
                 "Mbit/s",
                 f"Tensor data per time of a bulk transfer {way}, {when} the session, mean over "
                 "replicates.",
-                "it was not measured",
+                _UNPROBED,
             )
         yield Column(
             f"link_transfer_off_{when}_ms",
@@ -248,7 +256,7 @@ def _trust() -> Iterator[Column]:
             f"By how much single transfers {when} the session, of 8 to 512 KiB after a pause, took "
             "longer than the round trip and their bytes at the rate asked for: the one that is "
             "furthest out of its tolerance, median of three, mean over replicates.",
-            "it was not measured, or no rate was asked for",
+            f"{_UNPROBED}, or no rate was asked for",
         )
     yield from _certified()
 
@@ -272,7 +280,8 @@ def _certified() -> Iterator[Column]:
         "rate (not judged where TCP is to start slowly after idle). Where the link has jitter, "
         "loss, reordering or duplicates, UDP datagrams are judged instead: median round trip "
         "within the larger of 3 ms and 5 %, and loss, each within three standard deviations of "
-        "what 400 simulated streams show.",
+        "what 400 simulated streams show. A link that follows a trace is held to all of that in "
+        "each of its segments.",
         "nothing was asked of the link, or no replicate was measured",
         front=True,
     )
@@ -324,6 +333,7 @@ OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
         "One row per point and offered rate, for experiments with legs of offered load.",
         load_curve.COLUMNS,
     ),
+    "segments.csv": ("One row per point and segment, where links follow traces.", segments.COLUMNS),
 }
 """Further tables, what is said of each, and its columns."""
 

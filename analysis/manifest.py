@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.certificate import COLUMNS, certificates, path_of
+from analysis.certificate import COLUMNS, certificates, paths_of
 from analysis.load import CONTROLLER, Run, RunError, load
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
 from paretopipe_worker.plan import PlanError
@@ -169,7 +169,8 @@ def _certificate(
     if found.empty:
         return None
     measured = found[list(COLUMNS)].to_json(orient="records", double_precision=9)
-    asked = [asdict(condition) for condition in path_of(run.plan, session)]
+    paths = [[asdict(way) for way in path] for path in paths_of(run.plan, session)]
+    asked = paths[0] if len(paths) == 1 else paths
     return {"asked": asked, **json.loads(measured)[0]}
 
 

@@ -15,6 +15,7 @@ from analysis.captions import disturbed
 from analysis.load import RunError, load, processes
 from analysis.load_curve import load_curve
 from analysis.points import points
+from analysis.segments import segments
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
 
@@ -57,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     """Write the tables and ``figures/`` of a run, and say what is in them.
 
+    Where a link followed a trace also ``segments.csv``.
+
     Parameters
     ----------
     path
@@ -85,6 +88,8 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     curve = load_curve(run, table)
     tables = {"points.csv": table, "front.csv": best}
     tables |= {"load.csv": curve} if len(curve) else {}
+    if any(link.timetable for link in run.plan.experiment.links):
+        tables["segments.csv"] = segments(run)
     for name, content in tables.items():
         content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
     drawn = figures.draw(table, path / "figures", curve)

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis import clocks, front, phases
-from analysis.certificate import described
+from analysis.certificate import asked_of
 from analysis.column import STAGES
 from analysis.columns import POINTS
 from analysis.load import Run
@@ -83,7 +83,6 @@ def planned(plan: Plan) -> pd.DataFrame:
     for point in plan.points:
         order = (LAST, *plan.table(point.model, point.batch, point.dtype).names, FIRST)
         factors = [plan.host(host).device_emulated for host in point.placement]
-        path = plan.link(point.link).forward_path(len(point.placement))
         row = {
             "point": point.id,
             "model": point.model,
@@ -91,11 +90,7 @@ def planned(plan: Plan) -> pd.DataFrame:
             "position": order.index(point.split[0]),
             "placement": ">".join(point.placement),
             "link": point.link,
-            "link_asked": described(path),
-            "rate_mbit": path[0].rate_mbit,
-            "delay_ms": path[0].delay_ms,
-            "return_rate_mbit": path[-1].rate_mbit,
-            "return_delay_ms": path[-1].delay_ms,
+            **asked_of(plan.link(point.link), len(point.placement)),
             "backend": point.backend,
             "batch": point.batch,
             "window": point.window,
@@ -116,7 +111,7 @@ def planned(plan: Plan) -> pd.DataFrame:
         )
         rows.append((key, row))
     return pd.DataFrame([row for _, row in sorted(rows, key=lambda entry: entry[0])]).astype(
-        {"rate_mbit": "float64", "return_rate_mbit": "float64"}
+        dict.fromkeys(("rate_mbit", "delay_ms", "return_rate_mbit", "return_delay_ms"), "float64")
     )
 
 

@@ -84,6 +84,20 @@ class Context:
         hosts = [self.plan.host(name) for name in self.session.placement]
         return [(host.data_address, host.data_port) for host in hosts]
 
+    def replay(self) -> None:
+        """Let the trace that the link follows begin anew, where it follows one."""
+        if self.link.replay:
+            self.link.replay.run()
+
+    def position(self) -> int | None:
+        """Where the link's trace is; None where it follows none."""
+        return self.link.replay.position if self.link.replay else None
+
+    def segment(self, since: int | None) -> int | None:
+        """The trace's segment since a position; None where it changed, or there is no trace."""
+        replay = self.link.replay
+        return None if replay is None or since is None else replay.segment(since)
+
     def sent(self) -> Sent:
         """What this rank has sent so far."""
         return Sent(self.transport.counters(), self.link.relayed())

@@ -27,6 +27,7 @@ class Flight(NamedTuple):
     computed: Computed
     packed_ns: int | None
     sent_ns: int | None
+    position: int | None
 
 
 @dataclass
@@ -69,13 +70,13 @@ class Flights:
         self.launched += 1
         if self.masters:
             self.inputs[index].copy_(self.masters[index])
-        ready_ns = arrived_ns or time.perf_counter_ns()
+        position, ready_ns = self.context.position(), arrived_ns or time.perf_counter_ns()
         computed = compute(self.stage, (self.inputs[index],), self.context.host.device_emulated)
         packed_ns = sent_ns = None
         if self.crosses:
             packed_ns = self.context.transport.send(tag, computed.tensors)
             sent_ns = time.perf_counter_ns()
-        return Flight(tag, phase, ready_ns, computed, packed_ns, sent_ns)
+        return Flight(tag, phase, ready_ns, computed, packed_ns, sent_ns, position)
 
     def complete(self, flight: Flight, phase: Phase | None = None) -> Item:
         """Wait for a batch's output, hold it against the reference, record the item."""
@@ -102,6 +103,7 @@ class Flights:
             leg=self.leg,
             packed_ns=flight.packed_ns,
             departed_ns=departed_ns,
+            segment=self.context.segment(flight.position),
         )
         self.context.writer.write(item)
         if item.phase == self.phase:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from paretopipe_worker import clocks
+from paretopipe_worker import clocks, segments
 from paretopipe_worker.compute import compute
 from paretopipe_worker.context import Context, Sent
 from paretopipe_worker.control import Channel, ControlError, Message
@@ -70,6 +70,8 @@ class Follower:
                     )
                 case clocks.COMMAND:
                     clocks.answer(self.channel)
+                case segments.COMMAND:
+                    segments.answer(command, context.link, self.channel)
                 case "point":
                     with shares.kind("switch"):
                         self._take(context.plan.point(str(command.get("point"))))
@@ -101,6 +103,7 @@ class Follower:
         if phase not in LEGS or point is None:
             raise ControlError(f"{self.channel.peer}: no leg to run: {command}")
         number, window = (self._bounded(command, key, least) for key, least in _BOUNDS)
+        context.replay()
         context.transport.configure(
             point.hops[context.rank - 1],
             point.hops[context.rank],

@@ -227,8 +227,30 @@ def summary(plan: Plan) -> str:
             f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
             "the controller and each host's speed_hint",
             *([warning] if hopeless else []),
+            *_about_traces(plan),
         )
     )
+
+
+def _about_traces(plan: Plan) -> Iterator[str]:
+    """What to know of links that follow traces: what phases or items do not fit into them."""
+    shortest_s = plan.experiment.phases.min_s
+    for link in plan.experiment.links:
+        if link.timetable is None:
+            continue
+        period_s, segment_s = link.timetable.period_s, min(link.timetable.durations_s)
+        if shortest_s < period_s:
+            yield (
+                f"link {link.name}: phases may end before its trace ({period_s:g} s) has been "
+                f"replayed once: phases.min_s is {shortest_s:g} s"
+            )
+        taken = [point.predicted_latency_s for point in plan.points if point.link == link.name]
+        if slow := sum(latency_s > segment_s for latency_s in taken):
+            yield (
+                f"link {link.name}: items of {slow} of its {len(taken)} points are predicted to "
+                f"take longer than its shortest segment ({segment_s:g} s): those that see it "
+                "change count for no segment"
+            )
 
 
 def duration(seconds: float) -> str:
@@ -344,7 +366,11 @@ def _points(
         for name in _split_names(experiment, table):
             hops = _hops(table, name)
             stages = [fleet[host] for host in placement]
-            latency_s, busiest_s = expected_s(table, name, hops, link, experiment.tcp, stages)
+            # On a link that follows a trace: in its slowest segment.
+            latency_s, busiest_s = max(
+                expected_s(table, name, hops, part, experiment.tcp, stages)
+                for part in link.segments
+            )
             for window in experiment.window:
                 in_flight = filling(latency_s, busiest_s) if window == "auto" else window
                 identity = {

@@ -254,6 +254,7 @@ class PointRun:
                 deadline_s=self.point.deadline_s,
             )
             self.context.transport.begin(overlap=result.phase != "latency")
+        self.context.replay()
         gc.collect()
 
     def _hear(self, result: LegResult) -> None:

@@ -28,6 +28,7 @@ _REPEATS, _TRANSFER_BYTES = 3, (8 << 10, 32 << 10, 128 << 10, 512 << 10)
 _REST_S, _LONGEST_S = 0.1, 2.5
 _RAMP_S, _RAMP_TRIPS = 4.0, 12
 _DATAGRAMS_S = 15.0
+_BRIEF_TRIPS, _BRIEF_TRANSFER_BYTES, _BRIEF_RAMP_S = 40, (8 << 10, 128 << 10), 2.0
 """What the stages' measurement of their path consists of, roughly: see `probe.py`."""
 
 
@@ -77,21 +78,29 @@ def goodput_bit_s(condition: Condition, path: Sequence[Condition], tcp: TcpSetti
 
 
 def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
-    """Seconds that one measurement of a session's path is thought to take."""
-    if not link.shaped:
+    """Seconds that one measurement of a session's path is thought to take, in all segments."""
+    brief = link.timetable is not None
+    return sum(_probe_s(each.forward_path(ranks), tcp, brief) for each in link.segments)
+
+
+def _probe_s(path: Sequence[Condition], tcp: TcpSettings, brief: bool) -> float:
+    """Seconds that one probe of a path is thought to take."""
+    if not any(condition.shaped for condition in path):
         return _GLANCE_S
-    path = link.forward_path(ranks)
+    datagrams_s = _DATAGRAMS_S if any(condition.erratic for condition in path) else 0.0
+    if brief and datagrams_s:
+        return datagrams_s
     round_trip_s = sum(condition.delay_ms for condition in path) / 1e3
     transfers_s = sum(
         _REST_S + round_trip_s + min(_LONGEST_S, size * 8 / goodput_bit_s(condition, path, tcp))
         for condition in path
-        for size in _TRANSFER_BYTES
+        for size in (_BRIEF_TRANSFER_BYTES if brief else _TRANSFER_BYTES)
     )
     return (
-        _TRIPS * _TRIP_APART_S
+        (_BRIEF_TRIPS if brief else _TRIPS) * _TRIP_APART_S
         + _REPEATS * transfers_s
-        + len(path) * max(_RAMP_S, _RAMP_TRIPS * round_trip_s)
-        + (_DATAGRAMS_S if any(condition.erratic for condition in path) else 0.0)
+        + len(path) * max(_BRIEF_RAMP_S if brief else _RAMP_S, _RAMP_TRIPS * round_trip_s)
+        + datagrams_s
     )
 
 

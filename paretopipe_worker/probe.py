@@ -20,8 +20,9 @@ from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.records import Probe, Transfer
 from paretopipe_worker.transport import MARK, PHASES, ProtocolError, Tag, Transport
 
-ROUND_TRIPS = 130
+ROUND_TRIPS, BRIEF_ROUND_TRIPS = 130, 40
 TRANSFER_BYTES = (8 << 10, 32 << 10, 128 << 10, 512 << 10)
+BRIEF_TRANSFER_BYTES = (8 << 10, 128 << 10)
 REPEATS = 3
 """How often each size is sent over each hop."""
 
@@ -49,27 +50,35 @@ class Pace:
         When a bulk transfer stops though its rate still changes.
     rest_s
         Before each single transfer. Ways take turns, so that each is idle for longer.
+    transfer_bytes
+        Sizes of single transfers.
     """
 
     round_trips: int
     interval_s: float
     ramp_s: float
     rest_s: float
+    transfer_bytes: tuple[int, ...] = TRANSFER_BYTES
 
 
-def pace(path: Sequence[Condition], round_trip_s: float) -> Pace:
-    """Choose the pace for a path: a link that nothing was asked of is only looked at."""
+def pace(path: Sequence[Condition], round_trip_s: float, *, brief: bool = False) -> Pace:
+    """Choose the pace for a path: a link that nothing was asked of is only looked at.
+
+    A `brief` one is for a segment of a trace, of which there are many.
+    """
     if not any(condition.shaped for condition in path):
         return Pace(ROUND_TRIPS, interval_s=0.001, ramp_s=0.1, rest_s=0.002)
     slowest = min((c.rate_mbit for c in path if c.rate_mbit), default=1e3) * 1e6
     interval_s = max(0.005, round_trip_s / _UNDER_WAY, 4 * _SMALL_WIRE_BITS / slowest)
     # Under losses TCP finds no steady rate: what it reaches is recorded, not waited for.
     erratic = any(condition.erratic for condition in path)
+    most = BRIEF_ROUND_TRIPS if brief else ROUND_TRIPS
     return Pace(
-        round_trips=max(_UNDER_WAY, min(ROUND_TRIPS, int(20 / interval_s))),
+        round_trips=max(_UNDER_WAY, min(most, int(20 / interval_s))),
         interval_s=interval_s,
-        ramp_s=1.0 if erratic else max(4.0, 12 * round_trip_s),
+        ramp_s=1.0 if erratic else max(2.0 if brief else 4.0, 12 * round_trip_s),
         rest_s=max(0.05, round_trip_s / 2),
+        transfer_bytes=BRIEF_TRANSFER_BYTES if brief else TRANSFER_BYTES,
     )
 
 
@@ -79,8 +88,12 @@ def probe(
     transport: Transport,
     channels: Sequence[Channel],
     addresses: Sequence[tuple[str, int]],
+    segment: int | None = None,
 ) -> Probe:
     """Measure a ring as rank 0: bulk transfers first, which let TCP find the path's rate.
+
+    One segment of many is measured in less detail, and with datagrams alone where it loses packets:
+    TCP may get nothing through it.
 
     Parameters
     ----------
@@ -90,6 +103,8 @@ def probe(
         To the other ranks, in order.
     addresses
         Data address and port of every rank, for datagrams where a condition is left to chance.
+    segment
+        The segment of the link's trace that is held; None where it follows none.
 
     Raises
     ------
@@ -98,18 +113,22 @@ def probe(
     """
     ring = _Ring(path, transport, channels)
     hops = range(len(path))
+    brief, erratic = segment is not None, any(condition.erratic for condition in path)
+    if brief and erratic:
+        alone = datagrams.send(path, channels, addresses)
+        return Probe(when, (), (), (), datagrams=alone, segment=segment)
     greetings, _ = ring.exchange([_SMALL_BYTES] * len(path), 2)
-    chosen = pace(path, min(greetings) / 1e9)
+    chosen = pace(path, min(greetings) / 1e9, brief=brief)
     goodput = tuple(ring.goodput_mbit(hop, chosen.ramp_s) for hop in hops)
     round_trips = ring.round_trips(chosen)
-    transfers = ring.transfers(goodput, min(round_trips) / 1e9, chosen.rest_s)
-    erratic = any(condition.erratic for condition in path)
+    transfers = ring.transfers(goodput, min(round_trips) / 1e9, chosen)
     return Probe(
         when=when,
         round_trip_ns=round_trips,
         goodput_mbit=goodput,
         transfers=transfers,
         datagrams=datagrams.send(path, channels, addresses) if erratic else None,
+        segment=segment,
     )
 
 
@@ -184,11 +203,11 @@ class _Ring:
             size, before = max(least, min(2 * size, wanted)), rate
 
     def transfers(
-        self, goodput_mbit: Sequence[float], round_trip_s: float, rest_s: float
+        self, goodput_mbit: Sequence[float], round_trip_s: float, chosen: Pace
     ) -> tuple[Transfer, ...]:
         """Send single messages of growing size, the hops taking turns."""
         found = []
-        for size in TRANSFER_BYTES:
+        for size in chosen.transfer_bytes:
             hops = [
                 hop
                 for hop, rate in enumerate(goodput_mbit)
@@ -200,7 +219,7 @@ class _Ring:
                     sizes = [_SMALL_BYTES] * len(self.path)
                     sizes[hop] = size
                     # No wait for others: the path has to be idle, for bursts to build up.
-                    time.sleep(rest_s)
+                    time.sleep(chosen.rest_s)
                     times[hop] += self.exchange(sizes, 1)[0]
             found += [Transfer(hop, size, tuple(values)) for hop, values in times.items()]
         return tuple(found)

@@ -297,6 +297,9 @@ class Datagrams:
 class Probe:
     """The path as the stages measured it with their own connections, before or after.
 
+    On a link that follows a trace there is one for each segment, which was held meanwhile, and
+    where packets are lost it consists of datagrams alone.
+
     Parameters
     ----------
     round_trip_ns
@@ -308,6 +311,8 @@ class Probe:
         Single messages by size and hop; sizes that would take too long are left out.
     datagrams
         Null where nothing on the link is left to chance.
+    segment
+        Of the link's trace; null where it follows none.
     """
 
     when: Literal["before", "after"]
@@ -315,6 +320,7 @@ class Probe:
     goodput_mbit: tuple[float, ...]
     transfers: tuple[Transfer, ...]
     datagrams: Datagrams | None
+    segment: int | None = None
     kind: Literal["probe"] = "probe"
 
 

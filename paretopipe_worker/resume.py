@@ -213,7 +213,9 @@ def _link(plan: Plan, session: Session) -> dict[str, Any]:
     """A session's link profile as each of its hosts applies it: what it does to which peer."""
     link, placement = plan.link(session.link), session.placement
     ways: dict[str, list[dict[str, Any]]] = {host: [] for host in placement}
-    for (rank, peer), condition in link.ways(len(placement)).items():
-        address = plan.host(placement[peer]).data_address
-        ways[placement[rank]].append({"peer": address, "condition": asdict(condition)})
-    return {"name": link.name, "ways": ways}
+    for (rank, peer), conditions in link.traced_ways(len(placement)).items():
+        first, *_ = trace = [asdict(condition) for condition in conditions]
+        way = {"peer": plan.host(placement[peer]).data_address, "condition": first}
+        ways[placement[rank]].append(way | ({"trace": trace} if link.timetable else {}))
+    timetable = {"timetable": asdict(link.timetable)} if link.timetable else {}
+    return {"name": link.name, "ways": ways, **timetable}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from paretopipe_worker import clocks
+from paretopipe_worker import clocks, segments
 from paretopipe_worker.context import Context
 from paretopipe_worker.control import Channel
 from paretopipe_worker.drive import LegResult
@@ -54,10 +54,20 @@ class Source:
     def _probe(self, when: Literal["before", "after"]) -> None:
         """Measure and record the path."""
         context = self.context
-        path = context.plan.link(context.session.link).forward_path(len(self.channels) + 1)
+        link, ranks = context.plan.link(context.session.link), len(self.channels) + 1
         with context.shares.kind("probe"):
-            context.probe = probe(when, path, context.transport, self.channels, context.addresses)
-            context.writer.write(context.probe)
+            taken = []
+            for number, part in enumerate(link.segments):
+                segment = number if link.timetable else None
+                if segment is not None:
+                    segments.hold(segment, context.link, self.channels)
+                path, addresses = part.forward_path(ranks), context.addresses
+                taken.append(
+                    probe(when, path, context.transport, self.channels, addresses, segment)
+                )
+                context.writer.write(taken[-1])
+            # Of a trace the slowest segment: what is sized by it fits into the others too.
+            context.probe = min(taken, key=lambda each: min(each.goodput_mbit))
 
     def dismiss(self) -> None:
         """Send the other ranks home."""

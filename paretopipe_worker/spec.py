@@ -192,11 +192,18 @@ def load(path: Path) -> Experiment:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: is not valid YAML: {error}") from error
-    return parse(document, source=str(path))
+    return parse(document, str(path), path.parent)
 
 
-def parse(document: object, source: str = "spec") -> Experiment:
-    """Check an experiment given as plain data, naming `source` in errors.
+def parse(document: object, source: str = "spec", folder: Path = Path()) -> Experiment:
+    """Check an experiment given as plain data.
+
+    Parameters
+    ----------
+    source
+        What errors call it.
+    folder
+        Where paths of traces begin.
 
     Raises
     ------
@@ -206,7 +213,7 @@ def parse(document: object, source: str = "spec") -> Experiment:
     if not isinstance(document, dict):
         raise SpecError(f"{source}: must be a mapping with at least the key 'models'")
     full = _written_out(document)
-    faults = _resolve_links(source, full)
+    faults = _resolve_links(source, full, folder)
     try:
         # As JSON, where strict mode takes lists for tuples and mappings for dataclasses.
         experiment = _ADAPTER.validate_json(json.dumps(full, default=str))
@@ -230,14 +237,14 @@ def _written_out(document: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
-def _resolve_links(source: str, document: dict[str, Any]) -> list[str]:
+def _resolve_links(source: str, document: dict[str, Any], folder: Path) -> list[str]:
     """Put resolved profiles into the document; where one is refused, say so and leave them out."""
     faults = []
     if isinstance(document.get("links"), list):
         resolved = []
         for number, written in enumerate(document.pop("links")):
             try:
-                resolved.append(asdict(profiles.parse(written)))
+                resolved.append(asdict(profiles.parse(written, folder)))
             except profiles.ProfileError as error:
                 path = _key_path(("links", number, *error.path))
                 faults.append(f"{source}: {path}: {error}")

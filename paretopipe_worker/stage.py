@@ -19,6 +19,7 @@ from paretopipe_worker.context import Shares
 from paretopipe_worker.control import ControlError
 from paretopipe_worker.follower import Follower
 from paretopipe_worker.link import state as linkstate
+from paretopipe_worker.link.replay import ReplayError
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.models import ModelError
 from paretopipe_worker.partition import PartitionError
@@ -103,6 +104,7 @@ _EXPECTED = (
     SecretFileError,
     PartitionError,
     ModelError,
+    ReplayError,
     Interrupted,
 )
 

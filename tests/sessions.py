@@ -8,8 +8,8 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Lab:
     results: Path
     cache: Path
     link_state: Path | None = None
+    link_states: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def secret(self) -> Path:
@@ -39,6 +40,7 @@ class Lab:
     def arguments(self, session: Session, host: str, attempt: int = 1) -> list[str]:
         """Arguments of the `stage` command of one host."""
         records = self.results / "records" / host / f"{session.id}.{attempt}.jsonl"
+        link_state = self.link_states.get(host, self.link_state)
         return [
             *("stage", "--plan", str(self.results / "plan.json")),
             *("--session", session.id, "--attempt", str(attempt), "--host", host),
@@ -46,7 +48,7 @@ class Lab:
             *("--weights", str(self.cache / "weights"), "--records", str(records)),
             *("--progress", str(self.results / f"progress-{host}.jsonl")),
             *("--points", ",".join(session.points)),
-            *(("--link-state", str(self.link_state)) if self.link_state else ()),
+            *(("--link-state", str(link_state)) if link_state else ()),
         ]
 
     def start(self, session: Session, host: str, attempt: int = 1) -> subprocess.Popen[str]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +19,20 @@ from paretopipe_worker.link import interfaces
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.counters import RelayCounters
 from paretopipe_worker.link.shaping import restore
+from paretopipe_worker.link.traces import Timetable
 from tests.namespaces import Namespace, joined_pair
 
 DATA_PORT = 29400
 FRAME = 1514
 """Bytes of a full Ethernet frame, of which TCP with time stamps leaves `PAYLOAD`."""
 PAYLOAD = 1448
+
+
+def traced(timetable: Timetable, conditions: Sequence[Condition], *peers: str) -> str:
+    """A profile that follows a trace, the same towards every peer."""
+    trace = [asdict(condition) for condition in conditions]
+    ways = [{"peer": peer, "condition": trace[0], "trace": trace} for peer in peers]
+    return json.dumps({"name": "traced", "ways": ways, "timetable": asdict(timetable)})
 
 
 def profile(name: str, condition: Condition | None, *peers: str) -> str:
@@ -81,10 +89,16 @@ class Link:
         address: str = "",
     ) -> list[str]:
         """Arguments of ``link apply``, its lease just renewed."""
-        own, peer = self.hosts if rank == 0 else self.hosts[::-1]
-        self.lease.touch()
+        peer = self.hosts[1 - rank]
         asked = profile("asked", condition, peer.address, peer.address6)
-        words = ["--profile", asked, "--address", address or own.address, "--emulate"]
+        return self.arguments(asked, tcp=tcp, rank=rank, address=address)
+
+    def arguments(
+        self, asked: str, *, tcp: TcpSettings | None = None, rank: int = 0, address: str = ""
+    ) -> list[str]:
+        """Arguments of ``link apply`` for a profile, its lease just renewed."""
+        self.lease.touch()
+        words = ["--profile", asked, "--address", address or self.hosts[rank].address, "--emulate"]
         words += ["--state-dir", str(self.state(rank)), "--ports", str(DATA_PORT)]
         words += ["--tcp", json.dumps(asdict(tcp))] if tcp else []
         return [*words, "--lease", str(self.lease), "--lease-s", str(self.lease_s)]

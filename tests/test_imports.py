@@ -12,17 +12,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORKER = "paretopipe_worker"
 
-ASKED = {"link.conditions", "link.profiles", "link.presets"}
+ASKED = {"link.conditions", "link.profiles", "link.presets", "link.traces"}
 PLAIN = {"cuts", "spec", "fleet", "records", "window"} | ASKED
 PLANNING = PLAIN | {"plan", "predict", "resume", "warmup"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
 TRANSPORT = {
     *("agreement", "cuts", "transport", "transport.handshake", "transport.ring", "transport.tcp")
 }
-DEVICE = {"lease", "daemons", "supervise", "governor", "link.conditions"} | {
+DEVICE = {"lease", "daemons", "supervise", "governor", "link.conditions", "link.traces"} | {
     f"link.{name}"
     for name in (
-        *("command", "shaping", "goal", "keeper", "relay", "counters"),
+        *("command", "shaping", "goal", "keeper", "relay", "counters", "stepper", "replay"),
         *("interfaces", "tcp_settings", "tc", "netem"),
     )
 }
@@ -46,10 +46,13 @@ MAY_IMPORT = {
     "clocks": {"control", "records"},
     "machine": {"sensors"},
     "facts": {"machine", "supervise"},
+    "segments": {"control", "link.state", "link.replay"},
     "compute": {"partition"},
     "probe": TRANSPORT | {"control", "records", "link.conditions", "datagrams"},
     "datagrams": {"control", "records", "link.conditions"},
-    "link.state": {"link.conditions", "link.counters"},
+    "link.state": {"link.conditions", "link.counters", "link.replay"},
+    "link.traces": {"link.conditions"},
+    "link.replay": set(),
     "prepare": PLANNING | MODELS,
 }
 """Modules of the worker that each of its modules may import; those not named may import all."""

@@ -177,6 +177,34 @@ def test_a_link_that_does_not_fit_the_pipeline_is_refused(link: Any, words: str)
     assert "edge > server" in str(refused.value)
 
 
+def test_a_link_that_follows_a_trace_is_planned_for_its_slowest_segment(tmp_path: Path) -> None:
+    (tmp_path / "drive.csv").write_text("time_s,rate_mbit\n0,50\n10,2\n20,0.5\n")
+
+    def drive(**keys: Any) -> plan.Plan:
+        link = {"name": "drive", "trace": str(tmp_path / "drive.csv")}
+        return make(links=[link], splits={"cuts": ["layer2"]}, **keys)
+
+    made, slow = drive(), make(links=[{"name": "x", "rate_mbit": 0.5}], splits={"cuts": ["layer2"]})
+    deadlines = [{p.split: p.deadline_s for p in each.points} for each in (made, slow)]
+    assert deadlines[0] == deadlines[1]
+    path = tmp_path / "plan.json"
+    path.write_text(plan.dump(made))
+    assert plan.load(path) == made
+    ids = {point.id for point in made.points}
+    (tmp_path / "drive.csv").write_text("time_s,rate_mbit\n0,50\n10,2\n20,1\n")
+    assert ids.isdisjoint(point.id for point in drive().points)
+
+
+def test_a_plan_tells_what_does_not_fit_into_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "drive.csv").write_text("time_s,delay_ms\n0,400\n0.5,600\n")
+    links = [{"name": "drive", "trace": str(tmp_path / "drive.csv")}]
+    told = plan.summary(make(links=links, splits={"cuts": ["layer2"]}, phases={"min_s": 0.9}))
+    assert "link drive: phases may end before its trace (1 s) has been replayed once" in told
+    assert "items of 2 of its 3 points are predicted to take longer than its shortest seg" in told
+    calm = plan.summary(make(links=links, splits={"cuts": ["layer2"]}, phases={"min_s": 1}))
+    assert "replayed once" not in calm
+
+
 def test_predicted_hours_grow_with_the_slowness_of_link_and_host() -> None:
     base = make().predicted_hours
     slow = (HOSTS[0], Host(name="server", data_address="10.0.0.2", speed_hint=50))

@@ -144,6 +144,21 @@ def test_load_and_windows_may_be_written_short() -> None:
     assert parse(window=[3, "auto"]).window == (3, "auto")
 
 
+def test_a_trace_is_read_from_the_specs_folder_and_refused_with_its_line(tmp_path: Path) -> None:
+    path, trace = tmp_path / "x.yml", tmp_path / "traces" / "drive.csv"
+    path.write_text("models: [resnet18]\nlinks: [none, {name: d, trace: traces/drive.csv}]\n")
+    trace.parent.mkdir()
+    trace.write_text("time_s,delay_ms\n0,5\n10,20\n")
+    assert spec.load(path).links[1].segments[1].forward_path(2)[0].delay_ms == 20
+    trace.write_text("time_s,delay_ms\n0,5\n10,20\n8,5\n")
+    with pytest.raises(spec.SpecError) as refused:
+        spec.load(path)
+    assert str(refused.value) == (
+        f"{path}: links[1].trace: traces/drive.csv:4: time_s: at least 0.1 s after the one before "
+        "(10), at most 86400; got 8"
+    )
+
+
 def test_every_fault_is_named_at_once() -> None:
     with pytest.raises(spec.SpecError) as refused:
         parse(batch=0, seed="x", frames=1)

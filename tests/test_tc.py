@@ -280,3 +280,13 @@ def test_what_no_filter_can_be_made_of_is_refused(
     with pytest.raises(ShapingError) as refused:
         Shaping("x", tuple(Way(peer, BOTH) for peer in peers), ports)
     assert named in str(refused.value)
+
+
+def test_netem_that_duplicates_beside_another_is_refused_and_the_relay_is_not() -> None:
+    ways = (Condition(duplicate_percent=1), Condition(delay_ms=5))
+    with pytest.raises(ShapingError) as refused:
+        shaping(*ways)
+    assert "profile asked: ways[0].condition.duplicate_percent: " in str(refused.value)
+    assert "this host sends to 2 peers" in str(refused.value)
+    assert len(shaping(*ways, engine="relay").ways) == 2
+    assert len(shaping(ways[0]).ways) == 1

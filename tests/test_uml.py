@@ -27,6 +27,7 @@ from tests.uml_link import (
     LOSS,
     REORDER,
     REPLACED,
+    STEPS,
     TCP,
     profile,
 )
@@ -224,6 +225,25 @@ def test_the_papers_conditions_are_what_tcp_meets(found: Any, name: str) -> None
         assert measured["mbit"] > 10  # the rate of the profile before is gone
     else:
         assert measured["mbit"] == pytest.approx(asked.rate_mbit * WIRE_SHARE, rel=0.1)
+
+
+# A trace
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_segment_that_is_held_is_all_that_the_kernel_has(found: Any, place: int) -> None:
+    held, asked = found["stepped"]["held"][place], STEPS[1 - place]
+    assert held["shown"] == expected("trace", {DELAY: asked})
+    assert took(held["data_ms"], asked.delay_ms)
+
+
+def test_a_trace_that_runs_delays_by_turns_and_loses_nothing_on_its_way(found: Any) -> None:
+    arrived = found["stepped"]["one_way"]
+    assert [number for number, _ in arrived] == list(range(COUNT))
+    slow = [number for number, delay_ms in arrived if delay_ms >= STEPS[0].delay_ms]
+    # Half of the time, and not all in one go: five seconds are ten segments.
+    assert 0.3 < len(slow) / COUNT < 0.75
+    assert runs(slow) >= 3
 
 
 # And back

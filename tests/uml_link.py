@@ -20,6 +20,8 @@ from typing import Any
 
 from paretopipe_worker.link import interfaces
 from paretopipe_worker.link.conditions import Condition, TcpSettings
+from paretopipe_worker.link.replay import Replay
+from paretopipe_worker.link.traces import Timetable
 from tests.namespaces import INTERFACE, Namespace, joined_pair
 
 DATA_PORT = 29400
@@ -86,6 +88,11 @@ _SYSCTLS = [
 ]
 
 
+TIMES = Timetable((0, 0.5), 1)
+STEPS = (Condition(delay_ms=60, rate_mbit=5), Condition(delay_ms=10, loss_percent=0.5))
+"""A trace in which the second segment must keep no rate of the first, nor the first any loss."""
+
+
 class Worker:
     """The worker's command on the host whose link is shaped."""
 
@@ -103,6 +110,11 @@ class Worker:
             *("--lease", str(self._lease), "--lease-s", "600"),
             *("--state-dir", str(self._state_dir), *more),
         )
+
+    @property
+    def replay(self) -> Replay:
+        """The trace that the link follows."""
+        return Replay(self._state_dir)
 
     def restore(self, *more: str) -> dict[str, Any]:
         """Put the link back."""
@@ -268,8 +280,28 @@ def replaced(source: Namespace, sink: Namespace, worker: Worker) -> dict[str, An
     return found
 
 
+def stepped(source: Namespace, sink: Namespace, worker: Worker) -> dict[str, Any]:
+    """Hold the segments of a trace, and let it run."""
+    trace = [asdict(condition) for condition in STEPS]
+    asked: Profile = profile("trace", {DELAY: STEPS[0]})
+    asked["ways"][0]["trace"] = trace
+    worker.apply(asked | {"timetable": asdict(TIMES)})
+    held = []
+    for segment in (1, 0):
+        worker.replay.hold(segment)
+        shown = worker.state()["shown"]
+        with listening(sink, DATA_PORT):
+            held.append({"shown": shown, "data_ms": connect_ms(source, DELAY, DATA_PORT)})
+    # Without losses: what a step itself loses would show.
+    lossless = [asdict(condition) | {"loss_percent": 0.0} for condition in STEPS]
+    asked["ways"][0] |= {"condition": lossless[0], "trace": lossless}
+    worker.apply(asked | {"timetable": asdict(TIMES)})
+    worker.replay.run()
+    return {"held": held, "one_way": one_way(source, sink, [DELAY])[DELAY]}
+
+
 def main() -> None:
-    """Take the link through check mode, every profile, and back."""
+    """Take the link through check mode, every profile, a trace, and back."""
     with tempfile.TemporaryDirectory() as folder, joined_pair() as (source, sink):
         for address in ALONE:
             if ":" not in address:
@@ -280,6 +312,7 @@ def main() -> None:
             "unshaped": worker.state(),
             "alone": each_alone(source, sink, worker),
             "replaced": replaced(source, sink, worker),
+            "stepped": stepped(source, sink, worker),
             "restore_checked": worker.restore("--check"),
             "restored": worker.restore(),
             "restored_again": worker.restore(),

@@ -49,7 +49,8 @@ def _add_apply(parser: argparse.ArgumentParser) -> None:
         "--profile",
         required=True,
         metavar="JSON",
-        help='{"name": NAME, "ways": [{"peer": ADDRESS, "condition": {...}}, ...]}',
+        help='{"name": NAME, "ways": [{"peer": ADDRESS, "condition": {...}}, ...]}; with a trace '
+        '"timetable": {"starts_s": [...], "period_s": S}, and "trace": [{...}, ...] in each way',
     )
     parser.add_argument(
         "--tcp", type=_tcp, metavar="JSON", help="TCP's settings; without, they stay as they are"

@@ -133,10 +133,14 @@ class Condition:
 
 @dataclass(frozen=True)
 class Way:
-    """The condition of what one host sends to one peer, named by its data address."""
+    """The condition of what one host sends to one peer, named by its data address.
+
+    `trace` are the conditions by segment where the link follows a trace, `condition` the first.
+    """
 
     peer: str
     condition: Condition
+    trace: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """The keeper of a shaped link: the process on the host that undoes shaping once nobody renews it.
 
-It relays, too, where the relay takes netem's place: one process, so that neither outlives the
-other. The state folder holds ``keeper.json``, by which others find it, and ``keeper.log``.
+It relays, too, where the relay takes netem's place, and steps through a trace: one process, so
+that none outlives the other. The state folder holds ``keeper.json``, by which others find it, and
+``keeper.log``.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -15,8 +17,10 @@ from functools import partial
 from pathlib import Path
 
 from paretopipe_worker.daemons import Process, detach, locked, read_json, write_json
+from paretopipe_worker.link import interfaces, tc
 from paretopipe_worker.link.goal import Goal
 from paretopipe_worker.link.relay import Relay, be_prompt
+from paretopipe_worker.link.stepper import Stepper
 from paretopipe_worker.link.tc import ShapingError
 
 _WATCHING = "watching"
@@ -65,13 +69,15 @@ def _keep(
     own = Process.running(os.getpid())
     assert own is not None
     relayed = None
-    if goal.shaping.engine == "relay":
-        try:
+    try:
+        if goal.shaping.engine == "relay":
             relayed = Relay(goal.shaping, goal.interface, state_dir / "relay.bin")
-        except ShapingError as error:
-            report(str(error))
-            return
-        print(f"relay: {be_prompt()}", flush=True)
+        stepper = _stepper(state_dir, goal, relayed)
+        if relayed or stepper:
+            print(f"keeper: {be_prompt()}", flush=True)
+    except (ShapingError, OSError) as error:
+        report(str(error))
+        return
 
     def undo_all() -> None:
         undo()
@@ -80,15 +86,46 @@ def _keep(
 
     write_json(state_dir / "keeper.json", asdict(own))
     report(_WATCHING)
-    wait = relayed.forward if relayed else time.sleep
+    wait: Callable[[float], None] = partial(_wait, relayed, stepper)
     why: Callable[[], str | None] = goal.lease.lapse
     while True:
         try:
             wait(goal.lease.poll_s)
         except OSError as error:  # the relay's: without it the stages' data goes nowhere
             wait, why = time.sleep, partial(str, f"the relay failed: {error}")
+        except ShapingError as error:  # the link is in no segment of its trace
+            wait, why = time.sleep, partial(str, f"the trace failed: {error}")
         if why() and _undone(state_dir, undo_all, why):
             return
+
+
+def _stepper(state_dir: Path, goal: Goal, relayed: Relay | None) -> Stepper | None:
+    """What steps through the trace that the link follows, if it does."""
+    if goal.shaping.timetable is None:
+        return None
+
+    def change(segment: int) -> None:
+        if relayed:
+            relayed.change(segment)
+        elif goal.shaping.engine == "netem":
+            interface = goal.interface
+            for command in tc.step_commands(goal.shaping, interface.name, interface.mtu, segment):
+                interfaces.run(command)
+
+    user = goal.lease.path.stat().st_uid
+    return Stepper(goal.shaping.timetable, change, state_dir, user)
+
+
+def _wait(relayed: Relay | None, stepper: Stepper | None, seconds: float) -> None:
+    """Relay and step, at most for so long."""
+    wakes = [stepper.fileno()] if stepper else []
+    seconds = stepper.wait_s(seconds) if stepper else seconds
+    if relayed:
+        relayed.forward(seconds, wakes)
+    else:
+        select.select(wakes, (), (), seconds)
+    if stepper:
+        stepper.advance()
 
 
 def _undone(state_dir: Path, undo: Callable[[], None], why: Callable[[], str | None]) -> bool:

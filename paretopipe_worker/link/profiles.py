@@ -3,6 +3,8 @@
 A spec names a profile as ``none``, as a preset, or as a mapping: a name with either one condition
 (``direction: both``, ``forward`` or ``back``), or ``forward`` and ``back``, or ``hops``, a list of
 such; and ``return``, the way from the sink to the source. Forward is from rank i to i + 1.
+Instead of a condition it may name a ``trace``, a file of conditions that follow one another (see
+`traces`), with a direction and, if it is not to be the file's, a ``period_s``.
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
+from paretopipe_worker.link import traces
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.presets import PRESETS
+from paretopipe_worker.link.traces import Timetable, TraceError
 
 UNSHAPED = "none"
 """Name of the link profile that leaves the link as it is."""
@@ -23,7 +28,8 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}"
 _CONDITION = tuple(field.name for field in fields(Condition))
 _DIRECTIONS = ("both", "forward", "back")
 _HOP = (*_CONDITION, "direction", "forward", "back")
-_LINK = ("name", *_HOP, "hops", "return")
+_TRACE = ("trace", "direction", "period_s")
+_LINK = ("name", *_HOP, "hops", "return", "trace", "period_s")
 _OPEN = Condition()
 
 
@@ -48,16 +54,27 @@ class LinkSpec:
         One for each pair of neighbours, or one that holds for all.
     return_way
         From the sink to the source; None for the last hop's back.
+    trace, timetable
+        Where the link follows a trace: what happens on each hop in each of its segments, and when
+        these begin. `hops` is then the first.
     """
 
     name: str
     hops: tuple[Hop, ...] = (_OPEN_HOP,)
     return_way: Condition | None = None
+    trace: tuple[Hop, ...] = ()
+    timetable: Timetable | None = None
+
+    @property
+    def segments(self) -> tuple[LinkSpec, ...]:
+        """The link as it is in each segment of its trace; itself, where it has none."""
+        still = replace(self, trace=(), timetable=None)
+        return tuple(replace(still, hops=(hop,)) for hop in self.trace) or (self,)
 
     @property
     def shaped(self) -> bool:
         """Whether anything has to be applied to a host for this profile."""
-        ways = [way for hop in self.hops for way in (hop.forward, hop.back)]
+        ways = [way for hop in (*self.hops, *self.trace) for way in (hop.forward, hop.back)]
         return any(way.shaped for way in (*ways, self.return_way or _OPEN))
 
     def misfit(self, ranks: int) -> str | None:
@@ -74,16 +91,27 @@ class LinkSpec:
         With more than two stages, source to sink is a way on which only acknowledgements go:
         it stays unshaped.
         """
+        ways = self._every_way(ranks)
+        return {pair: condition for pair, condition in ways.items() if condition.shaped}
+
+    def traced_ways(self, ranks: int) -> dict[tuple[int, int], tuple[Condition, ...]]:
+        """Conditions by segment of each of the `ways`, of which some segment changes something."""
+        each = [segment._every_way(ranks) for segment in self.segments]
+        ways = {pair: tuple(ways[pair] for ways in each) for pair in each[0]}
+        return {pair: way for pair, way in ways.items() if any(part.shaped for part in way)}
+
+    def forward_path(self, ranks: int) -> tuple[Condition, ...]:
+        """Conditions around the ring: rank 0 to 1, and so on, and from the last back to rank 0."""
+        return (*(self._hop(rank).forward for rank in range(ranks - 1)), self._return(ranks))
+
+    def _every_way(self, ranks: int) -> dict[tuple[int, int], Condition]:
+        """Conditions by (from rank, to rank)."""
         ways = {}
         for rank in range(ranks - 1):
             ways[rank, rank + 1] = self._hop(rank).forward
             ways[rank + 1, rank] = self._hop(rank).back
         ways[ranks - 1, 0] = self._return(ranks)
-        return {pair: condition for pair, condition in ways.items() if condition.shaped}
-
-    def forward_path(self, ranks: int) -> tuple[Condition, ...]:
-        """Conditions around the ring: rank 0 to 1, and so on, and from the last back to rank 0."""
-        return (*(self._hop(rank).forward for rank in range(ranks - 1)), self._return(ranks))
+        return ways
 
     def _hop(self, rank: int) -> Hop:
         """The hop from this rank to the next."""
@@ -108,8 +136,13 @@ class ProfileError(ValueError):
         self.path = tuple(path)
 
 
-def parse(written: Any) -> LinkSpec:
+def parse(written: Any, folder: Path = Path()) -> LinkSpec:
     """Resolve one entry of a spec's ``links``.
+
+    Parameters
+    ----------
+    folder
+        Where paths of traces begin.
 
     Raises
     ------
@@ -133,7 +166,7 @@ def parse(written: Any) -> LinkSpec:
         return _resolved(name, _preset(name))
     if name in PRESETS:
         raise ProfileError(("name",), f"'{name}' is a preset; a profile of your own needs another")
-    return _resolved(name, given)
+    return _traced(name, given, folder) if "trace" in given else _resolved(name, given)
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -152,6 +185,8 @@ def _preset(name: str) -> dict[str, Any]:
 def _resolved(name: str, given: dict[str, Any]) -> LinkSpec:
     """A profile of all that was written beside its name."""
     parts = {key: value for key, value in given.items() if key in _HOP}
+    if "period_s" in given:
+        raise ProfileError(("period_s",), "is of a trace; this profile has none")
     if "hops" in given:
         if parts:
             raise ProfileError((), f"hops excludes {', '.join(parts)}: say it for each hop")
@@ -178,16 +213,44 @@ def _hop(path: tuple[str | int, ...], given: Any) -> Hop:
         )
     if not each:
         direction = same.pop("direction", "both")
-        if direction not in _DIRECTIONS:
-            raise ProfileError(
-                (*path, "direction"), f"one of {', '.join(_DIRECTIONS)}; got {direction!r}"
-            )
-        condition = _condition(path, same)
-        return Hop(
-            condition if direction != "back" else _OPEN,
-            condition if direction != "forward" else _OPEN,
-        )
+        return _directed(path, _condition(path, same), direction)
     return Hop(**{key: _condition((*path, key), value) for key, value in each.items()})
+
+
+def _directed(path: tuple[str | int, ...], condition: Condition, direction: Any) -> Hop:
+    """A hop of a condition in one direction or both."""
+    if direction not in _DIRECTIONS:
+        raise ProfileError(
+            (*path, "direction"), f"one of {', '.join(_DIRECTIONS)}; got {direction!r}"
+        )
+    return Hop(
+        condition if direction != "back" else _OPEN,
+        condition if direction != "forward" else _OPEN,
+    )
+
+
+def _traced(name: str, given: dict[str, Any], folder: Path) -> LinkSpec:
+    """A profile that follows a trace, on every hop alike."""
+    if others := [key for key in given if key not in _TRACE]:
+        raise ProfileError(
+            (), f"trace excludes {', '.join(others)}: the trace's file says what happens"
+        )
+    path, period_s = given["trace"], given.get("period_s")
+    if not isinstance(path, str) or not path:
+        raise ProfileError(("trace",), f"the path of a CSV file; got {path!r}")
+    if period_s is not None and type(period_s) not in (int, float):
+        raise ProfileError(("period_s",), f"seconds after which it begins again; got {period_s!r}")
+    try:
+        timetable, conditions = traces.read(folder / path, path, period_s)
+    except TraceError as error:
+        raise ProfileError(("trace",), str(error)) from error
+    except ValueError as error:
+        raise ProfileError(("period_s",), str(error).removeprefix("period_s: ")) from error
+    hops = tuple(_directed((), each, given.get("direction", "both")) for each in conditions)
+    link = LinkSpec(name, hops[:1], trace=hops, timetable=timetable)
+    if not link.shaped:
+        raise ProfileError(("trace",), f"{path}: changes nothing; only '{UNSHAPED}' is unshaped")
+    return link
 
 
 def _condition(path: tuple[str | int, ...], given: Any) -> Condition:
@@ -208,7 +271,8 @@ def _refuse_unknown(path: tuple[str | int, ...], given: Any, allowed: tuple[str,
         raise ProfileError(path, f"a mapping of {', '.join(allowed)}; got {given!r}")
     for key in given:
         if key not in allowed:
-            near = difflib.get_close_matches(str(key), allowed, n=1)
+            near = [each for each in allowed if each.startswith(str(key))]
+            near = near or difflib.get_close_matches(str(key), allowed, n=1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
             raise ProfileError(
                 (*path, str(key)), f"unknown key{hint}; allowed: {', '.join(allowed)}"

@@ -23,7 +23,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from paretopipe_worker.link import interfaces, netem, tc
@@ -67,14 +67,19 @@ class Egress:
         self, condition: Condition, mtu: int, counters: CountersFile, seed: int | None = None
     ) -> None:
         self.queue: deque[tuple[int, bytes]] = deque()
+        self._mtu = mtu
         self._counters = counters
         self._random = random.Random(seed).random
+        self._last_ns = 0
+        self.change(condition)
+
+    def change(self, condition: Condition) -> None:
+        """Treat what comes from now on by another condition; what is queued goes when it is due."""
         # A kernel's own queue holds TCP back before it is full (tcp_small_queues); what was handed
         # to a TAP counts as sent, so that a large tensor lies here whole instead of being lost.
-        self._limit = int(netem.printed(condition, mtu + 14)["limit"]) + _QUEUE_PACKETS
+        self._limit = int(netem.printed(condition, self._mtu + 14)["limit"]) + _QUEUE_PACKETS
         self._delay = _delays(condition, self._random)
         self._ns_per_byte = 8e6 / netem.rate_kbit(condition)
-        self._last_ns = 0
         self._loss = condition.loss_percent / 100
         self._enter, self._leave = (
             condition.burst_loss_percent / 100,
@@ -143,6 +148,7 @@ class Relay:
     """
 
     def __init__(self, shaping: Shaping, interface: Interface, counters: Path) -> None:
+        self._shaping = shaping
         self._counters = CountersFile(counters)
         self._frame = interface.mtu + _HEADER
         self._out = _sender(interface.name)
@@ -153,8 +159,13 @@ class Relay:
             for index, way in enumerate(shaping.ways)
         }
 
-    def forward(self, seconds: float) -> None:
-        """Forward for so long.
+    def change(self, segment: int) -> None:
+        """Go on by another segment of the shaping's trace."""
+        for egress, way in zip(self._ways.values(), self._shaping.ways, strict=True):
+            egress.change(way.trace[segment])
+
+    def forward(self, seconds: float, wakes: Sequence[int] = ()) -> None:
+        """Forward for so long, or until one of the descriptors `wakes` can be read.
 
         Raises
         ------
@@ -168,9 +179,11 @@ class Relay:
             wait_ns = next_ns - time.monotonic_ns()
             if wait_ns <= 0 and next_ns == end_ns:
                 return
-            readable, _, _ = select.select(taps, (), (), max(0, wait_ns) / 1e9)
+            readable, _, _ = select.select((*taps, *wakes), (), (), max(0, wait_ns) / 1e9)
             now_ns = time.monotonic_ns()
             for tap in readable:
+                if tap in wakes:
+                    return
                 self._take(tap, now_ns)
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ one shaped by the relay drops the stages' data, SSH being untouched; the next `a
 repairs either.
 
 The state folder holds ``before.json`` (what was there), ``link.json`` (what is in force, for the
-stages to record), ``relay.bin`` (see `counters`), what the keeper has there, and the lock
-under which the link is changed.
+stages to record), ``relay.bin`` (see `counters`), ``trace.bin`` and ``trace.pipe`` (see `replay`),
+what the keeper has there, and the lock under which the link is changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from paretopipe_worker.daemons import locked, write_json
 from paretopipe_worker.lease import Lease
-from paretopipe_worker.link import interfaces, keeper, relay, tc, tcp_settings
+from paretopipe_worker.link import interfaces, keeper, relay, replay, tc, tcp_settings
 from paretopipe_worker.link.conditions import Engine, TcpSettings
 from paretopipe_worker.link.goal import Goal, what_was
 from paretopipe_worker.link.interfaces import Interface
@@ -96,7 +96,7 @@ def apply(
         When the lease does not hold, the address or what the engine needs is missing, the
         interface carries a qdisc that somebody else set up, or a command failed.
     """
-    if shaping.engine == "none" and tcp is None:
+    if shaping.engine == "none" and tcp is None and shaping.timetable is None:
         return restore(state_dir, check=check)
     with contextlib.nullcontext() if check else locked(state_dir / "lock"):
         interface = interfaces.owning(address)
@@ -220,7 +220,7 @@ def _clear(state_dir: Path) -> None:
     if left := _clearing(state_dir):
         raise ShapingError(f"not restored: {left}")
     keeper.end(state_dir)
-    for name in ("link.json", "relay.bin", "before.json"):
+    for name in ("link.json", "relay.bin", replay.PIPE, replay.FILE, "before.json"):
         (state_dir / name).unlink(missing_ok=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from paretopipe_worker.link.conditions import Engine
 from paretopipe_worker.link.counters import RelayCounters
+from paretopipe_worker.link.replay import Replay, ReplayError
 
 _SYSCTL = Path("/proc/sys/net/ipv4")
 _TCP = (
@@ -36,11 +37,14 @@ class LinkState:
         Settings of TCP in force.
     counters
         File of the relay's counters; there is none without a relay.
+    replay
+        The trace that the link follows, if it does.
     """
 
     engine: Engine
     tcp: dict[str, Any]
     counters: Path | None = None
+    replay: Replay | None = None
 
     def relayed(self) -> RelayCounters | None:
         """What the relay has counted so far; None without one."""
@@ -60,14 +64,18 @@ def read(directory: Path | None) -> LinkState:
         return LinkState("none", _kernels())
     try:
         document = json.loads(file.read_text())
-        engine, tcp = document["engine"], document["tcp"]
+        engine, tcp, traced = document["engine"], document["tcp"], document.get("timetable")
         if engine not in get_args(Engine) or not isinstance(tcp, dict):
             raise ValueError(f"engine {engine!r} with tcp {tcp!r}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise LinkStateError(
             f"{file}: does not say how the link is shaped ({error}); apply the link again"
         ) from error
-    return LinkState(engine, tcp or _kernels(), directory / "relay.bin")
+    try:
+        replay = Replay(directory) if traced else None
+    except ReplayError as error:
+        raise LinkStateError(str(error)) from error
+    return LinkState(engine, tcp or _kernels(), directory / "relay.bin", replay)
 
 
 def _kernels() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from paretopipe_worker.link import netem
 from paretopipe_worker.link.conditions import Condition, Engine, Way
+from paretopipe_worker.link.traces import Timetable
 
 HANDLE = "7070:"
 """Handle of our root qdisc: by it we know our own work, whatever files were lost."""
@@ -50,15 +51,20 @@ class Shaping:
         Data ports of all stages: to a peer, what comes from or goes to one of them is shaped.
     engine
         Who does it; ``none`` until that is known.
+    timetable
+        When the segments begin of the trace that the link follows; None where it follows none.
+        Then each way has as many conditions.
     """
 
     name: str
     ways: tuple[Way, ...]
     ports: tuple[int, ...]
     engine: Engine = "none"
+    timetable: Timetable | None = None
 
     def __post_init__(self) -> None:
-        """Refuse addresses and ports that no filter can be made of."""
+        """Refuse addresses and ports that no filter can be made of, and what no kernel takes."""
+        segments = len(self.timetable.starts_s) if self.timetable else 0
         addresses = set()
         for number, way in enumerate(self.ways):
             where = f"profile {self.name}: ways[{number}].peer"
@@ -69,6 +75,17 @@ class Shaping:
             if address in addresses:
                 raise ShapingError(f"{where}: {way.peer} is there twice")
             addresses.add(address)
+            if len(way.trace) != segments:
+                raise ShapingError(
+                    f"profile {self.name}: ways[{number}].trace: {len(way.trace)} conditions for "
+                    f"{segments} segments"
+                )
+            if way.condition.duplicate_percent and len(self.ways) > 1 and self.engine == "netem":
+                raise ShapingError(
+                    f"profile {self.name}: ways[{number}].condition.duplicate_percent: recent "
+                    "kernels take no netem that duplicates beside another one, and this host sends "
+                    f"to {len(self.ways)} peers over shaped ways; allowed where it is but one"
+                )
         if not self.ports:
             raise ShapingError("--ports must name at least one")
         for port in self.ports:
@@ -79,6 +96,8 @@ class Shaping:
     def parse(cls, text: str, ports: tuple[int, ...], engine: Engine = "none") -> Shaping:
         """Read a profile from JSON: ``{"name": …, "ways": [{"peer": …, "condition": {…}}, …]}``.
 
+        One that follows a trace has a ``timetable`` beside, and each way its ``trace``.
+
         Raises
         ------
         ShapingError
@@ -88,7 +107,7 @@ class Shaping:
             value = json.loads(text)
         except json.JSONDecodeError as error:
             raise ShapingError(f"--profile is not JSON: {error}; got {text!r}") from error
-        known = isinstance(value, dict) and set(value) == {"name", "ways"}
+        known = isinstance(value, dict) and {"name", "ways"} == set(value) - {"timetable"}
         if not known or not isinstance(value["name"], str) or not isinstance(value["ways"], list):
             raise ShapingError(
                 f"--profile must be a JSON object of a name and a list of ways; got {text!r}"
@@ -97,7 +116,12 @@ class Shaping:
             _way(f"profile {value['name']}: ways[{number}]", way)
             for number, way in enumerate(value["ways"])
         ]
-        return cls(value["name"], tuple(ways), ports, engine)
+        times = value.get("timetable")
+        try:
+            timetable = None if times is None else Timetable.parse(times)
+        except ValueError as error:
+            raise ShapingError(f"profile {value['name']}: timetable: {error}") from error
+        return cls(value["name"], tuple(ways), ports, engine, timetable)
 
     @property
     def filters(self) -> list[tuple[int, str, int]]:
@@ -150,6 +174,21 @@ def apply_commands(shaping: Shaping, interface: str, mtu: int) -> list[list[str]
     # First GSO: netem and htb take a super-packet of up to 64 KB for one packet: lost as one, sent
     # at once.
     return [set_gso(interface, 1), *(["tc", *command.split()] for command in commands)]
+
+
+def step_commands(shaping: Shaping, interface: str, mtu: int, segment: int) -> list[list[str]]:
+    """Commands that bring netem to a segment of the shaping's trace.
+
+    A change keeps what is queued, and so loses nothing, but also what it does not name. Conditions
+    of a trace are delay, loss and rate: the first two are in every change, the last is always
+    named (`netem.asked`), so that none is left of the segment before.
+    """
+    frame = mtu + _ETHERNET_HEADER
+    return [
+        f"tc qdisc change dev {interface} parent {_class(index)} handle {_leaf_handle(index)} "
+        f"{netem.asked(way.trace[segment], frame)}".split()
+        for index, way in enumerate(shaping.ways)
+    ]
 
 
 def delete_root(interface: str) -> list[str]:
@@ -224,12 +263,16 @@ def root_qdisc(qdiscs: list[Any]) -> str:
 
 def _way(where: str, value: Any) -> Way:
     """Make a way of parsed JSON."""
-    if not isinstance(value, dict) or set(value) != {"peer", "condition"}:
+    if not isinstance(value, dict) or set(value) - {"trace"} != {"peer", "condition"}:
         raise ShapingError(f"{where}: a mapping of peer and condition; got {value!r}")
+    trace = value.get("trace") or []
+    if not isinstance(trace, list):
+        raise ShapingError(f"{where}.trace: a list of conditions; got {trace!r}")
     try:
-        return Way(str(value["peer"]), Condition.parse(value["condition"]))
+        condition, *later = (Condition.parse(each) for each in (value["condition"], *trace))
     except ValueError as error:
         raise ShapingError(f"{where}.condition: {error}") from error
+    return Way(str(value["peer"]), condition, tuple(later))
 
 
 def _class(index: int) -> str:

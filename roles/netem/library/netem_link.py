@@ -24,7 +24,8 @@ options:
   profile:
     description:
       - Link profile with C(name) and C(ways), the conditions of what the host sends to each peer
-        (see C(paretopipe_worker/links.py)); no ways leave the link unshaped.
+        (see C(paretopipe_worker/link/conditions.py)); no ways leave the link unshaped. Where it
+        follows a trace, also C(timetable).
     type: dict
   tcp:
     description: How TCP behaves meanwhile; empty leaves it alone.

@@ -1,0 +1,178 @@
+"""Traces: conditions that follow one another, as a file has them; the standard library alone."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paretopipe_worker.link.conditions import Condition
+
+MAX_SEGMENTS = 200
+SHORTEST_S = 0.1
+"""A segment takes longer than a host takes to come to it."""
+_LONGEST_S = 86_400.0
+
+_TIME = "time_s"
+_VALUES = ("rate_mbit", "delay_ms", "loss_percent")
+
+
+class TraceError(ValueError):
+    """A trace was refused: file, line and column, and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """When each segment of a trace begins, and after how long the first one comes again.
+
+    Raises
+    ------
+    ValueError
+        When a segment would be shorter than `SHORTEST_S` or there are too many or too few.
+    """
+
+    starts_s: tuple[float, ...]
+    period_s: float
+
+    def __post_init__(self) -> None:
+        """Refuse times that do not go on."""
+        if not 2 <= len(self.starts_s) <= MAX_SEGMENTS:
+            raise ValueError(f"a trace has 2 to {MAX_SEGMENTS} segments; got {len(self.starts_s)}")
+        if self.starts_s[0] != 0:
+            raise ValueError(f"{_TIME}: the first segment begins at 0; got {self.starts_s[0]:g}")
+        for before, now in zip(self.starts_s, self.starts_s[1:], strict=False):
+            check_time(_TIME, now, before)
+        check_time("period_s", self.period_s, self.starts_s[-1])
+
+    @classmethod
+    def parse(cls, value: Any) -> Timetable:
+        """Make one of a mapping from outside, such as parsed JSON.
+
+        Raises
+        ------
+        ValueError
+            When it is none, or its times do not go on.
+        """
+        if not isinstance(value, dict) or set(value) != {"starts_s", "period_s"}:
+            raise ValueError(f"a timetable is a mapping of starts_s and period_s; got {value!r}")
+        starts = value["starts_s"]
+        times: list[Any] = [*starts, value["period_s"]] if isinstance(starts, list) else [None]
+        if not all(type(each) in (int, float) and math.isfinite(each) for each in times):
+            raise ValueError(f"starts_s is a list of seconds, period_s seconds; got {value!r}")
+        return cls(tuple(map(float, starts)), float(value["period_s"]))
+
+    def segment(self, step: int) -> int:
+        """Which segment a step leads to; step 0 is the beginning."""
+        return step % len(self.starts_s)
+
+    def due_s(self, step: int) -> float:
+        """When a step is due, in seconds from the beginning."""
+        rounds, segment = divmod(step, len(self.starts_s))
+        return rounds * self.period_s + self.starts_s[segment]
+
+    @property
+    def durations_s(self) -> tuple[float, ...]:
+        """How long each segment lasts."""
+        ends = (*self.starts_s[1:], self.period_s)
+        return tuple(end - start for start, end in zip(self.starts_s, ends, strict=True))
+
+
+def check_time(name: str, time_s: float, before_s: float) -> None:
+    """Refuse a time that does not come after another.
+
+    Raises
+    ------
+    ValueError
+        With its name, what is allowed, and what was given.
+    """
+    if not before_s + SHORTEST_S - 1e-9 <= time_s <= _LONGEST_S:
+        raise ValueError(
+            f"{name}: at least {SHORTEST_S:g} s after the one before ({before_s:g}), at most "
+            f"{_LONGEST_S:g}; got {time_s:g}"
+        )
+
+
+def read(path: Path, name: str, period_s: float | None) -> tuple[Timetable, tuple[Condition, ...]]:
+    """Read a trace: a CSV file with a row for each segment, in order.
+
+    Its columns are ``time_s``, when the segment begins, and any of ``rate_mbit``, ``delay_ms`` and
+    ``loss_percent``, where an empty cell asks for nothing.
+
+    Parameters
+    ----------
+    name
+        What errors call the file.
+    period_s
+        When the first segment comes again; by default the last lasts as long as the one before.
+
+    Raises
+    ------
+    TraceError
+        When there is no such file, a column is unknown, a time does not come after the one before,
+        or no link has such a condition; the text names line and column.
+    """
+    starts: list[float] = []
+    conditions: list[Condition] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, strict=True)
+            columns = _columns(next(rows, []), f"{name}:1")
+            for cells in rows:
+                if not any(cells):
+                    continue
+                where = f"{name}:{rows.line_num}"
+                if len(starts) == MAX_SEGMENTS:
+                    raise TraceError(f"{where}: a trace has at most {MAX_SEGMENTS} segments")
+                values = _row(cells, columns, where)
+                try:
+                    _check_start(starts, values[_TIME])
+                    starts.append(values.pop(_TIME))
+                    conditions.append(Condition.parse(values))
+                except ValueError as error:
+                    raise TraceError(f"{where}: {error}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise TraceError(f"{name}: cannot be read as a CSV file: {said}") from error
+    if len(starts) < 2:
+        raise TraceError(f"{name}: a trace has at least 2 segments, a row each; got {len(starts)}")
+    end_s = 2 * starts[-1] - starts[-2] if period_s is None else period_s
+    return Timetable(tuple(starts), end_s), tuple(conditions)
+
+
+def _columns(header: list[str], where: str) -> list[str]:
+    """Check the first line."""
+    names = [cell.strip() for cell in header]
+    allowed = f"{_TIME} and any of {', '.join(_VALUES)}, each once"
+    unknown = [name for name in names if name not in (_TIME, *_VALUES)]
+    if unknown or _TIME not in names or len(names) < 2 or len(set(names)) < len(names):
+        said = f"unknown column {unknown[0]!r}" if unknown else f"columns are {', '.join(names)}"
+        raise TraceError(f"{where}: {said}; allowed: {allowed}")
+    return names
+
+
+def _row(cells: list[str], columns: list[str], where: str) -> dict[str, float]:
+    """The numbers of one line; those left empty are left out."""
+    if len(cells) != len(columns):
+        raise TraceError(f"{where}: {len(cells)} cells; the first line names {len(columns)}")
+    values = {}
+    for name, cell in zip(columns, cells, strict=True):
+        text = cell.strip()
+        if not text and name != _TIME:
+            continue
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise TraceError(f"{where}: {name}: must be a number; got {text!r}") from None
+        if not math.isfinite(values[name]):
+            raise TraceError(f"{where}: {name}: must be a finite number; got {text!r}")
+    return values
+
+
+def _check_start(starts: list[float], time_s: float) -> None:
+    """Refuse a segment that does not begin after the one before."""
+    if starts:
+        check_time(_TIME, time_s, starts[-1])
+    elif time_s != 0:
+        raise ValueError(f"{_TIME}: the first segment begins at 0; got {time_s:g}")

@@ -1,0 +1,57 @@
+"""Hold one segment of the link's trace on all hosts of a session, as rank 0 leads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from paretopipe_worker.control import Channel, ControlError
+from paretopipe_worker.link.replay import ReplayError
+from paretopipe_worker.link.state import LinkState
+
+COMMAND = "hold"
+
+_PATIENCE_S = 30.0
+
+
+def hold(segment: int, link: LinkState, channels: Sequence[Channel]) -> None:
+    """Put a segment in force on all hosts, as rank 0, and wait until it is.
+
+    Raises
+    ------
+    ControlError, ReplayError
+        When a rank is lost, or the link of a host does not follow.
+    """
+    for channel in channels:
+        channel.send({"do": COMMAND, "segment": segment})
+    _obey(segment, link)
+    for channel in channels:
+        answer = channel.receive(_PATIENCE_S)
+        if answer.get("held") != segment:
+            raise ControlError(f"{channel.peer}: {answer.get('failed') or answer}")
+
+
+def answer(command: dict[str, Any], link: LinkState, channel: Channel) -> None:
+    """Put the segment in force that rank 0 names, as another rank.
+
+    Raises
+    ------
+    ControlError, ReplayError
+        When it names none, or this host's link does not follow.
+    """
+    segment = command.get("segment")
+    if type(segment) is not int or segment < 0:
+        raise ControlError(f"{channel.peer}: sent {segment!r} as a segment")
+    try:
+        _obey(segment, link)
+    except ReplayError as error:
+        channel.send({"failed": str(error)})
+        raise
+    channel.send({"held": segment})
+
+
+def _obey(segment: int, link: LinkState) -> None:
+    """Put a segment in force here."""
+    if link.replay is None:
+        raise ReplayError("the link was not applied to this host with its trace")
+    link.replay.hold(segment)
