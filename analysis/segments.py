@@ -17,77 +17,29 @@ _TRY = ["session", "attempt", "point"]
 _PROBED = (("round_trip", "ms"), ("goodput", "mbit"))
 
 COLUMNS: tuple[Column, ...] = (
-    Column(
-        "point",
-        "",
-        "Id of the point, as in `points.csv`.",
-    ),
-    Column(
-        "model",
-        "",
-        "Model as the experiment names it.",
-    ),
-    Column(
-        "split",
-        "",
-        "Cuts of the pipeline.",
-    ),
-    Column(
-        "link",
-        "",
-        "Name of the link profile that follows a trace.",
-    ),
-    Column(
-        "backend",
-        "",
-        "How tensors cross the link.",
-    ),
-    Column(
-        "window",
-        "items",
-        "Items in flight in the throughput phase.",
-    ),
-    Column(
-        "segment",
-        "",
-        "Number of the segment, from 0.",
-    ),
-    Column(
-        "start_s",
-        "s",
-        "When it begins, in seconds from the beginning of the trace.",
-    ),
-    Column(
-        "duration_s",
-        "s",
-        "How long it lasts.",
-    ),
-    Column(
-        "asked",
-        "",
-        "What it asks of the link.",
-    ),
+    Column("point", "", "Id of the point, as in `points.csv`."),
+    Column("model", "", "Model as the experiment names it."),
+    Column("split", "", "Cuts of the pipeline."),
+    Column("link", "", "Name of the link profile that follows a trace."),
+    Column("backend", "", "How tensors cross the link."),
+    Column("window", "items", "Items in flight in the throughput phase."),
+    Column("segment", "", "Number of the segment, from 0."),
+    Column("start_s", "s", "When it begins, in seconds from the beginning of the trace."),
+    Column("duration_s", "s", "How long it lasts."),
+    Column("asked", "", "What it asks of the link."),
     Column(
         "round_trip_before_ms",
         "ms",
         "Round trip of a small message before the points, while the segment was held: median,"
         " then the mean over replicates; of datagrams, where packets are lost.",
     ),
-    Column(
-        "round_trip_after_ms",
-        "ms",
-        "The same after the points.",
-    ),
+    Column("round_trip_after_ms", "ms", "The same after the points."),
     Column(
         "goodput_before_mbit",
         "Mbit/s",
         "Tensor data per time of a bulk transfer forward, likewise; empty where packets are lost.",
     ),
-    Column(
-        "goodput_after_mbit",
-        "Mbit/s",
-        "The same after the points.",
-    ),
+    Column("goodput_after_mbit", "Mbit/s", "The same after the points."),
     Column(
         "latency_items",
         "items",
