@@ -384,6 +384,10 @@ class RecordError(ValueError):
     """A record file that cannot be used: the text says which file and line, and why."""
 
 
+_encode = json.JSONEncoder(default=vars, separators=(",", ":")).encode
+"""Made once: an item is encoded by the thread that computes, while the next one waits."""
+
+
 class Writer:
     """Append records to one new file, each flushed before the next is made.
 
@@ -396,11 +400,11 @@ class Writer:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("x", encoding="utf-8")
+        self._file = path.open("xb")
 
     def write(self, record: Record) -> None:
         """Append one line."""
-        self._file.write(json.dumps(vars(record), default=vars, separators=(",", ":")) + "\n")
+        self._file.write(_encode(vars(record)).encode() + b"\n")
         self._file.flush()
 
     def close(self) -> None:

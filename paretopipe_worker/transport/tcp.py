@@ -2,7 +2,7 @@
 
 One connection per hop, used in one direction. A small message is sent and received by the thread
 that computes: a hand-over to another costs more than the message does, and the kernel holds the
-few that are in flight. With overlap, large messages go through two threads, one of which receives
+next one meanwhile. With overlap, large messages go through two threads, one of which receives
 ahead into ``window + 1`` buffers; the other also sends what the kernel did not take at once of a
 small one. Nothing is copied between tensor memory and socket.
 """
@@ -49,9 +49,9 @@ _HUGE_PAGE = 2 << 20
 _TIMEVAL = struct.Struct("@ll")
 _BYTES_SENT_AT = 200  # tcpi_bytes_sent, tcpi_bytes_retrans in struct tcp_info, since Linux 4.19
 _INLINE_BYTES = 64 << 10
-"""Largest payload that an overlapped send hands to the kernel itself, and most that may be on its
-way to this rank where an overlapped leg receives without a thread: to copy more would hold up the
-next batch for longer than waking a thread does, and more may not fit the kernel's buffer."""
+"""Largest payload that goes without a thread in an overlapped leg. The kernel takes it ahead of the
+stage, also by the window that every connection starts with; to copy a larger one would hold up the
+next batch for longer than waking a thread does."""
 
 
 def connect(endpoint: Endpoint, *, deadline_s: float) -> TcpTransport:
@@ -76,7 +76,6 @@ class TcpTransport:
         self._deadline_s = 0.0
         self._closed = False
         self._slots: Iterator[_Slot] = iter(())
-        self._window = 0
         self._inbound_bytes = self._outbound_bytes = 0
         self._header = bytearray(_HEADER.size)
         self._arrived: queue.SimpleQueue[Message | TransportError] = queue.SimpleQueue()
@@ -102,7 +101,6 @@ class TcpTransport:
     ) -> None:
         """Take buffers for the inbound messages and bound every wait by `deadline_s`."""
         self._slots = itertools.cycle([_Slot(inbound) for _ in range(window + 1)])
-        self._window = window
         self._inbound_bytes = payload_bytes(tuple(inbound))
         self._outbound_bytes = payload_bytes(tuple(outbound))
         self._deadline_s = deadline_s
@@ -113,7 +111,7 @@ class TcpTransport:
     def begin(self, *, overlap: bool) -> None:
         """Start a leg; with `overlap` the receiving thread runs ahead to the mark, if it pays."""
         self._overlap = overlap
-        self._ahead = overlap and self._window * self._inbound_bytes > _INLINE_BYTES
+        self._ahead = overlap and self._inbound_bytes > _INLINE_BYTES
         if self._ahead:
             self._legs.put(True)
 
@@ -134,7 +132,9 @@ class TcpTransport:
         packed_ns = time.perf_counter_ns()
         _HEADER.pack_into(self._header, 0, _PROTOCOL, tag[0], tag[1], size, packed_ns)
         if not self._overlap:
-            self._send_all(message, _HEADER.size + size)
+            sent = self._send_some(message)
+            if sent < _HEADER.size + size:
+                self._send_all(message, _HEADER.size + size, sent)
             return packed_ns
         with self._sending:
             if self._fault:
@@ -253,10 +253,10 @@ class TcpTransport:
         except OSError as error:
             raise PeerGone(f"the connection to {peer(self._out)} broke: {error}") from error
 
-    def _send_all(self, message: _Parts, size: int, sent: int = 0) -> None:
+    def _send_all(self, message: _Parts, size: int, sent: int) -> None:
         """Send what is left of a message of `size` bytes in the calling thread."""
         while sent < size:
-            sent += self._send_some(_after(message, sent) if sent else message)
+            sent += self._send_some(_after(message, sent))
 
     def _receive_ahead(self) -> None:
         """Receiving thread: run each overlapped leg until its mark."""

@@ -1,0 +1,77 @@
+"""What the tcp backend takes from a peer that does not keep to the plan."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import torch
+
+from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.transport import MARK, ProtocolError, Tag
+from paretopipe_worker.transport.tcp import _HEADER, _PROTOCOL, TcpTransport
+
+PLANNED = 3_000_000
+
+
+@pytest.fixture
+def rank() -> Iterator[tuple[TcpTransport, socket.socket]]:
+    """One rank that expects messages of the planned size, and the socket they come from."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = socket.create_connection(listener.getsockname(), timeout=10)
+        inbound, _ = listener.accept()
+        onward = socket.create_connection(listener.getsockname(), timeout=10)
+        receiver, _ = listener.accept()
+    with sender, receiver, closing(TcpTransport(inbound, onward)) as transport:
+        specs = [TensorSpec((PLANNED,), "uint8")]
+        transport.configure(specs, specs, window=1, deadline_s=10)
+        yield transport, sender
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["inline", "overlapped"])
+@pytest.mark.parametrize("announced", [0, PLANNED - 1, PLANNED + 1, 1 << 40, (1 << 64) - 1])
+def test_a_frame_of_another_size_is_refused_before_memory_is_taken(
+    rank: tuple[TcpTransport, socket.socket], announced: int, overlap: bool
+) -> None:
+    transport, sender = rank
+    transport.begin(overlap=overlap)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sender.sendall(_HEADER.pack(_PROTOCOL, 2, 0, announced, 0))
+    with pytest.raises(ProtocolError, match=rf"announced {announced} bytes where .* {PLANNED}"):
+        transport.recv()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        (_HEADER.pack(b"PPTP\x01\x00", 2, 0, PLANNED, 0), "does not speak version"),
+        (_HEADER.pack(_PROTOCOL, 99, 0, PLANNED, 0), "does not speak version"),
+        (_HEADER.pack(_PROTOCOL, *MARK, 5, 0), "announced 5 bytes where the plan says 0"),
+        (_HEADER.pack(_PROTOCOL, *MARK, 0, 0) + b"more", "sent data behind a mark"),
+    ],
+)
+def test_what_is_no_message_of_the_plan_is_refused(
+    rank: tuple[TcpTransport, socket.socket], header: bytes, text: str
+) -> None:
+    transport, sender = rank
+    transport.begin(overlap=False)
+    sender.sendall(header)
+    with pytest.raises(ProtocolError, match=text):
+        transport.recv()
+
+
+def test_a_message_may_come_in_any_pieces(rank: tuple[TcpTransport, socket.socket]) -> None:
+    transport, sender = rank
+    transport.begin(overlap=True)
+    payload = torch.arange(PLANNED, dtype=torch.int64).to(torch.uint8)
+    raw = _HEADER.pack(_PROTOCOL, 2, 7, PLANNED, 11) + payload.numpy().tobytes()
+    sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for start, end in ((0, 1), (1, 31), (31, 40), (40, 1000), (1000, len(raw))):
+        sender.sendall(raw[start:end])
+    message = transport.recv()
+    assert (message.tag, message.departed_ns) == (Tag(2, 7), 11)
+    assert torch.equal(message.tensors[0], payload)
