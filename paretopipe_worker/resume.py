@@ -142,11 +142,14 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
 
 @dataclass
 class _Attempt:
-    """What the records of one attempt at a session hold of its points."""
+    """What the records of one attempt at a session hold of its points.
+
+    `phases` has the last leg of each rank and phase.
+    """
 
     number: int
     ends: dict[str, PointEnd] = field(default_factory=dict)
-    phases: dict[str, set[tuple[int, str]]] = field(default_factory=dict)
+    phases: dict[str, dict[tuple[int, str], int]] = field(default_factory=dict)
 
     def add(self, path: Path) -> None:
         """Read one host's file, which may have been cut short."""
@@ -156,14 +159,18 @@ class _Attempt:
                 case Header():
                     rank = record.rank
                 case PhaseEnd():
-                    self.phases.setdefault(record.point, set()).add((rank, record.phase))
+                    legs = self.phases.setdefault(record.point, {})
+                    legs[rank, record.phase] = max(record.leg, legs.get((rank, record.phase), 0))
                 case PointEnd():
                     self.ends[record.point] = record
 
     def complete(self, point: Point) -> bool:
         """Whether it measured the point."""
         end = self.ends.get(point.id)
-        ended = self.phases.get(point.id, set())
+        legs = self.phases.get(point.id, {})
+        last = {name: leg for (_, name), leg in sorted(legs.items(), key=lambda item: item[1])}
+        # Only the last leg of a phase counts, so every rank must have that one.
+        ended = {(rank, name) for (rank, name), leg in legs.items() if leg == last[name]}
         return end is not None and end.status == "ok" and not lacking(point, ended)
 
     def failed(self, point: Point) -> bool:

@@ -118,6 +118,16 @@ def test_a_point_needs_the_phases_of_every_host_that_has_a_part_in_it(
     assert crossing(made, first) in left(made, tmp_path)[first.id]
 
 
+def test_every_host_needs_the_last_leg_of_a_phase(tmp_path: Path, made: Plan) -> None:
+    first, _ = made.sessions
+    write(tmp_path, first, ok=first.points, end=None)
+    again = replace(ended(crossing(made, first), "latency"), leg=2)
+    for host, sessions_left in (("edge", 2), ("server", 1)):
+        with (tmp_path / "records" / host / records.file_name(first.id, 1)).open("a") as file:
+            file.write(json.dumps(vars(again)) + "\n")
+        assert len(left(made, tmp_path)) == sessions_left
+
+
 def test_halves_of_two_attempts_are_no_whole_one(tmp_path: Path, made: Plan) -> None:
     first, _ = made.sessions
     write(tmp_path, first, 1, ok=first.points, hosts=["edge"])
