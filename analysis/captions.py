@@ -37,10 +37,6 @@ STROKE = Path([(-0.7, -1), (0.7, 1)])
 STROKE_PT = 2.6
 """How far that stands out of the marker, in points."""
 
-STAGE_COLOURS = ("#3b5b92", "#e0a458")
-REST: dict[str, Any] = {"facecolor": "#d9d9d9", "edgecolor": "0.65", "hatch": "////", "lw": 0}
-"""How the part of the latency that is no stage's computation is drawn."""
-
 
 def disturbed(points: pd.DataFrame) -> pd.Series:
     """Which points were measured on a host that was outside its band."""
@@ -100,21 +96,6 @@ def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D |
         marker(f"{LAST}: all on {ranks[-1]}", "D", "0.3", "0.3"),
         *([marker("link not as asked for", MARKED, "0.3", "none")] if marked(points).any() else []),
         *([disturbed_legend()] if disturbed(points).any() else []),
-    ]
-
-
-def breakdown_legend(points: pd.DataFrame) -> list[Line2D | Patch]:
-    """What the parts of a bar mean."""
-    hosts = set(points["placement"])
-    names = next(iter(hosts)).split(">") if len(hosts) == 1 else None
-    stages = [
-        Patch(color=colour, label=f"stage {rank} compute" + (f" ({names[rank]})" if names else ""))
-        for rank, colour in enumerate(STAGE_COLOURS)
-    ]
-    return [
-        *stages,
-        Patch(**REST, label="latency - compute (transport, waiting)"),
-        Line2D([], [], color="black", lw=1, label="response latency (median)"),
     ]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis import clocks, load_curve, phases, segments
+from analysis import clocks, cost_columns, load_curve, phases, segments
 from analysis.column import IDLE, PERCENTILE_ITEMS, STAGES, Column, interval, table
 from analysis.column import UNMEASURED as _UNMEASURED
 from paretopipe_worker.spec import MIN_ITEMS
@@ -315,6 +315,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Throughput and phases": tuple(_throughput()),
     "Forward latency and clocks": tuple(clocks.columns()),
     "Stages": tuple(_stages()),
+    "Where the response latency went": cost_columns.TOTALS,
     "Warm-up, window and hosts": tuple(phases.columns()),
     "Checks": tuple(_trust()),
 }
@@ -334,6 +335,16 @@ OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
         load_curve.COLUMNS,
     ),
     "segments.csv": ("One row per point and segment, where links follow traces.", segments.COLUMNS),
+    "attribution.csv": (
+        "One row per point measured, rank and kind of time. Each kind is the time between two\n"
+        "time stamps of its own, none is what others leave over.",
+        cost_columns.ATTRIBUTION,
+    ),
+    "backends.csv": (
+        "One row per cut, backend and quantity, where a run has several backends; `python -m\n"
+        "analysis.backends results/RUN` makes it alone.",
+        cost_columns.BACKENDS,
+    ),
 }
 """Further tables, what is said of each, and its columns."""
 

@@ -1,4 +1,4 @@
-"""The figures of a run: the front of each model, and where the time of each cut goes."""
+"""The figures of a run, and the first of them: the front of each model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis import labels
+from analysis.breakdown import breakdown
 from analysis.captions import (
     MARKED,
     MARKER_PT,
     MARKERS,
-    REST,
-    STAGE_COLOURS,
     STROKE_PT,
-    breakdown_legend,
     conditions,
     disturbed,
     explain,
@@ -34,7 +32,6 @@ from analysis.captions import (
 from analysis.front import marked
 from analysis.load_figure import load_figure
 from analysis.style import NARROWEST_IN, STYLE, TITLE, freeze, save
-from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan import slug
 
 LATENCY = "latency_median_ms"
@@ -51,7 +48,12 @@ _RING_STEP_PT = 1.6
 _MAX_RINGS = 6
 
 
-def draw(points: pd.DataFrame, directory: Path, curve: pd.DataFrame | None = None) -> list[Path]:
+def draw(
+    points: pd.DataFrame,
+    directory: Path,
+    curve: pd.DataFrame | None = None,
+    attribution: pd.DataFrame | None = None,
+) -> list[Path]:
     """Draw every figure of a run as PNG and SVG.
 
     Parameters
@@ -62,6 +64,8 @@ def draw(points: pd.DataFrame, directory: Path, curve: pd.DataFrame | None = Non
         Where ``front-<model>``, ``breakdown-<model>`` and ``load-<model>`` go.
     curve
         The table ``load.csv``, see :func:`analysis.load_curve.load_curve`.
+    attribution
+        The table ``attribution.csv``, see :func:`analysis.attribution.attribution`.
 
     Returns
     -------
@@ -73,11 +77,12 @@ def draw(points: pd.DataFrame, directory: Path, curve: pd.DataFrame | None = Non
     for model, table in points.groupby("model", sort=False):
         if not (table["status"] == "ok").any():
             continue
-        for name, make in (("front", front), ("breakdown", breakdown)):
-            files += save(make(table), directory, f"{name}-{slug(str(model))}")
+        name = slug(str(model))
+        files += save(front(table), directory, f"front-{name}")
+        files += save(breakdown(table, attribution), directory, f"breakdown-{name}")
         offered = None if curve is None else curve[curve["model"] == model]
         if offered is not None and len(offered):
-            files += save(load_figure(table, offered), directory, f"load-{slug(str(model))}")
+            files += save(load_figure(table, offered), directory, f"load-{name}")
     return files
 
 
@@ -126,33 +131,6 @@ def _front(points: pd.DataFrame, factor: float) -> Figure | None:
     explain(figure, points, front_legend(points, colours))
     freeze(figure)
     return figure if all(_name(axes, part, points, colours) for axes, part in panels) else None
-
-
-def breakdown(points: pd.DataFrame) -> Figure:
-    """Draw where one model's response latency goes, cut by cut in the order of the data.
-
-    A row per link, a column per further condition. What is neither stage's computation is drawn
-    as what it is: the rest of the latency.
-    """
-    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
-        # Cuts that are not in the experiment leave no gaps.
-        points = points.assign(position=points["position"].rank(method="dense"))
-        links = list(points["link"].unique())
-        columns = list(conditions(points))
-        count = points["position"].nunique()
-        size = (max(NARROWEST_IN, 0.24 * count + 1.2) * len(columns), 2.1 * len(links) + 1.7)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(links), len(columns), squeeze=False, sharex="col")
-        for (title, table), axes_column in zip(columns, grid.T, strict=True):
-            for link, axes in zip(links, axes_column, strict=True):
-                axes.set_title(textwrap.fill(f"{link_title(table, link)}{title}", TITLE))
-                _bars(axes, table[table["link"] == link])
-            axes.set_xlabel(f"Cut, from all on the last rank ({LAST}) to all on rank 0 ({FIRST})")
-        for axes in grid[:, 0]:
-            axes.set_ylabel("Time (ms)")
-        explain(figure, points, breakdown_legend(points))
-        freeze(figure)
-    return figure
 
 
 def _colours(points: pd.DataFrame) -> dict[str, Any]:
@@ -248,37 +226,3 @@ def _along(axes: Axes, corners: Any) -> Any:
         up = np.array([x1, y0]) + parts * np.array([0, y1 - y0])
         steps.append(axes.transData.inverted().transform(np.vstack((across, up))))
     return np.vstack(steps)
-
-
-def _bars(axes: Axes, points: pd.DataFrame) -> None:
-    """Stack the parts of each cut's latency, and mark the latency itself."""
-    short = labels.shorten(list(points["split"]))
-    ticks = points["position"]
-    bottom = np.zeros(len(points))
-    for rank, colour in enumerate(STAGE_COLOURS):
-        height = points[f"stage{rank}_compute_ms"].fillna(0).to_numpy()
-        axes.bar(ticks, height, 0.78, bottom, color=colour)
-        bottom += height
-    latency = points[LATENCY].to_numpy()
-    # Medians need not add up: a rest below nothing is not drawn, the mark shows the latency.
-    rest = np.clip(np.nan_to_num(latency - bottom), 0, None)
-    axes.bar(ticks, rest, 0.78, bottom, **REST)
-    axes.hlines(latency, ticks - 0.39, ticks + 0.39, color="black", lw=1)
-    for tick in ticks[points["status"] != "ok"]:
-        axes.text(
-            tick,
-            0.04,
-            "failed",
-            transform=axes.get_xaxis_transform(),
-            rotation=90,
-            ha="center",
-            va="bottom",
-            fontsize=labels.FONT_PT,
-            color="0.35",
-        )
-    axes.set_xticks(ticks, [short[name] for name in points["split"]], rotation=90)
-    axes.margins(y=0.08)
-    axes.set_xlim(ticks.min() - 0.7, ticks.max() + 0.7)
-    axes.grid(True, axis="y")
-    axes.set_axisbelow(True)
-    sns.despine(ax=axes)

@@ -10,11 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import figures, front
+from analysis import backends, figures, front
+from analysis.attribution import attribution
 from analysis.captions import disturbed
+from analysis.clocks import comparisons
 from analysis.load import RunError, load, processes
 from analysis.load_curve import load_curve
 from analysis.points import points
+from analysis.replicates import replicates
 from analysis.segments import segments
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
@@ -75,7 +78,8 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     ``disturbed`` (those measured on a disturbed host), ``unclocked`` (those without a forward
     latency, and why), ``processes`` (see :func:`analysis.load.processes`), ``uncertified``,
     ``front`` (the rows of ``front.csv``), ``load`` (those of ``load.csv``, which is written where
-    load was offered), ``files``, ``warnings``.
+    load was offered), ``backends`` (those of ``backends.csv``, where there are several),
+    ``unattributed`` (the points whose parts do not add up), ``files``, ``warnings``.
 
     Raises
     ------
@@ -83,21 +87,27 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
         When there is no such run or it is damaged.
     """
     run = load(path)
-    table = points(run, uncertified=uncertified)
+    measured = replicates(run)
+    table = points(run, uncertified=uncertified, measured=measured)
     best = front.fronts(table)
     curve = load_curve(run, table)
-    tables = {"points.csv": table, "front.csv": best}
+    parts = attribution(run.items, run.plan, measured, comparisons(run))
+    tables = {"points.csv": table, "front.csv": best, "attribution.csv": parts}
     tables |= {"load.csv": curve} if len(curve) else {}
     if any(link.timetable for link in run.plan.experiment.links):
         tables["segments.csv"] = segments(run)
     for name, content in tables.items():
         content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
-    drawn = figures.draw(table, path / "figures", curve)
+    drawn = figures.draw(table, path / "figures", curve, parts)
+    compared = backends.compare(run, measured) if backends.several(run) else None
+    if compared is not None:
+        drawn += backends.write(compared, path)
     failures = table[table["status"] != "ok"]
     marked = table[front.marked(table)]
     late = table[table["link_late"].eq(True).fillna(False)]
     shaken = table[disturbed(table)]
     unclocked = table[(table["status"] == "ok") & table["clock_note"].notna()]
+    unattributed = table[table["attribution_ok"].eq(False).fillna(False)]
     counts = table["status"].value_counts()
     return {
         "run": run.plan.run,
@@ -107,10 +117,12 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
         "late": _rows(late[["point", *front.GROUP, "split", "relay_late_p99_ms"]]),
         "disturbed": _rows(shaken[["point", *front.GROUP, "split", "disturbances", "legs_again"]]),
         "unclocked": _rows(unclocked[["point", *front.GROUP, "split", "clock_note"]]),
+        "unattributed": _rows(unattributed[["point", *front.GROUP, "split", "attributed_share"]]),
         "processes": processes(run),
         "uncertified": uncertified,
         "front": _rows(best),
         "load": _rows(curve),
+        "backends": [] if compared is None else _rows(compared),
         "files": [str(file) for file in (*(path / name for name in tables), *drawn)],
         "warnings": list(run.warnings),
     }
@@ -139,6 +151,10 @@ def text(document: dict[str, Any]) -> str:
         parts.append("\n".join(_disturbed(document["disturbed"])))
     if document["unclocked"]:
         parts.append("\n".join(_unclocked(document["unclocked"])))
+    if document["unattributed"]:
+        parts.append("\n".join(_unattributed(document["unattributed"])))
+    if document["backends"]:
+        parts.append(backends.text(pd.DataFrame(document["backends"])))
     parts.append(_processes(document["processes"]))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
     return "\n\n".join(parts)
@@ -212,6 +228,15 @@ def _unclocked(rows: list[dict[str, Any]]) -> list[str]:
         reasons.setdefault(row["link"], []).append(row["clock_note"])
     said = f"{_count(len(rows), 'point')} without a forward latency (clock_note):"
     return [said, *(f"  {len(by)} over {link}: {by[0]}" for link, by in reasons.items())]
+
+
+def _unattributed(rows: list[dict[str, Any]]) -> list[str]:
+    """How many points' parts do not add up to their latency, by link and backend."""
+    where: dict[str, list[str]] = {}
+    for row in rows:
+        where.setdefault(f"{row['link']}, {row['backend']}", []).append(row["split"])
+    said = f"{_count(len(rows), 'point')} whose time is not all attributed (attribution_ok):"
+    return [said, *(f"  {len(by)} over {at}: {', '.join(by[:3])}" for at, by in where.items())]
 
 
 def _processes(told: dict[str, int]) -> str:

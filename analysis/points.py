@@ -36,6 +36,7 @@ _OVER_REPLICATES: dict[str, tuple[Any, str]] = {
 
 _WORST: dict[str, tuple[object, ...]] = {
     **phases.WORST,
+    "attribution_ok": (True, False),
     "output": ("exact", "close", "unchecked"),
     "gate": (True, False),
     "crossed": (True, False),
@@ -52,7 +53,9 @@ _INTERVALS = {
 }
 
 
-def points(run: Run, *, uncertified: bool = False) -> pd.DataFrame:
+def points(
+    run: Run, *, uncertified: bool = False, measured: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Every point of a run's plan, with what was measured of it.
 
     Parameters
@@ -61,13 +64,15 @@ def points(run: Run, *, uncertified: bool = False) -> pd.DataFrame:
         The run.
     uncertified
         Whether points whose link is marked may be on a front, see :func:`analysis.front.marked`.
+    measured
+        The run's replicates where they are known, see :func:`analysis.replicates.replicates`.
 
     Returns
     -------
     The columns :data:`analysis.columns.POINTS`, sorted as the experiment lists models, placements,
     links, backends, batches, windows, and then along the model.
     """
-    measured = replicates(run)
+    measured = replicates(run) if measured is None else measured
     table = planned(run.plan).merge(outcomes(measured), on="point")
     table = table.merge(means(measured[measured["status"] == "ok"]), on="point", how="left")
     return front.mark(table, uncertified=uncertified)[list(POINTS)]

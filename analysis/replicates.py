@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.attribution import totals
 from analysis.certificate import certificates
 from analysis.clocks import comparisons, forward
 from analysis.column import PERCENTILE_ITEMS, STAGES
@@ -48,6 +49,7 @@ def replicates(run: Run) -> pd.DataFrame:
         latency(source),
         throughput(source.assign(batch=source["point"].map(batches))),
         stages(items),
+        totals(items),
         forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
         endings(counted, run.plan.experiment.phases.min_items),
         crossing(phases.merge(_expected(run.plan.points), on=["point", "rank"])),

@@ -97,20 +97,25 @@ def shown_texts(figure: Figure) -> list[Text]:
     return [text for text in texts if text not in beyond]
 
 
+def assert_texts_are_clear(figure: Figure) -> None:
+    """All texts are inside the figure, and none covers another."""
+    texts = shown_texts(figure)
+    assert len(texts) > 15
+    assert not overlapping(texts, figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in texts:
+        box = text.get_window_extent(renderer)
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text.get_text()
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text.get_text()
+
+
 def test_all_texts_of_a_figure_are_inside_it_and_clear_of_each_other(
     smoke: pd.DataFrame, smoke_front: Figure
 ) -> None:
     few = smoke[(smoke["link"] == "none") & smoke["position"].isin([0, 3, 9, 20])]
     narrow = (figures.front(few), figures.breakdown(few))
     for figure in (smoke_front, figures.breakdown(smoke), *narrow):
-        texts = shown_texts(figure)
-        assert len(texts) > 15
-        assert not overlapping(texts, figure)
-        renderer = FigureCanvasAgg(figure).get_renderer()
-        for text in texts:
-            box = text.get_window_extent(renderer)
-            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text.get_text()
-            assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text.get_text()
+        assert_texts_are_clear(figure)
 
 
 def test_the_first_panel_shows_how_the_front_moves(

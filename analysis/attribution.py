@@ -1,0 +1,253 @@
+"""Where the time of every item went, by kind and hop: each part between two time stamps of its own.
+
+On its way around the ring an item waits until a stage computes it (`queue`), is computed
+(`compute`), its output is made ready for the wire (`serialise`), waits until the wire is free
+(`send_queue`) and crosses to the next rank (`wire`). All but the last are differences of one host's
+times. A wire's two ends have clocks of their own, so that its length needs their offset and carries
+the bound of that; around the whole ring the offsets cancel, and the sum of all wires needs none.
+
+No part is what others leave over: where a time is missing, or before the one it follows, the point
+is marked (``attribution_ok``).
+
+A point's parts are means over the middle half of its items by latency. Like the median that is
+blind to stragglers, and unlike medians of parts it adds up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis.cost_columns import ATTRIBUTION, TOLERANCE
+from analysis.phases import TRY as _TRY
+from paretopipe_worker.plan import Plan
+
+KINDS = ("queue", "compute", "serialise", "send_queue", "wire")
+"""Kinds of time at and behind one rank, in the order in which an item meets them."""
+
+TOTALS = {
+    "compute_ms": "compute",
+    "serialise_ms": "serialise",
+    "wire_ms": "round_wire",
+    "queue_ms": "waiting",
+}
+"""Columns of ``points.csv``, each the sum of a part over all ranks."""
+
+_PHASES = {"latency": "ms", "throughput": "loaded_ms"}
+_LEG = [*_TRY, "phase", "leg"]
+_ITEM = [*_LEG, "seq"]
+_PART = ["rank", "kind"]
+_MESSAGE = ["serialise", "round_wire"]
+_NAMED = ("model", "link", "backend", "batch", "window", "dtype")
+
+
+def parts(items: pd.DataFrame, clocks: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Split the time of every counted item by rank and kind.
+
+    Parameters
+    ----------
+    items
+        Records of all ranks, as :class:`analysis.load.Run` holds them.
+    clocks
+        What is known of the ranks' clocks, see :func:`analysis.clocks.comparisons`. Without it
+        single wires are null.
+
+    Returns
+    -------
+    One row per item and rank, the source's row having its ``latency_ms``. Milliseconds of each of
+    :data:`KINDS`, and the ``bound_ms`` of ``wire``; besides ``round_wire``, whose sum over the ring
+    is that of the wires, though one alone is nothing: it is between two hosts' clocks. What is of a
+    message is null where the rank sends none (not ``sends``).
+    """
+    rows = _with_arrivals(_counted(items))
+    departed = rows["departed_ns"].fillna(rows["packed_ns"])
+    here = _ahead(rows, rows["rank"], departed, clocks)
+    there = _ahead(rows, rows["to"], rows["received_ns"], clocks)
+    parts_ns = {
+        "queue": rows["start_ns"] - rows["ready_ns"],
+        "compute": rows["computed_ns"] - rows["start_ns"],
+        "serialise": rows["packed_ns"] - rows["computed_ns"],
+        "send_queue": departed - rows["packed_ns"],
+        "round_wire": rows["received_ns"] - departed,
+        "latency": rows["latency_ns"],
+    }
+    table = rows[[*_ITEM, "rank"]].assign(**{name: _ms(ns) for name, ns in parts_ns.items()})
+    table["wire"] = table["round_wire"] - (there["ms"] - here["ms"])
+    table["bound_ms"] = there["bound_ms"] + here["bound_ms"]
+    table["sends"] = rows["sent_ns"].notna()
+    return table.rename(columns={"latency": "latency_ms"})
+
+
+def sums(split: pd.DataFrame) -> pd.DataFrame:
+    """Add each item's parts over the ranks.
+
+    Parameters
+    ----------
+    split
+        What :func:`parts` returns.
+
+    Returns
+    -------
+    One row per item: the columns of :data:`TOTALS`, null where nothing is sent or a time is
+    missing; their sum ``attributed_ms``, null where a time is missing; ``latency_ms``;
+    ``least_ms``, the least of the parts, negative where two times are in the wrong order.
+    """
+    table = split.assign(waiting=split["queue"] + split["send_queue"].where(split["sends"], 0))
+    # Where a part should be and is not, the item's sum must not be there either.
+    lacking = table["waiting"].isna() | (table["sends"] & table[_MESSAGE].isna().any(axis=1))
+    table["lacking"] = lacking
+    groups = table.groupby(_ITEM, sort=False)
+    added = groups[list(TOTALS.values())].sum(min_count=1)
+    added = added.rename(columns={part: name for name, part in TOTALS.items()})
+    whole = ~groups["lacking"].any()
+    added["attributed_ms"] = added.sum(axis=1).where(whole)
+    added["latency_ms"] = groups["latency_ms"].first()
+    one_clock = table[[name for name in KINDS if name != "wire"]].min(axis=1)
+    least = one_clock.groupby([table[name] for name in _ITEM], sort=False).min()
+    added["least_ms"] = np.minimum(least, added["wire_ms"].fillna(0))
+    return added.reset_index()
+
+
+def totals(items: pd.DataFrame) -> pd.DataFrame:
+    """Where the response latency of each try went, all ranks together.
+
+    Returns
+    -------
+    Columns session, attempt, point, those of :data:`TOTALS` (of the latency phase),
+    ``attributed_share`` and ``attribution_ok``, which judge every item.
+    """
+    split = parts(items[items["phase"] == "latency"])
+    every = sums(split)
+    table = sums(split[_middle(split)]).groupby(_TRY)[list(TOTALS)].mean()
+    every["share"] = every["attributed_ms"] / every["latency_ms"]
+    every["off"] = (every["share"] - 1).abs().fillna(np.inf)
+    worst = every.sort_values("off", kind="stable").drop_duplicates(_TRY, keep="last")
+    worst = worst.set_index(_TRY)
+    ordered = every.groupby(_TRY)["least_ms"].min() >= 0
+    ok = (worst["off"] <= TOLERANCE) & ordered
+    return table.assign(attributed_share=worst["share"], attribution_ok=ok).reset_index()
+
+
+def attribution(
+    items: pd.DataFrame, plan: Plan, measured: pd.DataFrame, clocks: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Make the table ``attribution.csv``.
+
+    Parameters
+    ----------
+    items, clocks
+        As :func:`parts` takes them.
+    plan
+        What was to be measured.
+    measured
+        One row per point and replicate, see :func:`analysis.replicates.replicates`.
+
+    Returns
+    -------
+    The columns :data:`analysis.cost_columns.ATTRIBUTION`: one row per point measured, rank
+    and kind that there is, in the order of the plan and of the item's way.
+    """
+    complete = measured.loc[measured["status"] == "ok", _TRY]
+    split = parts(items.merge(complete, on=_TRY), clocks)
+    long = split[_middle(split)].melt(
+        [*_TRY, "phase", "rank", "sends", "bound_ms"], list(KINDS), "kind", "ms"
+    )
+    long = long[long["sends"] | long["kind"].isin(KINDS[:2])]
+    long["bound_ms"] = long["bound_ms"].where(long["kind"] == "wire")
+    tries = long.groupby([*_TRY, *_PART, "phase"])
+    each = pd.DataFrame({"ms": tries["ms"].mean(), "bound_ms": tries["bound_ms"].max()})
+    means = each.groupby(["point", *_PART, "phase"]).agg(_mean).reset_index("phase")
+    table = _places(plan)
+    for phase, name in _PHASES.items():
+        found = means.loc[means["phase"] == phase, "ms"].rename(name)
+        table = table.join(found, on=["point", *_PART])
+    bounds = means.loc[means["phase"] == "latency", "bound_ms"]
+    table = table.join(bounds, on=["point", *_PART])
+    there = pd.MultiIndex.from_frame(table[["point", *_PART]]).isin(means.index)
+    return table.loc[there, [column.name for column in ATTRIBUTION]].reset_index(drop=True)
+
+
+def _places(plan: Plan) -> pd.DataFrame:
+    """Every point, rank and kind of a plan, with what is known of the point."""
+    rows = [
+        {name: getattr(point, name) for name in _NAMED}
+        | {"point": point.id, "split": "+".join(point.split)}
+        | {"placement": ">".join(point.placement), "rank": rank, "host": host, "kind": kind}
+        for point in plan.points
+        for rank, host in enumerate(point.placement)
+        for kind in KINDS
+    ]
+    return pd.DataFrame(rows)
+
+
+def _mean(part: pd.Series) -> float:
+    """The mean, null where a replicate lacks the value."""
+    return float(part.mean(skipna=False))
+
+
+def _middle(split: pd.DataFrame) -> pd.Series:
+    """Which rows are of the middle half of the items by latency, in each try and phase."""
+    source = split[split["rank"] == 0]
+    groups = source.groupby([*_TRY, "phase"])["latency_ms"]
+    low, high = (groups.transform("quantile", edge) for edge in (0.25, 0.75))
+    typical = source[_ITEM].assign(typical=source["latency_ms"].between(low, high))
+    found = split[_ITEM].merge(typical, on=_ITEM, how="left")["typical"]
+    return pd.Series(found.to_numpy(np.bool_), index=split.index)
+
+
+def _counted(items: pd.DataFrame) -> pd.DataFrame:
+    """Items that count, of all ranks: those of the last leg of each phase that count at the source.
+
+    Only the source knows which items were left over when a phase ended.
+    """
+    chosen = items[items["phase"].isin(list(_PHASES))]
+    last = chosen.groupby([*_TRY, "phase"])["leg"].transform("max")
+    chosen = chosen[chosen["leg"] == last]
+    return chosen.merge(chosen.loc[chosen["rank"] == 0, _ITEM], on=_ITEM)
+
+
+def _with_arrivals(rows: pd.DataFrame) -> pd.DataFrame:
+    """Give each rank's row of an item what is known of its message where that arrived.
+
+    Adds ``to``, the next rank, and of its message ``departed_ns``, on this rank's clock, and
+    ``received_ns``, on that of the next.
+    """
+    source = rows["rank"] == 0
+    arrivals = rows[[*_ITEM, "departed_ns"]].assign(
+        to=rows["rank"],
+        received_ns=rows["ready_ns"].astype("Int64").where(~source, rows["done_ns"]),
+    )
+    last = rows.groupby(["session", "attempt"])["rank"].transform("max")
+    arrivals["rank"] = (rows["rank"] - 1).where(~source, last)
+    return rows.drop(columns="departed_ns").merge(arrivals, on=[*_ITEM, "rank"], how="left")
+
+
+def _ahead(
+    rows: pd.DataFrame, rank: pd.Series, stamps_ns: pd.Series, clocks: pd.DataFrame | None
+) -> pd.DataFrame:
+    """How far a rank's clock was ahead of the source's at time stamps of its own.
+
+    Returns
+    -------
+    Columns ``ms`` and ``bound_ms``: 0 for the source, null for ranks of which that is not known.
+    """
+    source = rank == 0
+    if clocks is None:
+        unknown = pd.Series(np.nan, index=rows.index).mask(source, 0.0)
+        return pd.DataFrame({"ms": unknown, "bound_ms": unknown})
+    keys = ["session", "attempt", "rank"]
+    wanted = rows[keys[:2]].assign(rank=rank)
+    found = wanted.merge(clocks[clocks["clock_note"].isna()], on=keys, how="left")
+    found.index = rows.index
+    # Differences of whole numbers first: a double does not hold a clock's nanoseconds.
+    since = _ms(stamps_ns - found["theirs_ns"])
+    drift = found["clock_drift_ppm"] * 1e-6
+    ahead = _ms(found["theirs_ns"] - found["source_ns"]) + since * drift / (1 + drift)
+    return pd.DataFrame(
+        {"ms": ahead.mask(source, 0.0), "bound_ms": found["bound_ms"].mask(source, 0.0)}
+    )
+
+
+def _ms(ns: pd.Series) -> pd.Series:
+    """Whole nanoseconds, exact so far, as milliseconds."""
+    return pd.Series(ns.to_numpy(np.float64, na_value=np.nan) / 1e6, index=ns.index)

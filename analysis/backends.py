@@ -1,0 +1,212 @@
+"""``python -m analysis.backends results/RUN``: what the choice of backend costs, cut by cut.
+
+Backends are compared pair by pair: the same model, split, placement, link, batch, window and dtype,
+in the same replicate, so that what drifts between replicates is in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.attribution import TOTALS
+from analysis.cost_columns import BACKENDS
+from analysis.load import Run, RunError, load
+from analysis.overhead import draw
+from analysis.points import half_width, planned
+from analysis.replicates import replicates
+from paretopipe_worker.plan import PlanError
+from paretopipe_worker.records import RecordError
+
+LATENCY, THROUGHPUT = "latency_median_ms", "throughput_images_s"
+QUANTITIES = (LATENCY, THROUGHPUT, *TOTALS)
+
+_CUT = ["model", "split", "placement", "link", "batch", "window", "dtype"]
+_PLANNED = [*_CUT, "position", "payload_bytes", "return_bytes"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare a run's backends and print what each costs; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.backends",
+        description="Write backends.csv and figures/overhead-MODEL of a run that has several "
+        "backends, and print by how much they differ.",
+    )
+    parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    options = parser.parse_args(arguments)
+    try:
+        run = load(options.run)
+        table = compare(run, replicates(run))
+    except (RunError, PlanError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    files = [str(file) for file in write(table, options.run)]
+    rows = json.loads(table.to_json(orient="records", double_precision=9))
+    document = {"run": run.plan.run, "backends": rows, "files": files}
+    written = "\n".join(["written:", *(f"  {file}" for file in files)])
+    print(json.dumps(document, indent=1) if options.json else f"{text(table)}\n\n{written}")
+    return 0
+
+
+def several(run: Run) -> bool:
+    """Whether a run has backends to compare."""
+    return len(run.plan.experiment.backends) > 1
+
+
+def write(table: pd.DataFrame, path: Path) -> list[Path]:
+    """Write ``backends.csv`` and the figures of a comparison into a run's directory; the files."""
+    file = path / "backends.csv"
+    table.to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+    return [file, *draw(table, path / "figures")]
+
+
+def compare(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
+    """Compare every other backend with the reference: `tcp`, or the first where it is missing.
+
+    Parameters
+    ----------
+    run
+        The run.
+    measured
+        One row per point and replicate, see :func:`analysis.replicates.replicates`.
+
+    Returns
+    -------
+    The columns :data:`analysis.cost_columns.BACKENDS`, a row per cut, other backend and
+    quantity, in the order of ``points.csv``.
+
+    Raises
+    ------
+    RunError
+        When the run has one backend only.
+    """
+    backends = run.plan.experiment.backends
+    if not several(run):
+        raise RunError(
+            f"{run.path}: has one backend, {backends[0]}; a comparison needs at least two"
+        )
+    reference = "tcp" if "tcp" in backends else backends[0]
+    known = planned(run.plan)[["point", "backend", *_PLANNED]]
+    rows = measured[measured["status"] == "ok"].merge(known, on="point")
+    keys = [*_PLANNED, "replicate"]
+    figures = [*QUANTITIES, "link_certified"]
+    base = rows.loc[rows["backend"] == reference, [*keys, *figures]]
+    others = rows.loc[rows["backend"] != reference, [*keys, "backend", *figures]]
+    pairs = others.merge(base, on=keys, suffixes=("", "_reference"))
+    found = []
+    for place, group in pairs.groupby(["backend", *_PLANNED], sort=False):
+        identity = dict(zip(["backend", *_PLANNED], place, strict=True))
+        found += _differences(group, identity | {"reference": reference})
+    table = pd.DataFrame.from_records(found, columns=[column.name for column in BACKENDS])
+    order = known[["backend", *_PLANNED]].drop_duplicates().reset_index(names="order")
+    ordered = table.merge(order, on=["backend", *_PLANNED]).sort_values("order", kind="stable")
+    return ordered.drop(columns="order").reset_index(drop=True)
+
+
+def _differences(pairs: pd.DataFrame, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of one cut and backend, from its pairs."""
+    certified = pd.concat([pairs["link_certified"], pairs["link_certified_reference"]])
+    rows: list[dict[str, Any]] = []
+    for name in QUANTITIES:
+        value = pairs[name].astype("float64")
+        other = pairs[f"{name}_reference"].astype("float64")
+        difference = value - other
+        mean, half = difference.mean(skipna=False), half_width(difference)
+        rows.append(
+            identity
+            | {
+                "quantity": name,
+                "pairs": len(pairs),
+                "value": value.mean(skipna=False),
+                "reference_value": other.mean(skipna=False),
+                "difference": mean,
+                "difference_low": mean - half,
+                "difference_high": mean + half,
+                "ratio": (value / other.where(other != 0)).mean(skipna=False),
+                "comes_from": None,
+                "link_certified": None if certified.isna().any() else bool(certified.all()),
+            }
+        )
+    rows[0]["comes_from"] = _largest({row["quantity"]: row["difference"] for row in rows})
+    return rows
+
+
+def _largest(differences: dict[str, float]) -> str | None:
+    """The kind that differs most in the direction in which the latency does."""
+    sign = 1 if differences[LATENCY] > 0 else -1
+    same = {name: sign * differences[name] for name in TOTALS if sign * differences[name] > 0}
+    return max(same, key=lambda name: same[name]).removesuffix("_ms") if same else None
+
+
+def text(table: pd.DataFrame) -> str:
+    """The comparison for people: a table for each model, link and backend, and what it says."""
+    parts = []
+    group = ["model", "placement", "link", "backend", "reference", "batch", "window", "dtype"]
+    for names, rows in table.groupby(group, sort=False):
+        known = dict(zip(group, map(str, names), strict=True))
+        title = (
+            f"{known['model']} over link {known['link']}: {known['backend']} minus "
+            f"{known['reference']}, {known['placement'].replace('>', ' > ')}, batch "
+            f"{known['batch']}, window {known['window']}, {known['dtype']}"
+        )
+        parts.append("\n".join([title, _shown(rows), _said(rows)]))
+    return "\n\n".join(parts or ["no cut was measured with two backends: nothing is compared"])
+
+
+def _shown(rows: pd.DataFrame) -> str:
+    """One line per cut: differences with half their interval, and where the latency's is from."""
+    wide = rows.pivot(index=["position", "split", "payload_bytes"], columns="quantity")
+    latency = rows.loc[rows["quantity"] == LATENCY].set_index(wide.index.names)
+    half = (wide["difference_high"] - wide["difference"])[[LATENCY, THROUGHPUT]]
+    difference = wide["difference"]
+    shown = pd.DataFrame(
+        {
+            "latency ms": _with_half(difference[LATENCY], half[LATENCY]),
+            "ratio": wide["ratio"][LATENCY].map("{:.3f}".format),
+            "images/s": _with_half(difference[THROUGHPUT], half[THROUGHPUT]),
+            **{name.replace("_", " "): difference[name].map(_signed) for name in TOTALS},
+            "comes from": latency["comes_from"].fillna("-").replace("-", "nothing"),
+        }
+    )
+    return shown.reset_index().drop(columns="position").to_string(index=False)
+
+
+def _with_half(values: pd.Series, halves: pd.Series) -> list[str]:
+    """Differences with half their interval, where there is one."""
+    return [
+        _signed(value) + ("" if pd.isna(half) else f" ± {half:.3f}")
+        for value, half in zip(values, halves, strict=True)
+    ]
+
+
+def _signed(value: float) -> str:
+    """A difference, or a dash where there is none."""
+    return "-" if pd.isna(value) else f"{value:+.3f}"
+
+
+def _said(rows: pd.DataFrame) -> str:
+    """In words: how large the difference of the latency is, and which kind it comes from."""
+    latency = rows[rows["quantity"] == LATENCY]
+    median = latency["difference"].median()
+    counts = latency["comes_from"].value_counts()
+    where = (
+        f", which comes from {counts.index[0]} at {counts.iloc[0]} of {len(latency)} cuts"
+        if len(counts)
+        else ""
+    )
+    more = "more" if median > 0 else "less"
+    backend, reference = latency[["backend", "reference"]].iloc[0]
+    return (
+        f"in the median over cuts {backend} takes {abs(median):.3f} ms {more} than "
+        f"{reference}{where}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Columns that say where time went and what a backend costs: ``attribution.csv``, ``backends.csv``.
+
+The few of them that ``points.csv`` has are :data:`TOTALS`.
+"""
+
+from __future__ import annotations
+
+from analysis.column import UNMEASURED, Column
+
+TOLERANCE = 0.02
+"""By how much the sum of the attributed kinds may differ from the response latency."""
+
+_SILENT = "nothing crosses"
+_LACKING = f"{UNMEASURED}, or a time stamp is missing"
+
+TOTALS = (
+    Column(
+        "compute_ms",
+        "ms",
+        "Computation of all stages for one item, stretching included: from the beginning to the "
+        "end of each stage's computation, added over ranks. Mean of the middle half of the latency "
+        "phase's items by latency, which is blind to stragglers like the median and adds up, then "
+        "the mean over replicates. So are the three below.",
+        _LACKING,
+    ),
+    Column(
+        "serialise_ms",
+        "ms",
+        "Making the messages ready for the wire: from the end of the computation to the message "
+        "being packed.",
+        f"{_LACKING}, or {_SILENT}",
+    ),
+    Column(
+        "wire_ms",
+        "ms",
+        "Crossing, all hops and the way back: from a message's departure, which is when its first "
+        "byte is handed to the kernel, to its last byte at the next rank. Clocks' offsets cancel "
+        "around the ring.",
+        f"{_LACKING}, or {_SILENT}",
+    ),
+    Column(
+        "queue_ms",
+        "ms",
+        "Waiting: from input there to the stage's computation, and from message packed to its "
+        "departure.",
+        _LACKING,
+    ),
+    Column(
+        "attributed_share",
+        "",
+        "Sum of one item's parts over its latency: of the latency phase's items the one that is "
+        "furthest from 1, then the mean over replicates. The four columns above are means of "
+        "typical items, and add up to the median latency only about.",
+        _LACKING,
+    ),
+    Column(
+        "attribution_ok",
+        "",
+        f"Whether all items' parts are within {TOLERANCE:.0%} of their latency, and no time stamp "
+        "is before the one it follows, in all replicates.",
+        UNMEASURED,
+    ),
+)
+
+ATTRIBUTION = (
+    Column("point", "", "Id of the point, as in points.csv; only those measured are here."),
+    Column("model", "", "As in points.csv, like the next seven."),
+    Column("split", "", ""),
+    Column("placement", "", ""),
+    Column("link", "", ""),
+    Column("backend", "", ""),
+    Column("batch", "images", ""),
+    Column("window", "items", ""),
+    Column("dtype", "", ""),
+    Column("rank", "", "Whose time it is; a message's is that of the rank that sends it."),
+    Column("host", "", "The host of that rank."),
+    Column(
+        "kind",
+        "",
+        "`queue`: input there, until the stage's computation begins; `compute`: until it ends, "
+        "stretching included; `serialise`: until the message is packed; `send_queue`: until it "
+        "departs; `wire`: until its last byte is at the next rank, from the last one at the "
+        "source. A rank that sends nothing has the first two.",
+    ),
+    Column(
+        "ms",
+        "ms",
+        "That time in the latency phase: mean of the middle half of the items by latency, then the "
+        "mean over replicates.",
+        "a time stamp is missing; of kind `wire`, the clocks were not compared",
+    ),
+    Column(
+        "loaded_ms",
+        "ms",
+        "The same in the throughput phase, `window` items in flight. What of earlier messages is "
+        "still in the kernel's buffers when one departs is on its `wire`.",
+        "as `ms`",
+    ),
+    Column(
+        "bound_ms",
+        "ms",
+        "Of kind `wire`, whose two ends have clocks of their own: the most by which the clocks' "
+        "offset can be off, mean over replicates. In the sum of all wires of an item it cancels.",
+        "another kind, or the clocks were not compared",
+    ),
+)
+
+BACKENDS = (
+    Column("model", "", "As in points.csv, like the next ten."),
+    Column("split", "", ""),
+    Column("position", "", ""),
+    Column("placement", "", ""),
+    Column("link", "", ""),
+    Column("batch", "images", ""),
+    Column("window", "items", ""),
+    Column("dtype", "", ""),
+    Column("payload_bytes", "bytes", ""),
+    Column("return_bytes", "bytes", ""),
+    Column("backend", "", "The backend that is compared."),
+    Column("reference", "", "The backend it is compared with."),
+    Column(
+        "quantity",
+        "",
+        "What is compared, a column of points.csv: latency, throughput, or the part of the latency "
+        "that went into one kind.",
+    ),
+    Column("pairs", "", "Replicates in which both backends were measured; all figures are theirs."),
+    Column("value", "as the quantity", "Mean of the backend compared.", "a replicate lacks it"),
+    Column("reference_value", "as the quantity", "Mean of the reference.", "a replicate lacks it"),
+    Column(
+        "difference",
+        "as the quantity",
+        "The backend minus the reference in the same replicate, mean of these differences.",
+        "a replicate lacks either",
+    ),
+    Column(
+        "difference_low",
+        "as the quantity",
+        "Low end of the 95 % t-interval of `difference` over replicates.",
+        "fewer than two pairs",
+    ),
+    Column(
+        "difference_high", "as the quantity", "High end of that interval.", "fewer than two pairs"
+    ),
+    Column(
+        "ratio",
+        "",
+        "The backend over the reference in the same replicate, mean of these ratios.",
+        "a replicate lacks either, or the reference is 0",
+    ),
+    Column(
+        "comes_from",
+        "",
+        "Of `latency_median_ms`: the kind whose difference is the largest in the direction of the "
+        "latency's.",
+        "another quantity, or no kind differs in that direction",
+    ),
+    Column(
+        "link_certified",
+        "",
+        "Whether the link was what was asked for with both backends, see points.csv.",
+        "nothing was asked of the link",
+    ),
+)

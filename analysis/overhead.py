@@ -1,0 +1,170 @@
+"""The figure of what a backend costs against the size of what crosses."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from analysis.style import STYLE, freeze, save
+from paretopipe_worker.plan import slug
+
+_LATENCY = "latency_median_ms"
+_MARKS = (("#0173b2", "o", "-"), ("#de8f05", "s", "--"), ("#029e73", "D", ":"))
+"""Colour, marker and line of each backend."""
+_WIDTH_IN, _PANEL_IN, _LEGEND_IN = 8.6, 2.3, 1.4
+_APART = 0.03
+"""By how much marks of one size are moved apart, as a share: their intervals would hide another."""
+
+
+def draw(backends: pd.DataFrame, directory: Path) -> list[Path]:
+    """Draw ``overhead-<model>`` as PNG and SVG for each model of ``backends.csv``; the files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files = []
+    for model, table in backends.groupby("model", sort=False):
+        if not _crossing(table).empty:
+            files += save(overhead(table), directory, f"overhead-{slug(str(model))}")
+    return files
+
+
+def overhead(backends: pd.DataFrame) -> Figure:
+    """Draw one model's latency difference, in ms and as a ratio, against the payload forward.
+
+    A row per link.
+
+    Parameters
+    ----------
+    backends
+        Rows of one model of ``backends.csv``. Splits at which nothing crosses are left out.
+    """
+    rows = _crossing(backends)
+    reference = rows["reference"].iloc[0]
+    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+        links = rows["link"].unique()
+        marks = dict(zip(rows["backend"].unique(), itertools.cycle(_MARKS), strict=False))
+        size = (_WIDTH_IN, _PANEL_IN * len(links) + _LEGEND_IN)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(links), 2, squeeze=False, sharex=True)
+        quantities = (("difference", 0, "minus {}'s (ms)"), ("ratio", 1, "over {}'s"))
+        for link, panels in zip(links, grid, strict=True):
+            for axes, (column, level, said) in zip(panels, quantities, strict=True):
+                axes.axhline(level, color="0.4", lw=0.8, zorder=1)
+                for number, (backend, mark) in enumerate(marks.items()):
+                    shown = rows[(rows["link"] == link) & (rows["backend"] == backend)]
+                    _series(axes, shown, column, mark, number - (len(marks) - 1) / 2)
+                axes.set_ylabel(f"Latency {said.format(reference)}")
+                axes.set_title(f"link {link}")
+                _scale(axes)
+        for axes in grid[-1]:
+            axes.set_xlabel("Payload forward")
+        figure.suptitle(
+            f"{rows['model'].iloc[0]}: response latency of other backends against {reference}'s",
+            x=0.01,
+            ha="left",
+            fontsize=10.5,
+        )
+        figure.legend(
+            handles=_legend(rows, marks),
+            loc="outside lower left",
+            ncols=4,
+            frameon=False,
+            title="\n".join(_notes(rows)),
+            title_fontsize=8,
+            alignment="left",
+        )
+        freeze(figure)
+    return figure
+
+
+def _crossing(backends: pd.DataFrame) -> pd.DataFrame:
+    """Latencies of splits at which something crosses."""
+    rows = backends[backends["quantity"] == _LATENCY]
+    return rows[(rows["payload_bytes"] > 0) & rows["difference"].notna()]
+
+
+def _series(
+    axes: Axes, rows: pd.DataFrame, column: str, mark: tuple[str, str, str], place: float
+) -> None:
+    """One backend over one link: each cut as a mark, the median of cuts of one size as a line."""
+    colour, marker, line = mark
+    middle = rows.groupby("payload_bytes")[column].median()
+    axes.plot(middle.index, middle, lw=0.9, alpha=0.6, color=colour, ls=line, zorder=2)
+    groups = rows.groupby("payload_bytes")["payload_bytes"]
+    among = groups.cumcount() - (groups.transform("size") - 1) / 2
+    x = rows["payload_bytes"] * (1 + _APART) ** (among + place / 3)
+    if column == "difference":
+        ends = rows["difference_low"], rows["difference_high"]
+        axes.vlines(x, *ends, color=colour, lw=0.8, alpha=0.7, zorder=2)
+    certified = rows["link_certified"].ne(False).fillna(True).astype("bool")
+    for where, face in ((certified, colour), (~certified, "white")):
+        axes.plot(
+            x[where],
+            rows.loc[where, column],
+            ls="",
+            marker=marker,
+            ms=4,
+            mew=0.9,
+            color=colour,
+            mfc=face,
+            zorder=3,
+        )
+
+
+def _scale(axes: Axes) -> None:
+    """A logarithmic axis of sizes."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_bytes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.05, y=0.12)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    sns.despine(ax=axes)
+
+
+def _bytes(value: float, _: int = 0) -> str:
+    """A size with the unit that keeps it short."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:g} {unit}"
+    return f"{value:g} B"
+
+
+def _legend(rows: pd.DataFrame, marks: dict[Any, tuple[str, str, str]]) -> list[Line2D]:
+    """What colours and markers mean."""
+    handles = [
+        Line2D([], [], color=colour, marker=marker, ls=line, ms=4, lw=0.9, label=backend)
+        for backend, (colour, marker, line) in marks.items()
+    ]
+    if rows["link_certified"].eq(False).fillna(False).any():
+        said = "link not as asked for"
+        handles.append(Line2D([], [], ls="", marker="o", color="0.3", mfc="white", label=said))
+    return handles
+
+
+def _notes(rows: pd.DataFrame) -> list[str]:
+    """What a reader must know."""
+    least = int(rows["pairs"].min())
+    notes = ["A mark is a cut, a line the median of cuts of one size."]
+    notes += [
+        f"Shown together: {name} {', '.join(map(str, rows[name].unique()))}."
+        for name in ("placement", "batch", "window", "dtype")
+        if rows[name].nunique() > 1
+    ]
+    if np.isnan(rows["difference_low"].astype("float64")).any():
+        notes.append("Differences of a single pair of replicates have no interval.")
+    if rows["difference_low"].notna().any():
+        notes.append(
+            f"Bars: 95 % t-intervals of the differences, paired by replicate ({max(least, 2)} or "
+            "more pairs)."
+        )
+    return notes
