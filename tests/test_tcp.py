@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -62,6 +64,21 @@ def test_what_is_no_message_of_the_plan_is_refused(
     sender.sendall(header)
     with pytest.raises(ProtocolError, match=text):
         transport.recv()
+
+
+def test_what_comes_while_the_stage_computes_has_the_time_at_which_it_came(
+    rank: tuple[TcpTransport, socket.socket],
+) -> None:
+    transport, sender = rank
+    transport.configure([TensorSpec((8,), "uint8")], [], window=1, deadline_s=10)
+    transport.begin(overlap=True)
+    sender.sendall(_HEADER.pack(_PROTOCOL, 2, 0, 8, 0) + bytes(8))
+    deadline = time.monotonic() + 10
+    while transport._arrived.empty():
+        assert time.monotonic() < deadline, "nothing was received ahead"
+        os.sched_yield()
+    asked_ns = time.perf_counter_ns()
+    assert transport.recv().received_ns < asked_ns
 
 
 def test_a_message_may_come_in_any_pieces(rank: tuple[TcpTransport, socket.socket]) -> None:

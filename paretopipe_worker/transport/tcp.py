@@ -1,10 +1,10 @@
 """The light backend: a fixed header and the raw tensor bytes over plain TCP, no pickle.
 
-One connection per hop, used in one direction. A small message is sent and received by the thread
-that computes: a hand-over to another costs more than the message does, and the kernel holds the
-next one meanwhile. With overlap, large messages go through two threads, one of which receives
-ahead into ``window + 1`` buffers; the other also sends what the kernel did not take at once of a
-small one. Nothing is copied between tensor memory and socket.
+One connection per hop, used in one direction. Without overlap the calling thread does all of the
+work. With overlap a thread receives ahead into ``window + 1`` buffers, which is also how a message
+that comes while the stage computes has the time at which it came. Large messages, with what the
+kernel does not take of a small one at once, are left to a second thread: a hand-over costs more
+than a small message does. Nothing is copied between tensor memory and socket.
 """
 
 from __future__ import annotations
@@ -49,9 +49,8 @@ _HUGE_PAGE = 2 << 20
 _TIMEVAL = struct.Struct("@ll")
 _BYTES_SENT_AT = 200  # tcpi_bytes_sent, tcpi_bytes_retrans in struct tcp_info, since Linux 4.19
 _INLINE_BYTES = 64 << 10
-"""Largest payload that goes without a thread in an overlapped leg. The kernel takes it ahead of the
-stage, also by the window that every connection starts with; to copy a larger one would hold up the
-next batch for longer than waking a thread does."""
+"""Largest payload that an overlapped send tries to hand to the kernel itself: the copy of a larger
+one would hold up the next batch for longer than waking a thread does."""
 
 
 def connect(endpoint: Endpoint, *, deadline_s: float) -> TcpTransport:
@@ -72,7 +71,7 @@ class TcpTransport:
 
     def __init__(self, inbound: socket.socket, outbound: socket.socket) -> None:
         self._in, self._out = inbound, outbound
-        self._overlap = self._ahead = False
+        self._overlap = False
         self._deadline_s = 0.0
         self._closed = False
         self._slots: Iterator[_Slot] = iter(())
@@ -109,10 +108,9 @@ class TcpTransport:
         self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
 
     def begin(self, *, overlap: bool) -> None:
-        """Start a leg; with `overlap` the receiving thread runs ahead to the mark, if it pays."""
+        """Start a leg; with `overlap` the receiving thread runs ahead until the mark."""
         self._overlap = overlap
-        self._ahead = overlap and self._inbound_bytes > _INLINE_BYTES
-        if self._ahead:
+        if overlap:
             self._legs.put(True)
 
     def send(self, tag: Tag, tensors: Sequence[torch.Tensor]) -> int:
@@ -151,13 +149,8 @@ class TcpTransport:
 
     def recv(self) -> Message:
         """Return the next message, from the receiving thread where it runs ahead."""
-        if not self._ahead:
-            try:
-                return self._receive()
-            except TransportError:
-                if self._fault:
-                    raise self._fault from None
-                raise
+        if not self._overlap:
+            return self._receive()
         try:
             # The thread's own deadline comes first and says more.
             arrived = self._arrived.get(timeout=self._deadline_s + 5)
