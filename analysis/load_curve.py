@@ -10,11 +10,8 @@ from analysis.column import PERCENTILE_ITEMS, Column
 from analysis.load import Run
 from analysis.phases import TRY, of_last_legs
 from analysis.replicates import percentiles, replicates
+from paretopipe_worker.arrivals import KEEPS_UP, KNEE_LATENCY
 from paretopipe_worker.spec import MIN_ITEMS
-
-KNEE_LATENCY, KEEPS_UP = 2.0, 0.95
-"""Latency over that of an idle pipeline, and rate of completions over that of arrivals, at the knee
-(see :func:`beyond_knee`)."""
 
 _POINT = (
     *("point", "model", "split", "position", "placement", "link", "backend"),

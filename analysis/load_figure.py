@@ -26,8 +26,8 @@ from analysis.captions import (
     link_title,
     strike,
 )
-from analysis.load_curve import KEEPS_UP, KNEE_LATENCY
 from analysis.style import NARROWEST_IN, STYLE, TITLE, freeze
+from paretopipe_worker.arrivals import KEEPS_UP, KNEE_LATENCY
 
 _OFFERED, _LATENCY, _P90 = "offered_images_s", "latency_median_ms", "latency_p90_ms"
 _PANEL_IN = (4.3, 3.3)

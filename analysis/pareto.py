@@ -212,7 +212,11 @@ def _late(rows: list[dict[str, Any]]) -> list[str]:
 
 def _disturbed(rows: list[dict[str, Any]]) -> list[str]:
     """Which points were measured on a disturbed host, by link, and by what."""
-    shown = [f"  {row['split']} over {row['link']}: {row['disturbances']}" for row in rows[:5]]
+    shown = []
+    for row in rows[:5]:
+        first, *others = row["disturbances"].split("; ")
+        more = f", and {len(others)} more" if others else ""
+        shown.append(f"  {row['split']} over {row['link']}: {first}{more}")
     return [
         f"{_count(len(rows), 'point')} measured on a disturbed host (disturbed), after "
         f"{_count(int(sum(row['legs_again'] for row in rows)), 'leg')} measured again:",

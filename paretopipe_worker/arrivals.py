@@ -10,7 +10,8 @@ from paretopipe_worker.spec import LoadSpec
 KNEE_LATENCY = 2.0
 """Latency at the knee, over that of an idle pipeline."""
 
-_KEEPS_UP = 0.95
+KEEPS_UP = 0.95
+"""Rate of completions over that of arrivals below which a pipeline does not keep up."""
 
 
 def poisson(seed: str, rate_per_s: float, spec: LoadSpec, warmup_items: int) -> list[int]:
@@ -53,4 +54,4 @@ def beyond_knee(
         Median latency at this rate, and with one item in flight.
     """
     arriving, leaving = (times[-1] - times[0] for times in (arrived_ns, done_ns))
-    return median_ns > KNEE_LATENCY * idle_ns or arriving < _KEEPS_UP * leaving
+    return median_ns > KNEE_LATENCY * idle_ns or arriving < KEEPS_UP * leaving
