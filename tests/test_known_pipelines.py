@@ -34,6 +34,7 @@ needs_namespaces = pytest.mark.skipif(
 )
 
 WITHIN = 0.02
+TRIES, QUIET_CORES = 3, 0.5
 # Stages that wait use no core: what their wall time has over it says nothing here.
 PHASES = {"min_items": 12, "min_s": 0, "max_s": 30, "retries": 0}
 
@@ -126,16 +127,27 @@ def throughput(items: Sequence[Item]) -> float:
 
 
 @pytest.fixture(scope="module", params=["none", "rate20"])
-def known(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Measured]:
-    """Four waits of 20 ms, cut everywhere, over an open link and over 20 Mbit/s."""
+def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """Four waits of 20 ms, cut everywhere, over an open link and over 20 Mbit/s.
+
+    As a disturbed leg would be, it is measured again where something else used the machine.
+    """
     rate = {"none": None, "rate20": 20.0}[request.param]
     links: list[Any] = [{"name": "rate20", "rate_mbit": rate}] if rate else ["none"]
     experiment = {"models": ["tests.synthetic:four_waits"], "links": links, "phases": PHASES}
     condition = Condition(rate_mbit=rate) if rate else None
-    with shaped(tmp_path_factory.mktemp("known"), experiment, condition) as found:
-        yield found
+    for _ in range(TRIES):
+        with shaped(tmp_path_factory.mktemp("known"), experiment, condition) as found:
+            pass
+        if quiet(found):
+            break
+    return found
+
+
+def quiet(found: Measured) -> bool:
+    """Whether nothing but the session used the machine: stages that wait use hardly any of it."""
+    healths = [line.health for line in found.lines[0] if isinstance(line, PhaseEnd)]
+    return all(health and (health.others_cpu or 0) < QUIET_CORES for health in healths)
 
 
 def quartile(values: Sequence[float]) -> float:
