@@ -337,6 +337,16 @@ def test_what_saw_a_change_was_in_no_segment_even_if_it_is_the_same_again(
     assert stepping.replay.segment(since) is None
 
 
+def test_what_had_been_waiting_when_the_segment_began_was_not_in_it_alone(
+    stepping: Stepping,
+) -> None:
+    before = time.perf_counter_ns()
+    stepping.replay.hold(1)
+    since, after = stepping.replay.position, time.perf_counter_ns()
+    assert stepping.replay.segment(since, after) == 1
+    assert stepping.replay.segment(since, before) is None
+
+
 def test_what_is_no_command_is_passed_over(
     stepping: Stepping, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
