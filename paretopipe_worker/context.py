@@ -93,10 +93,13 @@ class Context:
         """Where the link's trace is; None where it follows none."""
         return self.link.replay.position if self.link.replay else None
 
-    def segment(self, since: int | None) -> int | None:
-        """The trace's segment since a position; None where it changed, or there is no trace."""
+    def segment(self, since: int | None, from_ns: int) -> int | None:
+        """The trace's segment since a position was read, and since a time that may be before it.
+
+        None where it changed, or there is no trace.
+        """
         replay = self.link.replay
-        return None if replay is None or since is None else replay.segment(since)
+        return None if replay is None or since is None else replay.segment(since, from_ns)
 
     def sent(self) -> Sent:
         """What this rank has sent so far."""

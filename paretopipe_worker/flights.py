@@ -103,7 +103,7 @@ class Flights:
             leg=self.leg,
             packed_ns=flight.packed_ns,
             departed_ns=departed_ns,
-            segment=self.context.segment(flight.position),
+            segment=self.context.segment(flight.position, flight.ready_ns),
         )
         self.context.writer.write(item)
         if item.phase == self.phase:

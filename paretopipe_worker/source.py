@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,8 +67,9 @@ class Source:
                     probe(when, path, context.transport, self.channels, addresses, segment)
                 )
                 context.writer.write(taken[-1])
-            # Of a trace the slowest segment: what is sized by it fits into the others too.
-            context.probe = min(taken, key=lambda each: min(each.goodput_mbit))
+            # Of a trace the slowest segment: what is sized by it fits into the others too. One that
+            # loses packets has no goodput, see `probe`.
+            context.probe = min(taken, key=lambda each: min(each.goodput_mbit, default=math.inf))
 
     def dismiss(self) -> None:
         """Send the other ranks home."""

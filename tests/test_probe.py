@@ -13,7 +13,16 @@ import pytest
 from paretopipe_worker import datagrams
 from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.probe import REPEATS, ROUND_TRIPS, TRANSFER_BYTES, answer, pace, probe
+from paretopipe_worker.probe import (
+    BRIEF_ROUND_TRIPS,
+    BRIEF_TRANSFER_BYTES,
+    REPEATS,
+    ROUND_TRIPS,
+    TRANSFER_BYTES,
+    answer,
+    pace,
+    probe,
+)
 from paretopipe_worker.records import Probe
 from paretopipe_worker.transport import Endpoint, Transport
 from tests.rings import free_ports, joined, ring
@@ -22,7 +31,7 @@ OPEN = Condition()
 
 
 @contextlib.contextmanager
-def led(ranks: int) -> Iterator[Callable[[Sequence[Condition]], Probe]]:
+def led(ranks: int, segment: int | None = None) -> Iterator[Callable[[Sequence[Condition]], Probe]]:
     """Ranks that answer probes, each in a thread of its own; yields rank 0's call."""
     addresses = [("127.0.0.1", port) for port in free_ports(ranks)]
     ends = [
@@ -46,7 +55,7 @@ def led(ranks: int) -> Iterator[Callable[[Sequence[Condition]], Probe]]:
             stack.callback(there.close)
             channels.append(here)
             done.append(pool.submit(follow, rank, transport, there))
-        yield lambda path: probe("before", path, transports[0], channels, addresses)
+        yield lambda path: probe("before", path, transports[0], channels, addresses, segment)
         for channel, future in zip(channels, done, strict=True):
             channel.send({"do": "end"})
             future.result(timeout=30)
@@ -73,6 +82,18 @@ def test_datagrams_go_around_where_the_link_is_left_to_chance() -> None:
     assert datagrams.COUNT >= found.received[0] == found.sent[1] >= found.received[1]
     assert len(found.round_trip_ns) == found.received[2] > 0
     assert min(found.round_trip_ns) > 0
+
+
+def test_a_segment_of_a_trace_is_measured_in_less_detail() -> None:
+    with led(2, segment=3) as measure:
+        found = measure([Condition(delay_ms=1), OPEN])
+        lossy = measure([Condition(loss_percent=1), OPEN])
+    assert (found.segment, lossy.segment) == (3, 3)
+    assert len(found.round_trip_ns) == BRIEF_ROUND_TRIPS
+    assert {part.bytes for part in found.transfers} == set(BRIEF_TRANSFER_BYTES)
+    # TCP may get nothing through it.
+    assert (lossy.round_trip_ns, lossy.goodput_mbit, lossy.transfers) == ((), (), ())
+    assert lossy.datagrams is not None
 
 
 def test_the_pace_has_messages_under_way_and_bounds() -> None:

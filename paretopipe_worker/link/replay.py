@@ -2,8 +2,9 @@
 
 The keeper of the link (`stepper`) takes commands, a line each, from a pipe in the state folder:
 ``hold SEGMENT NUMBER`` puts a segment in force until further notice, ``run NUMBER`` replays the
-trace from its beginning. It tells what it did in a file of two 64-bit numbers in this machine's
-byte order, each whole at any time: the number of the last command it carried out, and the position.
+trace from its beginning. It tells what it did in a file of three 64-bit numbers in this machine's
+byte order, each whole at any time: the number of the last command it carried out, the position, and
+since when, by ``time.perf_counter_ns``, which is written before the position.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ PIPE, FILE = "trace.pipe", "trace.bin"
 NOWHERE = 0xFF
 """Segment of a position while the link is on its way from one segment to the next."""
 
-WORDS = 2
-NUMBER, POSITION = range(WORDS)
+WORDS = 3
+NUMBER, POSITION, SINCE = range(WORDS)
 
 _PATIENCE_S = 10.0
 _POLL_S = 0.001
@@ -63,10 +64,17 @@ class Replay:
         """Where it is now: equal before and after something, it was one segment meanwhile."""
         return self._words[POSITION]
 
-    def segment(self, since: int) -> int | None:
-        """The segment in force since a position was read; None where it changed meanwhile."""
+    def segment(self, since: int, from_ns: int | None = None) -> int | None:
+        """The segment in force since a position was read; None where it changed meanwhile.
+
+        Parameters
+        ----------
+        from_ns
+            When it must have been in force already, where that is before the position was read.
+        """
         segment = since & 0xFF
-        return segment if segment != NOWHERE and self.position == since else None
+        same = segment != NOWHERE and self.position == since
+        return segment if same and (from_ns is None or self._words[SINCE] <= from_ns) else None
 
     def hold(self, segment: int) -> None:
         """Put a segment in force, and wait until it is.

@@ -20,6 +20,7 @@ from paretopipe_worker.link.replay import (
     NUMBER,
     PIPE,
     POSITION,
+    SINCE,
     WORDS,
     position,
 )
@@ -117,4 +118,5 @@ class Stepper:
             self._words[POSITION] = position(self._changes, NOWHERE)
             self._change(segment)
             self._segment = segment
+            self._words[SINCE] = time.perf_counter_ns()
         self._words[POSITION] = position(self._changes, segment)
