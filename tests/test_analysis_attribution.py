@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis.attribution import KINDS, TOTALS, attribution, parts, sums, totals
+from analysis.breakdown import breakdown, heights
 from analysis.clocks import comparisons
 from analysis.cost_columns import ATTRIBUTION
 from analysis.load import Run, load
@@ -19,6 +20,7 @@ from analysis.points import points
 from analysis.replicates import replicates
 from paretopipe_worker.plan import Point
 from tests.fake_run import TWO_LINKS, Clocks, FakeRun, expected_ms, make, tiny_table
+from tests.test_analysis_figures import assert_texts_are_clear
 
 CUT = "body.1"
 
@@ -225,3 +227,31 @@ def test_a_run_without_any_record_has_an_empty_table(fake: FakeRun) -> None:
     run = load(fake.path)
     assert table_of(run).empty
     assert points(run)[[*TOTALS, "attributed_share"]].isna().all(axis=None)
+
+
+def test_bars_are_the_attributed_kinds_and_reach_the_latency(run: Run) -> None:
+    table = points(run)
+    made = attribution(run.items, run.plan, replicates(run), comparisons(run))
+    bars = heights(table, made)
+    row = bars[(table["split"] == CUT) & (table["link"] == "rate20")].iloc[0]
+    stage, wire = expected_ms(run.plan, point_of(run, CUT, "rate20"))
+    names = ["stage 0 compute", "stage 1 compute", "wire forward", "wire back"]
+    assert row[names].tolist() == pytest.approx([*stage, *wire], abs=0.1)
+    assert np.allclose(bars.sum(axis=1), table["latency_median_ms"], rtol=1e-3)
+    rest = "latency - compute (not attributed)"
+    assert bars[["wire, there and back", rest]].isna().all(axis=None)
+    assert_texts_are_clear(breakdown(table, made))
+    # A point that the table lacks has what is left over, named as that.
+    lost = heights(table, made[made["point"] != table["point"].iloc[0]])
+    assert lost[rest].notna().tolist() == [True] + [False] * (len(table) - 1)
+
+
+def test_a_bar_has_one_part_for_both_wires_where_clocks_were_not_compared(run: Run) -> None:
+    table = points(run)
+    bars = heights(table, attribution(run.items, run.plan, replicates(run)))
+    crossing = table["split"] != "@first"
+    assert bars["wire, there and back"].notna().tolist() == crossing.tolist()
+    assert bars.loc[crossing, "wire forward"].isna().all()
+    assert np.allclose(bars.loc[crossing, "wire, there and back"], table.loc[crossing, "wire_ms"])
+    # The way back alone is as unknown as the way there.
+    assert bars["wire back"].isna().all()
