@@ -11,15 +11,15 @@ import pandas as pd
 from analysis.certificate import LATE_MS, certificates
 from analysis.columns import PERCENTILE_ITEMS, STAGES
 from analysis.load import CONTROLLER, Run
-from paretopipe_worker.plan import Point
+from paretopipe_worker.backends import BACKENDS
+from paretopipe_worker.plan import Plan, Point
 from paretopipe_worker.spec import MIN_ITEMS
 
 MEASURED = ("latency", "throughput")
 """Phases whose items count."""
 
-WIRE_SHARE, FRAMING_BYTES = 1.2, 100
-"""What may cross for a byte of payload, and besides for each message: headers of the backend, and
-of a frame where a whole interface is counted."""
+WIRE_SHARE = 1.2
+"""What may cross for a byte of payload, beside the backend's framing of each message."""
 
 _SHORTEST_NS = 10_000
 """CPU time below which its ratio says nothing: `@last` leaves the source next to no computation."""
@@ -46,7 +46,7 @@ def replicates(run: Run) -> pd.DataFrame:
         throughput(source.assign(batch=source["point"].map(batches))),
         stages(items),
         endings(phases, run.plan.experiment.phases.min_items),
-        crossing(phases.merge(_expected(run.plan.points), on=["point", "rank"])),
+        crossing(phases.merge(_expected(run.plan), on=["session", "point", "rank"])),
         lateness(phases),
         run.points.merge(complete, on=_TRY)[[*_TRY, "gate", "output", "max_relative_error"]],
     )
@@ -192,13 +192,14 @@ def crossing(phases: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     phases
-        Phase ends, with the column ``hop_bytes``: what the rank is to send for each item.
+        Phase ends, with the columns ``hop_bytes``, what the rank is to send for each item, and
+        ``framing_bytes``, the most that its backend may need besides for each message.
     """
     expected = phases["items"] * phases["hop_bytes"]
     sent, wire = phases["payload_sent_bytes"], phases["wire_sent_bytes"]
     # Warm-up is in what was sent but not in the count of items; a mark ends each phase.
     messages = sent / phases["hop_bytes"].where(phases["hop_bytes"] > 0) + 1
-    most = WIRE_SHARE * sent + FRAMING_BYTES * messages.fillna(1)
+    most = WIRE_SHARE * sent + phases["framing_bytes"] * messages.fillna(1)
     most += phases["retransmitted_bytes"].fillna(0)
     wrong = (sent < expected) | ((expected == 0) & (sent > 0))
     wrong |= ((wire < sent) | (wire > most)).fillna(False)
@@ -263,10 +264,16 @@ def _active_ranks(point: Point) -> list[int]:
     return [0] + [rank for rank, hop in enumerate(point.hops[:-1], start=1) if hop]
 
 
-def _expected(points: tuple[Point, ...]) -> pd.DataFrame:
-    """What each rank of each point is to send for one item."""
-    rows = [(point.id, rank, sent) for point in points for rank, sent in enumerate(point.hop_bytes)]
-    return pd.DataFrame.from_records(rows, columns=["point", "rank", "hop_bytes"])
+def _expected(plan: Plan) -> pd.DataFrame:
+    """What each rank is to send for one item of each point, by its session's backend."""
+    rows = [
+        (session.id, name, rank, sent, BACKENDS[session.backend].framing_bytes)
+        for session in plan.sessions
+        for name in session.points
+        for rank, sent in enumerate(plan.point(name).hop_bytes)
+    ]
+    columns = ["session", "point", "rank", "hop_bytes", "framing_bytes"]
+    return pd.DataFrame.from_records(rows, columns=columns)
 
 
 def _faults(run: Run) -> dict[tuple[str, int], str]:

@@ -13,10 +13,12 @@ ROOT = Path(__file__).parents[1]
 WORKER = "paretopipe_worker"
 
 ASKED = {"link.conditions", "link.profiles", "link.presets"}
-PLAIN = {"cuts", "spec", "fleet", "records"} | ASKED
+PLAIN = {"backends", "cuts", "spec", "fleet", "records"} | ASKED
 PLANNING = PLAIN | {"plan", "predict", "resume"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
-TRANSPORT = {"cuts", "transport", "transport.ring", "transport.tcp"}
+TRANSPORT = {"cuts", "backends", "transport"} | {
+    f"transport.{name}" for name in ("ring", "sockets", "group", "tcp", "rpc", "gloo")
+}
 DEVICE = {"lease", "daemons", "supervise", "link.conditions"} | {
     f"link.{name}"
     for name in (
@@ -28,10 +30,11 @@ MAY_IMPORT = {
     **{name: set() for name in ("cuts", "fleet", "link.conditions", "link.presets")},
     "records": {"link.conditions"},
     "link.profiles": ASKED,
-    "spec": ASKED,
+    "backends": set(),
+    "spec": ASKED | {"backends"},
     **dict.fromkeys(("plan", "predict", "resume"), PLANNING),
     **dict.fromkeys(MODELS - {"cuts"}, MODELS),
-    **dict.fromkeys(TRANSPORT - {"cuts"}, TRANSPORT),
+    **dict.fromkeys(TRANSPORT - {"cuts", "backends"}, TRANSPORT),
     **dict.fromkeys(DEVICE, DEVICE),
     "tiny": set(),
     "control": set(),
