@@ -91,6 +91,7 @@ def joined(
         own=(hosts[rank].data_address, hosts[rank].data_port),
         next=(following.data_address, following.data_port),
         session=name,
+        ring=tuple((host.data_address, host.data_port) for host in hosts),
     )
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):
