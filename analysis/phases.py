@@ -20,9 +20,8 @@ from paretopipe_worker.resume import MEASURED
 TRY = ["session", "attempt", "point"]
 """What tells one attempt at one replicate of a point from all others."""
 
-WIRE_SHARE, FRAMING_BYTES = 1.2, 100
-"""What may cross for a byte of payload, and besides for each message: headers of the backend, and
-of a frame where a whole interface is counted."""
+WIRE_SHARE = 1.2
+"""What may cross for a byte of payload, beside the backend's framing of each message."""
 
 
 def active_ranks(point: Point) -> list[int]:
@@ -74,16 +73,18 @@ def crossing(phases: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     phases
-        Phase ends, with the column ``hop_bytes``: what the rank is to send for each item.
+        Phase ends, with the columns ``hop_bytes``, what the rank is to send for each item, and
+        ``least_framing``, ``most_framing``: what its backend needs besides for each message.
     """
     expected = phases["items"] * phases["hop_bytes"]
     sent, wire = phases["payload_sent_bytes"], phases["wire_sent_bytes"]
     # Warm-up is in what was sent but not in the count of items; a mark ends each phase.
-    messages = sent / phases["hop_bytes"].where(phases["hop_bytes"] > 0) + 1
-    most = WIRE_SHARE * sent + FRAMING_BYTES * messages.fillna(1)
+    messages = (sent / phases["hop_bytes"].where(phases["hop_bytes"] > 0)).fillna(0)
+    least = sent + phases["least_framing"] * messages
+    most = WIRE_SHARE * sent + phases["most_framing"] * (messages + 1)
     most += phases["retransmitted_bytes"].fillna(0)
     wrong = (sent < expected) | ((expected == 0) & (sent > 0))
-    wrong |= ((wire < sent) | (wire > most)).fillna(False)
+    wrong |= ((wire < least) | (wire > most)).fillna(False)
     rows = phases.assign(expected_bytes=expected, wrong=wrong.astype("bool"))
     groups = rows.groupby(TRY)
     table = groups[["expected_bytes", "payload_sent_bytes"]].sum()

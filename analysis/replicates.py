@@ -22,7 +22,8 @@ from analysis.phases import (
     lateness,
     of_last_legs,
 )
-from paretopipe_worker.plan import Point
+from paretopipe_worker.backends import BACKENDS
+from paretopipe_worker.plan import Plan
 from paretopipe_worker.resume import MEASURED, lacking
 from paretopipe_worker.spec import MIN_ITEMS
 
@@ -52,7 +53,7 @@ def replicates(run: Run) -> pd.DataFrame:
         totals(items),
         forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
         endings(counted, run.plan.experiment.phases.min_items),
-        crossing(phases.merge(_expected(run.plan.points), on=["point", "rank"])),
+        crossing(phases.merge(_expected(run.plan), on=["session", "point", "rank"])),
         lateness(counted),
         disturbances(phases),
         hosts(counted),
@@ -235,10 +236,22 @@ def _bytes_differ(measured: pd.DataFrame) -> pd.Series:
     )
 
 
-def _expected(points: tuple[Point, ...]) -> pd.DataFrame:
-    """What each rank of each point is to send for one item."""
-    rows = [(point.id, rank, sent) for point in points for rank, sent in enumerate(point.hop_bytes)]
-    return pd.DataFrame.from_records(rows, columns=["point", "rank", "hop_bytes"])
+def _expected(plan: Plan) -> pd.DataFrame:
+    """What each rank is to send for one item of each point, by its session's backend."""
+    rows = [
+        (session.id, name, rank, sent, *_framing(session.backend))
+        for session in plan.sessions
+        for name in session.points
+        for rank, sent in enumerate(plan.point(name).hop_bytes)
+    ]
+    columns = ["session", "point", "rank", "hop_bytes", "least_framing", "most_framing"]
+    return pd.DataFrame.from_records(rows, columns=columns)
+
+
+def _framing(backend: str) -> tuple[int, int]:
+    """Least and most framing of a backend's message."""
+    known = BACKENDS[backend]
+    return known.least_framing_bytes, known.most_framing_bytes
 
 
 def _faults(run: Run) -> dict[tuple[str, int], str]:

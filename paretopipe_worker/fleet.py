@@ -26,7 +26,8 @@ class Host:
     data_address
         IP address at which other stages reach it: the path that is shaped and measured.
     data_port
-        First of the two TCP ports its stage listens on: data, then control.
+        First of the two TCP ports its stage listens on: data, then control. Below those that the
+        kernel chooses from, which links shape (`paretopipe_worker.link.tc`).
     threads
         Threads of one stage's computation; null for torch's default.
     device_emulated
@@ -38,7 +39,7 @@ class Host:
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
     data_address: Annotated[str, AfterValidator(_address)]
-    data_port: Annotated[int, Field(ge=1024, le=65534)] = 29400
+    data_port: Annotated[int, Field(ge=1024, le=32766)] = 29400
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     device_emulated: Annotated[float, Field(ge=1, le=1000)] = 1.0
     speed_hint: Annotated[float, Field(gt=0, le=10_000)] = 1.0

@@ -94,6 +94,7 @@ def joined(
         session=name,
         secret=secret,
         agreement=agreement,
+        ring=tuple((host.data_address, host.data_port) for host in hosts),
     )
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):

@@ -10,7 +10,7 @@ import json
 from collections.abc import Hashable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -23,13 +23,21 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.link import profiles
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
 from paretopipe_worker.window import MOST
 
-Backend = Literal["tcp", "rpc"]
-"""Backends a spec may name. One that is known but not built yet fails when its session starts."""
+
+def _known_backend(value: str) -> str:
+    """Refuse a backend there is not."""
+    if value not in BACKENDS:
+        raise ValueError(f"must be one of {', '.join(map(repr, BACKENDS))}")
+    return value
+
+
+Backend = Annotated[str, AfterValidator(_known_backend)]
 
 Granularity = Literal["block", "op"]
 Dtype = Literal["float32"]
@@ -339,4 +347,3 @@ _KEYS = frozenset(
     entry.name for owner in (Experiment, *_NESTED.values()) for entry in fields(owner)
 )
 _BRANCHES = ("function-", "literal[", "tuple[", "constrained-", "none", "str", "int", "float")
-KNOWN_BACKENDS: tuple[str, ...] = get_args(Backend)

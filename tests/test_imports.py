@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[1]
 WORKER = "paretopipe_worker"
 
 ASKED = {"link.conditions", "link.profiles", "link.presets", "link.traces"}
-PLAIN = {"cuts", "spec", "fleet", "records", "window"} | ASKED
+PLAIN = {"backends", "cuts", "spec", "fleet", "records", "window"} | ASKED
 PLANNING = PLAIN | {"plan", "predict", "resume", "warmup"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
-TRANSPORT = {
-    *("agreement", "cuts", "transport", "transport.handshake", "transport.ring", "transport.tcp")
+TRANSPORT = {"agreement", "backends", "cuts", "transport"} | {
+    f"transport.{name}" for name in ("handshake", "ring", "sockets", "group", "tcp", "rpc", "gloo")
 }
 DEVICE = {"lease", "daemons", "supervise", "governor", "link.conditions", "link.traces"} | {
     f"link.{name}"
@@ -30,14 +30,15 @@ MAY_IMPORT = {
     **{name: set() for name in ("agreement", "cuts", "fleet", "link.conditions", "link.presets")},
     "records": {"link.conditions"},
     "link.profiles": ASKED,
-    "spec": ASKED | {"window"},
+    "backends": set(),
+    "spec": ASKED | {"backends", "window"},
     "window": set(),
     "warmup": {"spec"},
     "arrivals": {"spec"},
     "outputs": {"partition"},
     **dict.fromkeys(("plan", "predict", "resume"), PLANNING),
     **dict.fromkeys(MODELS - {"cuts"}, MODELS),
-    **dict.fromkeys(TRANSPORT - {"agreement", "cuts"}, TRANSPORT),
+    **dict.fromkeys(TRANSPORT - {"agreement", "backends", "cuts"}, TRANSPORT),
     **dict.fromkeys(DEVICE, DEVICE),
     "tiny": set(),
     "control": TRANSPORT,

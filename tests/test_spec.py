@@ -97,7 +97,7 @@ def test_faults_of_links_do_not_hide_others() -> None:
         ({"tcp": {"max_buffer_bytes": 1}}, "tcp.max_buffer_bytes", "from 4096 to 2**30"),
         ({"links": ["none", "none"]}, "links", "must not repeat"),
         ({"links": []}, "links", "at least 1 item"),
-        ({"backends": "udp"}, "backends[0]", "'tcp' or 'rpc'"),
+        ({"backends": "udp"}, "backends[0]", "'tcp', 'rpc', 'gloo'"),
         ({"batch": "8"}, "batch[0]", "valid integer"),
         ({"batch": True}, "batch[0]", "valid integer"),
         ({"batch": [8, 8]}, "batch", "must not repeat"),

@@ -47,6 +47,8 @@ def test_a_condition_is_a_netem_with_its_own_rate_that_only_the_data_ports_enter
         "match ip sport 29400 0xffff flowid 7070:1",
         "tc filter add dev eth0 parent 7070: protocol ip pref 1 u32 match ip dst 10.77.0.2/32 "
         "match ip dport 29400 0xffff flowid 7070:1",
+        "tc filter add dev eth0 parent 7070: protocol ip pref 1 u32 match ip dst 10.77.0.2/32 "
+        "match ip protocol 6 0xff match u32 0x80008000 0x80008000 at 20 flowid 7070:1",
     ]
 
 
@@ -105,10 +107,10 @@ def test_each_peer_has_a_condition_of_its_own() -> None:
     # tc's numbers are hexadecimal.
     assert any("parent 7070:a handle 707a: netem" in each and "10000us" in each for each in made)
     filters = [each for each in made if "filter" in each]
-    assert [(each.split(" dst ")[1].split()[0], each.split()[-1]) for each in filters[::2]] == [
-        (f"10.77.0.{number + 1}/32", f"7070:{number:x}") for number in range(1, 11)
-    ]
-    assert len(filters) == 20
+    taken = [(each.split(" dst ")[1].split()[0], each.split()[-1]) for each in filters]
+    for number in range(1, 11):
+        assert taken.count((f"10.77.0.{number + 1}/32", f"7070:{number:x}")) == 3
+    assert len(filters) == 30
 
 
 def test_the_relay_gets_what_the_filters_take_through_a_tap_of_each_peer() -> None:
@@ -123,14 +125,21 @@ def test_the_relay_gets_what_the_filters_take_through_a_tap_of_each_peer() -> No
         f"action mirred egress redirect dev {tc.tap_name(way)}"
         for way in (0, 1)
         for side in ("sport", "dport")
+    ] + [
+        f"10.77.0.{2 + way}/32 match ip protocol 6 0xff match u32 0x80008000 0x80008000 at 20 "
+        f"action mirred egress redirect dev {tc.tap_name(way)}"
+        for way in (0, 1)
     ]
 
 
 def test_ipv6_peers_get_filters_of_their_own_protocol() -> None:
-    *_, sport, dport = commands(shaping(BOTH, peers=("fd00::2",)))
+    *_, sport, dport, chosen = commands(shaping(BOTH, peers=("fd00::2",)))
     match = "protocol ipv6 pref 2 u32 match ip6 dst fd00::2/128 match ip6"
     assert sport.endswith(f"{match} sport 29400 0xffff flowid 7070:1")
     assert dport.endswith(f"{match} dport 29400 0xffff flowid 7070:1")
+    assert chosen.endswith(
+        f"{match} protocol 6 0xff match u32 0x80008000 0x80008000 at 40 flowid 7070:1"
+    )
 
 
 HTB = {"kind": "htb", "handle": "7070:", "root": True, "options": {"r2q": 10, "default": "0"}}
@@ -146,6 +155,7 @@ def shown_filters(action: str, after: str = "") -> str:
         "filter protocol ip pref 1 u32 chain 0 fh 800: ht divisor 1 \n"
         f"{head}0{tail}  match 72d80000/ffff0000 at 20\n{after}"
         f"{head}1{tail}  match 000072d8/0000ffff at 20\n{after}"
+        f"{head}2{tail}  match 00060000/00ff0000 at 8\n  match 80008000/80008000 at 20\n{after}"
     )
 
 
@@ -228,6 +238,19 @@ def test_filters_into_a_tap_are_read_back_as_they_were_asked_for() -> None:
     assert tc.read_state("eth0", 1, [HTB], "", elsewhere) != expected
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("match 00060000/00ff0000 at 8", "match 00110000/00ff0000 at 8"),
+        ("match 80008000/80008000", "match 80000000/80000000"),
+    ],
+)
+def test_a_filter_of_other_protocols_or_ports_is_none_of_ours(ours: str, theirs: str) -> None:
+    filters = shown_filters("*flowid 7070:1").replace(ours, theirs)
+    state = tc.read_state("eth0", 1, [HTB], CLASSES, filters)
+    assert [line for line in state if "unknown filter" in line]
+
+
 def test_a_filter_that_is_none_of_ours_is_shown_as_it_is() -> None:
     filters = shown_filters("terminal flowid", "\taction order 1: gact action drop\n")
     assert "unknown filter" in "\n".join(tc.read_state("eth0", 1, [HTB], "", filters))
@@ -271,7 +294,8 @@ def test_a_bad_profile_is_refused_by_key_and_allowed_values(text: str, named: st
         (("pi.local",), (PORT,), "ways[0].peer: 'pi.local' is not an IP address"),
         ((PEER, "fd00::2", "fd00:0::2"), (PORT,), "ways[2].peer: fd00:0::2 is there twice"),
         ((PEER,), (), "--ports must name at least one"),
-        ((PEER,), (22,), "so that SSH stays free; got 22"),
+        ((PEER,), (22,), "so that SSH and the control channel stay free; got 22"),
+        ((PEER,), (32767,), "--ports: 1024 to 32766, "),
     ],
 )
 def test_what_no_filter_can_be_made_of_is_refused(

@@ -84,7 +84,7 @@ def _run_apply(args: argparse.Namespace) -> Change:
     try:
         ports = tuple(int(port) for port in args.ports.split(",") if port)
     except ValueError as error:
-        raise ShapingError(f"--ports: numbers from 1024 to 65535; got {args.ports!r}") from error
+        raise ShapingError(f"--ports: numbers from 1024 to 32766; got {args.ports!r}") from error
     shaping = Shaping.parse(args.profile, ports)
     shaping = replace(shaping, engine=engine_for(shaping, args.emulate))
     os.umask(0o022)  # the stages, an ordinary user's, read the state folder

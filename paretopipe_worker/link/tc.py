@@ -1,7 +1,8 @@
 """Network conditions as ``tc`` commands, and what ``tc`` prints as text that can be compared.
 
 Everything here is pure. The root is htb in both engines: filters take the traffic between the
-stages' data ports out of it, all else stays in its direct queue, which has no rate and is served
+stages' data ports out of it, and TCP between two ports that the kernel chose, which is how
+TensorPipe and gloo connect; all else stays in its direct queue, which has no rate and is served
 first. With netem each peer has a class of its own with a netem inside; for the relay each peer's
 packets are redirected into a TAP device. Sources: tc-htb(8), tc-u32(8), tc-mirred(8).
 """
@@ -32,6 +33,16 @@ _QUEUE_PACKETS = 1000
 _UNIT_KBIT = {"bit": 1e-3, "Kbit": 1, "Mbit": 1e3, "Gbit": 1e6, "Tbit": 1e9}
 _SIDES = {"ffff0000": "sport", "0000ffff": "dport"}
 
+CHOSEN_FROM = 0x8000
+"""Ports from here on are the kernel's to choose (``net.ipv4.ip_local_port_range`` is 32768 to 60999
+where nobody changed it), and no data port may be among them: that of the control channel follows
+it, and must not be shaped. One bit tells them, so one filter finds what has such a port at both
+ends."""
+
+_BOTH_CHOSEN = "80008000"
+_TCP = {4: ("00060000", "00ff0000", "8"), 6: ("00000600", "0000ff00", "4")}
+"""Where the IP header says that TCP follows: word, mask, offset, by version."""
+
 
 class ShapingError(RuntimeError):
     """A link cannot be shaped or restored: interface or command, what is wrong, what is allowed."""
@@ -48,7 +59,8 @@ class Shaping:
     ways
         The shaped ways out of this host, one a peer; none leaves the link as it is.
     ports
-        Data ports of all stages: to a peer, what comes from or goes to one of them is shaped.
+        Data ports of all stages: to a peer, what comes from or goes to one of them is shaped, and
+        TCP from one port that the kernel chose to another.
     engine
         Who does it; ``none`` until that is known.
     timetable
@@ -89,8 +101,11 @@ class Shaping:
         if not self.ports:
             raise ShapingError("--ports must name at least one")
         for port in self.ports:
-            if not 1024 <= port <= 65535:
-                raise ShapingError(f"--ports: 1024 to 65535, so that SSH stays free; got {port}")
+            if not 1024 <= port < CHOSEN_FROM - 1:
+                raise ShapingError(
+                    f"--ports: 1024 to {CHOSEN_FROM - 2}, so that SSH and the control channel stay "
+                    f"free; got {port}"
+                )
 
     @classmethod
     def parse(cls, text: str, ports: tuple[int, ...], engine: Engine = "none") -> Shaping:
@@ -171,6 +186,11 @@ def apply_commands(shaping: Shaping, interface: str, mtu: int) -> list[list[str]
         f" {_action(shaping.engine, index)}"
         for index, side, port in shaping.filters
     ]
+    commands += [
+        f"filter add dev {interface} parent {HANDLE} {_match_chosen(way.peer)}"
+        f" {_action(shaping.engine, index)}"
+        for index, way in enumerate(shaping.ways)
+    ]
     # First GSO: netem and htb take a super-packet of up to 64 KB for one packet: lost as one, sent
     # at once.
     return [set_gso(interface, 1), *(["tc", *command.split()] for command in commands)]
@@ -216,8 +236,11 @@ def expected_state(shaping: Shaping, interface: str, mtu: int) -> list[str]:
             for index, condition in enumerate(conditions)
         )
     return state + sorted(
-        _filter_line(side, port, shaping.ways[index].peer, _target(shaping.engine, index))
-        for index, side, port in shaping.filters
+        _filter_line(what, shaping.ways[index].peer, _target(shaping.engine, index))
+        for index, what in (
+            *((index, f"{side} {port}") for index, side, port in shaping.filters),
+            *((index, _CHOSEN) for index in range(len(shaping.ways))),
+        )
     )
 
 
@@ -314,9 +337,25 @@ def _match(peer: str, side: str, port: int) -> str:
     return f"protocol ipv6 pref 2 u32 match ip6 dst {peer}/128 match ip6 {side} {port} 0xffff"
 
 
-def _filter_line(side: str, port: int, peer: str, target: str) -> str:
+def _match_chosen(peer: str) -> str:
+    """Select TCP to a peer whose ports the kernel chose at both ends."""
+    if ipaddress.ip_address(peer).version == 4:
+        return (
+            f"protocol ip pref 1 u32 match ip dst {peer}/32 match ip protocol 6 0xff "
+            f"match u32 0x{_BOTH_CHOSEN} 0x{_BOTH_CHOSEN} at 20"
+        )
+    return (
+        f"protocol ipv6 pref 2 u32 match ip6 dst {peer}/128 match ip6 protocol 6 0xff "
+        f"match u32 0x{_BOTH_CHOSEN} 0x{_BOTH_CHOSEN} at 40"
+    )
+
+
+_CHOSEN = "chosen ports"
+
+
+def _filter_line(what: str, peer: str, target: str) -> str:
     """A filter as a line of state."""
-    return f"shaped: {side} {port} to {ipaddress.ip_address(peer)} by {target}"
+    return f"shaped: {what} to {ipaddress.ip_address(peer)} by {target}"
 
 
 def _filter_states(text: str) -> list[str]:
@@ -326,15 +365,21 @@ def _filter_states(text: str) -> list[str]:
         words = re.findall(r"match ([0-9a-f]{8})/([0-9a-f]{8}) at (\d+)", block)
         if not words:
             continue  # the hash table that holds the filters
+        version = 4 if words[0][2] == "16" else 6
         *address, (port, mask, _) = words
+        chosen = (port, mask) == (_BOTH_CHOSEN, _BOTH_CHOSEN)
+        known = not chosen or address.pop() == _TCP[version]
         packed = bytes.fromhex("".join(word for word, _, _ in address))
-        places = [int(offset) for _, _, offset in words]
-        known = {4: [16, 20], 16: [24, 28, 32, 36, 40]}.get(len(packed)) == places
+        places = [int(offset) for _, _, offset in (*address, words[-1])]
+        known &= {4: [16, 20], 16: [24, 28, 32, 36, 40]}.get(len(packed)) == places
         target = re.search(rf"flowid ({HANDLE}[0-9a-f]+)|Redirect to device (\S+?)\)", block)
-        if not known or target is None or mask not in _SIDES:
+        if not known or target is None or not (chosen or mask in _SIDES):
             states.append(f"unknown filter: {' '.join(block.split())}")
             continue
-        number = int(port, 16) >> (16 if _SIDES[mask] == "sport" else 0)
+        what = _CHOSEN
+        if not chosen:
+            number = int(port, 16) >> (16 if _SIDES[mask] == "sport" else 0)
+            what = f"{_SIDES[mask]} {number}"
         peer = str(ipaddress.ip_address(packed))
-        states.append(_filter_line(_SIDES[mask], number, peer, target[1] or target[2]))
+        states.append(_filter_line(what, peer, target[1] or target[2]))
     return states

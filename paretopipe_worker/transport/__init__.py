@@ -2,7 +2,7 @@
 
 The stages of a pipeline form a ring: every rank sends to the next and receives from the one
 before, the last rank sends its output back to rank 0. A backend is a module with a function
-``connect`` that returns a :class:`Transport`, and one line in :data:`BACKENDS`.
+``connect`` that returns a :class:`Transport`, and one entry of `paretopipe_worker.backends`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 
 from paretopipe_worker.agreement import Agreement
+from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import TensorSpec
-
-BACKENDS: dict[str, str | None] = {
-    "tcp": "paretopipe_worker.transport.tcp",
-    "rpc": None,
-}
-"""Module of each backend a spec may name; None for one that is known but not built yet."""
 
 
 class TransportError(RuntimeError):
@@ -82,7 +77,8 @@ class Counters:
 class Endpoint:
     """One rank's place in the ring: its own listening address and the one it sends to.
 
-    `secret` and `agreement` are what neighbours prove to know and must have alike.
+    `secret` and `agreement` are what neighbours prove to know and must have alike; `ring` has the
+    listening addresses of all ranks, rank 0's first, for backends whose ranks all meet.
     """
 
     rank: int
@@ -91,6 +87,7 @@ class Endpoint:
     session: str
     secret: bytes = field(default=b"", repr=False)
     agreement: Agreement = field(default_factory=Agreement)
+    ring: tuple[tuple[str, int], ...] = ()
 
 
 class Transport(Protocol):
@@ -132,16 +129,20 @@ class Transport(Protocol):
         Raises
         ------
         DeadlineExceeded
-            When the link took no more bytes for the deadline.
+            When the link took no more bytes for the deadline. Where others do the sending, the
+            call that waits for the answer raises it.
         """
 
     def recv(self) -> Message:
         """Wait for the next message; its tensors are overwritten ``window + 1`` messages later.
 
+        A message that comes before :meth:`configure` said what it carries waits for that.
+
         Raises
         ------
         DeadlineExceeded
-            When no byte came for the deadline.
+            When nothing came for the deadline: no byte, or, where the backend does not see bytes,
+            no message.
         ProtocolError
             When the message is not what :meth:`configure` said.
         """
@@ -169,13 +170,10 @@ def connect(backend: str, endpoint: Endpoint, *, deadline_s: float) -> Transport
     Raises
     ------
     TransportError
-        When the backend is unknown or not built, the own address cannot be used, or a neighbour
-        does not come within the deadline.
+        When the backend is unknown or this host's torch lacks it, the own address cannot be used,
+        or a neighbour does not come within the deadline.
     """
-    module = BACKENDS.get(backend)
-    if module is None:
-        built = ", ".join(name for name, path in BACKENDS.items() if path)
-        state = "is not built in this version" if backend in BACKENDS else "is unknown"
-        raise TransportError(f"backend '{backend}' {state}; built: {built}")
-    join: Connect = importlib.import_module(module).connect
+    if backend not in BACKENDS:
+        raise TransportError(f"backend '{backend}' is unknown; there are: {', '.join(BACKENDS)}")
+    join: Connect = importlib.import_module(BACKENDS[backend].module).connect
     return join(endpoint, deadline_s=deadline_s)

@@ -38,6 +38,7 @@ from paretopipe_worker.transport import (
 )
 from paretopipe_worker.transport.handshake import peer
 from paretopipe_worker.transport.ring import join
+from paretopipe_worker.transport.sockets import sent_bytes
 
 VERSION = 2
 _PROTOCOL = b"PPTP" + VERSION.to_bytes(2, "little")
@@ -47,7 +48,6 @@ _DEPARTED_AT = _HEADER.size - _DEPARTED.size
 _ALIGNMENT = 64  # of tensor memory; also what vector instructions like best
 _HUGE_PAGE = 2 << 20
 _TIMEVAL = struct.Struct("@ll")
-_BYTES_SENT_AT = 200  # tcpi_bytes_sent, tcpi_bytes_retrans in struct tcp_info, since Linux 4.19
 _INLINE_BYTES = 64 << 10
 """Largest payload that an overlapped send tries to hand to the kernel itself: the copy of a larger
 one would hold up the next batch for longer than waking a thread does."""
@@ -162,9 +162,7 @@ class TcpTransport:
 
     def counters(self) -> Counters:
         """Bytes TCP has sent to the next rank, retransmissions included (``tcp_info``)."""
-        info = self._out.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        sent, again = struct.unpack_from("=QQ", info, _BYTES_SENT_AT)
-        return Counters(sent, again, "sockets")
+        return Counters(*sent_bytes(self._out), "sockets")
 
     def facts(self) -> dict[str, object]:
         """Congestion control and buffer sizes as the kernel gave them."""

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from paretopipe_worker import models, records
+from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.compute import compute
 from paretopipe_worker.context import Shares
 from paretopipe_worker.link import state
@@ -41,7 +42,6 @@ from paretopipe_worker.records import Item, Record
 from paretopipe_worker.rendezvous import joined
 from paretopipe_worker.source import Source
 from paretopipe_worker.stage import header
-from paretopipe_worker.transport import BACKENDS
 from paretopipe_worker.transport.handshake import read_secret
 from tests.benchmarks.report import Check, Rows, parser, show
 from tests.benchmarks.wire import Wire, wire
@@ -56,7 +56,7 @@ MODELS = ("mobilenet_v2", "resnet18")
 BATCHES = (1, 8)
 LINKS = {"none": None, "100mbit": 100.0, "20mbit": 20.0}
 """Rates in Mbit/s of the links by their name; None is the loopback network as it is."""
-BUILT = tuple(name for name, module in BACKENDS.items() if module)
+BUILT = tuple(BACKENDS)
 WAITS_MS = (0, 2, 5, 20)
 REPEATS = 10
 WIRE_S = 2.0

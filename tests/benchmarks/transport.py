@@ -26,8 +26,9 @@ from typing import Any
 
 import torch
 
+from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.transport import BACKENDS, MARK, PHASES, Endpoint, Tag, Transport, connect
+from paretopipe_worker.transport import MARK, PHASES, Endpoint, Tag, Transport, connect
 from paretopipe_worker.transport.ring import tune
 from tests.benchmarks.report import Check, Rows, main
 from tests.rings import free_ports
@@ -40,7 +41,7 @@ SIZES = {
     "12.8 MB": 12_800_000,
 }
 LIMITS = {"5 KB": 1.6, "40 KB": 1.6, "400 KB": 1.2, "2.4 MB": 1.1, "12.8 MB": 1.1}
-BUILT = [name for name, module in BACKENDS.items() if module]
+BUILT = list(BACKENDS)
 ROUNDS = 9
 ROUND_S = 0.15
 _LENGTH = struct.Struct("<Q")
@@ -155,8 +156,9 @@ class Backend(Way):
 def make(way: str, rank: int, ports: Sequence[int]) -> Way:
     """One end of a way."""
     if way in BUILT:
-        own, other = (("127.0.0.1", ports[rank]), ("127.0.0.1", ports[1 - rank]))
-        return Backend(connect(way, Endpoint(rank, own, other, "bench"), deadline_s=60))
+        ring = tuple(("127.0.0.1", port) for port in ports[:2])
+        end = Endpoint(rank, ring[rank], ring[1 - rank], "bench", ring=ring)
+        return Backend(connect(way, end, deadline_s=60))
     if way == "zeromq":
         return ZeroMQ(rank, ports[0])
     if rank == 0:
