@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.certificate import COLUMNS, certificates, paths_of
-from analysis.load import CONTROLLER, Run, RunError, load
+from analysis.load import CONTROLLER, Run, RunError, load, processes
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import LEGS, RecordError
@@ -102,6 +102,7 @@ def manifest(
             _session(run, files, verdicts)
             for _, files in run.sessions.groupby(["session", "attempt"])
         ],
+        "stage_processes": processes(run),
         "warnings": list(run.warnings),
     }
 

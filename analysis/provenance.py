@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from paretopipe_worker.link import traces
 from paretopipe_worker.link.presets import PRESETS
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
 from paretopipe_worker.spec import Experiment
@@ -58,8 +59,23 @@ def _link(link: LinkSpec) -> str | dict[str, Any]:
     if link.name == UNSHAPED or link.name in PRESETS:
         return link.name
     document = asdict(link)
+    if link.timetable is not None:
+        return {"name": link.name, "period_s": link.timetable.period_s, **_trace(link)}
+    del document["trace"], document["timetable"]
     way = document.pop("return_way")
     return document if way is None else document | {"return": way}
+
+
+def _trace(link: LinkSpec) -> dict[str, str]:
+    """The trace a link follows, by its lines, and its direction."""
+    assert link.timetable is not None
+    forward, back = ([getattr(hop, way) for hop in link.trace] for way in ("forward", "back"))
+    goes, comes = (any(part.shaped for part in way) for way in (forward, back))
+    direction = "both" if goes and comes else "forward" if goes else "back"
+    return {
+        "trace": traces.write(link.timetable, forward if goes else back),
+        "direction": direction,
+    }
 
 
 def checkout(directory: Path) -> dict[str, Any] | None:

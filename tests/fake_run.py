@@ -15,6 +15,7 @@ from typing import Any, Literal
 from analysis import chance
 from paretopipe_worker import plan as plans
 from paretopipe_worker import records, spec
+from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.conditions import Condition
@@ -351,7 +352,9 @@ class FakeRun:
         for leg in legs:
             for step in (*leg.warmup, *leg.items):
                 writer.write(self.item(point, rank, leg, step))
-            payload = point.hop_bytes[rank] * (WARMUP + self.items)
+            messages = (WARMUP + self.items) * bool(point.hop_bytes[rank])
+            payload = point.hop_bytes[rank] * messages
+            framing = BACKENDS[point.backend].least_framing_bytes * messages
             relayed = self.engine == "relay" and self.plan.link(point.link).shaped
             begin, finish = (self.clocks.of(rank, at) for at in (leg.items[0].ready_ns, leg.end_ns))
             spoilt = leg.spoilt or (disturbed and leg.phase == "throughput")
@@ -364,7 +367,7 @@ class FakeRun:
                     end_ns=finish,
                     ended_by="minimum" if rank == 0 else None,
                     payload_sent_bytes=payload,
-                    wire_sent_bytes=int(payload * WIRE_OVERHEAD),
+                    wire_sent_bytes=int(payload * WIRE_OVERHEAD) + framing,
                     wire_counter="sockets",
                     retransmitted_bytes=0,
                     relay_late_p99_ns=300_000 if relayed else None,

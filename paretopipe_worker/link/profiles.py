@@ -4,7 +4,7 @@ A spec names a profile as ``none``, as a preset, or as a mapping: a name with ei
 (``direction: both``, ``forward`` or ``back``), or ``forward`` and ``back``, or ``hops``, a list of
 such; and ``return``, the way from the sink to the source. Forward is from rank i to i + 1.
 Instead of a condition it may name a ``trace``, a file of conditions that follow one another (see
-`traces`), with a direction and, if it is not to be the file's, a ``period_s``.
+`traces`), or hold its lines, with a direction and, if it is not to be the file's, a ``period_s``.
 """
 
 from __future__ import annotations
@@ -235,13 +235,18 @@ def _traced(name: str, given: dict[str, Any], folder: Path) -> LinkSpec:
         raise ProfileError(
             (), f"trace excludes {', '.join(others)}: the trace's file says what happens"
         )
-    path, period_s = given["trace"], given.get("period_s")
-    if not isinstance(path, str) or not path:
-        raise ProfileError(("trace",), f"the path of a CSV file; got {path!r}")
+    trace, period_s = given["trace"], given.get("period_s")
+    if not isinstance(trace, str) or not trace:
+        raise ProfileError(("trace",), f"the path of a CSV file; got {trace!r}")
     if period_s is not None and type(period_s) not in (int, float):
         raise ProfileError(("period_s",), f"seconds after which it begins again; got {period_s!r}")
     try:
-        timetable, conditions = traces.read(folder / path, path, period_s)
+        if "\n" in trace:  # the trace itself, as a manifest has it
+            called = "lines"
+            timetable, conditions = traces.parse(trace.splitlines(), called, period_s)
+        else:
+            called = trace
+            timetable, conditions = traces.read(folder / trace, called, period_s)
     except TraceError as error:
         raise ProfileError(("trace",), str(error)) from error
     except ValueError as error:
@@ -249,7 +254,7 @@ def _traced(name: str, given: dict[str, Any], folder: Path) -> LinkSpec:
     hops = tuple(_directed((), each, given.get("direction", "both")) for each in conditions)
     link = LinkSpec(name, hops[:1], trace=hops, timetable=timetable)
     if not link.shaped:
-        raise ProfileError(("trace",), f"{path}: changes nothing; only '{UNSHAPED}' is unshaped")
+        raise ProfileError(("trace",), f"{called}: changes nothing; only '{UNSHAPED}' is unshaped")
     return link
 
 

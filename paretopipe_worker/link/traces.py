@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,25 @@ def check_time(name: str, time_s: float, before_s: float) -> None:
 
 
 def read(path: Path, name: str, period_s: float | None) -> tuple[Timetable, tuple[Condition, ...]]:
-    """Read a trace: a CSV file with a row for each segment, in order.
+    """Read a trace from a CSV file, which errors call `name`; see :func:`parse`.
+
+    Raises
+    ------
+    TraceError
+        When there is no such file, or what is in it is no trace.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return parse(file, name, period_s)
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise TraceError(f"{name}: cannot be read as a CSV file: {said}") from error
+
+
+def parse(
+    lines: Iterable[str], name: str, period_s: float | None
+) -> tuple[Timetable, tuple[Condition, ...]]:
+    """Read a trace: CSV with a row for each segment, in order.
 
     Its columns are ``time_s``, when the segment begins, and any of ``rate_mbit``, ``delay_ms`` and
     ``loss_percent``, where an empty cell asks for nothing.
@@ -103,42 +123,51 @@ def read(path: Path, name: str, period_s: float | None) -> tuple[Timetable, tupl
     Parameters
     ----------
     name
-        What errors call the file.
+        What errors call it.
     period_s
         When the first segment comes again; by default the last lasts as long as the one before.
 
     Raises
     ------
     TraceError
-        When there is no such file, a column is unknown, a time does not come after the one before,
-        or no link has such a condition; the text names line and column.
+        When it is no CSV, a column is unknown, a time does not come after the one before, or no
+        link has such a condition; the text names line and column.
     """
     starts: list[float] = []
     conditions: list[Condition] = []
+    rows = csv.reader(lines, strict=True)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, strict=True)
-            columns = _columns(next(rows, []), f"{name}:1")
-            for cells in rows:
-                if not any(cells):
-                    continue
-                where = f"{name}:{rows.line_num}"
-                if len(starts) == MAX_SEGMENTS:
-                    raise TraceError(f"{where}: a trace has at most {MAX_SEGMENTS} segments")
-                values = _row(cells, columns, where)
-                try:
-                    _check_start(starts, values[_TIME])
-                    starts.append(values.pop(_TIME))
-                    conditions.append(Condition.parse(values))
-                except ValueError as error:
-                    raise TraceError(f"{where}: {error}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        raise TraceError(f"{name}: cannot be read as a CSV file: {said}") from error
+        columns = _columns(next(rows, []), f"{name}:1")
+        for cells in rows:
+            if not any(cells):
+                continue
+            where = f"{name}:{rows.line_num}"
+            if len(starts) == MAX_SEGMENTS:
+                raise TraceError(f"{where}: a trace has at most {MAX_SEGMENTS} segments")
+            values = _row(cells, columns, where)
+            try:
+                _check_start(starts, values[_TIME])
+                starts.append(values.pop(_TIME))
+                conditions.append(Condition.parse(values))
+            except ValueError as error:
+                raise TraceError(f"{where}: {error}") from error
+    except csv.Error as error:
+        raise TraceError(f"{name}: cannot be read as a CSV file: {error}") from error
     if len(starts) < 2:
         raise TraceError(f"{name}: a trace has at least 2 segments, a row each; got {len(starts)}")
     end_s = 2 * starts[-1] - starts[-2] if period_s is None else period_s
     return Timetable(tuple(starts), end_s), tuple(conditions)
+
+
+def write(timetable: Timetable, conditions: Sequence[Condition]) -> str:
+    """Write a trace as :func:`parse` reads it."""
+    rows = [
+        [start, *(getattr(condition, name) for name in _VALUES)]
+        for start, condition in zip(timetable.starts_s, conditions, strict=True)
+    ]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([[_TIME, *_VALUES], *rows])
+    return text.getvalue()
 
 
 def _columns(header: list[str], where: str) -> list[str]:
