@@ -14,7 +14,7 @@ import torch
 
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.transport import MARK, ProtocolError, Tag
-from paretopipe_worker.transport.tcp import _HEADER, _PROTOCOL, TcpTransport
+from paretopipe_worker.transport.tcp import _HEADER, _MAGIC, VERSION, TcpTransport
 
 PLANNED = 3_000_000
 
@@ -41,7 +41,7 @@ def test_a_frame_of_another_size_is_refused_before_memory_is_taken(
     transport, sender = rank
     transport.begin(overlap=overlap)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sender.sendall(_HEADER.pack(_PROTOCOL, 2, 0, announced, 0))
+    sender.sendall(_HEADER.pack(_MAGIC, VERSION, 2, 0, announced, 0))
     with pytest.raises(ProtocolError, match=rf"announced {announced} bytes where .* {PLANNED}"):
         transport.recv()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096
@@ -51,9 +51,9 @@ def test_a_frame_of_another_size_is_refused_before_memory_is_taken(
     ("header", "text"),
     [
         (_HEADER.pack(b"PPTP\x01\x00", 2, 0, PLANNED, 0), "does not speak version"),
-        (_HEADER.pack(_PROTOCOL, 99, 0, PLANNED, 0), "does not speak version"),
-        (_HEADER.pack(_PROTOCOL, *MARK, 5, 0), "announced 5 bytes where the plan says 0"),
-        (_HEADER.pack(_PROTOCOL, *MARK, 0, 0) + b"more", "sent data behind a mark"),
+        (_HEADER.pack(_MAGIC, VERSION, 99, 0, PLANNED, 0), "does not speak version"),
+        (_HEADER.pack(_MAGIC, VERSION, *MARK, 5, 0), "announced 5 bytes where the plan says 0"),
+        (_HEADER.pack(_MAGIC, VERSION, *MARK, 0, 0) + b"more", "sent data behind a mark"),
     ],
 )
 def test_what_is_no_message_of_the_plan_is_refused(
@@ -72,7 +72,7 @@ def test_what_comes_while_the_stage_computes_has_the_time_at_which_it_came(
     transport, sender = rank
     transport.configure([TensorSpec((8,), "uint8")], [], window=1, deadline_s=10)
     transport.begin(overlap=True)
-    sender.sendall(_HEADER.pack(_PROTOCOL, 2, 0, 8, 0) + bytes(8))
+    sender.sendall(_HEADER.pack(_MAGIC, VERSION, 2, 0, 8, 0) + bytes(8))
     deadline = time.monotonic() + 10
     while transport._arrived.empty():
         assert time.monotonic() < deadline, "nothing was received ahead"
@@ -85,7 +85,7 @@ def test_a_message_may_come_in_any_pieces(rank: tuple[TcpTransport, socket.socke
     transport, sender = rank
     transport.begin(overlap=True)
     payload = torch.arange(PLANNED, dtype=torch.int64).to(torch.uint8)
-    raw = _HEADER.pack(_PROTOCOL, 2, 7, PLANNED, 11) + payload.numpy().tobytes()
+    raw = _HEADER.pack(_MAGIC, VERSION, 2, 7, PLANNED, 11) + payload.numpy().tobytes()
     sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for start, end in ((0, 1), (1, 31), (31, 40), (40, 1000), (1000, len(raw))):
         sender.sendall(raw[start:end])

@@ -60,13 +60,13 @@ def connect(endpoint: Endpoint, *, deadline_s: float) -> RpcTransport:
     TransportError
         When torch is built without RPC, or as `Neighbours` and `Opened` say.
     """
-    library = _library()
+    library, interface = _library(), interface_of(endpoint.own[0])
     neighbours = Neighbours(endpoint, "rpc", VERSION, deadline_s)
     transport = RpcTransport(
         neighbours, Opened(endpoint.own[0], endpoint.ring[0][1]), library, endpoint
     )
     try:
-        transport.join(endpoint, deadline_s)
+        transport.join(endpoint, interface, deadline_s)
     except BaseException:
         transport.close()
         raise
@@ -91,10 +91,9 @@ class RpcTransport(GroupTransport):
         self._taking = threading.Lock()
         self._started = False
 
-    def join(self, endpoint: Endpoint, deadline_s: float) -> None:
+    def join(self, endpoint: Endpoint, interface: str, deadline_s: float) -> None:
         """Start RPC, open the connections to both neighbours, and wait for all to have done so."""
         global _joined
-        interface = interface_of(endpoint.own[0])
         os.environ.update(dict.fromkeys(_INTERFACES, interface))
         store = meeting_place(endpoint, self.neighbours, deadline_s)
         _joined = self

@@ -41,8 +41,8 @@ from paretopipe_worker.transport.ring import join
 from paretopipe_worker.transport.sockets import sent_bytes
 
 VERSION = 2
-_PROTOCOL = b"PPTP" + VERSION.to_bytes(2, "little")
-_HEADER = struct.Struct("<6sHQQQ")  # protocol, phase, seq, payload bytes, departed_ns
+_MAGIC = b"PPTP"
+_HEADER = struct.Struct("<4sHHQQQ")  # magic, version, phase, seq, payload bytes, departed_ns
 _DEPARTED = struct.Struct("<Q")
 _DEPARTED_AT = _HEADER.size - _DEPARTED.size
 _ALIGNMENT = 64  # of tensor memory; also what vector instructions like best
@@ -128,7 +128,7 @@ class TcpTransport:
                 f"{self._outbound_bytes}"
             )
         packed_ns = time.perf_counter_ns()
-        _HEADER.pack_into(self._header, 0, _PROTOCOL, tag[0], tag[1], size, packed_ns)
+        _HEADER.pack_into(self._header, 0, _MAGIC, VERSION, tag[0], tag[1], size, packed_ns)
         if not self._overlap:
             sent = self._send_some(message)
             if sent < _HEADER.size + size:
@@ -195,8 +195,8 @@ class TcpTransport:
         got = self._receive_some(slot.parts)
         while got < _HEADER.size:
             got += self._receive_some(_after(slot.parts, got))
-        protocol, phase, seq, size, departed_ns = _HEADER.unpack_from(slot.parts[0])
-        if protocol != _PROTOCOL or phase >= len(PHASES):
+        magic, version, phase, seq, size, departed_ns = _HEADER.unpack_from(slot.parts[0])
+        if (magic, version) != (_MAGIC, VERSION) or phase >= len(PHASES):
             raise ProtocolError(
                 f"{peer(self._in)} does not speak version {VERSION} of this protocol"
             )
