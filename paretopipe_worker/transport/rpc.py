@@ -87,6 +87,7 @@ class RpcTransport(GroupTransport):
         self._sent = 0
         self._unanswered: deque[Any] = deque()
         self._taken = 0
+        self._last_ns = 0
         self._early: dict[int, Message] = {}
         self._taking = threading.Lock()
         self._started = False
@@ -126,12 +127,16 @@ class RpcTransport(GroupTransport):
         return {**super().facts(), "transports": TRANSPORTS, "channels": CHANNELS}
 
     def take(self, number: int, message: Message) -> None:
-        """Take a message in its turn: calls may run in another order than they were made in."""
+        """Take a message in its turn: calls may run in another order than they were made in.
+
+        It was received when those before it were too, as over any connection.
+        """
         with self._taking:
             self._early[number] = message
             while (following := self._early.pop(self._taken, None)) is not None:
                 self._taken += 1
-                self.arrive(following)
+                self._last_ns = max(following.received_ns, self._last_ns + 1)
+                self.arrive(following._replace(received_ns=self._last_ns))
 
     def _ship(self, tag: Tag, tensors: list[torch.Tensor]) -> None:
         """Call the next rank."""
