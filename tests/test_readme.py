@@ -23,12 +23,16 @@ SWEEP_OVER_SSH = (
 LINKS_SWEEP = (
     ".venv/bin/ansible-playbook sweep.yml -i inventory/local -e experiment=experiments/links.yml"
 )
+BACKENDS_SWEEP = (
+    ".venv/bin/ansible-playbook sweep.yml -i inventory/local -e experiment=experiments/backends.yml"
+)
 ELSEWHERE = {
     "make test": "what CI runs",
     "make sweep": "test_sweep_local.py, with a smaller experiment",
     ".venv/bin/ansible-playbook playbooks/restore.yml -i inventory/local": "test_sweep_failures.py",
     SWEEP_OVER_SSH: "test_sweep_ssh.py, with an inventory and an experiment of its own",
     LINKS_SWEEP: "test_sweep_local.py, with profiles of each kind in a smaller experiment",
+    BACKENDS_SWEEP: "test_backends.py, its sessions; test_sweep_local.py, the playbook",
     ".venv/bin/python -m analysis.pareto results/latest": "test_sweep_local.py",
     ".venv/bin/python -m analysis.compare results/first results/second": "test_analysis_compare.py",
 }
