@@ -27,8 +27,6 @@ from tests.sessions import ROOT, lab
 from tests.shaped_link import DATA_PORT, Link, shaped_link
 from tests.test_session import experiment, of, written
 
-pytestmark = pytest.mark.alone
-
 LIBRARIES = [name for name in BACKENDS if name != "tcp"]
 HOSTS = {name: {"data_address": "127.0.0.1"} for name in ("edge", "server")}
 
@@ -67,7 +65,7 @@ def test_a_session_measures_every_point_and_every_byte_crosses(
 
 
 @pytest.mark.parametrize("backend", LIBRARIES)
-@pytest.mark.parametrize("victim", ["edge", "server"])
+@pytest.mark.parametrize("victim", [pytest.param("edge", marks=pytest.mark.long), "server"])
 def test_a_killed_stage_is_recorded_and_the_next_attempt_measures_the_session(
     backend: str, victim: str, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from paretopipe_worker.records import Item, PhaseEnd, PointEnd, Probe, Record
 from paretopipe_worker.rendezvous import joined
 from paretopipe_worker.source import Source
 from paretopipe_worker.stage import header
+from paretopipe_worker.transport.handshake import read_secret
 from tests import synthetic
 from tests.namespaces import reason_without_namespaces
 from tests.sessions import Lab, lab
@@ -126,7 +127,7 @@ def throughput(items: Sequence[Item]) -> float:
     return (len(done) - 1) * 1e9 / (done[-1] - done[0])
 
 
-@pytest.fixture(scope="module", params=["none", "rate20"])
+@pytest.fixture(scope="module", params=["none", pytest.param("rate20", marks=pytest.mark.long)])
 def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """Four waits of 20 ms, cut everywhere, over an open link and over 20 Mbit/s.
 
@@ -219,6 +220,7 @@ def test_warm_up_ends_when_items_are_steady_and_says_so(known: Measured) -> None
 
 
 @needs_namespaces
+@pytest.mark.long
 def test_a_window_of_auto_fills_a_long_path(tmp_path: Path) -> None:
     experiment = {
         "models": ["tests.synthetic:two_of_10_ms"],
@@ -259,9 +261,9 @@ def led(folder: Path, experiment: dict[str, Any]) -> Iterator[tuple[Source, Meas
         writer = stack.enter_context(records.Writer(path))
         link = state.read(None)
         writer.write(header(made.plan, session, 1, source, link))
-        context, channels = stack.enter_context(
-            joined(made.plan, session, 1, 0, made.cache / "weights", link, writer, Shares())
-        )
+        secret, weights = read_secret(made.secret), made.cache / "weights"
+        joining = joined(made.plan, session, 1, 0, secret, weights, link, writer, Shares())
+        context, channels = stack.enter_context(joining)
         leader = Source(context, channels, made.results / "progress.jsonl")
         with torch.inference_mode():
             yield leader, Measured(made, session, ())

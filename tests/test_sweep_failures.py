@@ -227,6 +227,7 @@ def finished(failing: Failing) -> Done:
     return copy.sweep("experiments/trouble.yml", "trouble")
 
 
+@pytest.mark.long  # test_sweep_kills.py goes on with runs, too
 def test_the_same_run_again_measures_what_is_missing_and_nothing_else(
     failing: Failing, finished: Done
 ) -> None:

@@ -217,6 +217,7 @@ def test_a_second_sweep_meanwhile_is_refused(measured: Measured) -> None:
     assert not measured.checkout.results("second").raw()
 
 
+@pytest.mark.long
 def test_the_same_run_again_measures_nothing(measured: Measured) -> None:
     records = measured.results.raw()
     done = measured.checkout.sweep(TINY, "tiny").succeeded()

@@ -17,7 +17,6 @@ from tests.namespaces import reason_without_namespaces
 from tests.sweeps import Checkout
 
 pytestmark = [
-    pytest.mark.alone,
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
 
