@@ -62,6 +62,7 @@ class Sent:
 class Context:
     """One rank of one session: what it is part of, its model, its links, its record file.
 
+    `transport` moves tensors, `path` is what the link is measured with: the same for `tcp`.
     `probe` is the path as measured last, on the source.
     """
 
@@ -73,6 +74,7 @@ class Context:
     traces: Mapping[tuple[int, str], TracedModel]
     numerics: str
     transport: Transport
+    path: Transport
     link: LinkState
     writer: Writer
     shares: Shares

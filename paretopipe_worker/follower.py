@@ -65,9 +65,7 @@ class Follower:
             command = self.channel.receive(None)
             match command.get("do"):
                 case step if step in COMMANDS:
-                    answer(
-                        command, context.rank, context.transport, self.channel, context.addresses
-                    )
+                    answer(command, context.rank, context.path, self.channel, context.addresses)
                 case clocks.COMMAND:
                     clocks.answer(self.channel)
                 case segments.COMMAND:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from paretopipe_worker.plan import Plan, Session
 from paretopipe_worker.records import Ready, Writer
 from paretopipe_worker.transport import Endpoint, connect
 from paretopipe_worker.transport.handshake import Identity
+
+PATH_BACKEND = "tcp"
+"""Backend over which every session measures its path."""
 
 RENDEZVOUS_S = 120.0
 """How long a stage waits for the others: they may still be loading a large model."""
@@ -98,8 +101,15 @@ def joined(
     )
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):
-            transport = connect(session.backend, endpoint, deadline_s=RENDEZVOUS_S)
-            stack.callback(transport.close)
+            # Whatever the backend, the path is measured over the worker's own connections: what a
+            # library adds to each message is not the link's.
+            path = connect(PATH_BACKEND, endpoint, deadline_s=RENDEZVOUS_S)
+            stack.callback(path.close)
+            transport = path
+            if session.backend != PATH_BACKEND:
+                apart = replace(endpoint, session=f"{name} {session.backend}")
+                transport = connect(session.backend, apart, deadline_s=RENDEZVOUS_S)
+                stack.callback(transport.close)
             channels = _channels(
                 hosts,
                 Identity("control", rank, name, agreement, secret),
@@ -122,6 +132,7 @@ def joined(
             traces=traces,
             numerics=numerics,
             transport=transport,
+            path=path,
             link=link,
             writer=writer,
             shares=shares,

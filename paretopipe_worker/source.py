@@ -63,9 +63,7 @@ class Source:
                 if segment is not None:
                     segments.hold(segment, context.link, self.channels)
                 path, addresses = part.forward_path(ranks), context.addresses
-                taken.append(
-                    probe(when, path, context.transport, self.channels, addresses, segment)
-                )
+                taken.append(probe(when, path, context.path, self.channels, addresses, segment))
                 context.writer.write(taken[-1])
             # Of a trace the slowest segment: what is sized by it fits into the others too. One that
             # loses packets has no goodput, see `probe`.
