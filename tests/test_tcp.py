@@ -50,7 +50,8 @@ def test_a_frame_of_another_size_is_refused_before_memory_is_taken(
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        (_HEADER.pack(b"PPTP\x01\x00", 2, 0, PLANNED, 0), "does not speak version"),
+        (_HEADER.pack(_MAGIC, VERSION - 1, 2, 0, PLANNED, 0), "does not speak version"),
+        (_HEADER.pack(b"HTTP", VERSION, 2, 0, PLANNED, 0), "does not speak version"),
         (_HEADER.pack(_MAGIC, VERSION, 99, 0, PLANNED, 0), "does not speak version"),
         (_HEADER.pack(_MAGIC, VERSION, *MARK, 5, 0), "announced 5 bytes where the plan says 0"),
         (_HEADER.pack(_MAGIC, VERSION, *MARK, 0, 0) + b"more", "sent data behind a mark"),
