@@ -65,8 +65,8 @@ _MISSING_OPERATOR = "operator torchvision::nms does not exist"
 _schemas: list[torch.library.Library] = []
 
 
-def _torchvision_models() -> ModuleType:
-    """Import ``torchvision.models``, the only place that does.
+def _import(name: str) -> ModuleType:
+    """Import a module that is torchvision's, or imports it.
 
     torchvision's wheel for CUDA cannot load its compiled operators into a CPU build of torch, and
     then dies while it describes two of them, ``nms`` and ``qnms``, to the compiler. No classifier
@@ -74,7 +74,7 @@ def _torchvision_models() -> ModuleType:
     this one beside a torch with an accelerator, is a broken installation and surfaces.
     """
     try:
-        return importlib.import_module("torchvision.models")
+        return importlib.import_module(name)
     except RuntimeError as error:
         accelerated = torch.version.cuda is not None or torch.version.hip is not None
         if str(error) != _MISSING_OPERATOR or accelerated:
@@ -84,9 +84,14 @@ def _torchvision_models() -> ModuleType:
         schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         library.define(schema)  # type: ignore[no-untyped-call]
     _schemas.append(library)  # the schemas live as long as the library object
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    return importlib.import_module("torchvision.models")
+    for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == "torchvision"]:
+        del sys.modules[loaded]
+    return importlib.import_module(name)
+
+
+def _torchvision_models() -> ModuleType:
+    """Import ``torchvision.models``, which nothing needs that has models of its own."""
+    return _import("torchvision.models")
 
 
 def classifiers() -> tuple[str, ...]:
@@ -209,7 +214,7 @@ def _user_factory(name: str) -> Callable[[], object]:
     """Import ``package.module:factory``."""
     module_name, _, attribute = name.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = _import(module_name)
     except Exception as error:
         raise ModelError(
             f"model {name!r}: importing {module_name!r} failed with "

@@ -339,6 +339,15 @@ def test_torchvision_for_cuda_beside_torch_for_cpu_is_imported(tmp_path: Path) -
     assert (result.stdout.split(), result.stderr) == (["declared"], "")
 
 
+@pytest.mark.skipif(torch.version.cuda is not None, reason="needs a CPU build of torch")
+def test_a_factory_may_import_torchvision_too(tmp_path: Path) -> None:
+    _fake_torchvision(tmp_path, MISSING_OPERATOR)
+    (tmp_path / "lab.py").write_text("import torchvision\nfrom torch.nn import Identity as net\n")
+    code = "from paretopipe_worker import models; print(models.build('lab:net', seed=1))"
+    result = _python(code, tmp_path)
+    assert (result.stdout.strip(), result.stderr) == ("Identity()", "")
+
+
 def test_another_import_error_of_torchvision_surfaces(tmp_path: Path) -> None:
     other = "operator torchvision::roi_align does not exist"
     result = _python(LIST, _fake_torchvision(tmp_path, other))
