@@ -73,7 +73,8 @@ def benchmark(module: str) -> None:
         assert set(check) == {"name", "value", "limit", "better", "met"}
 
 
-@pytest.mark.parametrize("name", ["pipeline", pytest.param("relay", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["pipeline", "relay"])
 def test_the_other_benchmarks_run(name: str) -> None:
     benchmark(f"tests.benchmarks.{name}")
 

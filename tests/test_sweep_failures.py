@@ -176,6 +176,7 @@ def stage_of(copy: Checkout, host: str) -> int:
     return pid
 
 
+@pytest.mark.long  # test_sweep_kills.py has killed stages, too, and test_session.py a port in use
 def test_a_killed_stage_and_a_port_in_use_fail_their_sessions_and_no_other(
     failing: Failing,
 ) -> None:
@@ -213,6 +214,7 @@ def header(failing: Failing, attempt: str) -> Header:
     return first
 
 
+@pytest.mark.long
 def test_links_are_put_back_after_a_sweep_that_failed(failing: Failing) -> None:
     assert not shaped(failing.links_before)
     assert failing.links_after == failing.links_before
@@ -227,7 +229,7 @@ def finished(failing: Failing) -> Done:
     return copy.sweep("experiments/trouble.yml", "trouble")
 
 
-@pytest.mark.long  # test_sweep_kills.py goes on with runs, too
+@pytest.mark.long  # as above
 def test_the_same_run_again_measures_what_is_missing_and_nothing_else(
     failing: Failing, finished: Done
 ) -> None:

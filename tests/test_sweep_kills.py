@@ -56,6 +56,7 @@ class Tormented:
     moments: random.Random
     killed: Counter[str] = field(default_factory=Counter)
     reported: Counter[tuple[str, str]] = field(default_factory=Counter)
+    output: str = ""
 
     def sweep(self, victims: list[str]) -> int:
         """Sweep, killing one of the `victims` in each session, in this order, while there are any.
@@ -75,6 +76,7 @@ class Tormented:
                 os.kill(self.stage(VICTIMS[victim]), signal.SIGKILL)
             self.killed[victim] += 1
         code = running.wait().code
+        self.output += running.output
         for session, text in by_session(running.output).items():
             self.reported.update((session, split) for split in FINISHED.findall(text))
         return code
@@ -179,6 +181,9 @@ def tormented(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tormen
 @pytest.mark.parametrize("tormented", [(1, 3)], indirect=True)
 def test_no_point_is_lost_or_doubled_when_anything_is_killed(tormented: Tormented) -> None:
     assert tormented.sweep(["source", "sink", "controller"]) == -signal.SIGKILL
+    # A person sees why a session failed while the others go on.
+    for victim in VICTIMS.values():
+        assert f"{victim}: stage killed by SIGKILL" in tormented.output
     assert tormented.sweep([]) == 0
     hold(tormented, kills=3)
 

@@ -2,7 +2,9 @@
 
 Over the loopback address, each way between two processes of its own, as a sweep runs a backend;
 all in one run, alternating, so that the machine's drift falls on all alike. The bare echo
-(``sendall`` and ``recv_into`` on one connection, with the same socket options) is the floor.
+(``sendall`` and ``recv_into`` on one connection, with the same socket options) is the floor. The
+bare ring does the same over two connections, each used in one direction, as every stage's links
+are: no acknowledgement can then travel with an answer, which small messages feel.
 Pickle-and-send is the naive way: a length and then the pickle, in two writes. With Nagle's
 algorithm the second write of a small message waits for the acknowledgement of the first, which the
 other side delays by 40 ms. ZeroMQ is measured where pyzmq is installed.
@@ -78,9 +80,19 @@ class Bare(Way):
         self.link.sendall(self.buffer)
 
     def receive(self) -> None:  # noqa: D102
-        got = 0
-        while got < len(self.buffer):
-            got += self.link.recv_into(self.buffer[got:])
+        receive(self.link, self.buffer)
+
+
+class BareRing(Bare):
+    """The bytes, there over one connection and back over another."""
+
+    def __init__(self, outbound: socket.socket, inbound: socket.socket) -> None:
+        super().__init__(outbound)
+        tune(inbound)
+        self.inbound = inbound
+
+    def receive(self) -> None:  # noqa: D102
+        receive(self.inbound, self.buffer)
 
 
 class Pickle(Way):
@@ -161,12 +173,26 @@ def make(way: str, rank: int, ports: Sequence[int]) -> Way:
         return Backend(connect(way, end, deadline_s=60))
     if way == "zeromq":
         return ZeroMQ(rank, ports[0])
-    if rank == 0:
-        with socket.create_server(("127.0.0.1", ports[0])) as listener:
-            link, _ = listener.accept()
-    else:
-        link = reach(ports[0])
-    return Bare(link) if way == "bare" else Pickle(link)
+    first = link_of(rank, ports[0])
+    if way == "bare_ring":
+        second = link_of(rank, ports[1])
+        return BareRing(first, second) if rank == 0 else BareRing(second, first)
+    return Bare(first) if way == "bare" else Pickle(first)
+
+
+def link_of(rank: int, port: int) -> socket.socket:
+    """This process's end of a connection to the other one."""
+    if rank:
+        return reach(port)
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        return listener.accept()[0]
+
+
+def receive(link: socket.socket, buffer: memoryview) -> None:
+    """Fill the buffer."""
+    got = 0
+    while got < len(buffer):
+        got += link.recv_into(buffer[got:])
 
 
 def reach(port: int) -> socket.socket:
@@ -264,7 +290,7 @@ def pairs() -> Iterator[dict[str, Pair]]:
     zeromq = ["zeromq"] if importlib.util.find_spec("zmq") else []
     with contextlib.ExitStack() as stack:
         made = {}
-        for way in ("bare", *BUILT, "pickle", *zeromq):
+        for way in ("bare", "bare_ring", *BUILT, "pickle", *zeromq):
             made[way] = Pair(way)
             stack.callback(made[way].close)
         yield made
@@ -304,7 +330,7 @@ def _row(name: str, size: int, rounds: int, ways: dict[str, Pair]) -> dict[str, 
         return statistics.median(map(value, taken))
 
     over = [(way, "bare") for way in ways if way != "bare"]
-    over += [("tcp", other) for other in BUILT if other != "tcp"]
+    over += [("tcp", other) for other in ("bare_ring", *BUILT) if other != "tcp"]
     return {
         "size": name,
         "bytes": size,
