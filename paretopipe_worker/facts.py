@@ -15,7 +15,7 @@ from paretopipe_worker import __version__
 from paretopipe_worker.machine import cpu_field, machine, network
 from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 
-_PACKAGES = ("numpy", "nvidia-ml-py", "pydantic", "PyYAML", "safetensors", "torchvision")
+_PACKAGES = ("numpy", "nvidia-ml-py", "orjson", "pydantic", "PyYAML", "safetensors", "torchvision")
 
 _STEERING = ("GLIBC_TUNABLES", "LD_PRELOAD", "OMP_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
 """Other variables of the environment that change how it computes and allocates."""

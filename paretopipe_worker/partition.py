@@ -243,10 +243,11 @@ def _run_unchanged(stage: Stage, tensors: tuple[torch.Tensor, ...]) -> tuple[tor
 
 def largest_error(outputs: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...]) -> float:
     """Largest difference relative to the largest reference value; 0 only for equal bits."""
+    # What nearly always holds comes first, in as few calls as can be: every item is held so.
+    if len(outputs) == len(reference) and all(map(torch.equal, outputs, reference)):
+        return 0.0
     if [t.shape for t in outputs] != [t.shape for t in reference]:
         return float("inf")
-    if all(torch.equal(a, b) for a, b in zip(outputs, reference, strict=True)):
-        return 0.0
     difference = max(
         (a.double() - b.double()).abs().max().item()
         for a, b in zip(outputs, reference, strict=True)

@@ -32,12 +32,18 @@ pytestmark = [
 RUN = "killed"
 EXPERIMENT = """\
 models: [paretopipe_worker.tiny:network]
-links: [none]
+links: [{link}]
+backends: {backends}
 splits: {{granularity: block, cuts: ["0", "3"]}}
 replicates: {replicates}
 phases: {{min_items: 20, min_s: 0.75, max_s: 10}}
 seed: 3
 """
+SHAPED_TCP_AND_RPC = {
+    "link": "{name: rate20, rate_mbit: 20}",
+    "backends": "[tcp, rpc]",
+    "replicates": 3,
+}
 POINTS = 4
 POINT_S = 1.5
 """Seconds a point takes at least: both its phases."""
@@ -169,16 +175,17 @@ def hold(tormented: Tormented, kills: int) -> None:
 
 @pytest.fixture
 def tormented(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tormented]:
-    seed, replicates = request.param
+    seed, asked = request.param
     print(f"moments and victims are drawn with seed {seed}")
     with throwaway(tmp_path / "checkout") as copy:
-        text = EXPERIMENT.format(replicates=replicates)
-        experiment = copy.write("experiments/killed.yml", text)
+        experiment = copy.write("experiments/killed.yml", EXPERIMENT.format(**asked))
         yield Tormented(copy, experiment, random.Random(seed))
 
 
 @pytest.mark.must_run
-@pytest.mark.parametrize("tormented", [(1, 3)], indirect=True)
+@pytest.mark.parametrize(
+    "tormented", [(1, {"link": "none", "backends": "[tcp]", "replicates": 3})], indirect=True
+)
 def test_no_point_is_lost_or_doubled_when_anything_is_killed(tormented: Tormented) -> None:
     assert tormented.sweep(["source", "sink", "controller"]) == -signal.SIGKILL
     # A person sees why a session failed while the others go on.
@@ -189,8 +196,8 @@ def test_no_point_is_lost_or_doubled_when_anything_is_killed(tormented: Tormente
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("tormented", [(2, 5)], indirect=True)
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("tormented", [(2, SHAPED_TCP_AND_RPC)], indirect=True)
 def test_no_point_is_lost_or_doubled_when_anything_is_killed_thirty_times(
     tormented: Tormented,
 ) -> None:

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.transport import MARK, ProtocolError, Tag
+from paretopipe_worker.transport import MARK, Endpoint, ProtocolError, Tag
+from paretopipe_worker.transport.sockets import tcp_sockets
 from paretopipe_worker.transport.tcp import _HEADER, _MAGIC, VERSION, TcpTransport
+from tests.rings import free_ports, joined
 
 PLANNED = 3_000_000
 
@@ -93,3 +95,40 @@ def test_a_message_may_come_in_any_pieces(rank: tuple[TcpTransport, socket.socke
     message = transport.recv()
     assert (message.tag, message.departed_ns) == (Tag(2, 7), 11)
     assert torch.equal(message.tensors[0], payload)
+
+
+@pytest.mark.parametrize(("ranks", "connections"), [(2, 1), (3, 3)])
+def test_two_ranks_share_a_connection_and_more_have_one_for_each_hop(
+    ranks: int, connections: int
+) -> None:
+    ring = tuple(("127.0.0.1", port) for port in free_ports(ranks))
+    ends = [
+        Endpoint(rank, ring[rank], ring[(rank + 1) % ranks], "test", ring=ring)
+        for rank in range(ranks)
+    ]
+    before = opened()
+    with joined("tcp", ends) as transports:
+        assert len(opened() - before) == 2 * connections
+        specs = [TensorSpec((5,), "uint8")]
+        for transport in transports:
+            transport.configure(specs, specs, window=1, deadline_s=10)
+            transport.begin(overlap=False)
+        shaken = [transport.counters().sent_bytes for transport in transports]
+        sent = torch.arange(5, dtype=torch.uint8)
+        for rank, transport in enumerate(transports):
+            tensors = (sent,) if rank == 0 else transport.recv().tensors
+            transport.send(Tag(2, 0), tensors)
+        assert torch.equal(transports[0].recv().tensors[0], sent)
+        # What each rank has sent is counted for it alone.
+        now = [transport.counters().sent_bytes for transport in transports]
+        assert [a - b for a, b in zip(now, shaken, strict=True)] == [_HEADER.size + 5] * ranks
+    assert opened() == before
+
+
+def opened() -> set[int]:
+    """TCP sockets of this process, both ends of a connection within it, by inode."""
+    found = set()
+    for inode, link in tcp_sockets():
+        found.add(inode)
+        link.close()
+    return found

@@ -81,7 +81,7 @@ class Opened:
 
     def __enter__(self) -> Opened:
         """Note what is open already."""
-        for inode, link in _tcp_sockets():
+        for inode, link in tcp_sockets():
             self._before.add(inode)
             link.close()
         return self
@@ -91,7 +91,7 @@ class Opened:
         if kind is not None:
             return
         try:
-            for inode, link in _tcp_sockets():
+            for inode, link in tcp_sockets():
                 state = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
                 connected = state == _ESTABLISHED
                 if (
@@ -158,7 +158,7 @@ class Opened:
             self._links.pop().close()
 
 
-def _tcp_sockets() -> Iterator[tuple[int, socket.socket]]:
+def tcp_sockets() -> Iterator[tuple[int, socket.socket]]:
     """Duplicates of this process's TCP sockets, each with its inode."""
     for descriptor in tuple(Path("/proc/self/fd").iterdir()):
         # The descriptor of the listing itself is gone by now, others may go meanwhile.

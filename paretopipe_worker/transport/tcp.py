@@ -1,6 +1,7 @@
 """The light backend: a fixed header and the raw tensor bytes over plain TCP, no pickle.
 
-One connection per hop, used in one direction. Without overlap the calling thread does all of the
+One connection per hop, used in one direction; of two ranks a single one, used in both, so that
+acknowledgements travel with answers. Without overlap the calling thread does all of the
 work. With overlap a thread receives ahead into ``window + 1`` buffers, which is also how a message
 that comes while the stage computes has the time at which it came. Large messages, with what the
 kernel does not take of a small one at once, are left to a second thread: a hand-over costs more
@@ -54,7 +55,7 @@ one would hold up the next batch for longer than waking a thread does."""
 
 
 def connect(endpoint: Endpoint, *, deadline_s: float) -> TcpTransport:
-    """Join the ring with one connection per direction.
+    """Join the ring.
 
     Raises
     ------
@@ -63,7 +64,12 @@ def connect(endpoint: Endpoint, *, deadline_s: float) -> TcpTransport:
     DeadlineExceeded
         When a neighbour did not come in time; the text names it.
     """
-    return TcpTransport(*join(endpoint, deadline_s))
+    inbound, outbound = join(endpoint, deadline_s)
+    if len(endpoint.ring) == 2:
+        first, second = (outbound, inbound) if endpoint.rank == 0 else (inbound, outbound)
+        second.close()
+        return TcpTransport(first, first)
+    return TcpTransport(inbound, outbound)
 
 
 class TcpTransport:

@@ -3,8 +3,8 @@
 Over the loopback address, each way between two processes of its own, as a sweep runs a backend;
 all in one run, alternating, so that the machine's drift falls on all alike. The bare echo
 (``sendall`` and ``recv_into`` on one connection, with the same socket options) is the floor. The
-bare ring does the same over two connections, each used in one direction, as every stage's links
-are: no acknowledgement can then travel with an answer, which small messages feel.
+bare ring does the same over two connections, each used in one direction, as the links of longer
+pipelines are: no acknowledgement can then travel with an answer, which small messages feel.
 Pickle-and-send is the naive way: a length and then the pickle, in two writes. With Nagle's
 algorithm the second write of a small message waits for the acknowledgement of the first, which the
 other side delays by 40 ms. ZeroMQ is measured where pyzmq is installed.
@@ -181,7 +181,7 @@ def make(way: str, rank: int, ports: Sequence[int]) -> Way:
 
 
 def link_of(rank: int, port: int) -> socket.socket:
-    """This process's end of a connection to the other one."""
+    """One end of a connection between the two processes, that of rank `rank`."""
     if rank:
         return reach(port)
     with socket.create_server(("127.0.0.1", port)) as listener:
