@@ -227,6 +227,8 @@ def side(way: str, rank: int, ports: Sequence[int]) -> None:
         if isinstance(end, Backend):
             end.finish(answering=rank == 1)
         print(seconds, flush=True)
+    if isinstance(end, Backend):
+        end.transport.close()
 
 
 class Pair:
