@@ -121,8 +121,9 @@ BACKENDS = (
     Column(
         "quantity",
         "",
-        "What is compared, a column of points.csv: latency, throughput, or the part of the latency "
-        "that went into one kind.",
+        "What is compared. A column of points.csv: latency, throughput, or the part of the latency "
+        "that went into one kind; or `crossing_ms`, all of these kinds but compute: what the "
+        "backend costs, free of how fast the stages of two sessions happened to be.",
     ),
     Column("pairs", "", "Replicates in which both backends were measured; all figures are theirs."),
     Column("value", "as the quantity", "Mean of the backend compared.", "a replicate lacks it"),

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from analysis.style import STYLE, freeze, save
 from paretopipe_worker.plan import slug
 
-_LATENCY = "latency_median_ms"
+LATENCY, CROSSING = "latency_median_ms", "crossing_ms"
 _MARKS = (("#0173b2", "o", "-"), ("#de8f05", "s", "--"), ("#029e73", "D", ":"))
 """Colour, marker and line of each backend."""
 _WIDTH_IN, _PANEL_IN, _LEGEND_IN = 8.6, 2.3, 1.4
@@ -37,9 +37,10 @@ def draw(backends: pd.DataFrame, directory: Path) -> list[Path]:
 
 
 def overhead(backends: pd.DataFrame) -> Figure:
-    """Draw one model's latency difference, in ms and as a ratio, against the payload forward.
+    """Draw one model's differences against the payload forward, a row per link.
 
-    A row per link.
+    Those of the latency, and of what of it is not computing: two sessions' stages are seldom
+    equally fast, whatever the backend.
 
     Parameters
     ----------
@@ -54,20 +55,21 @@ def overhead(backends: pd.DataFrame) -> Figure:
         size = (_WIDTH_IN, _PANEL_IN * len(links) + _LEGEND_IN)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(links), 2, squeeze=False, sharex=True)
-        quantities = (("difference", 0, "minus {}'s (ms)"), ("ratio", 1, "over {}'s"))
+        quantities = ((LATENCY, "response latency"), (CROSSING, "computing apart"))
         for link, panels in zip(links, grid, strict=True):
-            for axes, (column, level, said) in zip(panels, quantities, strict=True):
-                axes.axhline(level, color="0.4", lw=0.8, zorder=1)
+            for axes, (quantity, said) in zip(panels, quantities, strict=True):
+                axes.axhline(0, color="0.4", lw=0.8, zorder=1)
+                of_link = _crossing(backends, quantity).query("link == @link")
                 for number, (backend, mark) in enumerate(marks.items()):
-                    shown = rows[(rows["link"] == link) & (rows["backend"] == backend)]
-                    _series(axes, shown, column, mark, number - (len(marks) - 1) / 2)
-                axes.set_ylabel(f"Latency {said.format(reference)}")
-                axes.set_title(f"link {link}")
+                    shown = of_link[of_link["backend"] == backend]
+                    _series(axes, shown, mark, number - (len(marks) - 1) / 2)
+                axes.set_ylabel(f"Minus {reference}'s (ms)")
+                axes.set_title(f"link {link}: {said}")
                 _scale(axes)
         for axes in grid[-1]:
             axes.set_xlabel("Payload forward")
         figure.suptitle(
-            f"{rows['model'].iloc[0]}: response latency of other backends against {reference}'s",
+            f"{rows['model'].iloc[0]}: what other backends take more than {reference}",
             x=0.01,
             ha="left",
             fontsize=10.5,
@@ -85,30 +87,27 @@ def overhead(backends: pd.DataFrame) -> Figure:
     return figure
 
 
-def _crossing(backends: pd.DataFrame) -> pd.DataFrame:
-    """Latencies of splits at which something crosses."""
-    rows = backends[backends["quantity"] == _LATENCY]
+def _crossing(backends: pd.DataFrame, quantity: str = LATENCY) -> pd.DataFrame:
+    """Differences of one quantity at splits at which something crosses."""
+    rows = backends[backends["quantity"] == quantity]
     return rows[(rows["payload_bytes"] > 0) & rows["difference"].notna()]
 
 
-def _series(
-    axes: Axes, rows: pd.DataFrame, column: str, mark: tuple[str, str, str], place: float
-) -> None:
+def _series(axes: Axes, rows: pd.DataFrame, mark: tuple[str, str, str], place: float) -> None:
     """One backend over one link: each cut as a mark, the median of cuts of one size as a line."""
     colour, marker, line = mark
-    middle = rows.groupby("payload_bytes")[column].median()
+    middle = rows.groupby("payload_bytes")["difference"].median()
     axes.plot(middle.index, middle, lw=0.9, alpha=0.6, color=colour, ls=line, zorder=2)
     groups = rows.groupby("payload_bytes")["payload_bytes"]
     among = groups.cumcount() - (groups.transform("size") - 1) / 2
     x = rows["payload_bytes"] * (1 + _APART) ** (among + place / 3)
-    if column == "difference":
-        ends = rows["difference_low"], rows["difference_high"]
-        axes.vlines(x, *ends, color=colour, lw=0.8, alpha=0.7, zorder=2)
+    ends = rows["difference_low"], rows["difference_high"]
+    axes.vlines(x, *ends, color=colour, lw=0.8, alpha=0.7, zorder=2)
     certified = rows["link_certified"].ne(False).fillna(True).astype("bool")
     for where, face in ((certified, colour), (~certified, "white")):
         axes.plot(
             x[where],
-            rows.loc[where, column],
+            rows.loc[where, "difference"],
             ls="",
             marker=marker,
             ms=4,
