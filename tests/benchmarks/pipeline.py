@@ -182,7 +182,9 @@ def _places(link: str, folder: Path) -> Iterator[tuple[dict[str, Any], Inside, I
     """Addresses of the two hosts, and how to be on each, with the link between them shaped."""
     rate = LINKS[link]
     if rate is None:
-        yield {}, contextlib.nullcontext, contextlib.nullcontext
+        # One address for both: rpc takes the first one of an interface.
+        loopback = {name: {"data_address": "127.0.0.1"} for name in ("edge", "server")}
+        yield loopback, contextlib.nullcontext, contextlib.nullcontext
         return
     with shaped_link(folder) as made:
         made.lease_s = SESSION_S
@@ -217,7 +219,8 @@ def session(piece: Piece) -> list[dict[str, Any]]:
         path = made.results / "records" / source / records.file_name(planned.id, 1)
         own = made.plan.host(source).data_address
         with source_side():
-            bare = stack.enter_context(wire((own, WIRE_PORT if hosts else 0), other_side))
+            port = WIRE_PORT if LINKS[piece.link] else 0
+            bare = stack.enter_context(wire((own, port), other_side))
         with other_side():
             child = made.start(planned, other)
         writer = stack.enter_context(records.Writer(path))
