@@ -33,6 +33,9 @@ TOTALS = {
 }
 """Columns of ``points.csv``, each the sum of a part over all ranks."""
 
+CROSSING = [name for name, part in TOTALS.items() if part != "compute"]
+"""Those of them that are not the stages' own."""
+
 _PHASES = {"latency": "ms", "throughput": "loaded_ms"}
 _LEG = [*_TRY, "phase", "leg"]
 _ITEM = [*_LEG, "seq"]

@@ -14,18 +14,18 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.attribution import TOTALS
+from analysis.attribution import CROSSING, TOTALS
+from analysis.columns import OBJECTIVES
 from analysis.cost_columns import BACKENDS
 from analysis.load import Run, RunError, load
-from analysis.overhead import CROSSING, LATENCY, draw
+from analysis.overhead import APART, draw
 from analysis.points import half_width, planned
 from analysis.replicates import replicates
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
 
-THROUGHPUT = "throughput_images_s"
-QUANTITIES = (LATENCY, THROUGHPUT, CROSSING, *TOTALS)
-_COMPUTE = "compute_ms"
+LATENCY, THROUGHPUT = OBJECTIVES
+QUANTITIES = (LATENCY, THROUGHPUT, APART, *TOTALS)
 
 _CUT = ["model", "split", "placement", "link", "batch", "window", "dtype"]
 _PLANNED = [*_CUT, "position", "payload_bytes", "return_bytes"]
@@ -94,9 +94,8 @@ def compare(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
         )
     reference = "tcp" if "tcp" in backends else backends[0]
     known = planned(run.plan)[["point", "backend", *_PLANNED]]
-    apart = measured[[name for name in TOTALS if name != _COMPUTE]].sum(axis=1, skipna=False)
-    rows = measured.assign(**{CROSSING: apart})
-    rows = rows[rows["status"] == "ok"].merge(known, on="point")
+    rows = measured[measured["status"] == "ok"].merge(known, on="point")
+    rows[APART] = rows[CROSSING].sum(axis=1, skipna=False)
     keys = [*_PLANNED, "replicate"]
     figures = [*QUANTITIES, "link_certified"]
     base = rows.loc[rows["backend"] == reference, [*keys, *figures]]
@@ -197,7 +196,7 @@ def _said(rows: pd.DataFrame) -> str:
     """In words: how large the difference of the latency is, and which kind it comes from."""
     latency = rows[rows["quantity"] == LATENCY]
     median, apart = (
-        rows.loc[rows["quantity"] == name, "difference"].median() for name in (LATENCY, CROSSING)
+        rows.loc[rows["quantity"] == name, "difference"].median() for name in (LATENCY, APART)
     )
     counts = latency["comes_from"].value_counts()
     where = (

@@ -15,10 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from analysis.columns import OBJECTIVES
 from analysis.style import STYLE, freeze, save
 from paretopipe_worker.plan import slug
 
-LATENCY, CROSSING = "latency_median_ms", "crossing_ms"
+APART = "crossing_ms"
+_PANELS = {next(iter(OBJECTIVES)): "response latency", APART: "computing apart"}
+"""Quantities that are drawn, each in a column of its own, the latency first."""
 _MARKS = (("#0173b2", "o", "-"), ("#de8f05", "s", "--"), ("#029e73", "D", ":"))
 """Colour, marker and line of each backend."""
 _WIDTH_IN, _PANEL_IN, _LEGEND_IN = 8.6, 2.3, 1.4
@@ -55,14 +58,13 @@ def overhead(backends: pd.DataFrame) -> Figure:
         size = (_WIDTH_IN, _PANEL_IN * len(links) + _LEGEND_IN)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(links), 2, squeeze=False, sharex=True)
-        quantities = ((LATENCY, "response latency"), (CROSSING, "computing apart"))
         for link, panels in zip(links, grid, strict=True):
-            for axes, (quantity, said) in zip(panels, quantities, strict=True):
+            for axes, (quantity, said) in zip(panels, _PANELS.items(), strict=True):
                 axes.axhline(0, color="0.4", lw=0.8, zorder=1)
-                of_link = _crossing(backends, quantity).query("link == @link")
+                shown = rows[(rows["link"] == link) & (rows["quantity"] == quantity)]
                 for number, (backend, mark) in enumerate(marks.items()):
-                    shown = of_link[of_link["backend"] == backend]
-                    _series(axes, shown, mark, number - (len(marks) - 1) / 2)
+                    own = shown[shown["backend"] == backend]
+                    _series(axes, own, mark, number - (len(marks) - 1) / 2)
                 axes.set_ylabel(f"Minus {reference}'s (ms)")
                 axes.set_title(f"link {link}: {said}")
                 _scale(axes)
@@ -87,9 +89,9 @@ def overhead(backends: pd.DataFrame) -> Figure:
     return figure
 
 
-def _crossing(backends: pd.DataFrame, quantity: str = LATENCY) -> pd.DataFrame:
-    """Differences of one quantity at splits at which something crosses."""
-    rows = backends[backends["quantity"] == quantity]
+def _crossing(backends: pd.DataFrame) -> pd.DataFrame:
+    """Differences of what is drawn, at splits at which something crosses."""
+    rows = backends[backends["quantity"].isin(_PANELS)]
     return rows[(rows["payload_bytes"] > 0) & rows["difference"].notna()]
 
 

@@ -158,6 +158,7 @@ def bare(hosts: Any, sizes: set[int]) -> dict[int, list[float]]:
 
 
 @pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces())
+@pytest.mark.must_run
 @pytest.mark.long
 def test_the_wire_is_what_a_bare_socket_takes_on_the_same_link(
     shaped: tuple[Run, dict[int, float]],
@@ -174,6 +175,7 @@ def test_the_wire_is_what_a_bare_socket_takes_on_the_same_link(
 
 
 @pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces())
+@pytest.mark.must_run
 @pytest.mark.long
 def test_the_wire_is_attributed_to_the_hop_that_carries_the_bytes(
     shaped: tuple[Run, dict[int, float]],

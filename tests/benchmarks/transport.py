@@ -33,6 +33,7 @@ from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.transport import MARK, PHASES, Endpoint, Tag, Transport, connect
 from paretopipe_worker.transport.ring import tune
 from tests.benchmarks.report import Check, Rows, main
+from tests.benchmarks.wire import receive
 from tests.rings import free_ports
 
 SIZES = {
@@ -186,13 +187,6 @@ def link_of(rank: int, port: int) -> socket.socket:
         return reach(port)
     with socket.create_server(("127.0.0.1", port)) as listener:
         return listener.accept()[0]
-
-
-def receive(link: socket.socket, buffer: memoryview) -> None:
-    """Fill the buffer."""
-    got = 0
-    while got < len(buffer):
-        got += link.recv_into(buffer[got:])
 
 
 def reach(port: int) -> socket.socket:

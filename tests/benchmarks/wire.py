@@ -32,7 +32,7 @@ class Wire:
         start = time.perf_counter()
         for _ in range(count):
             self._link.sendall(message)
-        _receive(self._link, bytearray(1))
+        receive(self._link, bytearray(1))
         return (time.perf_counter() - start) / count
 
     def _times(self, there: int, back: int, count: int) -> list[float]:
@@ -43,14 +43,14 @@ class Wire:
         for _ in range(count + 1):
             start = time.perf_counter()
             self._link.sendall(message)
-            _receive(self._link, answer)
+            receive(self._link, answer)
             times.append(time.perf_counter() - start)
         return times[1:]
 
     def _tell(self, there: int, back: int, count: int) -> None:
         """Say what comes, in a line of fixed length, and wait until the other end is ready."""
         self._link.sendall(json.dumps([there, back, count]).ljust(80).encode())
-        _receive(self._link, bytearray(1))
+        receive(self._link, bytearray(1))
 
 
 @contextlib.contextmanager
@@ -82,7 +82,7 @@ def wire(
         child.wait(timeout=30)
 
 
-def _receive(link: socket.socket, buffer: bytearray) -> bool:
+def receive(link: socket.socket, buffer: bytearray | memoryview) -> bool:
     """Fill the buffer; False when the other end is gone."""
     view, got = memoryview(buffer), 0
     while got < len(view):
@@ -99,12 +99,12 @@ def _answer(address: str, port: int) -> None:
         link.settimeout(None)
         tune(link)
         line = bytearray(80)
-        while _receive(link, line):
+        while receive(link, line):
             there, back, count = json.loads(line)
             buffer, answer = bytearray(there), bytes(back)
             link.sendall(b"!")
             for _ in range(count):
-                _receive(link, buffer)
+                receive(link, buffer)
                 link.sendall(answer)
 
 
