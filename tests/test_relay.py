@@ -77,6 +77,78 @@ def test_a_rate_spaces_packets_by_their_time_on_the_wire_after_the_delay(
     assert {later - when for when, later in itertools.pairwise(due)} == {wire_ns}
 
 
+def departures(egress: Egress) -> list[tuple[int, int]]:
+    """Wake up when it says, and send all that is due: when each packet was due, and went."""
+    gone = []
+    while (now := egress.next_ns()) is not None:
+        while egress.queue and egress.queue[0][0] <= now:
+            gone.append((egress.queue.popleft()[0], now))
+    return gone
+
+
+def test_a_train_goes_in_groups_whose_last_packet_is_on_time(counting: CountersFile) -> None:
+    egress = Egress(Condition(delay_ms=10, rate_mbit=100), FRAME - 14, counting)
+    for _ in range(100):
+        egress.admit(bytes(FRAME), 0)
+    gone = departures(egress)
+    assert len(gone) == 100
+    assert min(went - due for due, went in gone) >= 0
+    assert MS / 2 < max(went - due for due, went in gone) <= MS
+    assert gone[-1][0] == gone[-1][1]
+    took_ms = (gone[-1][0] - gone[0][0]) / MS
+    assert len({went for _, went in gone}) == pytest.approx(took_ms, rel=0.2)
+
+
+@pytest.mark.parametrize("rate_mbit", [None, 20, 100])
+def test_packets_with_a_gap_between_them_go_when_they_are_due(
+    counting: CountersFile, rate_mbit: float | None
+) -> None:
+    egress = Egress(Condition(delay_ms=10, rate_mbit=rate_mbit), FRAME - 14, counting)
+    apart_ns = 700_000  # a full frame takes 606 us at 20 Mbit/s
+    for number in range(50):
+        egress.admit(bytes(FRAME), number * apart_ns)
+    gone = departures(egress)
+    assert len(gone) == 50
+    assert all(due == went for due, went in gone)
+
+
+def test_a_reordered_packet_waits_for_no_train(counting: CountersFile) -> None:
+    condition = Condition(delay_ms=1, rate_mbit=20, reorder_percent=20)
+    egress = Egress(condition, FRAME - 14, counting, seed=1)
+    ahead = []
+    for number in range(100):
+        egress.admit(bytes(FRAME), number)
+        if egress.queue[0][0] == number:
+            assert egress.next_ns() == number
+            ahead.append(egress.queue.popleft())
+    assert 10 < len(ahead) < 30
+    gone = departures(egress)
+    assert len(gone) == 100 - len(ahead)
+    assert max(went - due for due, went in gone) <= MS
+
+
+@pytest.mark.parametrize("jitter_ms", [0, 2])
+def test_what_can_wait_to_be_read_goes_when_it_would_have_gone(
+    counting: CountersFile, jitter_ms: float
+) -> None:
+    condition = Condition(delay_ms=5, jitter_ms=jitter_ms, rate_mbit=100)
+
+    def due_ns(read_ns: int) -> tuple[int, bool]:
+        egress = Egress(condition, FRAME - 14, counting, seed=1)
+        for _ in range(200):  # 24 ms on the wire
+            egress.admit(bytes(FRAME), 0)
+        waits = egress.can_wait(read_ns)
+        egress.admit(bytes(FRAME), read_ns)
+        return egress.queue[-1][0], waits
+
+    at_once, _ = due_ns(0)
+    read = [due_ns(number * MS) for number in range(40)]
+    count = sum(waits for _, waits in read)
+    assert [due for due, waits in read if waits] == [at_once] * count
+    assert count == pytest.approx(24 - 4 * jitter_ms, abs=2 + 2 * jitter_ms)
+    assert read[-1][0] > at_once
+
+
 @pytest.mark.parametrize(
     ("distribution", "per_jitter"),
     # Of the long tails, netem's tables hold four times the jitter at most.

@@ -14,7 +14,7 @@ UNLIMITED_KBIT = 10_000_000
 """Rate of a netem that is to have none."""
 
 _QUEUE_PACKETS = 1000
-_JITTER_REACH = 4
+JITTER_REACH = 4
 """Standard deviations that netem's tables of distributions reach from the mean."""
 _UINT32_MAX = (1 << 32) - 1
 _SHARES = ("loss-random", "loss-gemodel", "loss-state", "duplicate", "reorder", "corrupt")
@@ -105,7 +105,7 @@ def _microseconds(milliseconds: float) -> int:
 
 def _limit(condition: Condition, frame: int) -> int:
     """Packets netem must hold: what is under way, as whole frames, and a queue like any other."""
-    longest_ms = condition.delay_ms + _JITTER_REACH * condition.jitter_ms
+    longest_ms = condition.delay_ms + JITTER_REACH * condition.jitter_ms
     return math.ceil(rate_kbit(condition) * longest_ms / 8 / frame) + _QUEUE_PACKETS
 
 
