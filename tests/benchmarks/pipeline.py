@@ -8,7 +8,7 @@ source's process, the wire as a bare socket exchange of the same payloads over t
 last part puts waits that hold no core in place of compute: what is then left over ``max(stage,
 wire)`` is the pipeline's own cost per item.
 
-The whole grid takes hours: ``--model``, ``--batch``, ``--link``, ``--backend`` and ``--cuts``
+The whole grid takes three hours: ``--model``, ``--batch``, ``--link``, ``--backend`` and ``--cuts``
 choose a piece of it. Every session runs in processes of its own.
 """
 
@@ -41,6 +41,7 @@ from paretopipe_worker.plan import Point, Session
 from paretopipe_worker.records import Item, Record
 from paretopipe_worker.rendezvous import joined
 from paretopipe_worker.source import Source
+from paretopipe_worker.spec import MIN_ITEMS
 from paretopipe_worker.stage import header
 from paretopipe_worker.transport.handshake import read_secret
 from tests.benchmarks.report import Check, Rows, parser, show
@@ -58,13 +59,14 @@ LINKS = {"none": None, "100mbit": 100.0, "20mbit": 20.0}
 """Rates in Mbit/s of the links by their name; None is the loopback network as it is."""
 BUILT = tuple(BACKENDS)
 WAITS_MS = (0, 2, 5, 20)
-REPEATS = 10
+REPEATS = 8
 WIRE_S = 2.0
-"""What a bare exchange of one payload may take in all, but for two messages."""
+"""What a bare exchange of one payload may take in all, but for one message."""
 WIRE_PORT = DATA_PORT + 100
-PHASES = {"min_items": 30, "min_s": 1.0, "max_s": 60, "retries": 0}
-SHAPED = {"min_items": 10, "min_s": 1.0, "max_s": 120, "retries": 0}
-QUICK = {"min_items": 6, "min_s": 0.1, "max_s": 20, "retries": 0}
+ITEMS = {"none": 15, "100mbit": 10, "20mbit": MIN_ITEMS}
+"""At least as many in a phase: over the slowest link one may take ten seconds."""
+PHASES = {"min_s": 1.0, "max_s": 120, "retries": 0}
+QUICK = {"min_items": MIN_ITEMS, "min_s": 0.1, "max_s": 20, "retries": 0}
 SESSION_S = 3600
 
 
@@ -82,7 +84,7 @@ class Piece:
     @property
     def phases(self) -> dict[str, Any]:
         """How long the phases last."""
-        return QUICK if self.quick else PHASES if LINKS[self.link] is None else SHAPED
+        return QUICK if self.quick else {**PHASES, "min_items": ITEMS[self.link]}
 
     @property
     def repeats(self) -> int:
@@ -259,7 +261,7 @@ def _apart(
     there, back = point.hop_bytes
     rate = LINKS[piece.link]
     most = piece.repeats if rate is None else int(WIRE_S * rate * 1e6 / 8 / max(there, back))
-    count = max(2, min(piece.repeats, most))
+    count = max(1, min(piece.repeats, most))
     return (
         statistics.median(times[0]),
         statistics.median(times[1]),
