@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from paretopipe_worker import control, facts, models, records
 from paretopipe_worker.agreement import Agreement
 from paretopipe_worker.context import Context, Shares
 from paretopipe_worker.control import Channel
+from paretopipe_worker.cuts import CutTable
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.partition import trace
+from paretopipe_worker.partition import TracedModel, trace
 from paretopipe_worker.plan import Plan, Session
 from paretopipe_worker.records import Ready, Writer
-from paretopipe_worker.transport import Endpoint, connect
+from paretopipe_worker.transport import Endpoint, Transport, connect
 from paretopipe_worker.transport.handshake import Identity
 
 PATH_BACKEND = "tcp"
@@ -72,21 +74,8 @@ def joined(
         does not come, does not agree or does not know the secret.
     """
     hosts = [plan.host(name) for name in session.placement]
-    tables = [table for table in plan.tables if table.model == session.model]
-    sha256 = tables[0].weights_sha256
     with shares.kind("startup"):
-        model = models.build(
-            session.model,
-            seed=plan.experiment.seed,
-            input_shape=tables[0].input.shape[1:],
-            weights=_file(weights, sha256),
-        )
-        traces = {
-            (table.batch, table.dtype): trace(
-                model, models.example_input(table.input, seed=plan.experiment.seed, index=0)
-            )
-            for table in tables
-        }
+        model, traces = _loaded(plan, session, weights)
     numerics, name = facts.numerics(), f"{plan.run}/{session.id}.{attempt}"
     agreement = agreed(plan, session)
     following = hosts[(rank + 1) % len(hosts)]
@@ -101,15 +90,7 @@ def joined(
     )
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):
-            # Whatever the backend, the path is measured over the worker's own connections: what a
-            # library adds to each message is not the link's.
-            path = connect(PATH_BACKEND, endpoint, deadline_s=RENDEZVOUS_S)
-            stack.callback(path.close)
-            transport = path
-            if session.backend != PATH_BACKEND:
-                apart = replace(endpoint, session=f"{name} {session.backend}")
-                transport = connect(session.backend, apart, deadline_s=RENDEZVOUS_S)
-                stack.callback(transport.close)
+            path, transport = _connected(session.backend, endpoint, stack)
             channels = _channels(
                 hosts,
                 Identity("control", rank, name, agreement, secret),
@@ -146,13 +127,52 @@ def agreed(plan: Plan, session: Session) -> Agreement:
     cuts = [
         (point.id, point.split, [list(map(asdict, hop)) for hop in point.hops]) for point in points
     ]
-    tables = [table for table in plan.tables if table.model == session.model]
     return Agreement(
         schema=str(records.SCHEMA),
         cuts=hashlib.sha256(json.dumps(cuts).encode()).hexdigest(),
         torch=torch.__version__.partition("+")[0],
-        weights=tables[0].weights_sha256,
+        weights=_tables(plan, session)[0].weights_sha256,
     )
+
+
+def _tables(plan: Plan, session: Session) -> list[CutTable]:
+    """The cut tables of a session's model."""
+    return [table for table in plan.tables if table.model == session.model]
+
+
+def _loaded(
+    plan: Plan, session: Session, weights: Path
+) -> tuple[nn.Module, dict[tuple[int, str], TracedModel]]:
+    """Build the session's model with the plan's weights, and trace it for each of its inputs."""
+    tables, seed = _tables(plan, session), plan.experiment.seed
+    model = models.build(
+        session.model,
+        seed=seed,
+        input_shape=tables[0].input.shape[1:],
+        weights=_file(weights, tables[0].weights_sha256),
+    )
+    return model, {
+        (table.batch, table.dtype): trace(
+            model, models.example_input(table.input, seed=seed, index=0)
+        )
+        for table in tables
+    }
+
+
+def _connected(
+    backend: str, endpoint: Endpoint, stack: contextlib.ExitStack
+) -> tuple[Transport, Transport]:
+    """Connect for measuring the path and for the items; `stack` closes both."""
+    # Whatever the backend, the path is measured over the worker's own connections: what a library
+    # adds to each message is not the link's.
+    path = connect(PATH_BACKEND, endpoint, deadline_s=RENDEZVOUS_S)
+    stack.callback(path.close)
+    if backend == PATH_BACKEND:
+        return path, path
+    apart = replace(endpoint, session=f"{endpoint.session} {backend}")
+    transport = connect(backend, apart, deadline_s=RENDEZVOUS_S)
+    stack.callback(transport.close)
+    return path, transport
 
 
 def _channels(hosts: list[Host], own: Identity, hello: dict[str, Any]) -> list[Channel]:
