@@ -63,9 +63,9 @@ REPEATS = 8
 WIRE_S = 2.0
 """What a bare exchange of one payload may take in all, but for one message."""
 WIRE_PORT = DATA_PORT + 100
-ITEMS = {"none": 15, "100mbit": 10, "20mbit": MIN_ITEMS}
-"""At least as many in a phase: over the slowest link one may take ten seconds."""
-PHASES = {"min_s": 1.0, "max_s": 120, "retries": 0}
+PHASES = {"min_items": 15, "min_s": 1.0, "max_s": 120, "retries": 0}
+SHAPED = {**PHASES, "min_items": MIN_ITEMS}
+"""Over the slowest link an item may take ten seconds."""
 QUICK = {"min_items": MIN_ITEMS, "min_s": 0.1, "max_s": 20, "retries": 0}
 SESSION_S = 3600
 
@@ -84,7 +84,7 @@ class Piece:
     @property
     def phases(self) -> dict[str, Any]:
         """How long the phases last."""
-        return QUICK if self.quick else {**PHASES, "min_items": ITEMS[self.link]}
+        return QUICK if self.quick else PHASES if LINKS[self.link] is None else SHAPED
 
     @property
     def repeats(self) -> int:
