@@ -53,7 +53,11 @@ class Lab:
         }
 
     def links(self) -> dict[str, str]:
-        """What there is to restore of each host's link: queueing and segmentation offload."""
+        """What there is to restore of each host's link: queueing and segmentation offload.
+
+        While a lab is being taken down what looks at it from inside is ended too: wait for
+        `nothing_left` first.
+        """
         found = {}
         for host in HOSTS:
             queueing = self._inside(host, "tc", "qdisc", "show", "dev", "eth0")

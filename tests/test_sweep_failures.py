@@ -154,9 +154,9 @@ def failing(interrupted: Interrupted) -> Failing:
         port.process.kill()
         port.process.wait()
         done = running.wait()
+        nothing_left(copy)
         after = lab.links()
     results = copy.results("trouble")
-    nothing_left(copy)
     return Failing(copy, done, before, after, results.points, results.raw())
 
 

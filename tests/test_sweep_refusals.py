@@ -101,10 +101,10 @@ def test_delay_without_netem_is_refused_before_anything_is_measured(
     with watched(copy, running) as lab:
         before = lab.links()
         running.wait().refused("sch_netem", "edge: ", os.uname().release, "linux-modules-extra")
+        nothing_left(copy)
         assert lab.links() == before
         assert not shaped(before)
     assert not copy.results("delayed").raw()
-    nothing_left(copy)
 
 
 @pytest.mark.must_run
@@ -122,6 +122,6 @@ def test_a_host_that_is_down_is_named_and_nothing_is_measured(
             before = lab.links()
             done = running.wait()
             done.refused("fatal: [attic]: UNREACHABLE!", "127.0.0.1", "Connection refused")
+            nothing_left(copy)
             assert lab.links() == before
     assert not copy.results("down").raw()
-    nothing_left(copy)
