@@ -8,7 +8,7 @@ source's process, the wire as a bare socket exchange of the same payloads over t
 last part puts waits that hold no core in place of compute: what is then left over ``max(stage,
 wire)`` is the pipeline's own cost per item.
 
-The whole grid takes three hours: ``--model``, ``--batch``, ``--link``, ``--backend`` and ``--cuts``
+The whole grid takes four hours: ``--model``, ``--batch``, ``--link``, ``--backend`` and ``--cuts``
 choose a piece of it. Every session runs in processes of its own.
 """
 
