@@ -140,7 +140,7 @@ def _add_prepare(commands: Commands) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     """Check what a person wrote, then make the plan and print it."""
-    from paretopipe_worker import fleet, plan, resume, spec
+    from paretopipe_worker import fleet, planner, resume, spec
 
     experiment = spec.load(options.experiment)
     hosts = fleet.parse(options.fleet)
@@ -149,7 +149,7 @@ def _prepare(options: argparse.Namespace) -> int:
         from paretopipe_worker.prepare import prepare
 
         made = prepare(options.run_name, experiment, hosts, options.results, options.cache)
-    print(plan.summary(made))
+    print(planner.summary(made))
     return 0
 
 

@@ -131,3 +131,8 @@ def phases_s(experiment: Experiment, window: int, latency_s: float, busiest_s: f
             counted_s = min(phases.max_s, max(load.min_s, load.min_items * item_s))
             legs_s += window * item_s + counted_s + latency_s
     return legs_s
+
+
+def duration(seconds: float) -> str:
+    """A rough time as people say it."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"

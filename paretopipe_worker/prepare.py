@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from paretopipe_worker import models, weights
+from paretopipe_worker import models, planner, weights
 from paretopipe_worker import plan as plans
 from paretopipe_worker.cuts import CutTable
 from paretopipe_worker.fleet import Host
@@ -42,7 +42,7 @@ def prepare(
             tables.extend(_tables(experiment, model, cache))
         except ValueError as error:
             raise SpecError(f"models[{number}]: {error}") from error
-    plan = plans.make(run, experiment, hosts, tables)
+    plan = planner.make(run, experiment, hosts, tables)
     if old and (different := plans.differences(old, plan)):
         raise PlanError(
             f"{path}: run '{run}' was planned with other {', '.join(different)}; "

@@ -12,6 +12,7 @@ from paretopipe_worker import plan as plans
 from paretopipe_worker import records
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.plan import Plan, Point, Session
+from paretopipe_worker.predict import duration
 from paretopipe_worker.records import End, Header, PhaseEnd, PointEnd, Writer
 from paretopipe_worker.spec import Experiment
 
@@ -98,7 +99,7 @@ def _text(sessions: int, tasks: list[dict[str, Any]], failed: int, seconds: floa
     text = f"{len(tasks)} of {sessions} sessions to go"
     if tasks:
         points = sum(len(task["points"]) for task in tasks)
-        text += f": {points} points, about {plans.duration(seconds)} predicted"
+        text += f": {points} points, about {duration(seconds)} predicted"
     if failed:
         text += (
             f"\n{failed} points failed by themselves and are not tried again; "

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from analysis import chance
 from paretopipe_worker import plan as plans
-from paretopipe_worker import records, spec
+from paretopipe_worker import planner, records, spec
 from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
 from paretopipe_worker.fleet import Host
@@ -78,7 +78,7 @@ def make(
     """A plan over these tables; `experiment` as in a spec, on the open link by default."""
     document = {"models": [table.model for table in tables], "links": ["none"]} | experiment
     document["models"] = list(dict.fromkeys(document["models"]))
-    return plans.make(run, spec.parse(document), hosts, tables)
+    return planner.make(run, spec.parse(document), hosts, tables)
 
 
 TWO_LINKS: list[Any] = ["none", {"name": "rate20", "rate_mbit": 20}]

@@ -12,7 +12,7 @@ import pytest
 
 from analysis.load import load
 from analysis.replicates import replicates
-from paretopipe_worker import plan, records, resume, spec
+from paretopipe_worker import planner, records, resume, spec
 from paretopipe_worker.link import tc
 from paretopipe_worker.plan import Plan, PlanError, Session
 from paretopipe_worker.records import End, Phase, PhaseEnd, PointEnd, Writer
@@ -28,7 +28,7 @@ def made() -> Plan:
     experiment = spec.parse(
         {"models": ["tiny"], "links": ["none", {"name": "slow", "rate_mbit": 5}]}
     )
-    return plan.make("test", experiment, HOSTS, [table()])
+    return planner.make("test", experiment, HOSTS, [table()])
 
 
 def write(
@@ -214,7 +214,7 @@ def test_a_task_holds_what_the_playbook_needs(tmp_path: Path, made: Plan) -> Non
 def test_a_task_says_what_each_host_does_to_which_peer(tmp_path: Path) -> None:
     link = {"name": "x", "forward": {"delay_ms": 5}, "back": {"rate_mbit": 3}}
     experiment = spec.parse({"models": ["tiny"], "links": [link, "paper-delay200"]})
-    made = plan.make("test", experiment, HOSTS, [table()])
+    made = planner.make("test", experiment, HOSTS, [table()])
     tasks = {task["link"]["name"]: task for task in resume.todo(made, tmp_path)["sessions"]}
     ways = tasks["x"]["link"]["ways"]
     (out,), (home,) = ways["edge"], ways["server"]
