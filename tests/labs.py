@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paretopipe_worker.daemons import Process, read_json
-from tests.sweeps import Checkout, Running, checkout, until
+from tests.sweeps import Checkout, Running, checkout
+from tests.waiting import until
 
 HOSTS = ("edge", "server")
 

@@ -8,7 +8,8 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ class Lab:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def first_point(self, stages: Collection[subprocess.Popen[str]]) -> Path:
+        """Wait for the source's report of its first point, no longer; return its file."""
+        progress = self.results / "progress-edge.jsonl"
+        deadline = time.monotonic() + 60
+        while not progress.exists():
+            assert time.monotonic() < deadline, "no point was finished"
+            assert all(stage.poll() is None for stage in stages), "a stage ended"
+            os.sched_yield()
+        return progress
 
     def run(self, session: Session, attempt: int = 1) -> None:
         """Run a whole session; a failing stage's words are in the error."""

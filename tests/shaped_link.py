@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -18,14 +19,21 @@ from typing import Any
 from paretopipe_worker.link import interfaces
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.counters import RelayCounters
+from paretopipe_worker.link.relay import TUN
 from paretopipe_worker.link.shaping import restore
 from paretopipe_worker.link.traces import Timetable
-from tests.namespaces import Namespace, joined_pair
+from tests.namespaces import Namespace, joined_pair, reason_without_namespaces
 
 DATA_PORT = 29400
 FRAME = 1514
 """Bytes of a full Ethernet frame, of which TCP with time stamps leaves `PAYLOAD`."""
 PAYLOAD = 1448
+
+
+def reason_without_relay() -> str:
+    """Why no link can be shaped by the relay here; empty where it can."""
+    tun = "" if os.access(TUN, os.W_OK) else f"no {TUN} here"
+    return reason_without_namespaces() or tun
 
 
 def traced(timetable: Timetable, conditions: Sequence[Condition], *peers: str) -> str:

@@ -24,7 +24,8 @@ import yaml
 
 from paretopipe_worker.daemons import Process
 from tests.namespaces import Namespace, reason_without_namespaces
-from tests.sweeps import ROOT, until
+from tests.sweeps import ROOT
+from tests.waiting import until
 
 CARD = "eth0"
 """The network card of every host."""

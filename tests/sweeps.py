@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,6 @@ ROOT = Path(__file__).parents[1]
 MARK = "PARETOPIPE_TEST"
 DEADLINE_S = 240.0
 """Seconds a command of a sweep may take."""
-
-
-def until(condition: Callable[[], Any], what: str, deadline_s: float = 60) -> Any:
-    """Wait for something to be there or true, and return it."""
-    end = time.monotonic() + deadline_s
-    while not (found := condition()):
-        assert time.monotonic() < end, f"within {deadline_s:g} s there was never: {what}"
-        time.sleep(0.02)
-    return found
 
 
 @dataclass

@@ -7,7 +7,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,18 +18,16 @@ from paretopipe_worker import resume
 from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition, TcpSettings
-from paretopipe_worker.link.relay import TUN
 from paretopipe_worker.records import End, PointEnd
-from tests.namespaces import reason_without_namespaces
 from tests.rings import Peer
 from tests.sessions import ROOT, lab
-from tests.shaped_link import DATA_PORT, Link, shaped_link
+from tests.shaped_link import DATA_PORT, Link, reason_without_relay, shaped_link
 from tests.test_session import experiment, of, written
 
 LIBRARIES = [name for name in BACKENDS if name != "tcp"]
 HOSTS = {name: {"data_address": "127.0.0.1"} for name in ("edge", "server")}
 
-REASON = reason_without_namespaces() or ("" if os.access(TUN, os.W_OK) else f"no {TUN} here")
+REASON = reason_without_relay()
 namespaces = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 SHORTCUT = """\
@@ -73,12 +70,7 @@ def test_a_killed_stage_is_recorded_and_the_next_attempt_measures_the_session(
     made = lab(tmp_path, experiment(model, backends=[backend]), **HOSTS)
     [session] = made.plan.sessions
     stages = {host: made.start(session, host) for host in session.placement}
-    progress = made.results / "progress-edge.jsonl"
-    deadline = time.monotonic() + 60
-    while not progress.exists():
-        assert time.monotonic() < deadline, "no point was finished"
-        assert all(stage.poll() is None for stage in stages.values())
-        os.sched_yield()
+    made.first_point(stages.values())
     stages[victim].send_signal(signal.SIGKILL)
     survivor = next(host for host in stages if host != victim)
     _, text = stages[survivor].communicate(timeout=20)

@@ -29,11 +29,11 @@ def host(tmp_path: Path) -> FakeHost:
 def looking(watch: Watch) -> None:
     """Let a watch count items until it has looked again."""
     before = watch._next_ns
-    until(lambda: bool(watch.add(1_000_000, 1_000_000)) or watch._next_ns != before)
+    spin_until(lambda: bool(watch.add(1_000_000, 1_000_000)) or watch._next_ns != before)
 
 
-def until(condition: Callable[[], bool], deadline_s: float = 30) -> None:
-    """Wait for something to become true, by a deadline."""
+def spin_until(condition: Callable[[], bool], deadline_s: float = 30) -> None:
+    """Compute until something is true, by a deadline."""
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, "did not happen in time"
@@ -114,7 +114,7 @@ def test_what_others_used_is_the_machine_s_time_less_ours(host: FakeHost) -> Non
     watch = Watch(host.root)
     begin_s = time.perf_counter()
     host.file("proc/stat", "cpu  150 10 120 99000 99 10 5 5 0 0\n")
-    until(lambda: time.perf_counter() - begin_s > 0.2)
+    spin_until(lambda: time.perf_counter() - begin_s > 0.2)
     health = watch.end()
     elapsed_s = time.perf_counter() - begin_s
     assert health.others_cpu is not None
@@ -132,7 +132,7 @@ def test_sampling_is_rare_however_slow_a_sensor_is(
         nonlocal reads
         reads += 1
         end_ns = time.perf_counter_ns() + 5_000_000
-        until(lambda: time.perf_counter_ns() > end_ns)
+        spin_until(lambda: time.perf_counter_ns() > end_ns)
         return 50.0
 
     monkeypatch.setattr(watch._sensors, "temperature_c", slow)
@@ -176,7 +176,7 @@ def test_load_from_others_is_seen_on_this_machine() -> None:
         watch = Watch()
         used = f"/proc/{burner.pid}/schedstat"
         begin_ns = int(Path(used).read_text().split()[0])
-        until(lambda: int(Path(used).read_text().split()[0]) - begin_ns > 300_000_000)
+        spin_until(lambda: int(Path(used).read_text().split()[0]) - begin_ns > 300_000_000)
         elapsed_s = (time.perf_counter_ns() - watch._begin_ns) / 1e9
         health = watch.end()
     finally:
@@ -195,7 +195,7 @@ def test_a_thread_that_had_to_share_its_core_is_told() -> None:
         burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         for _ in range(5):
             wall_ns, cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
-            until(lambda: time.thread_time_ns() - cpu_ns > 50_000_000)  # noqa: B023
+            spin_until(lambda: time.thread_time_ns() - cpu_ns > 50_000_000)  # noqa: B023
             watch.add(time.perf_counter_ns() - wall_ns, time.thread_time_ns() - cpu_ns)
     finally:
         os.sched_setaffinity(0, cores)

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,20 +16,13 @@ from paretopipe_worker.link import tcp_settings
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from tests.namespaces import INTERFACE, reason_without_namespaces
 from tests.shaped_link import Link, shaped_link
+from tests.waiting import until
 
 namespaces = pytest.mark.skipif(
     bool(reason_without_namespaces()), reason=reason_without_namespaces()
 )
 
 pytestmark = pytest.mark.alone
-
-
-def until(condition: Callable[[], bool], deadline_s: float = 20) -> None:
-    """Wait for something to become true, by a deadline."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.01)
 
 
 def set_age(path: Path, age_s: float) -> None:
@@ -83,7 +76,7 @@ def test_a_step_of_the_wall_clock_neither_ends_nor_prolongs_a_lease(
     assert lease.lapse() is None
     set_age(path, 0)  # touched after the step: its file's time jumps with the clock
     assert lease.lapse() is None
-    until(lambda: lease.lapse() is not None)
+    until(lambda: lease.lapse() is not None, "the lease's end")
 
 
 RATE20 = Condition(rate_mbit=20)
@@ -127,9 +120,9 @@ def test_touching_keeps_a_link_shaped_and_ceasing_to_restores_it_and_tcp(link: L
         ceased = time.monotonic()
         ceasing.set()
         renewing.join()
-    until(lambda: not shaped(link))
+    until(lambda: not shaped(link), "the link restored")
     assert time.monotonic() - ceased > 0.8 * link.lease_s
-    until(lambda: link.keepers() == [])
+    until(lambda: link.keepers() == [], "the keeper's end")
     assert link.show() == ["interface link0", "gso_max_segs 65535", "root noqueue"]
     assert link.devices() == ["link0", "lo"]
     assert tcp(link) == before
@@ -146,10 +139,10 @@ def tcp(link: Link) -> dict[str, str]:
 @namespaces
 @pytest.mark.must_run
 def test_a_lease_that_is_taken_away_restores_the_link(link: Link) -> None:
-    link.lease_s = 60
+    link.lease_s = 300
     link.apply(RATE20)
     link.lease.unlink()
-    until(lambda: not shaped(link))
+    until(lambda: not shaped(link), "the link restored")
 
 
 @namespaces
@@ -157,11 +150,11 @@ def test_a_lease_that_is_taken_away_restores_the_link(link: Link) -> None:
 def test_a_killed_keeper_is_replaced_by_the_next_apply_without_touching_the_link(
     link: Link,
 ) -> None:
-    link.lease_s = 60
+    link.lease_s = 300
     link.apply(None, tcp=RENO)  # test_relay has the link that goes with its keeper
     [first] = link.keepers()
     os.kill(first, signal.SIGKILL)
-    until(lambda: link.keepers() == [])
+    until(lambda: link.keepers() == [], "the keeper's end")
     again = link.apply(None, tcp=RENO)
     assert (again["changed"], again["commands"]) == (True, [])
     [second] = link.keepers()

@@ -15,7 +15,8 @@ import pytest
 
 from paretopipe_worker.daemons import Process, read_json
 from tests.labs import SMALLEST, nothing_left, throwaway
-from tests.sweeps import ROOT, until
+from tests.sweeps import ROOT
+from tests.waiting import until
 
 LAB = ROOT / "roles/local_lab/files/lab.py"
 HOSTS = {"left": "10.9.0.1", "right": "10.9.0.2"}

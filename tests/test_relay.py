@@ -20,7 +20,7 @@ import pytest
 from paretopipe_worker.link.conditions import Condition, Distribution, TcpSettings
 from paretopipe_worker.link.counters import CountersFile, RelayCounters
 from paretopipe_worker.link.relay import TUN, Egress
-from tests.namespaces import INTERFACE, reason_without_namespaces
+from tests.namespaces import INTERFACE
 from tests.shaped_link import (
     DATA_PORT,
     FRAME,
@@ -31,13 +31,14 @@ from tests.shaped_link import (
     datagrams,
     must_take_ms,
     profile,
+    reason_without_relay,
     serve,
     shaped_link,
     transfer_ms,
     without_netem,
 )
 
-REASON = reason_without_namespaces() or ("" if os.access(TUN, os.W_OK) else f"no {TUN} here")
+REASON = reason_without_relay()
 relayed = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 pytestmark = pytest.mark.alone

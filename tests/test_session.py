@@ -294,12 +294,7 @@ def test_a_killed_stage_ends_the_session_and_the_next_attempt_measures_it(
     made = lab(tmp_path, experiment("tests.synthetic:wait_5_ms"))
     [session] = made.plan.sessions
     stages = {host: made.start(session, host) for host in session.placement}
-    progress = made.results / "progress-edge.jsonl"
-    deadline = time.monotonic() + 60
-    while not progress.exists():
-        assert time.monotonic() < deadline, "no point was finished"
-        assert all(stage.poll() is None for stage in stages.values())
-        os.sched_yield()
+    progress = made.first_point(stages.values())
     stages[victim].send_signal(signal.SIGKILL)
     survivor = next(host for host in stages if host != victim)
     _, text = stages[survivor].communicate(timeout=60)

@@ -16,9 +16,9 @@ import pytest
 
 from paretopipe_worker.records import End, PointEnd, Writer
 from paretopipe_worker.supervise import Job, launch, stop
-from tests.sweeps import until
 from tests.test_records import HEADER
 from tests.test_roles import ROOT, module
+from tests.waiting import until
 
 WAIT = "import signal; signal.pause()"
 

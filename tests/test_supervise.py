@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,12 @@ import pytest
 
 from paretopipe_worker.daemons import Process
 from paretopipe_worker.supervise import STAGE_ENVIRONMENT, stop
+from tests.waiting import until
 
 pytestmark = pytest.mark.alone
 
 WAIT = "import signal; signal.pause()"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)"
-
-
-def until(condition: Callable[[], bool], deadline_s: float = 20) -> None:
-    """Wait for something to become true, by a deadline."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
@@ -50,7 +43,7 @@ class Host:
 
     def launch(self, program: str, name: str = "s1.1", **options: Any) -> Any:
         """Launch a small Python program under supervision, as the command line would a stage."""
-        limits = {"lease_s": 60.0, "deadline_s": 60.0, **options}
+        limits = {"lease_s": 300.0, "deadline_s": 300.0, **options}
         command = limits.pop("command", (sys.executable, "-c", program))
         script = (
             "import json, sys; from pathlib import Path; from paretopipe_worker import supervise\n"
@@ -82,7 +75,7 @@ class Host:
 
     def ended(self, name: str = "s1.1") -> Any:
         """The status, once the process has ended."""
-        until(lambda: self.status(name)["state"] == "ended")
+        until(lambda: self.status(name)["state"] == "ended", f"the end of {name}")
         return self.status(name)
 
     def log(self, name: str = "s1.1") -> str:
@@ -105,7 +98,7 @@ def test_a_launched_process_runs_detached_and_its_end_is_recorded(host: Host) ->
     status = host.ended()
     assert (status["exit_code"], status["signal"], status["reason"]) == (3, None, "exited with 3")
     assert host.log() == "hello\n"
-    until(lambda: not alive(launched["pid"]))
+    until(lambda: not alive(launched["pid"]), "the supervisor's end")
 
 
 def test_a_process_that_is_killed_is_recorded_with_the_signal(host: Host) -> None:
@@ -141,14 +134,14 @@ def test_a_process_ends_at_its_deadline(host: Host) -> None:
 
 def test_a_process_that_ignores_the_request_to_end_is_killed(host: Host) -> None:
     host.launch(f"{DEAF}\nwhile True: signal.pause()", deadline_s=1)
-    until(lambda: "deaf" in host.log())
+    until(lambda: "deaf" in host.log(), "a process that ignores signals")
     assert host.ended()["signal"] == "SIGKILL"
 
 
 def test_a_process_does_not_outlive_a_killed_supervisor(host: Host) -> None:
     launched = host.launch(WAIT)
     os.kill(launched["pid"], signal.SIGKILL)
-    until(lambda: not alive(launched["child_pid"]))
+    until(lambda: not alive(launched["child_pid"]), "the process's end")
     assert host.launch(WAIT)["changed"]
 
 
@@ -178,7 +171,7 @@ def test_stop_ends_every_process_and_its_descendants(host: Host) -> None:
     child = f"{DEAF}\nimport os\nprint('pid', os.getpid(), flush=True)\nsignal.pause()"
     command = (sys.executable, "-c", f"{spawn}\n{WAIT}", child)
     launched = [host.launch("", name=name, command=command) for name in ("a.1", "b.1")]
-    until(lambda: all("pid" in host.log(name) for name in ("a.1", "b.1")))
+    until(lambda: all("pid" in host.log(name) for name in ("a.1", "b.1")), "both grandchildren")
     grandchildren = [int(host.log(name).split()[-1]) for name in ("a.1", "b.1")]
     assert all(alive(pid) for pid in grandchildren)
     assert host.stop() == {"changed": True, "ended": ["a.1", "b.1"]}
@@ -192,10 +185,10 @@ def test_stop_ends_what_a_killed_supervisor_left(host: Host) -> None:
     spawn = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
     child = "import os, signal\nprint('pid', os.getpid(), flush=True)\nsignal.pause()"
     launched = host.launch("", command=(sys.executable, "-c", f"{spawn}\n{WAIT}", child))
-    until(lambda: "pid" in host.log())
+    until(lambda: "pid" in host.log(), "the grandchild")
     grandchild = int(host.log().split()[-1])
     os.kill(launched["pid"], signal.SIGKILL)
-    until(lambda: not alive(launched["child_pid"]))
+    until(lambda: not alive(launched["child_pid"]), "the process's end")
     assert alive(grandchild)
     assert host.stop()["ended"] == ["s1.1"]
     assert not alive(grandchild)

@@ -20,7 +20,8 @@ from paretopipe_worker import records
 from paretopipe_worker.records import Header, Ready
 from tests.labs import HOSTS, Lab, nothing_left, shaped, throwaway, watched
 from tests.namespaces import reason_without_namespaces
-from tests.sweeps import Checkout, Done, Running, until
+from tests.sweeps import Checkout, Done, Running
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.alone,

@@ -22,7 +22,8 @@ from paretopipe_worker import records
 from paretopipe_worker.records import Header, PhaseEnd, PointEnd
 from tests.labs import HOSTS, nothing_left, throwaway
 from tests.namespaces import reason_without_namespaces
-from tests.sweeps import Checkout, Running, until
+from tests.sweeps import Checkout, Running
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.alone,
