@@ -72,7 +72,7 @@ def todo(plan: Plan, results: Path, *, retry_failed: bool = False) -> dict[str, 
     A point of a session is left to measure until one attempt at it is complete. One that failed by
     itself is not, unless `retry_failed`: it would most likely fail again.
     """
-    tasks, failed, seconds = [], 0, 0.0
+    tasks, failed = [], 0
     for session in plan.sessions:
         attempts = list(_attempts(session, results))
         points = [plan.point(point_id) for point_id in session.points]
@@ -83,8 +83,8 @@ def todo(plan: Plan, results: Path, *, retry_failed: bool = False) -> dict[str, 
             left = lost
         if left:
             number = max((each.number for each in attempts), default=0) + 1
-            tasks.append(_task(plan, session, number, [point.id for point in left]))
-            seconds += session.overhead_s + sum(point.predicted_s for point in left)
+            tasks.append(_task(plan, session, number, left))
+    seconds = sum(task["predicted_s"] for task in tasks)
     return {
         "done": len(plan.sessions) - len(tasks),
         "sessions": tasks,
@@ -196,7 +196,7 @@ def _tables(plan: Plan, session: Session) -> list[Any]:
     return [table for table in plan.tables if table.model == session.model]
 
 
-def _task(plan: Plan, session: Session, attempt: int, left: list[str]) -> dict[str, Any]:
+def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> dict[str, Any]:
     """One session as the playbook needs it, with the points that are left."""
     hosts = [plan.host(name) for name in session.placement]
     return {
@@ -209,7 +209,8 @@ def _task(plan: Plan, session: Session, attempt: int, left: list[str]) -> dict[s
         "link": _link(plan, session),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": session.deadline_s,
-        "points": left,
+        "predicted_s": session.overhead_s + sum(point.predicted_s for point in left),
+        "points": [point.id for point in left],
         "planned": len(session.points),
         "ranks": {host.name: rank for rank, host in enumerate(hosts)},
         "addresses": [host.data_address for host in hosts],

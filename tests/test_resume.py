@@ -86,6 +86,8 @@ def test_a_run_without_records_lacks_every_point_of_every_session(
     assert (found["done"], found["failed"]) == (0, 0)
     assert found["text"] == "2 of 2 sessions to go: 10 points, about 2 min predicted"
     assert found["predicted_s"] == pytest.approx(made.predicted_hours * 3600, abs=2)
+    seconds = [task["predicted_s"] for task in found["sessions"]]
+    assert sum(seconds) == pytest.approx(found["predicted_s"], abs=0.1)
 
 
 def test_what_one_attempt_measured_is_left_out_of_the_next(tmp_path: Path, made: Plan) -> None:

@@ -230,6 +230,10 @@ def test_progress_has_a_line_per_point(measured: tuple[Lab, Session]) -> None:
     ]
     assert [line["point"] for line in lines] == list(session.points)
     assert lines[-1]["done"] == lines[-1]["of"] == len(session.points)
+    seconds = [made.plan.point(point).predicted_s for point in session.points]
+    assert [line["predicted_left_s"] for line in lines] == pytest.approx(
+        [sum(seconds[number:]) for number in range(1, len(seconds) + 1)], abs=0.1
+    )
     assert all(line["latency_ms"] > 0 and line["images_per_s"] > 0 for line in lines)
 
 

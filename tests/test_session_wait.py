@@ -47,7 +47,8 @@ class Waiting:
             "deadline_s": 60.0,
             "records": str(folder / "records.jsonl"),
             "progress": str(folder / "progress.jsonl"),
-            "points_after": 0,
+            "predicted_s": 100.0,
+            "predicted_after_s": 200.0,
         }
         self.action.prepare("server")
         self.action._shell = self._shell
@@ -171,6 +172,16 @@ def test_a_failed_point_shows_its_reason(plugin: ModuleType) -> None:
         "reason": "3 items; a point needs 6",
     }
     assert "failed: 3 items; a point needs 6" in plugin.progress_line(point, left_s=5.0)
+
+
+def test_what_is_to_come_is_off_its_prediction_by_as_much_as_this_session(
+    waiting: Waiting,
+) -> None:
+    # Twice as slow as predicted: 100 s for what was to take 50 s, and 50 s of it were to go.
+    waiting.action.started_s -= 100
+    assert waiting.action._left_s(50) == pytest.approx(1.5 * (50 + 200), rel=0.01)
+    # At the end of the session its own time alone tells.
+    assert waiting.action._left_s(0) == pytest.approx(200, rel=0.01)
 
 
 @pytest.mark.parametrize(

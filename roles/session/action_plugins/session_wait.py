@@ -32,7 +32,8 @@ SPEC: dict[str, dict[str, Any]] = {
     "deadline_s": {"type": "float", "required": True},
     "records": {"type": "path", "required": True},
     "progress": {"type": "path", "required": True},
-    "points_after": {"type": "int", "default": 0},
+    "predicted_s": {"type": "float", "required": True},
+    "predicted_after_s": {"type": "float", "default": 0},
     "title": {"type": "str", "default": ""},
 }
 
@@ -166,9 +167,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self.read_bytes += len(complete.encode())
         for line in complete.splitlines():
             point = json.loads(line)
-            elapsed_s = time.monotonic() - self.started_s
-            ahead = point["of"] - point["done"] + self.given["points_after"]
-            Display().display(progress_line(point, elapsed_s / point["done"] * ahead))
+            Display().display(progress_line(point, self._left_s(point["predicted_left_s"])))
+
+    def _left_s(self, session_s: float) -> float:
+        """Seconds to go of the sweep, `session_s` being predicted of the rest of this session.
+
+        All that is to come is taken to be off its prediction by as much as this session.
+        """
+        whole_s = time.monotonic() - self.started_s + session_s
+        pace: float = whole_s / self.given["predicted_s"]
+        return pace * (session_s + float(self.given["predicted_after_s"]))
 
     def _failed_peer(self) -> str | None:
         """Why the stage of another host failed, if one has."""
