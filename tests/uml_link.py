@@ -27,6 +27,7 @@ from tests.namespaces import INTERFACE, Namespace, joined_pair
 DATA_PORT = 29400
 OTHER_PORT = 29500
 """A port that nobody asked to shape: it stands for SSH."""
+PORTS = (DATA_PORT, OTHER_PORT)
 
 DELAY, JITTER, LOSS, BURSTS, REORDER, CUT = (f"10.77.0.{last}" for last in range(11, 17))
 DELAY6 = "fd77::2"
@@ -141,15 +142,19 @@ class Worker:
         return answer
 
 
-def connect_ms(host: Namespace, address: str, port: int, own: str = "") -> list[float]:
-    """How long TCP takes to connect: a round trip each, after one that pays for ARP."""
-    times = []
+def connect_ms(host: Namespace, address: str, *ports: int, own: str = "") -> list[list[float]]:
+    """How long TCP takes to connect to each port, by turns: a round trip each.
+
+    The first ones, which pay for ARP, are left out.
+    """
+    times: list[list[float]] = [[] for _ in ports]
     for _ in range(6):
-        with host.entered():
-            begun = time.monotonic()
-            socket.create_connection((address, port), 20, source_address=(own, 0)).close()
-        times.append((time.monotonic() - begun) * 1000)
-    return times[1:]
+        for port, taken in zip(ports, times, strict=True):
+            with host.entered():
+                begun = time.monotonic()
+                socket.create_connection((address, port), 20, source_address=(own, 0)).close()
+            taken.append((time.monotonic() - begun) * 1000)
+    return [taken[1:] for taken in times]
 
 
 @contextmanager
@@ -254,11 +259,11 @@ def each_alone(source: Namespace, sink: Namespace, worker: Worker) -> dict[str, 
         "again": worker.apply(asked, "--tcp", json.dumps(asdict(TCP))),
         "state": worker.state(),
     }
-    with listening(sink, DATA_PORT, OTHER_PORT), listening(source, DATA_PORT):
+    with listening(sink, *PORTS), listening(source, *PORTS):
         # Looks up all neighbours too, so that no datagram waits for that.
         found["other_ms"] = {each: connect_ms(source, each, OTHER_PORT) for each in ALONE}
-        found["data_ms"] = {each: connect_ms(source, each, DATA_PORT) for each in (DELAY, DELAY6)}
-        found["back_ms"] = connect_ms(sink, source.address, DATA_PORT, own=DELAY)
+        found["connect_ms"] = {each: connect_ms(source, each, *PORTS) for each in (DELAY, DELAY6)}
+        found["back_ms"] = connect_ms(sink, source.address, *PORTS, own=DELAY)
     found["one_way"] = one_way(source, sink, [each for each in ALONE if each != DELAY6])
     return found
 
@@ -274,8 +279,8 @@ def replaced(source: Namespace, sink: Namespace, worker: Worker) -> dict[str, An
         if condition == DUPLICATE:
             found[name]["one_way"] = one_way(source, sink, [DELAY])
         elif not condition.erratic:
-            with listening(sink, DATA_PORT):
-                found[name]["data_ms"] = connect_ms(source, DELAY, DATA_PORT)
+            with listening(sink, *PORTS):
+                found[name]["connect_ms"] = connect_ms(source, DELAY, *PORTS)
             found[name]["mbit"] = goodput_mbit(source, sink, DELAY)
     return found
 
@@ -290,8 +295,8 @@ def stepped(source: Namespace, sink: Namespace, worker: Worker) -> dict[str, Any
     for segment in (1, 0):
         worker.replay.hold(segment)
         shown = worker.state()["shown"]
-        with listening(sink, DATA_PORT):
-            held.append({"shown": shown, "data_ms": connect_ms(source, DELAY, DATA_PORT)})
+        with listening(sink, *PORTS):
+            held.append({"shown": shown, "connect_ms": connect_ms(source, DELAY, *PORTS)})
     # Without losses: what a step itself loses would show.
     lossless = [asdict(condition) | {"loss_percent": 0.0} for condition in STEPS]
     asked["ways"][0] |= {"condition": lossless[0], "trace": lossless}
