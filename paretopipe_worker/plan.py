@@ -17,7 +17,7 @@ from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.spec import Experiment, ModelSpec
 from paretopipe_worker.window import Window
 
-SCHEMA = 2
+SCHEMA = 3
 
 _CONFIG = ConfigDict(extra="forbid")
 

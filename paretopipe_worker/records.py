@@ -17,6 +17,8 @@ Format history
     An item tells when its message was packed and when the one that brought it left the rank before;
     a phase tells how its warm-up ended, the host's health meanwhile, and what disturbed it. The
     source records what the clocks of the hosts have to do with one another.
+4
+    A header tells by digests whose records it begins.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
@@ -37,7 +39,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from paretopipe_worker.link.conditions import Engine
 
-SCHEMA = 3
+SCHEMA = 4
 
 Phase = Literal["warmup", "latency", "throughput", "load", "drain"]
 """Only `latency`, `throughput` and `load` items count. `warmup` ones come before each, `drain` ones

@@ -117,6 +117,6 @@ def test_a_file_without_header_is_refused(path: Path) -> None:
 
 
 def test_another_schema_is_refused(path: Path) -> None:
-    path.write_text(path.read_text().replace('"schema":3', '"schema":1'))
-    with pytest.raises(RecordError, match="has schema 1, this version reads 3"):
+    path.write_text(path.read_text().replace('"schema":4', '"schema":1'))
+    with pytest.raises(RecordError, match="has schema 1, this version reads 4"):
         list(records.read(path))
