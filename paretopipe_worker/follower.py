@@ -110,7 +110,8 @@ class Follower:
         )
         context.transport.begin(overlap=phase != "latency")
         gc.collect()
-        return _Leg(point, self._stage, phase, number, window, context.sent(), Watch())
+        watch = Watch(by_sums=phase != "latency")
+        return _Leg(point, self._stage, phase, number, window, context.sent(), watch)
 
     def _bounded(self, command: Message, key: str, least: int) -> int:
         """A number of a command: it comes from another host."""

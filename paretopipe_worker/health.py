@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from paretopipe_worker.records import Health
-from paretopipe_worker.sensors import sensors, throttled
+from paretopipe_worker.sensors import CoreClock, sensors, throttled
 
 MOST_WALL_OVER_CPU = 1.05
 """A thread that computes has the core for itself below this (a pipeline that had lost a core still
@@ -19,7 +19,8 @@ MOST_OTHERS_CPU = 0.5
 work for the stage's traffic and the controller's looks stay below."""
 
 LEAST_CLOCK = 0.9
-"""Lowest over highest clock, where the governor was told to keep the highest."""
+"""Lowest over highest clock of cores of one kind, where the governor was told to keep the
+highest."""
 
 MOST_SWAPPED_PAGES = 256
 """Pages swapped that still may be somebody's who sleeps."""
@@ -44,12 +45,17 @@ class Watch:
     ----------
     root
         Where ``proc``, ``sys`` and ``usr`` are.
+    by_sums
+        Whether wall time over CPU time is that of all items together, as throughput and what load
+        leaves of it depend on them: where four in ten took twice as long, the median says nothing.
+        Else it is the median of the items, as a latency is.
     """
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    def __init__(self, root: Path = Path("/"), *, by_sums: bool = False) -> None:
         self._sensors = sensors(root)
-        self._ratios: list[float] = []
-        self._cpu_mhz: list[float] = []
+        self._by_sums = by_sums
+        self._computed_ns: list[tuple[int, int]] = []
+        self._cpu_mhz: list[CoreClock] = []
         self._gpu_mhz: list[float] = []
         self._temperatures_c: list[float] = []
         self._governor = self._sensors.governor()
@@ -63,7 +69,7 @@ class Watch:
     def add(self, wall_ns: int, cpu_ns: int) -> None:
         """Count one item's computation: its wall time, without stretching, and its CPU time."""
         if cpu_ns >= _SHORTEST_NS:
-            self._ratios.append(wall_ns / cpu_ns)
+            self._computed_ns.append((wall_ns, cpu_ns))
         if time.perf_counter_ns() >= self._next_ns:
             self._sample()
 
@@ -76,11 +82,12 @@ class Watch:
         swapped_pages = self._sensors.swapped_pages()
         if swapped_pages is not None and self._swapped_pages is not None:
             swapped_pages -= self._swapped_pages
-        clocks, gpu = sorted(self._cpu_mhz), self._gpu_mhz
+        clocks, gpu = sorted(clock.mhz for clock in self._cpu_mhz), self._gpu_mhz
         return Health(
-            wall_over_cpu=statistics.median(self._ratios) if self._ratios else None,
+            wall_over_cpu=self._wall_over_cpu(),
             others_cpu=round(max(0, others_ns) / wall_ns, 3),
             cpu_mhz=(clocks[0], statistics.median(clocks), clocks[-1]) if clocks else None,
+            policy_mhz=self._by_policy(),
             governor=self._governor,
             temperature_c=max(self._temperatures_c, default=None),
             throttled=throttled(self._throttling, self._sensors.throttling()),
@@ -89,11 +96,28 @@ class Watch:
             gpu_mhz=(min(gpu), max(gpu)) if gpu else None,
         )
 
+    def _wall_over_cpu(self) -> float | None:
+        """Wall time of the computation over its CPU time; None where nothing to speak of was."""
+        if not self._computed_ns:
+            return None
+        if not self._by_sums:
+            return statistics.median(wall_ns / cpu_ns for wall_ns, cpu_ns in self._computed_ns)
+        wall_ns, cpu_ns = map(sum, zip(*self._computed_ns, strict=True))
+        return wall_ns / cpu_ns
+
+    def _by_policy(self) -> dict[str, tuple[float, float]] | None:
+        """Lowest and highest clock of each group of cores that was computed on."""
+        seen: dict[str, list[float]] = {}
+        for clock in self._cpu_mhz:
+            seen.setdefault(clock.policy, []).append(clock.mhz)
+        return {policy: (min(mhz), max(mhz)) for policy, mhz in seen.items()} or None
+
     def _sample(self) -> None:
         """Read what varies, and say when to read it again."""
         begin_ns = time.perf_counter_ns()
+        if (clock := self._sensors.cpu_clock()) is not None:
+            self._cpu_mhz.append(clock)
         for value, values in (
-            (self._sensors.cpu_mhz(), self._cpu_mhz),
             (self._sensors.gpu_mhz(), self._gpu_mhz),
             (self._sensors.temperature_c(), self._temperatures_c),
         ):
@@ -129,11 +153,11 @@ def disturbances(health: Health, threads: int, cores: int | None = None) -> tupl
             f"others used {others:.2f} cores, which with {threads} threads is more than the "
             f"{cores} there are ({MOST_OTHERS_CPU:g} too many allowed)"
         )
-    if health.governor == "performance" and health.cpu_mhz is not None:
-        lowest, _, highest = health.cpu_mhz
+    policies = health.policy_mhz or {} if health.governor == "performance" else {}
+    for policy, (lowest, highest) in policies.items():
         if lowest < LEAST_CLOCK * highest:
             found.append(
-                f"the clock fell from {highest:.0f} to {lowest:.0f} MHz "
+                f"the clock of cores {policy} fell from {highest:.0f} to {lowest:.0f} MHz "
                 f"({LEAST_CLOCK:.0%} allowed) under governor performance"
             )
     if health.throttled:

@@ -158,12 +158,15 @@ class Health:
     Parameters
     ----------
     wall_over_cpu
-        Wall time of the stage's computation over the CPU time of its thread, median of the items.
+        Wall time of the stage's computation over the CPU time of its thread: the median of the
+        items in phase `latency`, in the others that of all items together.
     others_cpu
         Cores that all but this stage used, on average: other processes, the kernel's interrupts,
         other guests of the same host.
     cpu_mhz
         Lowest, median and highest frequency of the core that had just computed.
+    policy_mhz
+        Lowest and highest frequency of these by the cores whose frequency is set together.
     governor
         How the frequency is chosen, as the leg began.
     temperature_c
@@ -184,6 +187,7 @@ class Health:
     wall_over_cpu: float | None = None
     others_cpu: float | None = None
     cpu_mhz: tuple[float, float, float] | None = None
+    policy_mhz: dict[str, tuple[float, float]] | None = None
     governor: str | None = None
     temperature_c: float | None = None
     throttled: tuple[str, ...] | None = None
@@ -221,8 +225,8 @@ class PhaseEnd:
         Items in flight at most: 1 in phase `latency`.
     warmup_items, warmup_ended_by
         On the source: items before those that count, and whether they had become `steady` or the
-        bound on their number or time ended them (`maximum`, always so in phase `load`, where they
-        are as many as the window). Null on other stages.
+        bound on their number or time ended them, so that they were `never steady`. The latter is
+        null in phase `load`, where they are as many as the window. Null on other stages.
     offered_per_s
         On the source in phase `load`: items per second that were to arrive. Else null.
     health, disturbed
@@ -245,7 +249,7 @@ class PhaseEnd:
     leg: int = 0
     window: int = 1
     warmup_items: int | None = None
-    warmup_ended_by: Literal["steady", "maximum"] | None = None
+    warmup_ended_by: Literal["steady", "never steady"] | None = None
     offered_per_s: float | None = None
     health: Health | None = None
     disturbed: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 _THROTTLING = ("under-voltage", "frequency capped", "throttled", "hot")
 """Bits 0 to 3 of ``vcgencmd get_throttled``: what the firmware does now. Bits 16 to 19 say whether
@@ -14,6 +15,16 @@ it ever has since the boot."""
 
 _SWAPPED = ("pswpin ", "pswpout ")
 _FIRMWARE_S = 2.0
+
+
+class CoreClock(NamedTuple):
+    """Clock of a core, and the cores whose clock is set together with it (a cpufreq policy).
+
+    Processors with two kinds of cores have a policy for each, at different clocks.
+    """
+
+    policy: str
+    mhz: float
 
 
 class Sensors:
@@ -38,14 +49,17 @@ class Sensors:
         ticks = user + nice + system + irq + softirq + steal
         return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
-    def cpu_mhz(self) -> float | None:
+    def cpu_clock(self) -> CoreClock | None:
         """Clock of the core that this thread last ran on."""
-        khz = self._of_core("scaling_cur_freq")
-        return int(khz) / 1000 if khz and khz.isdecimal() else None
+        core = self._core()
+        khz = self._of_core(core, "scaling_cur_freq")
+        if not khz or not khz.isdecimal():
+            return None
+        return CoreClock(self._of_core(core, "related_cpus") or str(core), int(khz) / 1000)
 
     def governor(self) -> str | None:
         """How the clock of that core is chosen."""
-        return self._of_core("scaling_governor")
+        return self._of_core(self._core(), "scaling_governor")
 
     def temperature_c(self) -> float | None:
         """The hottest thermal zone."""
@@ -87,11 +101,15 @@ class Sensors:
                 return int(entry.split()[1]) * 1024
         return None
 
-    def _of_core(self, name: str) -> str | None:
-        """What cpufreq says of the core that this thread last ran on."""
+    def _core(self) -> str | None:
+        """Number of the core that this thread last ran on."""
         # Field 39 of stat, counted behind the command, which may hold spaces (proc_pid_stat(5)).
         fields = (content(self._proc / "thread-self/stat") or "").rpartition(")")[2].split()
-        return line(self._cpus / f"cpu{fields[36]}/cpufreq/{name}") if len(fields) > 36 else None
+        return fields[36] if len(fields) > 36 else None
+
+    def _of_core(self, core: str | None, name: str) -> str | None:
+        """What cpufreq says of a core."""
+        return None if core is None else line(self._cpus / f"cpu{core}/cpufreq/{name}")
 
 
 @cache

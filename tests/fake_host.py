@@ -25,8 +25,11 @@ class FakeHost:
         target.write_text(text, encoding="utf-8")
         return target
 
-    def clock(self, mhz: float, governor: str = "performance") -> None:
-        """Let the core that computes have this clock, and idle ones a low one."""
+    def clock(self, mhz: float, governor: str = "performance", cores: str = "") -> None:
+        """Let the core that computes have this clock, and idle ones a low one.
+
+        `cores` are those whose clock is set together with it.
+        """
         stat = ["1", "(a b) c)", "R", *["0"] * 35, str(CORE), *["0"] * 13]
         self.file("proc/thread-self/stat", " ".join(stat))
         for core in range(4):
@@ -34,6 +37,7 @@ class FakeHost:
             khz = round(mhz * 1000) if core == CORE else 600_000
             self.file(f"{folder}/scaling_cur_freq", f"{khz}\n")
             self.file(f"{folder}/scaling_governor", f"{governor}\n")
+            self.file(f"{folder}/related_cpus", f"{cores}\n")
 
     def temperature(self, **zones: str) -> None:
         """Let the thermal zones tell these, in thousandths of a degree."""

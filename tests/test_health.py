@@ -55,6 +55,28 @@ def test_the_clock_is_that_of_the_core_that_computes_as_the_leg_goes_on(host: Fa
     assert health.governor == "performance"
 
 
+def test_a_thread_that_moves_between_two_kinds_of_cores_saw_no_clock_fall(host: FakeHost) -> None:
+    host.clock(1800, cores="0 1 2 3")
+    watch = Watch(host.root)
+    host.clock(2400, cores="4 5")
+    looking(watch)
+    health = watch.end()
+    assert health.cpu_mhz == (1800, 2400, 2400) and health.policy_mhz == TWO_KINDS
+    assert disturbances(health, threads=1) == ()
+
+
+@pytest.mark.parametrize(("by_sums", "ratio"), [(False, 1.0), (True, 1.4)])
+def test_four_in_ten_items_that_take_twice_as_long_disturb_a_throughput(
+    host: FakeHost, by_sums: bool, ratio: float
+) -> None:
+    watch = Watch(host.root, by_sums=by_sums)
+    for number in range(20):
+        watch.add(20_000_000 if number % 5 < 2 else 10_000_000, 10_000_000)
+    health = watch.end()
+    assert health.wall_over_cpu == pytest.approx(ratio)
+    assert bool(disturbances(health, threads=1)) == by_sums
+
+
 def test_the_temperature_is_the_highest_of_any_zone_and_moment(host: FakeHost) -> None:
     host.temperature(thermal_zone0="50000\n", thermal_zone1="41000\n")
     watch = Watch(host.root)
@@ -209,6 +231,9 @@ def test_a_thread_that_had_to_share_its_core_is_told() -> None:
     assert alone.end().wall_over_cpu is None
 
 
+TWO_KINDS = {"0 1 2 3": (1800.0, 1800.0), "4 5": (2400.0, 2400.0)}
+
+
 @pytest.mark.parametrize(
     ("health", "threads", "said"),
     [
@@ -219,10 +244,11 @@ def test_a_thread_that_had_to_share_its_core_is_told() -> None:
         (Health(others_cpu=0.6), 4, "others used 0.60 cores, which with 4 threads"),
         (Health(others_cpu=1.4), 3, None),  # one core was free
         (Health(others_cpu=0.7), 8, "others used 0.70 cores"),
-        (Health(governor="performance", cpu_mhz=(1400, 1800, 1800)), 1, "from 1800 to 1400 MHz"),
-        (Health(governor="performance", cpu_mhz=(1700, 1800, 1800)), 1, None),
-        (Health(governor="ondemand", cpu_mhz=(600, 1800, 1800)), 1, None),  # as it should
-        (Health(cpu_mhz=(600, 1800, 1800)), 1, None),
+        (Health(governor="performance", policy_mhz={"0 1": (1400, 1800)}), 1, "of cores 0 1 fell"),
+        (Health(governor="performance", policy_mhz={"0": (1700, 1800)}), 1, None),
+        (Health(governor="performance", policy_mhz=TWO_KINDS), 1, None),
+        (Health(governor="ondemand", policy_mhz={"0": (600, 1800)}), 1, None),  # as it should
+        (Health(policy_mhz={"0": (600, 1800)}), 1, None),
         (Health(throttled=("hot",)), 4, "the firmware intervened: hot"),
         (Health(throttled=()), 4, None),
         (Health(swapped_pages=256), 4, None),
