@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analysis import clocks, cost_columns, load_curve, phases, segments
-from analysis.column import IDLE, PERCENTILE_ITEMS, STAGES, Column, interval, table
+from analysis.column import IDLE, STAGES, WHOLE, Column, interval, percentiles, table
 from analysis.column import UNMEASURED as _UNMEASURED
+from analysis.completions import LITTLE_OFF
 from paretopipe_worker.spec import MIN_ITEMS
 
 _UNPROBED = "it was not measured, or follows a trace (see `segments.csv`)"
@@ -100,19 +101,18 @@ def _latency() -> Iterator[Column]:
         front=True,
     )
     yield from interval("latency_median_{}_ms", "ms", "`latency_median_ms`")
-    for percentile, needed in PERCENTILE_ITEMS.items():
-        yield Column(
-            f"latency_p{percentile}_ms",
-            "ms",
-            f"{percentile}th percentile of the response latency (between items linearly), then the "
-            "mean over replicates.",
-            f"a replicate has fewer than {needed} items",
-        )
+    yield from percentiles("the response latency")
     yield Column(
         "loaded_latency_median_ms",
         "ms",
         "Latency with `window` items in flight: median of the throughput phase's items, then the "
         "mean over replicates. Not comparable with the response latency.",
+        _UNMEASURED,
+    )
+    yield Column(
+        "loaded_latency_mean_ms",
+        "ms",
+        "The same, mean of the items that `throughput_images_s` counts.",
         _UNMEASURED,
     )
 
@@ -128,14 +128,37 @@ def _throughput() -> Iterator[Column]:
     yield Column(
         "throughput_images_s",
         "images/s",
-        "Images per second in steady state: `batch * (n - 1)` over the time from the first to the "
-        "last of the n completions at the source in the throughput phase, then the mean over "
-        "replicates.",
-        _UNMEASURED,
+        "Images per second in steady state, by completions at the source in the throughput phase: "
+        f"{WHOLE}, then the mean over replicates.",
+        "a replicate has fewer than two whole windows, see `throughput_note`, or no replicate was "
+        "measured",
         direction="max",
         front=True,
     )
     yield from interval("throughput_{}_images_s", "images/s", "`throughput_images_s`")
+    yield Column(
+        "little_ratio",
+        "",
+        "Items completed per second times the mean latency of the same items over `window_used`: 1 "
+        "in steady state where the window is always full (Little's law). Mean over replicates.",
+        "there is no throughput",
+    )
+    yield Column(
+        "little_off",
+        "",
+        f"Whether that is off 1 by more than {LITTLE_OFF:.0%} in any replicate; "
+        "`throughput_note` says what it means.",
+        "there is no throughput",
+        front=True,
+    )
+    yield Column(
+        "throughput_note",
+        "",
+        "Why a replicate has no throughput, or what speaks against it: the window was not always "
+        "full, as where the source itself is the slowest stage, or the leg was not steady.",
+        "nothing does",
+        front=True,
+    )
     for phase in ("latency", "throughput"):
         yield Column(
             f"{phase}_ended_by",
@@ -155,7 +178,10 @@ def _throughput() -> Iterator[Column]:
 def _stages() -> Iterator[Column]:
     """Where the time of each stage went."""
     for rank in range(STAGES):
-        for prefix, phase in (("", "latency"), ("loaded_", "throughput")):
+        for prefix, phase, how in (
+            ("", "latency", "median of the items"),
+            ("loaded_", "throughput", "of all items together"),
+        ):
             start = f"stage{rank}_{prefix}"
             yield Column(
                 f"{start}compute_ms",
@@ -173,8 +199,8 @@ def _stages() -> Iterator[Column]:
             yield Column(
                 f"{start}wall_over_cpu",
                 "",
-                "Wall time of the computation, without stretching, over that CPU time: median of "
-                "the items. Above about 1.05 with one thread, something else had the CPU.",
+                "Wall time of the computation, without stretching, over that CPU time: "
+                f"{how}. Above about 1.05 with one thread, something else had the CPU.",
                 f"{IDLE}, or the CPU time is below 0.01 ms",
             )
         yield Column(

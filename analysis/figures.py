@@ -117,7 +117,7 @@ def _front(points: pd.DataFrame, factor: float) -> Figure | None:
     panels: list[tuple[Axes, pd.DataFrame]] = []
     for number, (title, table) in enumerate(parts):
         places = grid[number * rows_each : (number + 1) * rows_each].ravel()
-        measured = table[table["status"] == "ok"]
+        measured = table[(table["status"] == "ok") & table[THROUGHPUT].notna()]
         for axes in places[len(links) :]:
             axes.remove()
         for link, axes in zip(links, places, strict=False):

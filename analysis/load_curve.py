@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.column import PERCENTILE_ITEMS, Column
+from analysis import completions
+from analysis.column import PERCENTILE_ITEMS, WHOLE, Column
+from analysis.column import percentiles as percentile_columns
 from analysis.load import Run
 from analysis.phases import TRY, of_last_legs
 from analysis.replicates import percentiles, replicates
-from paretopipe_worker.arrivals import KEEPS_UP, KNEE_LATENCY
+from paretopipe_worker.arrivals import KEEPS_UP, KNEE_LATENCY, beyond_knee, trend
 from paretopipe_worker.spec import MIN_ITEMS
 
 _POINT = (
@@ -63,7 +65,7 @@ def _steps(phases: pd.DataFrame) -> pd.DataFrame:
     legs = legs[legs["rank"] == 0].drop(columns="disturbed")
     legs = legs.merge(disturbed["disturbed"].any().reset_index(), on=[*TRY, "leg"])
     step = legs.groupby(TRY)["offered_per_s"].rank(method="first").astype("int64")
-    kept = [*TRY, "phase", "leg", "offered_per_s", "disturbed", "latency_median_ms"]
+    kept = [*TRY, "phase", "leg", "window", "offered_per_s", "disturbed", "latency_median_ms"]
     return (
         legs[kept].assign(step=step).rename(columns={"latency_median_ms": "idle_latency_median_ms"})
     )
@@ -75,7 +77,7 @@ def figures_of(source: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     source
-        The source's items of load legs that count, with the columns step, batch and
+        The source's items of load legs that count, with the columns step, batch, window and
         ``idle_latency_median_ms``.
     """
     both = source.dropna(subset=["latency_ns", "done_ns"])
@@ -88,27 +90,39 @@ def figures_of(source: pd.DataFrame) -> pd.DataFrame:
     groups = both.groupby(_STEP)
     table = percentiles(groups["ms"]).rename(columns=lambda name: f"{name}_ms")
     table.insert(0, "items", groups.size())
-    ends = groups[["arrived_ns", "done_ns"]].agg(["min", "max"])
-    arriving, leaving = (
-        ends[name]["max"] - ends[name]["min"] for name in ("arrived_ns", "done_ns")
-    )
     enough = table["items"] >= MIN_ITEMS
     table["median_ms"] = table["median_ms"].where(enough)
-    rate = groups["batch"].first() * (table["items"] - 1) / (leaving / 1e9)
-    table["achieved_images_s"] = rate.where(enough & (leaving > 0))
-    late = table["median_ms"] > KNEE_LATENCY * groups["idle_latency_median_ms"].first()
-    table["beyond_knee"] = (late | (arriving < KEEPS_UP * leaving)).astype("boolean").where(enough)
+    rate = completions.rates(completions.whole_windows(both, _STEP))
+    table["achieved_images_s"] = groups["batch"].first() * rate
+    judged = [_judged(part.sort_values("done_ns")) for _, part in groups]
+    knee = pd.DataFrame(judged, columns=["beyond_knee", *_TREND], index=table.index)
+    table = table.join(knee.where(enough))
+    table["beyond_knee"] = table["beyond_knee"].astype("boolean")
     names = {f"{name}_ms": f"latency_{name}_ms" for name in _LATENCIES}
     return table.rename(columns=names).reset_index()
 
 
-_LATENCIES = ("median", *(f"p{percentile}" for percentile in PERCENTILE_ITEMS))
+def _judged(items: pd.DataFrame) -> tuple[bool, float, float, float]:
+    """Whether a leg was beyond the knee, by the rule that ended its point's legs, and the trend."""
+    times = items["arrived_ns"].tolist(), items["done_ns"].tolist()
+    idle_ns = items["idle_latency_median_ms"].iloc[0] * 1e6
+    return beyond_knee(*times, idle_ns), *trend(*times)
+
+
+_TREND = ("latency_trend", "latency_trend_low", "latency_trend_high")
+_LATENCIES = (
+    "median",
+    *(f"p{percentile}{end}" for percentile in PERCENTILE_ITEMS for end in ("", "_low", "_high")),
+)
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
     """Steps of a point from those of its replicates: means, null where one of them is."""
     groups = rows.groupby(["point", "step"], sort=False)
     table = pd.DataFrame({"replicates": groups.size(), "items": groups["items"].min()})
+    # A replicate that came to its knee is offered no more: the others alone are not the point.
+    table["replicates_ended"] = table["replicates"].groupby("point").transform("max")
+    table["replicates_ended"] -= table["replicates"]
     for name in _MEANS:
         table[name] = groups[name].agg(lambda part: part.astype("float64").mean(skipna=False))
     # Null where it is in a replicate.
@@ -120,7 +134,10 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index().astype({"items": "Int64"})
 
 
-_MEANS = ("offered_images_s", "achieved_images_s", *(f"latency_{name}_ms" for name in _LATENCIES))
+_MEANS = (
+    *("offered_images_s", "achieved_images_s", *_TREND),
+    *(f"latency_{name}_ms" for name in _LATENCIES),
+)
 
 
 def _columns() -> Iterator[Column]:
@@ -129,6 +146,12 @@ def _columns() -> Iterator[Column]:
         yield Column(name, "", f"As `{name}` of points.csv.")
     yield Column("step", "", "Place of the offered rate among those of the point, lowest first: 1.")
     yield Column("replicates", "", "Replicates that offered this step, of which all figures are.")
+    yield Column(
+        "replicates_ended",
+        "",
+        "Replicates that had come to their knee before, and offered no more: where there are any, "
+        "the figures are of the rest alone, and the figure leaves the step out.",
+    )
     yield Column(
         "offered_images_s",
         "images/s",
@@ -139,9 +162,8 @@ def _columns() -> Iterator[Column]:
     yield Column(
         "achieved_images_s",
         "images/s",
-        "Images completed per second: `batch * (n - 1)` over the time from the first to the last "
-        "of the n completions, then the mean over replicates.",
-        few,
+        f"Images completed per second: {WHOLE}, then the mean over replicates.",
+        "a replicate has fewer than two whole windows",
     )
     yield Column("items", "items", "Items of the leg, in the replicate that has fewest.")
     yield Column(
@@ -151,20 +173,30 @@ def _columns() -> Iterator[Column]:
         "received: median of the items, then the mean over replicates.",
         few,
     )
-    for percentile, needed in PERCENTILE_ITEMS.items():
+    yield from percentile_columns("the same")
+    yield Column(
+        "latency_trend",
+        "s/s",
+        "By how much latency grew with time over the leg: the slope of a line through the means of "
+        "its ten parts, then the mean over replicates. A pipeline that does not keep up has one of "
+        "the rate of arrivals over that of completions, less 1.",
+        few,
+    )
+    for end in ("low", "high"):
         yield Column(
-            f"latency_p{percentile}_ms",
-            "ms",
-            f"{percentile}th percentile of the same, then the mean over replicates.",
-            f"a replicate has fewer than {needed} items",
+            f"latency_trend_{end}",
+            "s/s",
+            f"{end.capitalize()} end of its 99 % t-interval, mean over replicates.",
+            few,
         )
     yield Column(
         "beyond_knee",
         "",
         f"Whether, in any replicate, the median was above {KNEE_LATENCY:g} times the response "
         "latency (for M/M/1 that is where throughput over latency is largest: Kleinrock, ICC 1979) "
-        f"or items left at less than {KEEPS_UP:g} of the rate at which they arrived, so that "
-        "latency tells only for how long they were offered.",
+        f"or the whole interval of the trend above {1 / KEEPS_UP - 1:.3f}: then items left at less "
+        f"than {KEEPS_UP:g} of the rate at which they arrived, and latency tells only for how long "
+        "they were offered.",
         few,
     )
     yield Column("disturbed", "", "Whether a host was outside its band in the leg that counts.")

@@ -47,6 +47,7 @@ def load_figure(points: pd.DataFrame, curve: pd.DataFrame) -> Figure:
         Its rows of ``load.csv``. Splits on the front are drawn; where none is, all are.
     """
     factor = 1.0
+    curve = curve[curve["replicates_ended"] == 0]
     while True:
         with sns.axes_style("ticks"), mpl.rc_context(STYLE):
             figure = _figure(points, curve, factor)

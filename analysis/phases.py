@@ -213,8 +213,8 @@ def columns() -> Iterator[Column]:
         yield Column(
             f"{phase}_warmup_ended_by",
             "",
-            f"What ended the warm-up of the {phase} phase: `steady`, or `maximum` where its bound "
-            "came first in any replicate.",
+            f"What ended the warm-up of the {phase} phase: its items had become `steady`, or its "
+            "bound came first in any replicate, and they were `never steady`.",
             UNMEASURED,
         )
     yield Column(
@@ -278,7 +278,7 @@ OVER_REPLICATES: dict[str, tuple[Any, str]] = {
 WORST: dict[str, tuple[object, ...]] = {
     **{f"{phase}_ended_by": ("minimum", "maximum") for phase in MEASURED},
     **{f"{phase}_short": (False, True) for phase in MEASURED},
-    **{f"{phase}_warmup_ended_by": ("steady", "maximum") for phase in MEASURED},
+    **{f"{phase}_warmup_ended_by": ("steady", "never steady") for phase in MEASURED},
     "disturbed": (False, True),
 }
 """Where the worst of the replicates decides: values from best to worst."""

@@ -29,6 +29,7 @@ _OVER_REPLICATES: dict[str, tuple[Any, str]] = {
     "max_relative_error": ("max", "float64"),
     "relay_late_p99_ms": ("max", "float64"),
     "link_certificate": (together, "str"),
+    "throughput_note": (together, "str"),
     **phases.OVER_REPLICATES,
     **clocks.OVER_REPLICATES,
 }
@@ -37,6 +38,7 @@ _OVER_REPLICATES: dict[str, tuple[Any, str]] = {
 _WORST: dict[str, tuple[object, ...]] = {
     **phases.WORST,
     "attribution_ok": (True, False),
+    "little_off": (False, True),
     "output": ("exact", "close", "unchecked"),
     "gate": (True, False),
     "crossed": (True, False),

@@ -6,12 +6,15 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
+from analysis import completions
 from analysis.attribution import totals
 from analysis.certificate import certificates
 from analysis.clocks import comparisons, forward
-from analysis.column import PERCENTILE_ITEMS, STAGES
+from analysis.column import PERCENTILE_CONFIDENCE, PERCENTILE_ITEMS, STAGES
 from analysis.load import CONTROLLER, Run
 from analysis.phases import TRY as _TRY
 from analysis.phases import (
@@ -48,7 +51,7 @@ def replicates(run: Run) -> pd.DataFrame:
     batches = {point.id: point.batch for point in run.plan.points}
     figures = (
         latency(source),
-        throughput(source.assign(batch=source["point"].map(batches))),
+        throughput(source, counted, batches),
         stages(items),
         totals(items),
         forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
@@ -137,7 +140,7 @@ def latency(source: pd.DataFrame) -> pd.DataFrame:
 
     Like the functions below it takes items of legs that count.
     """
-    both = source.dropna(subset="latency_ns")
+    both = source[source["phase"].isin(MEASURED)].dropna(subset="latency_ns")
     ms = both.assign(ms=both["latency_ns"].astype("float64") / 1e6).groupby([*_TRY, "phase"])["ms"]
     table = percentiles(ms)
     table.insert(0, "items", ms.size())
@@ -156,27 +159,59 @@ def latency(source: pd.DataFrame) -> pd.DataFrame:
 
 
 def percentiles(groups: Any) -> pd.DataFrame:
-    """Median and percentiles of a grouped series, null where there are too few items for one."""
+    """Median and percentiles of a grouped series, null where there are too few items for one.
+
+    Returns
+    -------
+    Columns ``median``, and of each percentile ``p90`` and so on with the ends of its interval,
+    ``p90_low`` and ``p90_high``.
+    """
     table, sizes = pd.DataFrame({"median": groups.median()}), groups.size()
     for percentile, needed in PERCENTILE_ITEMS.items():
         table[f"p{percentile}"] = groups.quantile(percentile / 100).where(sizes >= needed)
+        ends = [_quantile_ends(part, percentile / 100, needed) for _, part in groups]
+        for place, end in enumerate(("low", "high")):
+            values = pd.Series([pair[place] for pair in ends], index=table.index, dtype="float64")
+            table[f"p{percentile}_{end}"] = values
     return table
 
 
-def throughput(source: pd.DataFrame) -> pd.DataFrame:
+def _quantile_ends(values: pd.Series, quantile: float, needed: int) -> tuple[float, float]:
+    """Order statistics between which a quantile lies with a confidence, whatever its distribution.
+
+    They are those of the binomial test (W. Conover, "Practical nonparametric statistics", 3.2).
+    """
+    if len(values) < needed:
+        return np.nan, np.nan
+    found = stats.quantile_test(values.to_numpy(dtype=np.float64), p=quantile)
+    ends: Any = found.confidence_interval(PERCENTILE_CONFIDENCE)
+    return float(ends.low), float(ends.high)
+
+
+def throughput(
+    source: pd.DataFrame, counted: pd.DataFrame, batches: dict[str, int]
+) -> pd.DataFrame:
     """Images per second of each try, by completions at the source in phase `throughput`.
 
-    n completions bound n - 1 periods, in each of which `batch` images were finished.
+    Parameters
+    ----------
+    source, counted
+        The source's items and all phase ends, of legs that count.
+    batches
+        Images in an item of each point.
     """
-    finished = source[source["phase"] == "throughput"].dropna(subset="done_ns")
-    groups = finished.groupby(_TRY)
-    table = groups["done_ns"].agg(["size", "min", "max"]).join(groups["batch"].first())
-    seconds = (table["max"] - table["min"]).astype("float64") / 1e9
-    rate = table["batch"] * (table["size"] - 1) / seconds
+    legs = counted.loc[counted["rank"] == 0, [*_TRY, "phase", "window"]]
+    items = source.merge(legs[legs["phase"] == "throughput"], on=[*_TRY, "phase"])
+    windows = completions.whole_windows(items, _TRY)
+    images = windows.index.get_level_values("point").map(batches).to_numpy()
     return pd.DataFrame(
         {
-            "throughput_items": table["size"],
-            "throughput_images_s": rate.where((table["size"] >= MIN_ITEMS) & (seconds > 0)),
+            "throughput_items": windows["items"],
+            "throughput_images_s": images * completions.rates(windows),
+            "throughput_note": completions.notes(windows),
+            "loaded_latency_mean_ms": windows["mean_latency_ms"],
+            "little_ratio": completions.little(windows),
+            "little_off": completions.off(windows),
         }
     ).reset_index()
 
@@ -193,7 +228,14 @@ def stages(items: pd.DataFrame) -> pd.DataFrame:
         }
     )
     medians = pd.concat([counted[[*_TRY, "rank", "phase"]], values], axis=1)
-    table = medians.groupby([*_TRY, "rank", "phase"])[list(values)].median().reset_index()
+    groups = [*_TRY, "rank", "phase"]
+    table = medians.groupby(groups)[list(values)].median()
+    # Throughput depends on all items together: of four in ten that are slow a median tells nothing.
+    sums = counted.assign(cpu_ns=cpu)[cpu.notna()].groupby(groups)[["compute_ns", "cpu_ns"]].sum()
+    loaded = table.index.get_level_values("phase") == "throughput"
+    together = sums["compute_ns"] / sums["cpu_ns"]
+    table["wall_over_cpu"] = table["wall_over_cpu"].mask(loaded, together)
+    table = table.reset_index()
     prefix = {"latency": "", "throughput": "loaded_"}
     wide = medians[_TRY].drop_duplicates()
     for rank, (phase, start) in itertools.product(range(STAGES), prefix.items()):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis import completions
 from analysis.certificate import WHEN, described, probes_of
 from analysis.column import Column
 from analysis.load import Run
@@ -60,9 +61,9 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "throughput_images_s",
         "images/s",
-        "Images per second in the segment, by completions at the source: from the first to "
-        "the last of those items each time that the segment came by, then the mean over "
-        f"replicates with at least {MIN_ITEMS}. Empty also where no two were in one go.",
+        "Images per second in the segment, by completions at the source: those of whole windows "
+        "each time that the segment came by, as `throughput_images_s` of points.csv, then the mean "
+        "over replicates that have two such windows in all.",
     ),
 )
 """Columns of ``segments.csv``: empty where nothing was measured."""
@@ -81,6 +82,8 @@ def segments(run: Run) -> pd.DataFrame:
     last = items.groupby([*_TRY, "phase"])["leg"].transform("max")
     items = items[items["leg"] == last]
     batches = {point.id: point.batch for point in run.plan.points}
+    legs = run.phases.loc[run.phases["rank"] == 0, [*_TRY, "leg", "window"]]
+    items = items.merge(legs, on=[*_TRY, "leg"])
     figures = latency(items).join(throughput(items, batches), how="outer").reset_index()
     rows = [
         row | _means(figures, row["point"], row["segment"]) | _path(run, complete, row)
@@ -103,23 +106,28 @@ def latency(items: pd.DataFrame) -> pd.DataFrame:
 def throughput(items: pd.DataFrame, batches: dict[str, int]) -> pd.DataFrame:
     """Images per second by try and segment, by completions at the source.
 
-    An item that saw the link change ends a stretch; the n completions of a stretch bound n - 1
-    periods.
+    An item that saw the link change ends a stretch. Of each stretch whole windows of completions
+    count, and two of them make a throughput.
+
+    Parameters
+    ----------
+    items
+        The source's items of legs that count, with the ``window`` of their leg.
+    batches
+        Images in an item of each point.
     """
     phase = items[items["phase"] == "throughput"].sort_values([*_TRY, "seq"])
     key = phase[[*_TRY, "segment"]].fillna({"segment": -1})
     begins = (key != key.shift()).any(axis=1)
     inside = phase.assign(stretch=begins.cumsum())[phase["segment"].notna()]
-    stretches = inside.groupby([*_TRY, "segment", "stretch"])["done_ns"].agg(["size", "min", "max"])
-    seconds = (stretches["max"] - stretches["min"]).astype("float64") / 1e9
-    groups = stretches.assign(periods=stretches["size"] - 1, seconds=seconds)
-    table = groups.groupby([*_TRY, "segment"])[["size", "periods", "seconds"]].sum()
-    images = table["periods"] * table.index.get_level_values("point").map(batches)
-    known = (table["size"] >= MIN_ITEMS) & (table["seconds"] > 0)
+    stretches = completions.whole_windows(inside, [*_TRY, "segment", "stretch"])
+    groups = stretches.groupby([*_TRY, "segment"])
+    table = groups[["items", "periods", "seconds"]].sum().join(groups["window"].first())
+    images = table.index.get_level_values("point").map(batches).to_numpy()
     return pd.DataFrame(
         {
-            "throughput_items": table["size"],
-            "throughput_images_s": (images / table["seconds"]).astype("float64").where(known),
+            "throughput_items": table["items"],
+            "throughput_images_s": images * completions.rates(table),
         }
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from paretopipe_worker import warmup
+from paretopipe_worker import warmup, window
 from paretopipe_worker.control import ControlError, Message
 from paretopipe_worker.flights import Flight, Flights
 from paretopipe_worker.records import Item
@@ -41,7 +41,7 @@ class LegResult:
     done_ns: list[int] = field(default_factory=list)
     busy_ns: list[int] = field(default_factory=list)
     warmup_items: int = 0
-    warmup_ended_by: warmup.EndedBy = "maximum"
+    warmup_ended_by: warmup.EndedBy | None = None
     disturbed: bool = False
     stage_s: tuple[float, ...] = ()
 
@@ -59,7 +59,8 @@ class LegResult:
     def ended(self) -> EndedBy | None:
         """Whether the leg is over, where completions decide that."""
         elapsed_s = (self.end_ns - self.start_ns) / 1e9
-        if len(self.latencies_ns) >= self.spec.min_items and elapsed_s >= self.spec.min_s:
+        least = max(self.spec.min_items, window.needed(self.window))
+        if len(self.latencies_ns) >= least and elapsed_s >= self.spec.min_s:
             return "minimum"
         return "maximum" if elapsed_s >= self.spec.max_s else None
 
@@ -85,9 +86,9 @@ class LegResult:
         self.stage_s += (busy_ns / 1e9,)
 
     @property
-    def rate_per_s(self) -> float:
-        """Completions per second."""
-        return (len(self.done_ns) - 1) * 1e9 / (self.done_ns[-1] - self.done_ns[0])
+    def rate_per_s(self) -> float | None:
+        """Completions per second; None where the leg holds too few."""
+        return window.rate_per_s(self.done_ns, self.window)
 
 
 def one_in_flight(flights: Flights, result: LegResult) -> EndedBy:

@@ -104,8 +104,9 @@ class PointRun:
                     f"{len(result.latencies_ns)} items in phase {result.phase} before its maximum "
                     f"time of {result.spec.max_s:g} s; a median needs {MIN_ITEMS}"
                 )
-        if load := throughput.spec.load:
-            self._offer(load, latency, throughput)
+        load, rate_per_s = throughput.spec.load, throughput.rate_per_s
+        if load and rate_per_s:
+            self._offer(load, rate_per_s, latency, throughput.window)
         self.check.verdict()
         return latency, throughput
 
@@ -143,7 +144,12 @@ class PointRun:
         self._stage = stages[0]
 
     def _window(self, latency: LegResult) -> int:
-        """Batches in flight for throughput: as asked, or what fills the path just measured."""
+        """Batches in flight for throughput: as asked, or what fills the path just measured.
+
+        Where nothing crosses, one batch is done before the next begins.
+        """
+        if not self._crosses:
+            return 1
         if self.point.window != "auto":
             return self.point.window
         probe = self.context.probe
@@ -153,18 +159,16 @@ class PointRun:
         latency_s = statistics.median(latency.latencies_ns) / 1e9
         return window.filling(latency_s, max((*latency.stage_s, *wire_s)))
 
-    def _offer(self, load: LoadSpec, latency: LegResult, throughput: LegResult) -> None:
+    def _offer(self, load: LoadSpec, most_per_s: float, latency: LegResult, in_flight: int) -> None:
         """Offer growing shares of the throughput, until the knee or the last of them."""
-        seed = self.context.plan.experiment.seed
+        seed = f"{self.context.plan.experiment.seed} {self.context.session.replicate}"
         idle_ns = statistics.median(latency.latencies_ns)
-        in_flight = throughput.window
         for share in load.shares:
-            rate = share * throughput.rate_per_s
+            rate = share * most_per_s
             times = arrivals.poisson(f"{seed} {self.point.id} {share}", rate, load, in_flight)
             drive = partial(arriving, arrivals_ns=times)
             result = self._phase(drive, "load", in_flight=in_flight, offered_per_s=rate)
-            median_ns = statistics.median(result.latencies_ns)
-            if arrivals.beyond_knee(result.ready_ns, result.done_ns, median_ns, idle_ns):
+            if arrivals.beyond_knee(result.ready_ns, result.done_ns, idle_ns):
                 return
 
     def _phase(
@@ -193,7 +197,7 @@ class PointRun:
         context = self.context
         with context.shares.kind("switch"):
             self._open(result)
-        sent_before, watch = context.sent(), Watch()
+        sent_before, watch = context.sent(), Watch(by_sums=result.phase != "latency")
         flights = Flights(
             context=context,
             point=self.point,

@@ -11,6 +11,7 @@ from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.spec import Experiment
 from paretopipe_worker.warmup import FEWEST
+from paretopipe_worker.window import needed
 
 WIRE_OVERHEAD = 1514 / 1448
 """Bytes on the wire per byte of payload in full Ethernet frames with TCP timestamps."""
@@ -120,15 +121,19 @@ def phases_s(experiment: Experiment, window: int, latency_s: float, busiest_s: f
     period_s = max(busiest_s, latency_s / window)
     warmup_items = min(FEWEST, phases.warmup_items)
 
-    def leg_s(item_s: float, items: int) -> float:
-        warmup_s = max(item_s, min(phases.warmup_s, items * item_s))
-        return warmup_s + min(phases.max_s, max(phases.min_s, phases.min_items * item_s))
+    def leg_s(item_s: float, warmup: int, least: int) -> float:
+        warmup_s = max(item_s, min(phases.warmup_s, warmup * item_s))
+        counted = max(phases.min_items, least)
+        return warmup_s + min(phases.max_s, max(phases.min_s, counted * item_s))
 
-    legs_s = leg_s(latency_s, warmup_items) + leg_s(period_s, warmup_items + window) + latency_s
+    least = needed(window)
+    legs_s = leg_s(latency_s, warmup_items, 0) + leg_s(period_s, warmup_items + window, least)
+    legs_s += latency_s
     if load := phases.load:
         for share in load.shares:
             item_s = period_s / share
-            counted_s = min(phases.max_s, max(load.min_s, load.min_items * item_s))
+            counted = max(load.min_items, least)
+            counted_s = min(phases.max_s, max(load.min_s, counted * item_s))
             legs_s += window * item_s + counted_s + latency_s
     return legs_s
 

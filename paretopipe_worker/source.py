@@ -100,6 +100,7 @@ class Source:
     ) -> None:
         """Append one line to the progress file, which whoever launched the session may follow."""
         latency, throughput = ended or (None, None)
+        rate_per_s = throughput.rate_per_s if throughput else None
         ahead = self.context.session.points[number:]
         left_s = sum(self.context.plan.point(each).predicted_s for each in ahead)
         line = {
@@ -112,7 +113,7 @@ class Source:
             "of": len(self.context.session.points),
             "predicted_left_s": round(left_s, 1),
             "latency_ms": latency and round(statistics.median(latency.latencies_ns) / 1e6, 3),
-            "images_per_s": throughput and round(point.batch * throughput.rate_per_s, 3),
+            "images_per_s": rate_per_s and round(point.batch * rate_per_s, 3),
             "status": "failed" if reason else "ok",
             "reason": reason,
         }

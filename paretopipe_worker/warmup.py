@@ -10,28 +10,29 @@ from typing import Literal
 
 from paretopipe_worker.spec import PhaseSpec
 
-FEWEST, MOST = 3, 10
+FEWEST, MOST = 6, 10
 """Items that must agree: the most where they are quick, the fewest where they are slow."""
 
-BAND = 0.05
-"""Largest spread of items that agree, as a share of their median."""
+BAND = 0.03
+"""Largest difference between the quartiles of both halves, as a share of the median."""
+
+SPREAD = 0.10
+"""Largest distance between the quartiles of all, as a share of the median."""
 
 _ENOUGH_NS = 100_000_000
-_SIGMA_PER_MAD = 1.4826
 
-EndedBy = Literal["steady", "maximum"]
+EndedBy = Literal["steady", "never steady"]
 
 
 def steady(times_ns: Sequence[int]) -> bool:
-    """Whether the last items of a leg took about the same time each.
+    """Whether the last items of a leg took about the same time each, and no more in one half.
 
-    A leg is steady once the coefficient of variation of its last k items is below a threshold, as
-    in Georges, Buytaert, Eeckhout, "Statistically rigorous Java performance evaluation", OOPSLA
-    2007, section 4.2. On shared machines single items are interrupted, so standard deviation and
-    mean give way to the median absolute deviation, scaled to agree with the former for normal
-    errors, and the median (Rousseeuw, Croux, "Alternatives to the median absolute deviation",
-    JASA 88, 1993). k is 10, or as many items as 100 ms hold, but at least 3: at seconds an item a
-    warm-up takes a few items.
+    The last k items are taken in two halves, whose quartiles must agree: the median tells of a
+    drift, and with the others of a spread that still changes, as pyperf calibrates its warm-up
+    (psf/pyperf, ``_worker.py``). What scatters widely about one place agrees by chance sooner or
+    later, so that the quartiles of all must be close as well. A single item that was interrupted
+    moves no quartile of ten. k is 10, or as many items as 100 ms hold, but at least 6: at seconds
+    an item a warm-up takes a few items.
 
     Parameters
     ----------
@@ -40,18 +41,25 @@ def steady(times_ns: Sequence[int]) -> bool:
 
     Returns
     -------
-    False for fewer than three items.
+    False for fewer than six items.
     """
     if len(times_ns) < FEWEST:
         return False
     typical_ns = max(1.0, statistics.median(times_ns[-FEWEST:]))
-    depth = min(MOST, max(FEWEST, math.ceil(_ENOUGH_NS / typical_ns)))
+    depth = min(MOST, max(FEWEST, 2 * math.ceil(_ENOUGH_NS / typical_ns / 2)))
     if len(times_ns) < depth:
         return False
     recent = times_ns[-depth:]
-    median = statistics.median(recent)
-    spread = _SIGMA_PER_MAD * statistics.median(abs(value - median) for value in recent)
-    return spread <= BAND * median
+    low, median, high = _quartiles(recent)
+    if high - low > SPREAD * median:
+        return False
+    halves = (_quartiles(recent[: depth // 2]), _quartiles(recent[depth // 2 :]))
+    return all(abs(a - b) <= BAND * median for a, b in zip(*halves, strict=True))
+
+
+def _quartiles(times_ns: Sequence[int]) -> list[float]:
+    """Lower quartile, median and upper quartile, between items linearly."""
+    return statistics.quantiles(times_ns, n=4, method="inclusive")
 
 
 class Warmup:
@@ -86,4 +94,4 @@ class Warmup:
         if steady(judged):
             self.ended_by = "steady"
         elif len(judged) >= self._spec.warmup_items or elapsed_s >= self._spec.warmup_s:
-            self.ended_by = "maximum"
+            self.ended_by = "never steady"

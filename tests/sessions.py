@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -9,16 +10,28 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from paretopipe_worker import fleet, spec
+import torch
+
+from paretopipe_worker import fleet, records, spec
+from paretopipe_worker.context import Shares
+from paretopipe_worker.link import state
 from paretopipe_worker.plan import Plan, Session
 from paretopipe_worker.prepare import prepare
+from paretopipe_worker.rendezvous import joined
+from paretopipe_worker.source import Source
+from paretopipe_worker.stage import header
 from paretopipe_worker.supervise import STAGE_ENVIRONMENT
+from paretopipe_worker.transport.handshake import read_secret
 from tests.rings import free_ports
+
+Inside: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Lets a thread open sockets and start processes on one of the hosts."""
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,6 +112,37 @@ def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> La
     made.secret.touch(mode=0o600)
     made.secret.write_text(secrets.token_hex(32))
     return made
+
+
+@contextlib.contextmanager
+def led(
+    made: Lab,
+    session: Session,
+    source_side: Inside = contextlib.nullcontext,
+    other_side: Inside = contextlib.nullcontext,
+) -> Iterator[Source]:
+    """Lead a session from this process, the other stage being a process of its own.
+
+    Yields the source, which measures points as it is told; its records grow meanwhile. Measure in
+    inference mode.
+    """
+    source, other = session.placement
+    path = made.results / "records" / source / records.file_name(session.id, 1)
+    with other_side():
+        child = made.start(session, other)
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(records.Writer(path))
+        link = state.read(made.link_states.get(source, made.link_state))
+        writer.write(header(made.plan, session, 1, source, link))
+        secret, weights = read_secret(made.secret), made.cache / "weights"
+        with source_side():
+            joining = joined(made.plan, session, 1, 0, secret, weights, link, writer, Shares())
+            context, channels = stack.enter_context(joining)
+        leader = Source(context, channels, made.results / "progress.jsonl")
+        yield leader
+        leader.dismiss()
+        assert child.wait(timeout=30) == 0
 
 
 def _port_pair() -> int:

@@ -194,7 +194,7 @@ def test_the_figure_has_a_mark_for_each_cut_at_which_something_crosses(
 def test_texts_of_the_figure_are_clear_of_each_other(tmp_path: Path, table: pd.DataFrame) -> None:
     links = ["none", "wifi", "lte", "paper-rate5"]
     plan = make(mobilenet_table(), links=links, backends=["tcp", "rpc"])
-    fake = FakeRun(tmp_path / "run", plan, items=6)
+    fake = FakeRun(tmp_path / "run", plan, items=8)
     for session in plan.sessions:
         fake.session(session, scale=1.1 if session.backend == "rpc" else 1)
     run = load(fake.path)

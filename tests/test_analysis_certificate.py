@@ -27,7 +27,7 @@ Change = Callable[[dict[str, Any]], None]
 def run_of(tmp_path: Path, *links: Any, **settings: Any) -> FakeRun:
     """A made-up run over these links, each measured as it was asked for."""
     plan = make(tiny_table(), links=["none", *links], **settings)
-    return FakeRun(tmp_path / "made-up", plan, items=6, engine="relay").all_sessions()
+    return FakeRun(tmp_path / "made-up", plan, items=8, engine="relay").all_sessions()
 
 
 def change(fake: FakeRun, kind: str, edit: Change) -> None:

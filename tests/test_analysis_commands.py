@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def fake(tmp_path: Path) -> FakeRun:
     plan = make(tiny_table(), links=TWO_LINKS)
-    return FakeRun(tmp_path / "results" / "made-up", plan, items=6)
+    return FakeRun(tmp_path / "results" / "made-up", plan, items=8)
 
 
 def test_the_dictionary_of_columns_is_that_of_the_code() -> None:

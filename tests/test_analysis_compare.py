@@ -36,7 +36,7 @@ def run_of(
 ) -> Path:
     """A run whose replicates scatter by 2 %, some points `slower` by a factor in all of them."""
     plan = make(tiny_table(), run=name, replicates=replicates, **experiment)
-    fake = FakeRun(path / name, plan, items=6, noise=0)
+    fake = FakeRun(path / name, plan, items=8, noise=0)
     chance = random.Random(seed)
     for session in plan.sessions:
         scale = chance.gauss(1, 0.02)

@@ -24,7 +24,7 @@ from tests.fake_run import PAPER_LINKS, TWO_LINKS, FakeRun, make, mobilenet_tabl
 def table_of(tmp_path: Path, links: list[object], count: int = 21) -> pd.DataFrame:
     """Points of a made-up run of MobileNetV2, the first `count` of each link."""
     plan = make(mobilenet_table(), links=links)
-    table = points(load(FakeRun(tmp_path / "run", plan, items=6).all_sessions().path))
+    table = points(load(FakeRun(tmp_path / "run", plan, items=8).all_sessions().path))
     return table[table["position"] < count]
 
 
@@ -195,7 +195,7 @@ def test_the_front_is_filled_and_joined_and_the_rest_is_hollow(smoke: pd.DataFra
 
 def test_each_backend_has_panels_of_its_own(tmp_path: Path) -> None:
     plan = make(tiny_table(), links=TWO_LINKS, backends=["tcp", "rpc"])
-    table = points(load(FakeRun(tmp_path / "run", plan, items=6).all_sessions().path))
+    table = points(load(FakeRun(tmp_path / "run", plan, items=8).all_sessions().path))
     titles = [axes.get_title(loc="left") for axes in figures.front(table).axes]
     assert titles == [
         f"{link}, {backend}"

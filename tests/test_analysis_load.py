@@ -16,7 +16,7 @@ from tests.fake_run import FakeRun, make, tiny_table
 
 @pytest.fixture
 def fake(tmp_path: Path) -> FakeRun:
-    return FakeRun(tmp_path / "results" / "made-up", make(tiny_table()), items=6)
+    return FakeRun(tmp_path / "results" / "made-up", make(tiny_table()), items=8)
 
 
 def test_a_whole_run_becomes_tidy_frames_without_warnings(fake: FakeRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,21 @@ def legs(source: Path, point: str) -> list[dict[str, Any]]:
     return found
 
 
+def order_statistics(count: int, quantile: float) -> tuple[int, int]:
+    """Places of the ordered items between which a quantile lies, by sums of the binomial alone.
+
+    Each end is missed with at most 0.5 %: fewer items than the lower one's place, or as many as the
+    upper one's, are below the quantile.
+    """
+    chances = [
+        math.comb(count, below) * quantile**below * (1 - quantile) ** (count - below)
+        for below in range(count + 1)
+    ]
+    low = max(place for place in range(count) if sum(chances[: place + 1]) <= 0.005)
+    high = min(place for place in range(count) if sum(chances[place + 1 :]) <= 0.005)
+    return low, high
+
+
 def test_a_row_is_what_the_sources_items_say(tmp_path: Path) -> None:
     fake = fake_of(tmp_path).all_sessions()
     _, curve = curve_of(fake)
@@ -66,7 +82,11 @@ def test_a_row_is_what_the_sources_items_say(tmp_path: Path) -> None:
         assert row["latency_median_ms"] == pytest.approx(np.median(times))
         assert row["latency_p90_ms"] == pytest.approx(np.percentile(times, 90))
         assert np.isnan(row["latency_p95_ms"])
+        # Of 70 completions 69 make up whole windows of three, as it happens.
         assert row["achieved_images_s"] == pytest.approx(69 / (max(done) - min(done)))
+        assert [row[f"latency_p90_{end}_ms"] for end in ("low", "high")] == [
+            sorted(times)[place] for place in order_statistics(70, 0.9)
+        ]
 
 
 def test_the_knee_is_where_latency_doubles_or_items_fall_behind(tmp_path: Path) -> None:
@@ -105,6 +125,25 @@ def test_a_rate_offered_again_counts_once_by_its_last_leg(tmp_path: Path) -> Non
     assert steps[0].sort_index().tolist() == steps[1].sort_index().tolist()
 
 
+def test_steps_that_a_replicate_no_longer_offered_say_so_and_are_not_drawn(tmp_path: Path) -> None:
+    fake = fake_of(tmp_path, replicates=2)
+    first, *others = fake.plan.sessions
+    for session in (first, *others):
+        source, sink = fake.session(session)
+        if session.replicate:
+            continue
+        for file in (source, sink):
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            last = max(line["leg"] for line in lines if line.get("phase") == "load")
+            kept = [line for line in lines if line.get("leg") != last]
+            file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    table, curve = curve_of(fake)
+    told = curve.groupby("step")[["replicates", "replicates_ended"]].agg(["min", "max"])
+    assert told.to_numpy().tolist() == [[2, 2, 0, 0], [2, 2, 0, 0], [1, 1, 1, 1]]
+    drawn = load_figure(table, curve)
+    assert {len(axes.lines[0].get_xdata()) for axes in drawn.axes} == {2}
+
+
 def test_steps_are_means_over_replicates_that_each_had_rates_of_their_own(tmp_path: Path) -> None:
     fake = fake_of(tmp_path, replicates=2)
     for session in fake.plan.sessions:
@@ -123,9 +162,13 @@ def test_steps_are_means_over_replicates_that_each_had_rates_of_their_own(tmp_pa
     assert curve["offered_images_s"].iloc[0] == pytest.approx(SHARES[0] * most * 1.25)
 
 
-@pytest.mark.parametrize(("items", "known"), [(5, False), (6, True)])
-def test_few_items_have_no_latency(tmp_path: Path, items: int, known: bool) -> None:
-    fake = fake_of(tmp_path, items=6)
+@pytest.mark.parametrize(
+    ("items", "latency", "rate"), [(5, False, False), (6, True, False), (7, True, True)]
+)
+def test_few_items_have_no_latency_and_less_than_two_windows_no_rate(
+    tmp_path: Path, items: int, latency: bool, rate: bool
+) -> None:
+    fake = fake_of(tmp_path, items=8)
     for session in fake.plan.sessions:
         source, _ = fake.session(session)
         lines = [json.loads(line) for line in source.read_text().splitlines()]
@@ -137,9 +180,9 @@ def test_few_items_have_no_latency(tmp_path: Path, items: int, known: bool) -> N
         source.write_text("".join(json.dumps(line) + "\n" for line in kept))
     _, curve = curve_of(fake)
     assert set(curve["items"]) == {items}
-    assert curve["latency_median_ms"].notna().all() == known
-    assert curve["achieved_images_s"].notna().all() == known
-    assert curve["beyond_knee"].notna().all() == known
+    assert curve["latency_median_ms"].notna().all() == latency
+    assert curve["achieved_images_s"].notna().all() == rate
+    assert curve["beyond_knee"].notna().all() == latency
 
 
 def test_load_legs_leave_latency_and_throughput_as_they_are(tmp_path: Path) -> None:
@@ -160,7 +203,7 @@ def test_the_command_writes_the_table_and_figure_where_load_was_offered(
     written = pd.read_csv(fake.path / "load.csv")
     assert list(written.columns) == list(NAMES) and len(written) == 24
     assert str(fake.path / "figures" / "load-tiny.svg") in document["files"]
-    plain = FakeRun(tmp_path / "b", make(tiny_table()), items=6).all_sessions()
+    plain = FakeRun(tmp_path / "b", make(tiny_table()), items=8).all_sessions()
     assert pareto.main([str(plain.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["load"] == []
     assert not (plain.path / "load.csv").exists()

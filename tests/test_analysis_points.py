@@ -14,9 +14,11 @@ import pytest
 from scipy import stats
 
 from analysis import front
+from analysis.column import PERCENTILE_ITEMS
 from analysis.columns import FRONT, POINTS
 from analysis.load import load
 from analysis.points import points
+from analysis.replicates import percentiles
 from paretopipe_worker.plan import Point
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, mobilenet_table, tiny_table
 
@@ -51,7 +53,7 @@ def point_of(fake: FakeRun, split: str = CUT) -> Point:
 
 def test_every_point_of_the_plan_has_a_row_in_the_order_of_the_data(tmp_path: Path) -> None:
     plan = make(mobilenet_table(), links=TWO_LINKS)
-    table = points(load(FakeRun(tmp_path / "run", plan, items=6).path))
+    table = points(load(FakeRun(tmp_path / "run", plan, items=8).path))
     names = ["@last", *(f"features.{n}" for n in range(19)), "@first"]
     assert table["split"].tolist() == names * 2
     assert table["link"].tolist() == ["none"] * 21 + ["rate20"] * 21
@@ -118,6 +120,54 @@ def test_throughput_counts_images_not_batches(tmp_path: Path) -> None:
     assert row["throughput_images_s"] == pytest.approx(8e3 / max(*stage, *wire), rel=1e-5)
 
 
+def test_less_than_two_windows_of_items_are_no_throughput_and_say_so(tmp_path: Path) -> None:
+    plan = make(tiny_table(), window=[3, 64], splits={"cuts": [CUT]})
+    table = points(load(FakeRun(tmp_path / "run", plan, items=20).all_sessions().path))
+    rows = table.set_index(["split", "window"])
+    row = rows.loc[CUT, 64]
+    assert (row["status"], row["on_front"], row["throughput_items"]) == ("ok", False, 20)
+    assert row[["throughput_images_s", "little_ratio", "little_off"]].isna().all()
+    assert row["throughput_note"] == (
+        "no throughput: 20 items before the leg's maximum time; with 64 in flight 129 make two "
+        "whole windows"
+    )
+    assert row["latency_median_ms"] > 0
+    told = rows.loc[CUT, 3]
+    assert told["throughput_images_s"] > 0 and pd.isna(told["throughput_note"])
+
+
+def test_throughput_times_latency_is_held_against_the_window(fake: FakeRun) -> None:
+    source, _ = fake.session(fake.plan.sessions[0])
+    table = measure(fake)
+    assert table["little_ratio"].tolist() == pytest.approx([1] * len(table), abs=0.01)
+    assert not table["little_off"].any()
+
+    def shorter(line: dict[str, Any]) -> dict[str, Any]:
+        if line["kind"] == "item" and line["phase"] == "throughput":
+            line["latency_ns"] = line["latency_ns"] * 9 // 10
+        return line
+
+    edit(source, shorter)
+    row = measure(fake).loc[CUT]
+    assert row["little_off"] and row["little_ratio"] == pytest.approx(0.9, abs=0.01)
+    assert row["throughput_note"].startswith("10% of the window's places were free on average")
+
+
+def test_a_stage_s_load_is_that_of_all_its_items_together(fake: FakeRun) -> None:
+    source, _ = fake.session(fake.plan.sessions[0])
+
+    def slower(line: dict[str, Any]) -> dict[str, Any]:
+        if line["kind"] == "item" and line["seq"] % 5 < 2:
+            line["compute_ns"] *= 2
+        return line
+
+    edit(source, slower)
+    row = measure(fake).loc[CUT]
+    # Four in ten items took twice as long: the median of the others hides it.
+    assert row["stage0_wall_over_cpu"] == pytest.approx(1 / 0.99, rel=1e-3)
+    assert row["stage0_loaded_wall_over_cpu"] == pytest.approx(1.4 / 0.99, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("items", "known"),
     [(63, []), (64, [90]), (130, [90, 95]), (661, [90, 95]), (662, [90, 95, 99])],
@@ -128,6 +178,21 @@ def test_percentiles_need_their_number_of_items(
     plan = make(tiny_table(), splits={"cuts": ["body.0"]})
     row = measure(FakeRun(tmp_path / "run", plan, items=items).all_sessions()).loc["body.0"]
     assert [p for p in (90, 95, 99) if not np.isnan(row[f"latency_p{p}_ms"])] == known
+    for percentile in (90, 95, 99):
+        low, value, high = (row[f"latency_p{percentile}{end}_ms"] for end in ("_low", "", "_high"))
+        assert low < value < high if percentile in known else np.isnan([low, high]).all()
+
+
+@pytest.mark.parametrize(("percentile", "items"), PERCENTILE_ITEMS.items())
+def test_an_interval_of_order_statistics_holds_the_percentile(percentile: int, items: int) -> None:
+    draw = np.random.default_rng(percentile)
+    truth = -np.log(1 - percentile / 100)
+    legs = pd.DataFrame(draw.exponential(size=(400, items))).stack().rename("ms").reset_index()
+    table = percentiles(legs.groupby("level_0")["ms"])
+    held = (table[f"p{percentile}_low"] <= truth) & (truth <= table[f"p{percentile}_high"])
+    # The sample's own quantile is above the true one in about half of the legs.
+    assert held.mean() > 0.975, f"of 400 legs, seed {percentile}"
+    assert (table[f"p{percentile}"] >= truth).mean() < 0.7
 
 
 @pytest.mark.parametrize("phase", ["latency", "throughput"])

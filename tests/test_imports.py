@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "spec": ASKED | {"backends", "window"},
     "window": set(),
     "warmup": {"spec"},
-    "arrivals": {"spec"},
+    "arrivals": {"spec", "window"},
     "outputs": {"partition"},
     "plan": PLAIN,
     **dict.fromkeys(("planner", "predict", "resume"), PLANNING),

@@ -15,18 +15,13 @@ import torch
 from scipy import stats
 
 from paretopipe_worker import records, window
-from paretopipe_worker.context import Context, Shares
-from paretopipe_worker.link import state
+from paretopipe_worker.context import Context
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import Session
 from paretopipe_worker.records import Item, PhaseEnd, PointEnd, Probe, Record
-from paretopipe_worker.rendezvous import joined
-from paretopipe_worker.source import Source
-from paretopipe_worker.stage import header
-from paretopipe_worker.transport.handshake import read_secret
 from tests import synthetic
 from tests.namespaces import reason_without_namespaces
-from tests.sessions import Lab, lab
+from tests.sessions import Lab, lab, led
 from tests.shaped_link import DATA_PORT, Relayed, shaped_link
 
 pytestmark = pytest.mark.alone
@@ -121,10 +116,11 @@ def seconds(items: Sequence[Item], end: str, begin: str) -> list[float]:
     return [(getattr(item, end) - getattr(item, begin)) / 1e9 for item in items]
 
 
-def throughput(items: Sequence[Item]) -> float:
+def throughput(items: Sequence[Item], in_flight: int = 3) -> float:
     """Completions per second."""
-    done = [item.done_ns or 0 for item in items]
-    return (len(done) - 1) * 1e9 / (done[-1] - done[0])
+    rate = window.rate_per_s([item.done_ns or 0 for item in items], in_flight)
+    assert rate is not None
+    return rate
 
 
 @pytest.fixture(scope="module", params=["none", pytest.param("rate20", marks=pytest.mark.long)])
@@ -213,8 +209,8 @@ def test_warm_up_ends_when_items_are_steady_and_says_so(known: Measured) -> None
             [end] = known.ends(0, cut, phase)
             assert end.warmup_items is not None
             assert end.warmup_ended_by == "steady"
-            # As many as 100 ms hold, at least three; with those in flight when that was seen.
-            assert 3 + filling <= end.warmup_items <= 20 + 2 * filling
+            # As many as 100 ms hold, at least six; with those in flight when that was seen.
+            assert 6 + filling <= end.warmup_items <= 20 + 2 * filling
             [other] = known.ends(1, cut, phase)
             assert (other.warmup_items, other.warmup_ended_by) == (None, None)
 
@@ -236,9 +232,8 @@ def test_a_window_of_auto_fills_a_long_path(tmp_path: Path) -> None:
         [ours], [theirs] = (found.ends(rank, "0", "throughput", "auto") for rank in range(2))
         # Twice 40 ms on the way and twice 10 ms of waiting, over 10 ms.
         assert 10 <= ours.window == theirs.window == wanted <= 13
-        narrow, wide = (
-            throughput(found.items(0, "0", "throughput", in_flight)) for in_flight in (3, "auto")
-        )
+        narrow = throughput(found.items(0, "0", "throughput", 3))
+        wide = throughput(found.items(0, "0", "throughput", "auto"), ours.window)
         # Three in flight come around once in 100 ms, and 10 ms apart are as many as can be.
         assert narrow == pytest.approx(3 / latency_s, rel=0.1)
         loaded = [found.items(rank, "0", "throughput", "auto") for rank in range(2)]
@@ -246,29 +241,6 @@ def test_a_window_of_auto_fills_a_long_path(tmp_path: Path) -> None:
         assert 2 * narrow < wide == pytest.approx(1 / max(means_s), rel=0.1)
         [one] = found.ends(0, "0", "latency", "auto")
         assert one.window == 1
-
-
-@contextlib.contextmanager
-def led(folder: Path, experiment: dict[str, Any]) -> Iterator[tuple[Source, Measured]]:
-    """Lead a session from here, the other stage being a process; its records grow meanwhile."""
-    made = lab(folder, experiment)
-    [session] = made.plan.sessions
-    source, other = session.placement
-    path = made.results / "records" / source / records.file_name(session.id, 1)
-    child = made.start(session, other)
-    torch.set_num_threads(1)
-    with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(records.Writer(path))
-        link = state.read(None)
-        writer.write(header(made.plan, session, 1, source, link))
-        secret, weights = read_secret(made.secret), made.cache / "weights"
-        joining = joined(made.plan, session, 1, 0, secret, weights, link, writer, Shares())
-        context, channels = stack.enter_context(joining)
-        leader = Source(context, channels, made.results / "progress.jsonl")
-        with torch.inference_mode():
-            yield leader, Measured(made, session, ())
-        leader.dismiss()
-    assert child.wait(timeout=30) == 0
 
 
 def with_items(context: Context, count: int) -> None:
@@ -281,11 +253,14 @@ def with_items(context: Context, count: int) -> None:
 def test_response_latency_does_not_depend_on_the_number_of_batches(tmp_path: Path) -> None:
     counts = (*[10] * 5, 1000, *[10] * 5)
     experiment = {"models": ["tests.synthetic:two_of_2_ms"], "phases": PHASES}
-    with led(tmp_path, experiment) as (leader, found):
+    made = lab(tmp_path, experiment)
+    [session] = made.plan.sessions
+    point = made.plan.point(Measured(made, session, ()).point("0"))
+    with led(made, session) as leader, torch.inference_mode():
         for number, count in enumerate(counts):
             with_items(leader.context, count)
-            leader.measure(leader.context.plan.point(found.point("0")), number)
-    found = measured(found.made, found.session)
+            leader.measure(point, number)
+    found = measured(made, session)
     items = found.items(0, "0", "latency")
     assert len(items) == sum(counts)
     medians_ms, begin = [], 0

@@ -17,6 +17,7 @@ from paretopipe_worker import arrivals, records
 from paretopipe_worker.plan import Session
 from paretopipe_worker.records import End, Item, PhaseEnd, PointEnd, Record
 from paretopipe_worker.spec import LoadSpec
+from paretopipe_worker.window import rate_per_s
 from tests.sessions import Lab, lab
 
 pytestmark = pytest.mark.alone
@@ -59,7 +60,8 @@ def test_load_is_offered_at_its_rate_until_the_knee(tmp_path: Path) -> None:
     lines = lines_of(made, session, point)
     [throughput] = [e for e in lines if isinstance(e, PhaseEnd) and e.phase == "throughput"]
     done = [i.done_ns or 0 for i in lines if isinstance(i, Item) and i.phase == "throughput"]
-    rate = (len(done) - 1) * SECOND / (done[-1] - done[0])
+    rate = rate_per_s(done, 3)
+    assert rate is not None
     legs = load_legs(lines)
     # Nobody keeps up with 1.6 of what is possible, so 1.8 is not offered.
     assert 1 <= len(legs) <= 3
@@ -68,7 +70,7 @@ def test_load_is_offered_at_its_rate_until_the_knee(tmp_path: Path) -> None:
         assert end.offered_per_s == pytest.approx(share * rate)
         assert (end.window, end.items) == (throughput.window, len(items)) == (3, 100)
         # As drawn beforehand, to the nanosecond: no completion has moved an arrival.
-        seed = f"{made.plan.experiment.seed} {point} {share}"
+        seed = f"{made.plan.experiment.seed} {session.replicate} {point} {share}"
         drawn = arrivals.poisson(
             seed, end.offered_per_s, LoadSpec(min_items=100, min_s=0), end.window
         )

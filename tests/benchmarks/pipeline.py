@@ -18,12 +18,12 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,25 +33,16 @@ import torch
 from paretopipe_worker import models, records
 from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.compute import compute
-from paretopipe_worker.context import Shares
-from paretopipe_worker.link import state
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.partition import TracedModel, split
 from paretopipe_worker.plan import Point, Session
 from paretopipe_worker.records import Item, Record
-from paretopipe_worker.rendezvous import joined
-from paretopipe_worker.source import Source
 from paretopipe_worker.spec import MIN_ITEMS
-from paretopipe_worker.stage import header
-from paretopipe_worker.transport.handshake import read_secret
+from paretopipe_worker.window import rate_per_s
 from tests.benchmarks.report import Check, Rows, parser, show
 from tests.benchmarks.wire import Wire, wire
-from tests.sessions import Lab, lab
+from tests.sessions import Inside, Lab, lab, led
 from tests.shaped_link import DATA_PORT, shaped_link
-
-Inside = Callable[[], AbstractContextManager[None]]
-"""Lets a thread open sockets and start processes on one of the hosts."""
-
 
 MODELS = ("mobilenet_v2", "resnet18")
 BATCHES = (1, 8)
@@ -217,22 +208,12 @@ def session(piece: Piece) -> list[dict[str, Any]]:
         hosts, source_side, other_side = stack.enter_context(_places(piece.link, folder))
         made = lab(folder, experiment, **hosts)
         [planned] = made.plan.sessions
-        source, other = planned.placement
-        path = made.results / "records" / source / records.file_name(planned.id, 1)
-        own = made.plan.host(source).data_address
+        own = made.plan.host(planned.placement[0]).data_address
         with source_side():
             port = WIRE_PORT if LINKS[piece.link] else 0
             bare = stack.enter_context(wire((own, port), other_side))
-        with other_side():
-            child = made.start(planned, other)
-        writer = stack.enter_context(records.Writer(path))
-        link = state.read(None)
-        writer.write(header(made.plan, planned, 1, source, link))
-        secret, weights = read_secret(made.secret), made.cache / "weights"
-        with source_side():
-            joining = joined(made.plan, planned, 1, 0, secret, weights, link, writer, Shares())
-            context, channels = stack.enter_context(joining)
-        leader = Source(context, channels, made.results / "progress.jsonl")
+        leader = stack.enter_context(led(made, planned, source_side, other_side))
+        context = leader.context
         example = models.example_input(made.plan.tables[0].input, seed=0, index=0)
         points = [p for p in map(made.plan.point, planned.points) if p.split[0][0] != "@"]
         apart = {}
@@ -242,8 +223,6 @@ def session(piece: Piece) -> list[dict[str, Any]]:
                 leader.measure(point, number)
                 after = _apart(piece, point, context.traced(point), example, bare)
             apart[point.id] = tuple(map(statistics.mean, zip(before, after, strict=True)))
-        leader.dismiss()
-        assert child.wait(timeout=30) == 0
         return [_row(piece, made, planned, point, apart[point.id]) for point in points]
 
 
@@ -300,7 +279,7 @@ def _row(
         (item.latency_ns or 0) / 1e6 for item in _items(made, session, source, point, "latency")
     )
     done = [i.done_ns or 0 for i in _items(made, session, source, point, "throughput")]
-    period_ms = (done[-1] - done[0]) / (len(done) - 1) / 1e6
+    period_ms = 1e3 / (rate_per_s(done, int(point.window)) or math.nan)
     return {
         "model": point.model,
         "batch": point.batch,

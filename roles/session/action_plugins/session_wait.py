@@ -200,8 +200,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 def progress_line(point: dict[str, Any], left_s: float) -> str:
     """One finished point as a line for people."""
     width = len(str(point["of"]))
+    rate = point["images_per_s"]
+    # Null where the leg's maximum time came before two whole windows of items.
+    shown = "        -" if rate is None else f"{rate:9.2f}"
     numbers = (
-        f"{point['images_per_s']:9.2f} img/s {point['latency_ms']:9.2f} ms"
+        f"{shown} img/s {point['latency_ms']:9.2f} ms"
         if point["status"] == "ok"
         else f"failed: {point.get('reason')}"
     )

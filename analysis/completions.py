@@ -1,0 +1,99 @@
+"""Throughput from completions at the source: whole windows of them, and what speaks against it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from paretopipe_worker.spec import MIN_ITEMS
+from paretopipe_worker.window import needed, whole
+
+LITTLE_OFF = 0.03
+"""Share by which throughput times mean latency may differ from the window."""
+
+
+def whole_windows(items: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """What the completions of each group's whole windows amount to.
+
+    Results may come home in bursts of a window each, so that a rate is taken over whole windows
+    alone, see :func:`paretopipe_worker.window.whole`.
+
+    Parameters
+    ----------
+    items
+        The source's items, with their ``done_ns``, ``latency_ns`` and the ``window`` of their leg.
+    by
+        Columns that tell groups apart.
+
+    Returns
+    -------
+    A row per group: ``items``, all of them; ``window``; ``periods``, those between completions of
+    whole windows; ``seconds``, from the first of these completions to the last;
+    ``mean_latency_ms``, of the items that completed in that time.
+    """
+    known = items.dropna(subset=["done_ns", "latency_ns"])
+    ordered = known.sort_values([*by, "done_ns"], kind="stable").reset_index(drop=True)
+    done_ns, latency_ns = (ordered[name].astype("int64") for name in ("done_ns", "latency_ns"))
+    groups = ordered.groupby(by)
+    number = groups.cumcount()
+    periods = whole(groups["done_ns"].transform("size"), ordered["window"])  # type: ignore[arg-type]
+    counted = ordered.assign(done_ns=done_ns, periods=periods, number=number)[number <= periods]
+    ends = counted.groupby(by)["done_ns"].agg(["min", "max"])
+    later = counted.assign(ms=latency_ns / 1e6)[counted["number"] > 0].groupby(by)["ms"]
+    table = pd.DataFrame(
+        {
+            "items": groups.size(),
+            "window": groups["window"].first(),
+            "periods": counted.groupby(by)["periods"].first(),
+        }
+    )
+    table["seconds"] = (ends["max"] - ends["min"]) / 1e9
+    table["mean_latency_ms"] = later.mean()
+    return table
+
+
+def rates(windows: pd.DataFrame) -> pd.Series:
+    """Items per second of each row of `whole_windows`, null where it holds too few."""
+    enough = windows["periods"] + 1 >= needed(windows["window"])  # type: ignore[arg-type]
+    enough &= (windows["items"] >= MIN_ITEMS) & (windows["seconds"] > 0)
+    return (windows["periods"] / windows["seconds"]).where(enough).astype("float64")
+
+
+def little(windows: pd.DataFrame) -> pd.Series:
+    """Throughput times mean latency over the window, which Little's law makes 1 in steady state.
+
+    J. Little, "A proof for the queuing formula L = lambda W", Operations Research 9, 1961. It is
+    below 1 where places in the window stood empty, since the source was busy with other items.
+    """
+    in_flight = rates(windows) * windows["mean_latency_ms"] / 1e3
+    return (in_flight / windows["window"]).astype("float64")
+
+
+def off(windows: pd.DataFrame) -> pd.Series:
+    """Whether that is off 1 by more than it may; null where there is no throughput."""
+    ratio = little(windows)
+    return ((ratio - 1).abs() > LITTLE_OFF).astype("boolean").mask(ratio.isna())
+
+
+def notes(windows: pd.DataFrame) -> pd.Series:
+    """Why each row has no throughput, or what speaks against it; null where nothing does."""
+    known = zip(windows.to_dict("records"), rates(windows), little(windows), strict=True)
+    texts = [_note(row, rate, ratio) for row, rate, ratio in known]
+    return pd.Series(texts, index=windows.index, dtype="object").astype("str")
+
+
+def _note(row: dict[Any, Any], rate: float, ratio: float) -> str | None:
+    """The note of one leg."""
+    if pd.isna(rate):
+        least = max(MIN_ITEMS, needed(int(row["window"])))
+        return (
+            f"no throughput: {row['items']:.0f} items before the leg's maximum time; with "
+            f"{row['window']:.0f} in flight {least} make two whole windows"
+        )
+    if abs(ratio - 1) <= LITTLE_OFF:
+        return None
+    if ratio < 1:
+        free = f"{1 - ratio:.0%} of the window's places were free on average"
+        return f"{free}: the source was busy with other items, or the leg was not steady"
+    return f"not steady: throughput times mean latency is {ratio:.2f} times the window"
