@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis import backends, figures, front
@@ -21,6 +22,7 @@ from analysis.replicates import replicates
 from analysis.segments import segments
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
+from paretopipe_worker.resume import MEASURED
 
 _MARKS = ("link_certified", "link_certificate")
 _SHOWN = {
@@ -79,7 +81,9 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     latency, and why), ``processes`` (see :func:`analysis.load.processes`), ``uncertified``,
     ``front`` (the rows of ``front.csv``), ``load`` (those of ``load.csv``, which is written where
     load was offered), ``backends`` (those of ``backends.csv``, where there are several),
-    ``unattributed`` (the points whose parts do not add up), ``files``, ``warnings``.
+    ``unattributed`` (the points whose parts do not add up), ``rateless`` (those without a
+    throughput, and why), ``unsteady`` (those of which a phase began before items were steady),
+    ``files``, ``warnings``.
 
     Raises
     ------
@@ -106,6 +110,11 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     marked = table[front.marked(table)]
     late = table[table["link_late"].eq(True).fillna(False)]
     shaken = table[disturbed(table)]
+    rateless = table[(table["status"] == "ok") & table[figures.THROUGHPUT].isna()]
+    never = [
+        table[f"{phase}_warmup_ended_by"].eq("never steady").fillna(False) for phase in MEASURED
+    ]
+    unsteady = table[np.logical_or.reduce(never)]
     unclocked = table[(table["status"] == "ok") & table["clock_note"].notna()]
     unattributed = table[table["attribution_ok"].eq(False).fillna(False)]
     counts = table["status"].value_counts()
@@ -118,6 +127,8 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
         "disturbed": _rows(shaken[["point", *front.GROUP, "split", "disturbances", "legs_again"]]),
         "unclocked": _rows(unclocked[["point", *front.GROUP, "split", "clock_note"]]),
         "unattributed": _rows(unattributed[["point", *front.GROUP, "split", "attributed_share"]]),
+        "rateless": _rows(rateless[["point", *front.GROUP, "split", "throughput_note"]]),
+        "unsteady": _rows(unsteady[["point", *front.GROUP, "split"]]),
         "processes": processes(run),
         "uncertified": uncertified,
         "front": _rows(best),
@@ -133,7 +144,11 @@ def text(document: dict[str, Any]) -> str:
     parts = []
     best = pd.DataFrame(document["front"])
     if best.empty:
-        why = "no point was measured" if not document["points"]["ok"] else "all points are marked"
+        why = "all points are marked"
+        if len(document["rateless"]) == document["points"]["ok"]:
+            why = "no point has a throughput"
+        if not document["points"]["ok"]:
+            why = "no point was measured"
         parts.append(f"{why}: there is no front")
     else:
         for group, rows in best.groupby(list(front.GROUP), sort=False):
@@ -143,6 +158,10 @@ def text(document: dict[str, Any]) -> str:
     said = f"{counts['ok']} of {total} points measured"
     said += "".join(f", {counts[name]} {name}" for name in ("failed", "missing") if counts[name])
     parts.append("\n".join([said, *_reasons(document["failures"])]))
+    if document["rateless"]:
+        parts.append("\n".join(_rateless(document["rateless"])))
+    if document["unsteady"]:
+        parts.append(_unsteady(document["unsteady"]))
     if document["marked"]:
         parts.append("\n".join(_marks(document["marked"], document["uncertified"])))
     if document["late"]:
@@ -196,6 +215,25 @@ def _marks(rows: list[dict[str, Any]], uncertified: bool) -> list[str]:
         reasons[text] = reasons.get(text, 0) + 1
     said = f"{len(rows)} points have a link that was not as asked for ({where}):"
     return [said, *(f"  {count} over {text}" for text, count in reasons.items())]
+
+
+def _rateless(rows: list[dict[str, Any]]) -> list[str]:
+    """Which points have a latency and no throughput, with one of the reasons for each link."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        reasons.setdefault(row["link"], []).append(row["throughput_note"])
+    said = f"{_count(len(rows), 'point')} without a throughput (throughput_note):"
+    return [said, *(f"  {len(by)} over {link}: {by[0]}" for link, by in reasons.items())]
+
+
+def _unsteady(rows: list[dict[str, Any]]) -> str:
+    """How many points were measured before their items were steady, by link."""
+    links = pd.Series([row["link"] for row in rows]).value_counts(sort=False)
+    where = ", ".join(f"{count} over {link}" for link, count in links.items())
+    return (
+        f"{_count(len(rows), 'point')} of which a phase began although its items never became "
+        f"steady (…_warmup_ended_by; see phases.warmup_items): {where}"
+    )
 
 
 def _late(rows: list[dict[str, Any]]) -> list[str]:

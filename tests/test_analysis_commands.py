@@ -90,6 +90,24 @@ def test_pareto_tells_of_disturbed_points_clocks_and_processes(
     assert "4 stage processes started for 2 sessions, in which 8 points were walked" in printed
 
 
+def test_pareto_tells_of_points_without_a_throughput_and_of_those_that_never_were_steady(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make(tiny_table(), window=64, splits={"cuts": ["body.1"]})
+    fake = FakeRun(tmp_path / "run", plan, items=20)
+    source, _ = fake.session(plan.sessions[0])
+    source.write_text(
+        source.read_text().replace('"warmup_ended_by":"steady"', '"warmup_ended_by":"never steady"')
+    )
+    assert pareto.main([str(fake.path)]) == 0
+    printed = capsys.readouterr().out
+    assert "no point has a throughput: there is no front" in printed
+    assert "3 points without a throughput (throughput_note):\n  3 over none: no throughput: 20" in (
+        printed
+    )
+    assert "3 points of which a phase began although its items never became steady" in printed
+
+
 def test_pareto_tells_how_often_failed_points_were_tried(
     fake: FakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
