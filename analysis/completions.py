@@ -34,22 +34,14 @@ def whole_windows(items: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """
     known = items.dropna(subset=["done_ns", "latency_ns"])
     ordered = known.sort_values([*by, "done_ns"], kind="stable").reset_index(drop=True)
-    done_ns, latency_ns = (ordered[name].astype("int64") for name in ("done_ns", "latency_ns"))
     groups = ordered.groupby(by)
-    number = groups.cumcount()
-    periods = whole(groups["done_ns"].transform("size"), ordered["window"])  # type: ignore[arg-type]
-    counted = ordered.assign(done_ns=done_ns, periods=periods, number=number)[number <= periods]
-    ends = counted.groupby(by)["done_ns"].agg(["min", "max"])
-    later = counted.assign(ms=latency_ns / 1e6)[counted["number"] > 0].groupby(by)["ms"]
-    table = pd.DataFrame(
-        {
-            "items": groups.size(),
-            "window": groups["window"].first(),
-            "periods": counted.groupby(by)["periods"].first(),
-        }
-    )
-    table["seconds"] = (ends["max"] - ends["min"]) / 1e9
-    table["mean_latency_ms"] = later.mean()
+    number, size = groups.cumcount(), groups["done_ns"].transform("size")
+    inside = number <= whole(size, ordered["window"])  # type: ignore[arg-type]
+    counted, later = (ordered[part].groupby(by) for part in (inside, inside & (number > 0)))
+    table = pd.DataFrame({"items": groups.size(), "window": groups["window"].first()})
+    table["periods"] = counted.size() - 1
+    table["seconds"] = (counted["done_ns"].max() - counted["done_ns"].min()) / 1e9
+    table["mean_latency_ms"] = later["latency_ns"].mean().astype("float64") / 1e6
     return table
 
 
