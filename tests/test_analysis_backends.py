@@ -125,7 +125,8 @@ def test_one_replicate_has_no_interval(tmp_path: Path) -> None:
     table = backends.compare(run, replicates(run))
     assert table[["difference_low", "difference_high"]].isna().all(axis=None)
     assert one(table, CUT).loc["latency_median_ms", "difference"] > 3
-    text = overhead.overhead(table).legends[0].get_title().get_text()
+    [figure] = overhead.overhead(table)
+    text = figure.legends[0].get_title().get_text()
     assert "no interval" in text
 
 
@@ -182,7 +183,7 @@ def test_pareto_compares_backends_where_there_are_several(
 def test_the_figure_has_a_mark_for_each_cut_at_which_something_crosses(
     table: pd.DataFrame,
 ) -> None:
-    figure = overhead.overhead(table)
+    [figure] = overhead.overhead(table)
     for axes in figure.axes:
         marks = [line for line in axes.lines if line.get_marker() == "o"]
         assert sum(len(line.get_xdata()) for line in marks) == 3
@@ -201,4 +202,5 @@ def test_texts_of_the_figure_are_clear_of_each_other(tmp_path: Path, table: pd.D
     rpc = backends.compare(run, replicates(run))
     both = pd.concat([rpc, rpc.assign(backend="gloo", difference=2 * rpc["difference"])])
     for rows in (both, table):
-        assert_texts_are_clear(overhead.overhead(rows))
+        [figure] = overhead.overhead(rows)
+        assert_texts_are_clear(figure)

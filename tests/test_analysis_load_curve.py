@@ -170,7 +170,8 @@ def test_the_command_writes_the_table_and_figure_where_load_was_offered(
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Figure]:
     table, curve = curve_of(fake_of(tmp_path_factory.mktemp("load")).all_sessions())
-    return curve, load_figure(table, curve)
+    [figure] = load_figure(table, curve)
+    return curve, figure
 
 
 def test_the_figure_has_a_panel_per_link_and_a_line_per_split_of_the_front(
@@ -202,7 +203,8 @@ def test_its_texts_are_inside_it_and_clear_of_each_other(
 def test_disturbed_legs_are_struck_out(drawn: tuple[pd.DataFrame, Figure], tmp_path: Path) -> None:
     curve, plain = drawn
     table = points(load(fake_of(tmp_path, items=8).all_sessions().path))
-    figure = load_figure(table, curve.assign(disturbed=curve["on_front"] & (curve["step"] == 2)))
+    disturbed = curve["on_front"] & (curve["step"] == 2)
+    [figure] = load_figure(table, curve.assign(disturbed=disturbed))
     count = int((curve["on_front"] & (curve["step"] == 2)).sum())
     assert sum(len(axes.lines) for axes in figure.axes) == count + sum(
         len(axes.lines) for axes in plain.axes
