@@ -17,7 +17,8 @@ from analysis.attribution import CROSSING, TOTALS
 from analysis.columns import OBJECTIVES
 from analysis.cost_columns import BACKENDS
 from analysis.load import Run, RunError, load
-from analysis.overhead import APART, draw
+from analysis.marks import disturbed, late
+from analysis.overhead import APART, doubts, draw
 from analysis.points import half_widths, planned
 from analysis.replicates import replicates
 from paretopipe_worker.plan import PlanError
@@ -29,6 +30,8 @@ QUANTITIES = (LATENCY, THROUGHPUT, APART, *TOTALS)
 _CUT = ["model", "split", "placement", "link", "batch", "window", "dtype"]
 _PLANNED = [*_CUT, "position", "payload_bytes", "return_bytes"]
 _PAIR = ["backend", *_PLANNED]
+_MARKS = {"late": late, "disturbed": disturbed}
+"""Marks of replicates that are compared all the same; of certificates there is a column."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,8 +99,9 @@ def compare(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
     known = planned(run.plan)[["point", "backend", *_PLANNED]]
     rows = measured[measured["status"] == "ok"].merge(known, on="point")
     rows[APART] = rows[CROSSING].sum(axis=1, skipna=False)
+    rows = rows.assign(**{name: marked(rows) for name, marked in _MARKS.items()})
     keys = [*_PLANNED, "replicate"]
-    figures = [*QUANTITIES, "link_certified"]
+    figures = [*QUANTITIES, "link_certified", *_MARKS]
     base = rows.loc[rows["backend"] == reference, [*keys, *figures]]
     others = rows.loc[rows["backend"] != reference, [*keys, "backend", *figures]]
     pairs = others.merge(base, on=keys, suffixes=("", "_reference"))
@@ -127,9 +131,14 @@ def _differences(pairs: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat({name: part.stack() for name, part in wide.items()}, axis="columns")
     table = table.rename_axis(index=[*_PAIR, "quantity"])
     certified = pairs[["link_certified", "link_certified_reference"]].astype("float64")
+    marked = {
+        f"{name}_pairs": (pairs[name] | pairs[f"{name}_reference"]).groupby(keys, sort=False).sum()
+        for name in _MARKS
+    }
     each = pd.DataFrame(
         {
             "pairs": groups["value"].size(),
+            **marked,
             # Null where it is in a replicate.
             "link_certified": certified.min(axis="columns", skipna=False)
             .groupby(keys, sort=False)
@@ -215,6 +224,7 @@ def _said(rows: pd.DataFrame) -> str:
     return (
         f"in the median over cuts {backend} takes {abs(median):.3f} ms {more} than "
         f"{reference}{where}; computing apart, the difference is {_signed(apart)} ms"
+        + "".join(f"\n{doubt}" for doubt in doubts(latency))
     )
 
 

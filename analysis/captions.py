@@ -16,7 +16,7 @@ from matplotlib.path import Path
 from numpy.typing import ArrayLike
 
 from analysis import labels
-from analysis.front import marked
+from analysis.marks import disturbed, late, uncertified
 from paretopipe_worker.cuts import FIRST, LAST
 
 CONDITION = ["placement", "backend", "batch", "window", "dtype"]
@@ -41,11 +41,6 @@ STROKE = Path([(-0.7, -1), (0.7, 1)])
 
 _STROKE = 0.9
 """How far that stands out of the marker, as a share of its radius."""
-
-
-def disturbed(points: pd.DataFrame) -> pd.Series:
-    """Which points were measured on a host that was outside its band."""
-    return points["disturbed"].eq(True).fillna(False).astype("bool")
 
 
 def strike(axes: Axes, x: ArrayLike, y: ArrayLike, radius_pt: float) -> None:
@@ -100,13 +95,14 @@ def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D |
         )
 
     links = [Line2D([], [], color=colour, lw=2.5, label=link) for link, colour in colours.items()]
+    off = [marker("link not as asked for", MARKED, "0.3", "none")]
     return [
         *(links if len(links) > 1 else []),
         Line2D([], [], color="0.3", lw=1.1, marker="o", ms=2 * MARKER_PT, label="Pareto front"),
         marker("dominated", "o", "0.6", "white"),
         marker(f"{FIRST}: all on {ranks[0]}", "s", "0.3", "0.3"),
         marker(f"{LAST}: all on {ranks[-1]}", "D", "0.3", "0.3"),
-        *([marker("link not as asked for", MARKED, "0.3", "none")] if marked(points).any() else []),
+        *(off if uncertified(points).any() else []),
         *([disturbed_legend()] if disturbed(points).any() else []),
     ]
 
@@ -187,7 +183,7 @@ def _links(points: pd.DataFrame) -> Iterator[str]:
     emulated = points.loc[points["link_emulated"].eq(True).fillna(False), "link"].unique()
     if len(emulated):
         yield f"link_emulated: shaped by a userspace relay, not by netem: {', '.join(emulated)}"
-    off = points[marked(points)]
+    off = points[uncertified(points)]
     if len(off):
         kept = off["on_front"].any()
         yield (
@@ -195,11 +191,11 @@ def _links(points: pd.DataFrame) -> Iterator[str]:
             f"({', '.join(off['link'].unique())}), see link_certificate in points.csv: "
             + ("they may be on the front" if kept else "left off the front")
         )
-    late = points.loc[points["link_late"].eq(True).fillna(False), "relay_late_p99_ms"]
-    if len(late):
+    by_ms = points.loc[late(points), "relay_late_p99_ms"]
+    if len(by_ms):
         yield (
-            f"link_late: the relay was late during {len(late)} of {len(points)} points, by "
-            f"{late.min():.1f} to {late.max():.1f} ms at the 99th percentile"
+            f"link_late: the relay was late during {len(by_ms)} of {len(points)} points, by "
+            f"{by_ms.min():.1f} to {by_ms.max():.1f} ms at the 99th percentile"
         )
 
 

@@ -23,7 +23,6 @@ from analysis.captions import (
     MARKERS,
     SMALL_PT,
     conditions,
-    disturbed,
     explain,
     front_legend,
     link_title,
@@ -31,8 +30,8 @@ from analysis.captions import (
     stroke_pt,
 )
 from analysis.crowded import NAMED, chosen
-from analysis.front import marked
 from analysis.load_figure import load_figure
+from analysis.marks import disturbed, uncertified
 from analysis.pages import GRIDS, Grid, laid_out
 from analysis.style import STYLE, freeze, palette, save
 from paretopipe_worker.plan import slug
@@ -179,7 +178,7 @@ def _points(axes: Axes, points: pd.DataFrame, colour: Any, crowded: bool) -> Non
         best[LATENCY], best[THROUGHPUT], drawstyle="steps-post", color=colour, lw=1.1, zorder=3
     )
     endpoint = points["split"].where(points["split"].isin(MARKERS), "")
-    looks = [_radii(points, crowded), marked(points), disturbed(points), endpoint]
+    looks = [_radii(points, crowded), uncertified(points), disturbed(points), endpoint]
     for (radius, off, shaken, split, on_front), part in points.groupby([*looks, "on_front"]):
         hollow = off or (radius > MARKER_PT)
         axes.plot(

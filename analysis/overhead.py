@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ _PANELS = {next(iter(OBJECTIVES)): "response latency", APART: "computing apart"}
 """Quantities that are drawn, each in a column of its own, the latency first."""
 _MARKS = (("#0173b2", "o", "-"), ("#de8f05", "s", "--"), ("#029e73", "D", ":"))
 """Colour, marker and line of each backend."""
-_WIDTH_IN, _PANEL_IN, _LEGEND_IN = 8.6, 2.3, 1.4
+_WIDTH_IN, _PANEL_IN = 8.6, 2.3
 _APART, _FARTHEST = 0.03, 0.12
 """By how much marks of one size are moved apart, as a share: their intervals would hide another;
 and how far at most, where there are many."""
@@ -59,19 +59,23 @@ def overhead(backends: pd.DataFrame) -> list[Figure]:
     A figure for each page.
     """
     rows = _crossing(backends)
-    of_pages = list(pages(rows["link"].unique(), rows_that_fit(_PANEL_IN, _LEGEND_IN)))
+    notes = _notes(rows)
+    caption_in = 0.8 + 0.15 * len(notes)
+    of_pages = list(pages(rows["link"].unique(), rows_that_fit(_PANEL_IN, caption_in)))
     with sns.axes_style("ticks"), mpl.rc_context(STYLE):
         return [
-            _page(rows, links, page_of(number, len(of_pages)))
+            _page(rows, links, caption_in, notes, page_of(number, len(of_pages)))
             for number, links in enumerate(of_pages, start=1)
         ]
 
 
-def _page(rows: pd.DataFrame, links: Sequence[str], page: str) -> Figure:
+def _page(
+    rows: pd.DataFrame, links: Sequence[str], caption_in: float, notes: Sequence[str], page: str
+) -> Figure:
     """The links of one page."""
     reference = rows["reference"].iloc[0]
     marks = dict(zip(rows["backend"].unique(), itertools.cycle(_MARKS), strict=False))
-    size = (_WIDTH_IN, _PANEL_IN * len(links) + _LEGEND_IN)
+    size = (_WIDTH_IN, _PANEL_IN * len(links) + caption_in)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(links), 2, squeeze=False, sharex=True)
     for link, panels in zip(links, grid, strict=True):
@@ -97,7 +101,7 @@ def _page(rows: pd.DataFrame, links: Sequence[str], page: str) -> Figure:
         loc="outside lower left",
         ncols=4,
         frameon=False,
-        title="\n".join(_notes(rows)),
+        title="\n".join(notes),
         title_fontsize=8,
         alignment="left",
     )
@@ -186,4 +190,18 @@ def _notes(rows: pd.DataFrame) -> list[str]:
             f"Bars: 95 % t-intervals of the differences, paired by replicate ({max(least, 2)} or "
             "more pairs)."
         )
-    return notes
+    first = rows[rows["quantity"] == next(iter(_PANELS))]
+    return [*notes, *doubts(first)]
+
+
+def doubts(latency: pd.DataFrame) -> Iterator[str]:
+    """Say what of the pairs, of which there is one row each, is marked."""
+    total = latency["pairs"].sum()
+    off = latency["link_certified"].eq(False).fillna(False).astype("bool")
+    for count, said in (
+        (latency.loc[off, "pairs"].sum(), "are of cuts whose link was not as asked for"),
+        (latency["late_pairs"].sum(), "were measured while a relay was late"),
+        (latency["disturbed_pairs"].sum(), "were measured on a disturbed host"),
+    ):
+        if count:
+            yield f"{count} of {total} pairs of replicates {said}."

@@ -62,7 +62,7 @@ def points(
     run
         The run.
     uncertified
-        Whether points whose link is marked may be on a front, see :func:`analysis.front.marked`.
+        Whether points whose link was not as asked for may be on a front.
     measured
         The run's replicates where they are known, see :func:`analysis.replicates.replicates`.
 

@@ -25,11 +25,11 @@ from tests.test_analysis_figures import assert_texts_are_clear
 CUT = "body.1"
 
 
-def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the items of a record file."""
+def edit(path: Path, change: Callable[[dict[str, Any]], object], kind: str = "item") -> None:
+    """Change the items of a record file, or its lines of another kind."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
-        if line["kind"] == "item":
+        if line["kind"] == kind:
             change(line)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
