@@ -159,7 +159,8 @@ def attribution(
     long["bound_ms"] = long["bound_ms"].where(long["kind"] == "wire")
     tries = long.groupby([*_TRY, *_PART, "phase"])
     each = pd.DataFrame({"ms": tries["ms"].mean(), "bound_ms": tries["bound_ms"].max()})
-    means = each.groupby(["point", *_PART, "phase"]).agg(_mean).reset_index("phase")
+    # Null where a replicate lacks the value.
+    means = each.groupby(["point", *_PART, "phase"]).mean(skipna=False).reset_index("phase")
     table = _places(plan)
     for phase, name in _PHASES.items():
         found = means.loc[means["phase"] == phase, "ms"].rename(name)
@@ -181,11 +182,6 @@ def _places(plan: Plan) -> pd.DataFrame:
         for kind in KINDS
     ]
     return pd.DataFrame(rows)
-
-
-def _mean(part: pd.Series) -> float:
-    """The mean, null where a replicate lacks the value."""
-    return float(part.mean(skipna=False))
 
 
 def _middle(split: pd.DataFrame) -> pd.Series:

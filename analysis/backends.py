@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -18,8 +17,9 @@ from analysis.attribution import CROSSING, TOTALS
 from analysis.columns import OBJECTIVES
 from analysis.cost_columns import BACKENDS
 from analysis.load import Run, RunError, load
-from analysis.overhead import APART, draw
-from analysis.points import half_width, planned
+from analysis.marks import disturbed, late
+from analysis.overhead import APART, doubts, draw
+from analysis.points import half_widths, planned
 from analysis.replicates import replicates
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
@@ -29,6 +29,9 @@ QUANTITIES = (LATENCY, THROUGHPUT, APART, *TOTALS)
 
 _CUT = ["model", "split", "placement", "link", "batch", "window", "dtype"]
 _PLANNED = [*_CUT, "position", "payload_bytes", "return_bytes"]
+_PAIR = ["backend", *_PLANNED]
+_MARKS = {"late": late, "disturbed": disturbed}
+"""Marks of replicates that are compared all the same; of certificates there is a column."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,50 +99,62 @@ def compare(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
     known = planned(run.plan)[["point", "backend", *_PLANNED]]
     rows = measured[measured["status"] == "ok"].merge(known, on="point")
     rows[APART] = rows[CROSSING].sum(axis=1, skipna=False)
+    rows = rows.assign(**{name: marked(rows) for name, marked in _MARKS.items()})
     keys = [*_PLANNED, "replicate"]
-    figures = [*QUANTITIES, "link_certified"]
+    figures = [*QUANTITIES, "link_certified", *_MARKS]
     base = rows.loc[rows["backend"] == reference, [*keys, *figures]]
     others = rows.loc[rows["backend"] != reference, [*keys, "backend", *figures]]
     pairs = others.merge(base, on=keys, suffixes=("", "_reference"))
-    found = []
-    for place, group in pairs.groupby(["backend", *_PLANNED], sort=False):
-        identity = dict(zip(["backend", *_PLANNED], place, strict=True))
-        found += _differences(group, identity | {"reference": reference})
-    table = pd.DataFrame.from_records(found, columns=[column.name for column in BACKENDS])
+    table = _differences(pairs).assign(reference=reference)
     order = known[["backend", *_PLANNED]].drop_duplicates().reset_index(names="order")
-    ordered = table.merge(order, on=["backend", *_PLANNED]).sort_values("order", kind="stable")
-    return ordered.drop(columns="order").reset_index(drop=True)
+    ordered = table.merge(order, on=_PAIR).sort_values("order", kind="stable")
+    return ordered[[column.name for column in BACKENDS]].reset_index(drop=True)
 
 
-def _differences(pairs: pd.DataFrame, identity: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of one cut and backend, from its pairs."""
-    certified = pd.concat([pairs["link_certified"], pairs["link_certified_reference"]])
-    rows: list[dict[str, Any]] = []
-    for name in QUANTITIES:
-        value = pairs[name].astype("float64")
-        other = pairs[f"{name}_reference"].astype("float64")
-        difference = value - other
-        mean, half = difference.mean(skipna=False), half_width(difference)
-        rows.append(
-            identity
-            | {
-                "quantity": name,
-                "pairs": len(pairs),
-                "value": value.mean(skipna=False),
-                "reference_value": other.mean(skipna=False),
-                "difference": mean,
-                "difference_low": mean - half,
-                "difference_high": mean + half,
-                "ratio": (value / other.where(other != 0)).mean(skipna=False),
-                "comes_from": None,
-                "link_certified": None if certified.isna().any() else bool(certified.all()),
-            }
-        )
-    rows[0]["comes_from"] = _largest({row["quantity"]: row["difference"] for row in rows})
-    return rows
+def _differences(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Rows of every cut and backend, a quantity after the other."""
+    keys = [pairs[name] for name in _PAIR]
+    value = pairs[list(QUANTITIES)].astype("float64")
+    other = pairs[[f"{name}_reference" for name in QUANTITIES]].astype("float64")
+    other = other.set_axis(list(QUANTITIES), axis="columns")
+    figures = {
+        "value": value,
+        "reference_value": other,
+        "difference": value - other,
+        "ratio": value / other.where(other != 0),
+    }
+    groups = {name: figure.groupby(keys, sort=False) for name, figure in figures.items()}
+    wide = {name: group.mean(skipna=False) for name, group in groups.items()}
+    half = half_widths(groups["difference"])
+    wide["difference_low"] = wide["difference"] - half
+    wide["difference_high"] = wide["difference"] + half
+    table = pd.concat({name: part.stack() for name, part in wide.items()}, axis="columns")
+    table = table.rename_axis(index=[*_PAIR, "quantity"])
+    certified = pairs[["link_certified", "link_certified_reference"]].astype("float64")
+    marked = {
+        f"{name}_pairs": (pairs[name] | pairs[f"{name}_reference"]).groupby(keys, sort=False).sum()
+        for name in _MARKS
+    }
+    each = pd.DataFrame(
+        {
+            "pairs": groups["value"].size(),
+            **marked,
+            # Null where it is in a replicate.
+            "link_certified": certified.min(axis="columns", skipna=False)
+            .groupby(keys, sort=False)
+            .min(skipna=False)
+            .map({1.0: True, 0.0: False})
+            .astype("boolean"),
+        }
+    )
+    table = table.join(each, on=_PAIR)
+    table["comes_from"] = None
+    largest = wide["difference"].apply(_largest, axis="columns")
+    table.loc[table.index.get_level_values("quantity") == LATENCY, "comes_from"] = largest.array
+    return table.reset_index()
 
 
-def _largest(differences: dict[str, float]) -> str | None:
+def _largest(differences: pd.Series) -> str | None:
     """The kind that differs most in the direction in which the latency does."""
     sign = 1 if differences[LATENCY] > 0 else -1
     same = {name: sign * differences[name] for name in TOTALS if sign * differences[name] > 0}
@@ -209,6 +224,7 @@ def _said(rows: pd.DataFrame) -> str:
     return (
         f"in the median over cuts {backend} takes {abs(median):.3f} ms {more} than "
         f"{reference}{where}; computing apart, the difference is {_signed(apart)} ms"
+        + "".join(f"\n{doubt}" for doubt in doubts(latency))
     )
 
 

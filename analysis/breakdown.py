@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -12,11 +13,15 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETDOWN
 from matplotlib.patches import Patch
 
 from analysis import labels
-from analysis.captions import conditions, explain, link_title
-from analysis.style import NARROWEST_IN, STYLE, TITLE, freeze
+from analysis.captions import Caption, conditions, explain, link_title, page_of
+from analysis.crowded import ENDPOINTS, NAMED
+from analysis.labels import Floats
+from analysis.pages import NARROWEST_IN, PAGE_IN, pages, rows_that_fit
+from analysis.style import STYLE, freeze, title_of
 from paretopipe_worker.cuts import FIRST, LAST
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -39,10 +44,25 @@ _LATENCY = "latency_median_ms"
 _REST = next(reversed(PARTS))
 
 
-def breakdown(points: pd.DataFrame, attribution: pd.DataFrame | None = None) -> Figure:
+_PANEL_IN = 1.85
+_AXIS_IN = 0.75
+"""What the names of cuts take below the last row."""
+_CUT_IN = 0.24
+_TICK_IN = 0.14
+"""How close two names of cuts may be."""
+_FRAME_IN = 0.9
+"""What of a panel's width lies beside its axes."""
+_CROWDED = (
+    f"of more than {NAMED} cuts the endpoints and those on a front are named, where there is room; "
+    "all are in points.csv and attribution.csv"
+)
+
+
+def breakdown(points: pd.DataFrame, attribution: pd.DataFrame | None = None) -> list[Figure]:
     """Draw where one model's response latency goes, cut by cut in the order of the data.
 
-    A row per link, a column per further condition.
+    A row per link, a column per further condition. Where there are more cuts than names have room
+    for, bars touch, those on the front are marked, and only these and the endpoints are named.
 
     Parameters
     ----------
@@ -51,29 +71,59 @@ def breakdown(points: pd.DataFrame, attribution: pd.DataFrame | None = None) -> 
     attribution
         The table ``attribution.csv``. For points that it lacks, what is neither stage's computation
         is drawn as what it is: the rest of the latency.
+
+    Returns
+    -------
+    A figure for each page.
     """
+    # Cuts that are not in the experiment leave no gaps.
+    points = points.assign(position=points["position"].rank(method="dense"))
+    parts = heights(points, attribution)
+    columns = list(conditions(points))
+    count = points["position"].nunique()
+    crowded = count > NAMED
+    beside = min(len(columns), 1 if crowded else 2)
+    alone_in = PAGE_IN[0] if crowded else max(NARROWEST_IN, _CUT_IN * count + 1.2)
+    width_in = min(alone_in, PAGE_IN[0] / beside)
+    caption = explain(points, _legend(points, parts, crowded), *([_CROWDED] if crowded else []))
+    most = rows_that_fit(_PANEL_IN, caption.height_in(width_in * beside) + _AXIS_IN)
+    links = list(points["link"].unique())
+    of_pages = list(itertools.product(pages(columns, beside), pages(links, most)))
     with sns.axes_style("ticks"), mpl.rc_context(STYLE):
-        # Cuts that are not in the experiment leave no gaps.
-        points = points.assign(position=points["position"].rank(method="dense"))
-        parts = heights(points, attribution)
-        links = list(points["link"].unique())
-        columns = list(conditions(points))
-        count = points["position"].nunique()
-        size = (max(NARROWEST_IN, 0.24 * count + 1.2) * len(columns), 2.1 * len(links) + 1.9)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(links), len(columns), squeeze=False, sharex="col")
-        for (title, table), axes_column in zip(columns, grid.T, strict=True):
-            for link, axes in zip(links, axes_column, strict=True):
-                axes.set_title(textwrap.fill(f"{link_title(table, link)}{title}", TITLE))
-                shown = table[table["link"] == link]
+        return [
+            _page(page, parts, width_in, caption, page_of(number, len(of_pages)))
+            for number, page in enumerate(of_pages, start=1)
+        ]
+
+
+def _page(
+    page: tuple[Sequence[tuple[str, pd.DataFrame]], Sequence[str]],
+    parts: pd.DataFrame,
+    width_in: float,
+    caption: Caption,
+    number: str,
+) -> Figure:
+    """One page: some conditions, some links; panels are `width_in` wide."""
+    columns, links = page
+    total_in = width_in * len(columns)
+    height_in = _PANEL_IN * len(links) + _AXIS_IN + caption.height_in(total_in)
+    figure = Figure(figsize=(total_in, height_in), layout="constrained")
+    grid = figure.subplots(len(links), len(columns), squeeze=False, sharex="col")
+    for (title, table), axes_column in zip(columns, grid.T, strict=True):
+        of_page = table[table["link"].isin(links)]
+        for link, axes in zip(links, axes_column, strict=True):
+            axes.set_title(title_of(f"{link_title(table, link)}{title}", width_in))
+            shown = of_page[of_page["link"] == link]
+            if table["position"].nunique() > NAMED:
+                _outline(axes, shown, parts.loc[shown.index])
+            else:
                 _bars(axes, shown, parts.loc[shown.index])
-            axes_column[-1].set_xlabel(
-                f"Cut, from all on the last rank ({LAST}) to all on rank 0 ({FIRST})"
-            )
-        for axes in grid[:, 0]:
-            axes.set_ylabel("Time (ms)")
-        explain(figure, points, _legend(points, parts))
-        freeze(figure)
+            _scale(axes, shown, parts.loc[shown.index])
+        _name_cuts(axes_column[-1], of_page, width_in)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("Time (ms)")
+    caption.write(figure, number)
+    freeze(figure)
     return figure
 
 
@@ -128,15 +178,9 @@ def _unattributed(points: pd.DataFrame) -> pd.DataFrame:
 
 def _bars(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
     """Stack the parts of each cut's latency, and mark the latency itself."""
-    short = labels.shorten(list(points["split"]))
     ticks = points["position"]
-    bottom = np.zeros(len(points))
-    for name, style in PARTS.items():
-        height = parts[name].to_numpy(np.float64)
-        if np.isnan(height).all():
-            continue
-        axes.bar(ticks, np.nan_to_num(height), 0.78, bottom, lw=0, label=name, **style)
-        bottom += np.nan_to_num(height)
+    for name, bottom, top in _stacked(parts):
+        axes.bar(ticks, top - bottom, 0.78, bottom, lw=0, label=name, **PARTS[name])
     latency = points[_LATENCY].to_numpy()
     axes.hlines(latency, ticks - 0.39, ticks + 0.39, color="black", lw=1)
     for tick in ticks[points["status"] != "ok"]:
@@ -151,24 +195,77 @@ def _bars(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
             fontsize=labels.FONT_PT,
             color="0.35",
         )
-    axes.set_xticks(ticks, [short[name] for name in points["split"]], rotation=90)
-    axes.margins(y=0.08)
-    axes.set_xlim(ticks.min() - 0.7, ticks.max() + 0.7)
+
+
+def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
+    """The same for many cuts: bars without gaps, each part one shape, the front marked."""
+    order = points["position"].sort_values().index
+    ticks = points.loc[order, "position"].to_numpy(np.float64)
+    edges = np.append(ticks - 0.5, ticks[-1] + 0.5)
+    for name, bottom, top in _stacked(parts.loc[order]):
+        axes.stairs(top, edges, baseline=bottom, fill=True, lw=0, label=name, **PARTS[name])
+    latency = points.loc[order, _LATENCY].to_numpy(np.float64)
+    axes.stairs(latency, edges, baseline=None, color="black", lw=0.8)
+    best, failed = points[points["on_front"]], points[points["status"] != "ok"]
+    # Marks outside the axes are part of the layout, and those that are nowhere would break it.
+    if len(best):
+        axes.plot(best["position"], best[_LATENCY], **_ON_FRONT)
+    if len(failed):
+        axes.plot(failed["position"], np.zeros(len(failed)), **_FAILED)
+
+
+_MARK: dict[str, Any] = {"ls": "", "zorder": 5, "clip_on": False}
+_ON_FRONT = _MARK | {"marker": CARETDOWN, "ms": 4, "color": "black"}
+_FAILED = _MARK | {"marker": "x", "ms": 3, "color": "0.35"}
+
+
+def _stacked(parts: pd.DataFrame) -> Iterator[tuple[str, Floats, Floats]]:
+    """Name, lower and upper end of each part that there is, from the bottom up."""
+    top = np.zeros(len(parts))
+    for name in PARTS:
+        height = parts[name].to_numpy(np.float64)
+        if not np.isnan(height).all():
+            bottom, top = top, top + np.nan_to_num(height)
+            yield name, bottom, top
+
+
+def _scale(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
+    """Limits, and lines to read times by."""
+    most = np.nanmax([0.0, points[_LATENCY].max(), parts.sum(axis=1).max()])
+    axes.set_ylim(0, 1.08 * most or 1.0)
+    axes.set_xlim(points["position"].min() - 0.7, points["position"].max() + 0.7)
     axes.grid(True, axis="y")
     axes.set_axisbelow(True)
     sns.despine(ax=axes)
 
 
-def _legend(points: pd.DataFrame, parts: pd.DataFrame) -> list[Line2D | Patch]:
+def _name_cuts(axes: Axes, points: pd.DataFrame, width_in: float) -> None:
+    """Name the cuts below the last row: all, or of many the endpoints and those on a front."""
+    cuts = points.groupby("position").agg(split=("split", "first"), fronts=("on_front", "sum"))
+    if len(cuts) > NAMED:
+        cuts["fronts"] = cuts["fronts"].mask(cuts["split"].isin(ENDPOINTS), np.inf)
+        wanted = cuts[cuts["fronts"] > 0].sort_values("fronts", ascending=False, kind="stable")
+        apart = _TICK_IN * (len(cuts) + 0.4) / (width_in - _FRAME_IN)
+        kept: list[float] = []
+        for tick in wanted.index:
+            if all(abs(tick - other) >= apart for other in kept):
+                kept.append(tick)
+        cuts = cuts.loc[sorted(kept)]
+    short = labels.shorten(list(points["split"].unique()))
+    axes.set_xticks(list(cuts.index), [short[name] for name in cuts["split"]], rotation=90)
+    axes.set_xlabel(f"Cut, from all on the last rank ({LAST}) to all on rank 0 ({FIRST})")
+
+
+def _legend(points: pd.DataFrame, parts: pd.DataFrame, crowded: bool) -> Iterator[Line2D | Patch]:
     """What the parts of a bar mean."""
     hosts = set(points["placement"])
     names = next(iter(hosts)).split(">") if len(hosts) == 1 else ()
     said = {f"stage {rank} compute": f" ({name})" for rank, name in enumerate(names)}
-    return [
-        *(
-            Patch(**style, lw=0, label=f"{name}{said.get(name, '')}")
-            for name, style in PARTS.items()
-            if parts[name].notna().any()
-        ),
-        Line2D([], [], color="black", lw=1, label="response latency (median)"),
-    ]
+    for name, style in PARTS.items():
+        if parts[name].notna().any():
+            yield Patch(**style, lw=0, label=f"{name}{said.get(name, '')}")
+    yield Line2D([], [], color="black", lw=1, label="response latency (median)")
+    if crowded and points["on_front"].any():
+        yield Line2D([], [], **_ON_FRONT, label="on the Pareto front")
+    if crowded and (points["status"] != "ok").any():
+        yield Line2D([], [], **_FAILED, label="failed")

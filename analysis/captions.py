@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.path import Path
+from numpy.typing import ArrayLike
 
 from analysis import labels
-from analysis.front import marked
+from analysis.marks import disturbed, late, uncertified
 from paretopipe_worker.cuts import FIRST, LAST
 
 CONDITION = ["placement", "backend", "batch", "window", "dtype"]
@@ -31,32 +33,37 @@ MARKED = Path.make_compound_path(
 MARKER_PT = 2.9
 """Radius of a marker in points (1/72 inch)."""
 
+SMALL_PT = 1.6
+"""That of a marker that is one of many."""
+
 STROKE = Path([(-0.7, -1), (0.7, 1)])
 """What strikes out the marker of a disturbed point: upright it would be taken for an error bar."""
 
-STROKE_PT = 2.6
-"""How far that stands out of the marker, in points."""
+_STROKE = 0.9
+"""How far that stands out of the marker, as a share of its radius."""
 
 
-def disturbed(points: pd.DataFrame) -> pd.Series:
-    """Which points were measured on a host that was outside its band."""
-    return points["disturbed"].eq(True).fillna(False).astype("bool")
-
-
-def strike(axes: Axes, x: float, y: float, radius_pt: float) -> None:
-    """Mark a disturbed point: strike out its marker."""
+def strike(axes: Axes, x: ArrayLike, y: ArrayLike, radius_pt: float) -> None:
+    """Mark disturbed points: strike out their markers."""
     axes.plot(x, y, **_stroke(radius_pt), zorder=6)
+
+
+def stroke_pt(radius_pt: float) -> float:
+    """How far that stands out of a marker of this radius, in points."""
+    return _STROKE * min(radius_pt, MARKER_PT)
 
 
 def disturbed_legend() -> Line2D:
     """What that mark means."""
-    return Line2D([], [], ls="", **_stroke(MARKER_PT - 1), label="host disturbed")
+    return Line2D([], [], **_stroke(MARKER_PT - 1), label="host disturbed")
 
 
 def _stroke(radius_pt: float) -> dict[str, Any]:
     """How the mark is drawn over a marker of this radius."""
-    size = 2 * (radius_pt + STROKE_PT)
-    return {"marker": STROKE, "ms": size, "mew": 1.0, "color": "black", "mfc": "none"}
+    size = 2 * (radius_pt + stroke_pt(radius_pt))
+    # Where points are many, what stands for most of them must not hide them.
+    width, colour = (1.0, "black") if radius_pt > SMALL_PT else (0.5, "0.4")
+    return {"marker": STROKE, "ms": size, "mew": width, "color": colour, "mfc": "none", "ls": ""}
 
 
 def conditions(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -88,42 +95,76 @@ def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D |
         )
 
     links = [Line2D([], [], color=colour, lw=2.5, label=link) for link, colour in colours.items()]
+    off = [marker("link not as asked for", MARKED, "0.3", "none")]
     return [
         *(links if len(links) > 1 else []),
         Line2D([], [], color="0.3", lw=1.1, marker="o", ms=2 * MARKER_PT, label="Pareto front"),
         marker("dominated", "o", "0.6", "white"),
         marker(f"{FIRST}: all on {ranks[0]}", "s", "0.3", "0.3"),
         marker(f"{LAST}: all on {ranks[-1]}", "D", "0.3", "0.3"),
-        *([marker("link not as asked for", MARKED, "0.3", "none")] if marked(points).any() else []),
+        *(off if uncertified(points).any() else []),
         *([disturbed_legend()] if disturbed(points).any() else []),
     ]
 
 
-def explain(figure: Figure, points: pd.DataFrame, legend: Sequence[Line2D | Patch]) -> None:
-    """Title with the conditions common to all panels, legend, and what a reader must know."""
+@dataclass(frozen=True)
+class Caption:
+    """What stands above and below the panels on each page of a figure."""
+
+    title: str
+    notes: tuple[str, ...]
+    legend: tuple[Line2D | Patch, ...]
+
+    def height_in(self, width_in: float) -> float:
+        """Height that it takes on a page of a width, in inches."""
+        title, notes = self._lines(width_in)
+        rows = -(-len(self.legend) // _columns(width_in))
+        return 0.21 * title.count("\n") + 0.14 * len(notes) + 0.185 * rows + 0.45
+
+    def write(self, figure: Figure, page: str = "") -> None:
+        """Add it to a figure; `page` says which page of several it is."""
+        width_in = figure.get_figwidth()
+        title, notes = self._lines(width_in)
+        figure.suptitle(f"{title}{page}", x=0.01, ha="left", fontsize=10.5)
+        figure.legend(
+            handles=list(self.legend),
+            loc="outside lower left",
+            ncols=_columns(width_in),
+            frameon=False,
+            title="\n".join(notes) or None,
+            title_fontsize=8,
+            alignment="left",
+        )
+
+    def _lines(self, width_in: float) -> tuple[str, list[str]]:
+        """Title and lines of notes as they are broken."""
+        lines = [line for note in self.notes for line in textwrap.wrap(note, int(14 * width_in))]
+        return textwrap.fill(self.title, int(10 * width_in)), lines
+
+
+def _columns(width_in: float) -> int:
+    """Columns of a legend."""
+    return 4 if width_in > 9 else 2
+
+
+def page_of(number: int, count: int) -> str:
+    """Which page of several one is, for its title; nothing where it is the only one."""
+    return f" (page {number} of {count})" if count > 1 else ""
+
+
+def explain(points: pd.DataFrame, legend: Iterable[Line2D | Patch], *notes: str) -> Caption:
+    """Title with the conditions common to all panels, legend, and what a reader must know.
+
+    `notes` are what else there is to say.
+    """
     alike = [name for name in CONDITION if points[name].nunique() == 1]
     title = [_value(name, points[name].iloc[0]) for name in alike]
+    said = [*_emulation(points), *_links(points), *_disturbances(points)]
+    said += [*_abbreviations(points), *notes]
     lost = int((points["status"] != "ok").sum())
-    notes = [*_emulation(points), *_links(points), *_disturbances(points)]
-    notes += _abbreviations(points)
     if lost:
-        notes.append(f"{lost} of {len(points)} points have no figures, see points.csv")
-    width_in = figure.get_figwidth()
-    figure.suptitle(
-        textwrap.fill(f"{points['model'].iloc[0]}: {', '.join(title)}", int(11 * width_in)),
-        x=0.01,
-        ha="left",
-        fontsize=10.5,
-    )
-    figure.legend(
-        handles=list(legend),
-        loc="outside lower left",
-        ncols=4 if width_in > 9 else 2,
-        frameon=False,
-        title="\n".join(textwrap.fill(note, int(14 * width_in)) for note in notes) or None,
-        title_fontsize=8,
-        alignment="left",
-    )
+        said.append(f"{lost} of {len(points)} points have no figures, see points.csv")
+    return Caption(f"{points['model'].iloc[0]}: {', '.join(title)}", tuple(said), tuple(legend))
 
 
 def _emulation(points: pd.DataFrame) -> Iterator[str]:
@@ -142,7 +183,7 @@ def _links(points: pd.DataFrame) -> Iterator[str]:
     emulated = points.loc[points["link_emulated"].eq(True).fillna(False), "link"].unique()
     if len(emulated):
         yield f"link_emulated: shaped by a userspace relay, not by netem: {', '.join(emulated)}"
-    off = points[marked(points)]
+    off = points[uncertified(points)]
     if len(off):
         kept = off["on_front"].any()
         yield (
@@ -150,11 +191,11 @@ def _links(points: pd.DataFrame) -> Iterator[str]:
             f"({', '.join(off['link'].unique())}), see link_certificate in points.csv: "
             + ("they may be on the front" if kept else "left off the front")
         )
-    late = points.loc[points["link_late"].eq(True).fillna(False), "relay_late_p99_ms"]
-    if len(late):
+    by_ms = points.loc[late(points), "relay_late_p99_ms"]
+    if len(by_ms):
         yield (
-            f"link_late: the relay was late during {len(late)} of {len(points)} points, by "
-            f"{late.min():.1f} to {late.max():.1f} ms at the 99th percentile"
+            f"link_late: the relay was late during {len(by_ms)} of {len(points)} points, by "
+            f"{by_ms.min():.1f} to {by_ms.max():.1f} ms at the 99th percentile"
         )
 
 

@@ -5,17 +5,24 @@ difference is a ratio: Welch's t interval ("The generalization of 'Student's' pr
 different population variances are involved", Biometrika 34, 1947), since runs need not vary alike.
 Over all points and both objectives a difference is told only where it survives Holm's correction
 ("A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6, 1979).
+
+Chance is not all that makes runs differ. Replicates whose link was not what was asked for did not
+measure the same thing: they are left out, as they are left off fronts, unless ``--uncertified``
+asks for them. Those during which a relay was late or a host disturbed are compared, since on small
+machines these are most, but every row says how many they are, and a difference that rests on any
+of them is told apart: it is not chance, but it may be the disturbance.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +30,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from analysis.columns import OBJECTIVES
-from analysis.front import GROUP
+from analysis.comparison import KEY, LEAST, lost_of, text
 from analysis.load import CONTROLLER, Run, RunError, load
+from analysis.marks import MARKS
 from analysis.points import CONFIDENCE, planned
 from analysis.replicates import replicates
 from paretopipe_worker.plan import PlanError
@@ -32,8 +40,6 @@ from paretopipe_worker.records import RecordError
 
 AIM_PERCENT = 5.0
 """Half-width of an interval that replicates should reach."""
-
-_KEY = [*GROUP, "split"]
 
 
 class CompareError(ValueError):
@@ -48,9 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="a run, results/RUN")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    parser.add_argument(
+        "--uncertified",
+        action="store_true",
+        help="compare replicates, too, whose link was measured to be other than asked for",
+    )
     options = parser.parse_args(arguments)
     try:
-        document = compare(*(load(path) for path in options.runs))
+        runs = [load(path) for path in options.runs]
+        document = compare(*runs, uncertified=options.uncertified)
     except (RunError, PlanError, RecordError, CompareError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -58,46 +70,69 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def compare(first: Run, second: Run) -> dict[str, Any]:
+def compare(first: Run, second: Run, *, uncertified: bool = False) -> dict[str, Any]:
     """Compare two runs at every point both measured.
+
+    Parameters
+    ----------
+    first, second
+        The runs.
+    uncertified
+        Whether replicates count whose link was not as asked for.
 
     Returns
     -------
-    A document of plain values: ``runs``, their names; ``confidence``; ``rows``, one per point and
-    objective with the means of both runs (geometric, over replicates), the ``ratio`` of the second
-    to the first with its interval ``low``, ``high``, ``half_width_percent``, ``p`` and, corrected,
-    ``p_holm``, and whether they ``differ``; ``differing``, those rows that do;
-    ``median_half_width_percent`` and ``aim_percent``; ``only_in``, by run how many points the other
-    has not measured.
+    A document of plain values: ``runs``, their names; ``confidence``; ``uncertified``; ``rows``,
+    one per point and objective with the means of both runs (geometric, over replicates), how many
+    ``replicates`` of each these are, and how many of them are marked: ``marks``, by run a count
+    for each of :data:`analysis.marks.MARKS`, and ``sound``, whether none is; the ``ratio`` of the
+    second to the first with its interval ``low``, ``high``, ``half_width_percent``, ``p`` and,
+    corrected, ``p_holm``, and whether they ``differ``; ``differing``, those rows that do;
+    ``median_half_width_percent`` and ``aim_percent``; ``left_out``, by run how many ``replicates``
+    do not count, and by ``reasons`` what of their links was not as asked for; ``too_few``, the
+    points and objectives of which a run has fewer than two replicates that count; ``only_in``, by
+    run how many points the other has not measured.
 
     Raises
     ------
     CompareError
-        When the runs measured different things, share no point, or have too few replicates.
+        When the runs measured different things, share no point, or no point of theirs has enough
+        replicates.
     """
     _same_things(first, second)
-    sides = [_measured(run) for run in (first, second)]
-    both = [key for key in sides[0] if key in sides[1]]
+    every = [_measured(run) for run in (first, second)]
+    kept = [side if uncertified else side[~side["uncertified"]] for side in every]
+    points = [dict(list(side.groupby(KEY, sort=False))) for side in kept]
+    # A point all of whose replicates are left out was measured all the same.
+    measured = [list(_keys(side)) for side in every]
+    both = [key for key in measured[0] if key in set(measured[1])]
     if not both:
         raise CompareError(f"{first.path} and {second.path}: no point was measured in both")
-    for run, side in zip((first, second), sides, strict=True):
-        _replicated(run, side, both)
-    rows = [
-        dict(zip(_KEY, key, strict=True)) | _difference(objective, [side[key] for side in sides])
-        for key in both
-        for objective in OBJECTIVES
-    ]
+    rows, too_few = [], []
+    for key, objective in itertools.product(both, OBJECTIVES):
+        sides = [side.get(key, _NONE).dropna(subset=objective) for side in points]
+        row = dict(zip(KEY, key, strict=True)) | _counted(objective, sides)
+        if min(row["replicates"]) < LEAST:
+            too_few.append(row)
+        else:
+            rows.append(row | _difference(*(side[objective] for side in sides)))
+    left_out = [_left_out(side, counted) for side, counted in zip(every, kept, strict=True)]
+    if not rows:
+        raise CompareError(_nothing(first, second, too_few, left_out))
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = float(corrected)
         row["differ"] = bool(corrected < 1 - CONFIDENCE)
     return {
         "runs": [first.plan.run, second.plan.run],
         "confidence": CONFIDENCE,
+        "uncertified": uncertified,
         "rows": rows,
         "differing": [row for row in rows if row["differ"]],
         "median_half_width_percent": float(np.median([row["half_width_percent"] for row in rows])),
         "aim_percent": AIM_PERCENT,
-        "only_in": [len(side) - len(both) for side in sides],
+        "left_out": left_out,
+        "too_few": too_few,
+        "only_in": [len(side) - len(both) for side in measured],
     }
 
 
@@ -135,14 +170,23 @@ def welch(first: ArrayLike, second: ArrayLike) -> tuple[float, float, float]:
     return difference, float(high - low) / 2, float(found.pvalue)
 
 
-def _difference(objective: str, sides: Sequence[pd.DataFrame]) -> dict[str, Any]:
-    """One objective of one point, from the replicates of both runs."""
-    logs = [np.log(side[objective].to_numpy(dtype=np.float64)) for side in sides]
-    change, half, p = welch(*logs)
+def _counted(objective: str, sides: Sequence[pd.DataFrame]) -> dict[str, Any]:
+    """How many replicates of both runs one objective of one point has, and of which marks."""
+    marks = [{name: int(side[name].sum()) for name in MARKS} for side in sides]
     return {
         "objective": objective,
+        "replicates": [len(side) for side in sides],
+        "marks": marks,
+        "sound": not any(count for counts in marks for count in counts.values()),
+    }
+
+
+def _difference(*sides: pd.Series) -> dict[str, Any]:
+    """One objective of one point, from the replicates of both runs."""
+    logs = [np.log(side.to_numpy(dtype=np.float64)) for side in sides]
+    change, half, p = welch(*logs)
+    return {
         "means": [float(np.exp(values.mean())) for values in logs],
-        "replicates": [len(values) for values in logs],
         "ratio": float(np.exp(change)),
         "low": float(np.exp(change - half)),
         "high": float(np.exp(change + half)),
@@ -151,30 +195,47 @@ def _difference(objective: str, sides: Sequence[pd.DataFrame]) -> dict[str, Any]
     }
 
 
-_Key: TypeAlias = tuple[Any, ...]
+def _keys(side: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """What tells the points of a run apart, in order."""
+    return side[KEY].drop_duplicates().itertuples(index=False, name=None)
 
 
-def _measured(run: Run) -> dict[_Key, pd.DataFrame]:
-    """The objectives of every replicate that was measured, by what the point is, in order."""
+def _measured(run: Run) -> pd.DataFrame:
+    """Every replicate that was measured, with what the point is, in order, and its marks."""
     table = replicates(run)
-    table = table[table["status"] == "ok"].dropna(subset=list(OBJECTIVES))
-    table = planned(run.plan)[["point", *_KEY]].merge(table[["point", *OBJECTIVES]], on="point")
-    return {
-        tuple(part[_KEY].to_dict("records")[0].values()): part[list(OBJECTIVES)]
-        for _, part in table.groupby("point", sort=False)
-    }
+    table = table[table["status"] == "ok"]
+    marks = {name: marked(table) for name, marked in MARKS.items()}
+    table = table[["point", "link_certificate", *OBJECTIVES]].assign(**marks)
+    return planned(run.plan)[["point", *KEY]].merge(table, on="point")
 
 
-def _replicated(run: Run, side: dict[_Key, pd.DataFrame], both: Sequence[_Key]) -> None:
-    """Refuse points of fewer than two replicates: they have no interval."""
-    few = [key for key in both if len(side[key]) < 2]
-    if few:
-        names = dict(zip(_KEY, few[0], strict=True))
-        raise CompareError(
-            f"{run.path}: {len(few)} of {len(both)} points that both runs measured have fewer "
-            f"than 2 replicates, as '{names['split']}' over link '{names['link']}'; at least 2 "
-            "are needed: see replicates in the experiment"
-        )
+_NONE = pd.DataFrame(columns=[*OBJECTIVES, *MARKS])
+"""No replicates at all."""
+
+
+def _left_out(every: pd.DataFrame, counted: pd.DataFrame) -> dict[str, Any]:
+    """How many replicates do not count, and why."""
+    lost = every.drop(counted.index)
+    reasons = lost["link"] + ": " + lost["link_certificate"].astype("str")
+    return {"replicates": len(lost), "reasons": reasons.value_counts(sort=False).to_dict()}
+
+
+def _nothing(
+    first: Run,
+    second: Run,
+    too_few: Sequence[dict[str, Any]],
+    left_out: Sequence[dict[str, Any]],
+) -> str:
+    """Why nothing can be compared, and what to do about it."""
+    row = too_few[0]
+    few = [run for run, count in zip((first, second), row["replicates"], strict=True) if count < 2]
+    count = len(too_few) // len(OBJECTIVES)
+    said = (
+        f"{few[0].path}: {count} of {count} points that both runs measured have fewer than "
+        f"{LEAST} replicates that count, as '{row['split']}' over link '{row['link']}'; at least "
+        f"{LEAST} are needed: see replicates in the experiment"
+    )
+    return "\n".join([said, *lost_of([first.plan.run, second.plan.run], left_out)])
 
 
 def _same_things(first: Run, second: Run) -> None:
@@ -213,50 +274,6 @@ def _conditions(run: Run) -> Iterator[tuple[str, str]]:
             yield f"{fact} of {name}", " and ".join(sorted(told))
     for name, files in stages.groupby("link"):
         yield f"engine of link {name}", " and ".join(sorted(set(files["link_engine"])))
-
-
-def text(document: dict[str, Any]) -> str:
-    """The result for people."""
-    first, second = document["runs"]
-    rows = document["rows"]
-    points = len(rows) // len(OBJECTIVES)
-    parts = [f"{second} against {first}: {points} points measured in both, by replicates"]
-    alone = [
-        f"{count} more in {run}"
-        for run, count in zip(document["runs"], document["only_in"], strict=True)
-        if count
-    ]
-    if alone:
-        parts[0] += f" ({', '.join(alone)})"
-    if document["differing"]:
-        parts.append(
-            f"{len(document['differing'])} of {len(rows)} differences are not chance (Holm, "
-            f"{1 - document['confidence']:.0%} for all together):\n" + _table(document["differing"])
-        )
-    else:
-        parts.append(
-            f"no difference: none of {len(rows)} excludes equality after Holm's correction "
-            f"({1 - document['confidence']:.0%} for all together)"
-        )
-    width, aim = document["median_half_width_percent"], document["aim_percent"]
-    said = "reached" if width <= aim else "missed: more replicates make it narrower"
-    parts.append(
-        f"median half-width of the {document['confidence']:.0%} intervals: {width:.2g} % "
-        f"(aim: {aim:g} %, {said})"
-    )
-    return "\n\n".join(parts)
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    """Differences, one a line."""
-    frame = pd.DataFrame(rows)
-    shown = frame[["model", "link", "backend", "split", "objective"]].copy()
-    shown["ratio"] = frame["ratio"].map("{:.3f}".format)
-    shown["interval"] = [
-        f"{low:.3f} to {high:.3f}" for low, high in zip(frame["low"], frame["high"], strict=True)
-    ]
-    shown["p (Holm)"] = frame["p_holm"].map("{:.2g}".format)
-    return shown.to_string(index=False)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,10 @@ BACKENDS = (
         "backend costs, free of how fast the stages of two sessions happened to be.",
     ),
     Column("pairs", "", "Replicates in which both backends were measured; all figures are theirs."),
+    Column(
+        "late_pairs", "", "Those of which either was measured while a relay was late (`link_late`)."
+    ),
+    Column("disturbed_pairs", "", "Those of which either was measured on a disturbed host."),
     Column("value", "as the quantity", "Mean of the backend compared.", "a replicate lacks it"),
     Column("reference_value", "as the quantity", "Mean of the reference.", "a replicate lacks it"),
     Column(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +21,41 @@ from analysis.captions import (
     MARKED,
     MARKER_PT,
     MARKERS,
-    STROKE_PT,
+    SMALL_PT,
     conditions,
-    disturbed,
     explain,
     front_legend,
     link_title,
     strike,
+    stroke_pt,
 )
-from analysis.front import marked
+from analysis.crowded import NAMED, chosen
 from analysis.load_figure import load_figure
-from analysis.style import NARROWEST_IN, STYLE, TITLE, freeze, save
+from analysis.marks import disturbed, uncertified
+from analysis.pages import GRIDS, Grid, laid_out
+from analysis.style import STYLE, freeze, palette, save
 from paretopipe_worker.plan import slug
 
 LATENCY = "latency_median_ms"
 THROUGHPUT = "throughput_images_s"
 
+GID = "points"
+"""Group id of the markers, by which they are found again."""
+
 _AXIS = {
     LATENCY: "Response latency (ms; lower is better)",
     THROUGHPUT: "Throughput (images/s; higher is better)",
 }
-_PANEL_IN = (4.3, 3.5)
-_COLUMNS = 3
-_GROWTH = 1.25
 _RING_STEP_PT = 1.6
 _MAX_RINGS = 6
+_SAMPLES = 800
+"""Points of a front's line that names are held against, for about each of both directions."""
+
+_CROWDED = (
+    f"panels of more than {NAMED} points name those on a front and the endpoints, {NAMED} at most; "
+    "small marks are dominated; all points are in points.csv"
+)
+_NO_ROOM = "names for which there was no room are left out, the best come first"
 
 
 def draw(
@@ -61,7 +71,8 @@ def draw(
     points
         The table ``points.csv``, see :func:`analysis.points.points`.
     directory
-        Where ``front-<model>``, ``breakdown-<model>`` and ``load-<model>`` go.
+        Where ``front-<model>``, ``breakdown-<model>`` and ``load-<model>`` go; a figure that takes
+        several pages goes on in ``front-<model>-2``.
     curve
         The table ``load.csv``, see :func:`analysis.load_curve.load_curve`.
     attribution
@@ -86,60 +97,77 @@ def draw(
     return files
 
 
-def front(points: pd.DataFrame) -> Figure:
-    """Draw one model's Pareto fronts: a panel per link with every point named.
+def front(points: pd.DataFrame) -> list[Figure]:
+    """Draw one model's Pareto fronts: a panel per link.
 
     Where there are several links a first panel shows how the front moves from one to the next.
     Each further condition (placement, backend, batch, window, dtype) has panels of its own,
-    beginning a new row.
+    beginning a new row. Every point is named where a panel has few, see
+    :func:`analysis.crowded.chosen`.
+
+    Returns
+    -------
+    A figure for each page.
     """
-    factor = 1.0
-    while True:
-        with sns.axes_style("ticks"), mpl.rc_context(STYLE):
-            figure = _front(points, factor)
-        if figure is not None:
-            return figure
-        # Names keep their size, so that in a larger figure there is room at last.
-        factor *= _GROWTH
+    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+        panels = list(_panels(points))
+        crowded = any(len(shown) > NAMED for row in panels for _, shown in row)
+        notes = [_CROWDED] if crowded else []
+        colours = _colours(points)
+        for grid in GRIDS:
+            figures, unnamed = _front(points, panels, colours, grid, notes)
+            if not unnamed:
+                return figures
+        return _front(points, panels, colours, GRIDS[-1], [*notes, _NO_ROOM])[0]
 
 
-def _front(points: pd.DataFrame, factor: float) -> Figure | None:
-    """The figure with panels `factor` times as large as usual; None where names do not fit."""
-    colours = _colours(points)
-    parts = list(conditions(points))
-    links: list[str | None] = [*([None] if len(colours) > 1 else []), *colours]
-    columns = min(_COLUMNS, len(links))
-    rows_each = -(-len(links) // columns)
-    rows = rows_each * len(parts)
-    size = (max(NARROWEST_IN, factor * _PANEL_IN[0] * columns), factor * _PANEL_IN[1] * rows + 1.1)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    panels: list[tuple[Axes, pd.DataFrame]] = []
-    for number, (title, table) in enumerate(parts):
-        places = grid[number * rows_each : (number + 1) * rows_each].ravel()
+_Panel = tuple[str, pd.DataFrame]
+
+
+def _panels(points: pd.DataFrame) -> Iterator[list[_Panel]]:
+    """Title and points of each panel, those of one condition together."""
+    links = [str(link) for link in points["link"].unique()]
+    for title, table in conditions(points):
         measured = table[(table["status"] == "ok") & table[THROUGHPUT].notna()]
-        for axes in places[len(links) :]:
-            axes.remove()
-        for link, axes in zip(links, places, strict=False):
-            shown = measured[measured["on_front" if link is None else "link"] == (link or True)]
-            said = "fronts of all links" if link is None else link_title(table, link)
-            axes.set_title(textwrap.fill(f"{said}{title}", TITLE))
+        best = measured[measured["on_front"]]
+        yield [
+            *([(f"fronts of all links{title}", best)] if len(links) > 1 else []),
+            *(
+                (f"{link_title(table, link)}{title}", measured[measured["link"] == link])
+                for link in links
+            ),
+        ]
+
+
+def _front(
+    points: pd.DataFrame,
+    panels: Sequence[list[_Panel]],
+    colours: dict[str, Any],
+    grid: Grid,
+    notes: Sequence[str],
+) -> tuple[list[Figure], int]:
+    """The pages with panels as large as `grid` has them, and how many names found no room."""
+    caption = explain(points, front_legend(points, colours), *notes)
+    short = labels.shorten(list(points["split"].unique()))
+    figures, unnamed = [], 0
+    for figure, places in laid_out(panels, grid, caption):
+        for axes, (_, shown) in places:
             for name, part in shown.groupby("link", sort=False):
-                _points(axes, part, colours[str(name)])
+                _points(axes, part, colours[str(name)], len(shown) > NAMED)
             _scales(axes, shown)
-            panels.append((axes, shown))
-    explain(figure, points, front_legend(points, colours))
-    freeze(figure)
-    return figure if all(_name(axes, part, points, colours) for axes, part in panels) else None
+        freeze(figure)
+        unnamed += sum(_name(axes, shown, short, colours) for axes, (_, shown) in places)
+        figures.append(figure)
+    return figures, unnamed
 
 
 def _colours(points: pd.DataFrame) -> dict[str, Any]:
     """One colour per link, the same in all panels."""
     links = [str(link) for link in points["link"].unique()]
-    return dict(zip(links, itertools.cycle(sns.color_palette("colorblind")), strict=False))
+    return dict(zip(links, itertools.cycle(palette()), strict=False))
 
 
-def _points(axes: Axes, points: pd.DataFrame, colour: Any) -> None:
+def _points(axes: Axes, points: pd.DataFrame, colour: Any, crowded: bool) -> None:
     """Draw one link's points, those on the front filled and joined by a step line.
 
     Points whose link was not as asked for are hollow, and marked, wherever they are; those of a
@@ -149,29 +177,36 @@ def _points(axes: Axes, points: pd.DataFrame, colour: Any) -> None:
     axes.plot(
         best[LATENCY], best[THROUGHPUT], drawstyle="steps-post", color=colour, lw=1.1, zorder=3
     )
-    radii = _radii(points)
-    rows = zip(radii, marked(points), disturbed(points), points.to_dict("records"), strict=True)
-    for radius, off, shaken, row in rows:
-        hollow = radius > MARKER_PT or off
+    endpoint = points["split"].where(points["split"].isin(MARKERS), "")
+    looks = [_radii(points, crowded), uncertified(points), disturbed(points), endpoint]
+    for (radius, off, shaken, split, on_front), part in points.groupby([*looks, "on_front"]):
+        hollow = off or (radius > MARKER_PT)
         axes.plot(
-            row[LATENCY],
-            row[THROUGHPUT],
-            marker=MARKED if off else MARKERS.get(row["split"], "o"),
+            part[LATENCY],
+            part[THROUGHPUT],
+            ls="",
+            marker=MARKED if off else MARKERS.get(split, "o"),
             markersize=2 * radius,
             color=colour,
-            markerfacecolor="none" if hollow else colour if row["on_front"] else "white",
-            markeredgewidth=0.9,
-            alpha=1 if row["on_front"] else 0.6,
-            zorder=5 if row["on_front"] else 4,
+            markerfacecolor="none" if hollow else colour if on_front else "white",
+            markeredgewidth=0.9 if radius > SMALL_PT else 0.6,
+            alpha=1 if on_front else 0.6,
+            zorder=5 if on_front else 4,
+            gid=GID,
         )
         if shaken:
-            strike(axes, row[LATENCY], row[THROUGHPUT], radius)
+            strike(axes, part[LATENCY], part[THROUGHPUT], radius)
 
 
-def _radii(points: pd.DataFrame) -> Any:
-    """Marker radius of each point in points: those at one spot become rings around each other."""
-    before = points.groupby([LATENCY, THROUGHPUT]).cumcount().to_numpy()
-    return MARKER_PT + _RING_STEP_PT * np.minimum(before, _MAX_RINGS)
+def _radii(points: pd.DataFrame, crowded: bool) -> pd.Series:
+    """Marker radius of each point in points: those at one spot become rings around each other.
+
+    In a `crowded` panel what is dominated, and no endpoint, is small.
+    """
+    before = points.groupby([LATENCY, THROUGHPUT]).cumcount()
+    small = crowded & ~points["on_front"] & ~points["split"].isin(MARKERS)
+    size = pd.Series(MARKER_PT, index=points.index).mask(small, SMALL_PT)
+    return size + _RING_STEP_PT * before.clip(upper=_MAX_RINGS)
 
 
 def _scales(axes: Axes, points: pd.DataFrame) -> None:
@@ -194,25 +229,26 @@ def _scales(axes: Axes, points: pd.DataFrame) -> None:
         axes.set(xticks=[], yticks=[])
 
 
-def _name(axes: Axes, shown: pd.DataFrame, points: pd.DataFrame, colours: dict[str, Any]) -> bool:
-    """Name all points of a panel, those on the front first; False where there is no room."""
-    short = labels.shorten(list(points["split"].unique()))
-    radii = pd.Series(_radii(shown) + STROKE_PT * disturbed(shown), index=shown.index)
-    order = shown.sort_values(["on_front", LATENCY], ascending=[False, True])
+def _name(axes: Axes, shown: pd.DataFrame, short: dict[str, str], colours: dict[str, Any]) -> int:
+    """Name points of a panel, those on the front first; how many names found no room."""
+    radii = _radii(shown, len(shown) > NAMED)
+    radii = radii.mask(disturbed(shown), radii + radii.map(stroke_pt))
+    named = chosen(shown, LATENCY, THROUGHPUT)
     several = shown["link"].nunique() > 1
-    lines = [
+    avoided = [
         _along(axes, part.sort_values([LATENCY, THROUGHPUT])[[LATENCY, THROUGHPUT]].to_numpy("f8"))
         for _, part in shown[shown["on_front"]].groupby("link", sort=False)
     ]
+    avoided.append(shown.drop(named.index)[[LATENCY, THROUGHPUT]].to_numpy("f8"))
     return labels.place(
         axes,
-        order[[LATENCY, THROUGHPUT]].to_numpy(dtype=np.float64),
-        [short[name] for name in order["split"]],
-        list(radii[order.index]),
-        np.vstack(lines) if lines else np.empty((0, 2)),
+        named[[LATENCY, THROUGHPUT]].to_numpy(dtype=np.float64),
+        [short[name] for name in named["split"]],
+        list(radii[named.index]),
+        np.vstack(avoided),
         [
             colours[link] if several else "black" if on_front else "0.35"
-            for link, on_front in zip(order["link"], order["on_front"], strict=True)
+            for link, on_front in zip(named["link"], named["on_front"], strict=True)
         ],
     )
 
@@ -220,8 +256,9 @@ def _name(axes: Axes, shown: pd.DataFrame, points: pd.DataFrame, colours: dict[s
 def _along(axes: Axes, corners: Any) -> Any:
     """Points along the step line through `corners` (n, 2), in data coordinates."""
     steps = [corners[:1]]
+    # The steps of a long line are short.
+    parts = np.linspace(0, 1, int(np.clip(_SAMPLES / len(corners), 2, 40)))[:, None]
     for (x0, y0), (x1, y1) in itertools.pairwise(axes.transData.transform(corners)):
-        parts = np.linspace(0, 1, 40)[:, None]
         across = np.array([x0, y0]) + parts * np.array([x1 - x0, 0])
         up = np.array([x1, y0]) + parts * np.array([0, y1 - y0])
         steps.append(axes.transData.inverted().transform(np.vstack((across, up))))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from analysis import marks
 from analysis.columns import FRONT, OBJECTIVES
 
 GROUP = ("model", "placement", "link", "backend", "batch", "window", "dtype")
@@ -71,11 +72,6 @@ def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.
     return front
 
 
-def marked(points: pd.DataFrame) -> pd.Series:
-    """Which points' links were not what was asked for, by their session's certificate."""
-    return points["link_certified"].eq(False).fillna(False).astype("bool")
-
-
 def mark(points: pd.DataFrame, *, uncertified: bool = False) -> pd.DataFrame:
     """Add the column ``on_front``, each group (:data:`GROUP`) having a front of its own.
 
@@ -85,10 +81,11 @@ def mark(points: pd.DataFrame, *, uncertified: bool = False) -> pd.DataFrame:
         One row per point, with the columns of :data:`GROUP` and
         :data:`analysis.columns.OBJECTIVES`; rows without figures are on no front.
     uncertified
-        Whether `marked` points count; else they are on no front and beat nothing.
+        Whether points whose link was not as asked for count; else they are on no front and beat
+        nothing.
     """
     on_front = pd.Series(False, index=points.index)
-    counted = points if uncertified else points[~marked(points)]
+    counted = points if uncertified else points[~marks.uncertified(points)]
     for _, group in counted.groupby(list(GROUP), sort=False):
         values = group[list(OBJECTIVES)].to_numpy(dtype=np.float64, na_value=np.nan)
         on_front[group.index] = is_nondominated(values, list(OBJECTIVES.values()))

@@ -23,7 +23,9 @@ GID = "name of a point"
 
 _GAP_PT = 3.0
 _PAD_PT = (1.5, 0.75)
-_RINGS_PT = np.concatenate((np.arange(0, 40, 3.0), np.geomspace(42, 2000, 50)))
+_RINGS_PT = np.concatenate((np.arange(0, 40, 3.0), np.geomspace(42, 400, 30)))
+_REACH = 1 / 3
+"""How far from its point a name may stand, as a share of the diagonal of its panel."""
 _PASSES = 4
 _CONSIDERED = 250
 _ANGLES = np.arange(0, 360, 15) * np.pi / 180
@@ -75,14 +77,15 @@ def place(
     points: Floats,
     names: Sequence[str],
     markers_pt: Sequence[float],
-    lines: Floats,
+    soft: Floats,
     colours: Sequence[str],
-) -> bool:
+) -> int:
     """Write a name beside each point, with a thin leader where it had to move away.
 
-    Every label goes to the free place nearest to its point: no label overlaps another or a
-    marker, or leaves the axes; where there is a choice it goes round `lines`, leaders and
-    markers that its leader would cross. The first points choose first.
+    Every label goes to the free place nearest to its point: no label overlaps another or the
+    marker of a point that has one, leaves the axes, or goes so far that its point is hard to find;
+    where there is a choice it goes round what is `soft`, leaders and markers that its leader would
+    cross. The first points choose first.
 
     Parameters
     ----------
@@ -94,35 +97,35 @@ def place(
         n texts.
     markers_pt
         Radius of each point's marker in points (1/72 inch).
-    lines
-        Array (k, 2) in data coordinates: points on lines that are better not covered.
+    soft
+        Array (k, 2) in data coordinates: points on lines, and markers without a name, that are
+        better not covered.
     colours
         Colour of each text.
 
     Returns
     -------
-    Whether there was room for all; if not, nothing is added and the figure must be larger.
+    How many names found no room and were left out.
     """
     if not len(points):
-        return True
+        return 0
     pixel = _figure(axes).dpi / 72
     anchors = axes.transData.transform(points) / pixel
     radii = np.asarray(markers_pt, dtype=np.float64)
     frame = axes.get_window_extent()
     inside = np.array([frame.x0, frame.y0, frame.x1, frame.y1]) / pixel
     discs = np.column_stack((anchors - radii[:, None], anchors + radii[:, None]))
-    soft = axes.transData.transform(lines) / pixel if len(lines) else np.empty((0, 2))
+    avoided = axes.transData.transform(soft) / pixel if len(soft) else np.empty((0, 2))
     options = [
         _candidates(anchor, radius, size, inside, discs)
         for anchor, radius, size in zip(anchors, radii, _sizes(axes, names), strict=True)
     ]
-    chosen = _choose(options, anchors, discs, soft)
-    if chosen is None:
-        return False
-    boxes = np.array([option.boxes[best] for option, best in zip(options, chosen, strict=True)])
-    texts = list(zip(names, colours, strict=True))
-    _draw(axes, texts, anchors, boxes, radii, inside)
-    return True
+    placed = _choose(options, anchors, discs, avoided)
+    kept = sorted(placed)
+    boxes = np.array([options[index].boxes[placed[index]] for index in kept]).reshape(-1, 4)
+    texts = [(names[index], colours[index]) for index in kept]
+    _draw(axes, texts, anchors[kept], boxes, radii[kept], inside)
+    return len(points) - len(kept)
 
 
 def _sizes(axes: Axes, names: Sequence[str]) -> Floats:
@@ -149,8 +152,10 @@ def _figure(axes: Axes) -> Figure:
 def _candidates(
     anchor: Floats, radius: float, size: Floats, inside: Floats, discs: Floats
 ) -> _Candidates:
-    """Boxes on growing rings around a point that stay inside and off the markers."""
-    ring, angle = (grid.ravel() for grid in np.meshgrid(_RINGS_PT, _ANGLES, indexing="ij"))
+    """Boxes on growing rings around a point that stay within reach, inside and off the markers."""
+    reach = _REACH * np.hypot(*(inside[2:] - inside[:2]))
+    rings = _RINGS_PT[reach >= _RINGS_PT]
+    ring, angle = (grid.ravel() for grid in np.meshgrid(rings, _ANGLES, indexing="ij"))
     direction = np.column_stack((np.cos(angle), np.sin(angle)))
     away = (radius + _GAP_PT + ring)[:, None] + size / 2
     centres = anchor + direction * away
@@ -167,8 +172,11 @@ def _candidates(
 
 def _choose(
     options: Sequence[_Candidates], anchors: Floats, discs: Floats, soft: Floats
-) -> list[int] | None:
-    """Choose one of each label's places: one after the other, then again knowing all others."""
+) -> dict[int, int]:
+    """Choose one of each label's places: one after the other, then again knowing all others.
+
+    Labels for which no place is free are not in the result.
+    """
     own_cost = [
         option.distances
         + _COST_LINE * _covered(option.boxes, soft)
@@ -185,7 +193,8 @@ def _choose(
         option = options[index]
         free = np.flatnonzero(~_overlaps(option.boxes, boxes))
         if not len(free):
-            return None
+            # A later pass may find a place.
+            continue
         near = free[np.argsort(own_cost[index][free], kind="stable")[:_CONSIDERED]]
         crossings = (
             (_covered(option.boxes[near], leaders.reshape(-1, 2)) > 0)
@@ -194,7 +203,7 @@ def _choose(
         )
         cost = own_cost[index][near] + _COST_CROSSING * crossings
         chosen[index] = int(near[np.argmin(cost)])
-    return [chosen[index] for index in range(len(options))]
+    return chosen
 
 
 def _overlaps(boxes: Floats, others: Floats) -> NDArray[np.bool_]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -26,17 +25,18 @@ from analysis.captions import (
     link_title,
     strike,
 )
-from analysis.style import NARROWEST_IN, STYLE, TITLE, freeze
+from analysis.crowded import ENDPOINTS, NAMED, thin
+from analysis.pages import GRIDS, Grid, laid_out
+from analysis.style import STYLE, freeze, palette
 from paretopipe_worker.arrivals import KEEPS_UP, KNEE_LATENCY
 
 _OFFERED, _LATENCY, _P90 = "offered_images_s", "latency_median_ms", "latency_p90_ms"
-_PANEL_IN = (4.3, 3.3)
-_COLUMNS = 3
-_GROWTH = 1.25
 _MARKERS = "osD^vP*X"
+_CROWDED = f"of more than {NAMED} splits a panel shows {NAMED}, evenly spaced; all are in load.csv"
+_NO_ROOM = "names for which there was no room are left out"
 
 
-def load_figure(points: pd.DataFrame, curve: pd.DataFrame) -> Figure:
+def load_figure(points: pd.DataFrame, curve: pd.DataFrame) -> list[Figure]:
     """Draw one model's latency against offered load: a panel per link, a line per split.
 
     Parameters
@@ -44,55 +44,72 @@ def load_figure(points: pd.DataFrame, curve: pd.DataFrame) -> Figure:
     points
         The model's rows of ``points.csv``.
     curve
-        Its rows of ``load.csv``. Splits on the front are drawn; where none is, all are.
+        Its rows of ``load.csv``. Splits on the front are drawn; where none is, all are, but no more
+        than :data:`analysis.crowded.NAMED` in a panel.
+
+    Returns
+    -------
+    A figure for each page.
     """
-    factor = 1.0
+    # Steps that some replicates no longer offered tell of the others alone.
     curve = curve[curve["replicates_ended"] == 0]
-    while True:
-        with sns.axes_style("ticks"), mpl.rc_context(STYLE):
-            figure = _figure(points, curve, factor)
-        if figure is not None:
-            return figure
-        # Names keep their size, so that in a larger figure there is room at last.
-        factor *= _GROWTH
-
-
-def _figure(points: pd.DataFrame, curve: pd.DataFrame, factor: float) -> Figure | None:
-    """The figure with panels `factor` times as large as usual; None where names do not fit."""
     parts = [
-        (f"{link_title(points, str(link))}{title}", rows)
+        (f"{link_title(points, str(link))}{title}", _worth(rows))
         for title, table in conditions(curve)
         for link, rows in table.groupby("link", sort=False)
     ]
-    columns = min(_COLUMNS, len(parts))
-    rows_count = -(-len(parts) // columns)
-    width = max(NARROWEST_IN, factor * _PANEL_IN[0] * columns)
-    figure = Figure(figsize=(width, factor * _PANEL_IN[1] * rows_count + 1.2), layout="constrained")
-    grid = figure.subplots(rows_count, columns, squeeze=False).ravel()
-    shown = [rows[rows["on_front"]] if rows["on_front"].any() else rows for _, rows in parts]
-    styles = _styles(pd.concat(shown).sort_values("position"))
-    for axes in grid[len(parts) :]:
-        axes.remove()
-    for (title, _), axes, rows in zip(parts, grid, shown, strict=False):
-        axes.set_title(textwrap.fill(title, TITLE))
-        for split, line in rows.groupby("split", sort=False):
-            _line(axes, line, *styles[str(split)])
-        _scales(axes, rows)
+    panels = [(title, _few(rows)) for title, rows in parts]
+    crowded = any(len(few) < len(rows) for (_, few), (_, rows) in zip(panels, parts, strict=True))
+    notes = [_CROWDED] if crowded else []
+    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+        for grid in GRIDS:
+            figures, unnamed = _figures(points, panels, grid, notes)
+            if not unnamed:
+                return figures
+        return _figures(points, panels, GRIDS[-1], [*notes, _NO_ROOM])[0]
+
+
+def _worth(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the splits on the front, or of all where none is."""
+    return rows[rows["on_front"]] if rows["on_front"].any() else rows
+
+
+def _few(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of no more splits than a panel can name: the endpoints, and evenly spaced ones."""
+    splits = rows.drop_duplicates("split")
+    ends = splits["split"].isin(ENDPOINTS)
+    kept = [*splits.loc[ends, "split"], *thin(splits[~ends], NAMED - int(ends.sum()))["split"]]
+    return rows[rows["split"].isin(kept)]
+
+
+def _figures(
+    points: pd.DataFrame,
+    panels: Sequence[tuple[str, pd.DataFrame]],
+    grid: Grid,
+    notes: Sequence[str],
+) -> tuple[list[Figure], int]:
+    """The pages with panels as large as `grid` has them, and how many names found no room."""
+    shown = pd.concat([rows for _, rows in panels])
+    styles = _styles(shown.sort_values("position"))
     # Of what captions tell of points only what concerns these legs, which have marks of their own.
-    drawn = points[points["point"].isin(pd.concat(shown)["point"])].assign(disturbed=False)
-    explain(figure, drawn, list(_legend(pd.concat(shown))))
-    freeze(figure)
+    drawn = points[points["point"].isin(shown["point"])].assign(disturbed=False)
+    caption = explain(drawn, _legend(shown), *notes)
     short = labels.shorten(list(points["split"].unique()))
-    named = (_name(axes, rows, short, styles) for axes, rows in zip(grid, shown, strict=False))
-    return figure if all(list(named)) else None
+    figures, unnamed = [], 0
+    for figure, places in laid_out([panels], grid, caption):
+        for axes, (_, rows) in places:
+            for split, line in rows.groupby("split", sort=False):
+                _line(axes, line, *styles[str(split)])
+            _scales(axes, rows)
+        freeze(figure)
+        unnamed += sum(_name(axes, rows, short, styles) for axes, (_, rows) in places)
+        figures.append(figure)
+    return figures, unnamed
 
 
 def _styles(shown: pd.DataFrame) -> dict[str, tuple[Any, str]]:
     """Colour and marker of each split, the same in all panels."""
-    colours = sns.color_palette("colorblind")
-    # Yellow is hard to see on white.
-    del colours[8]
-    looks = zip(itertools.cycle(colours), itertools.cycle(_MARKERS), strict=False)
+    looks = zip(itertools.cycle(palette()), itertools.cycle(_MARKERS), strict=False)
     return dict(zip(map(str, shown["split"].unique()), looks, strict=False))
 
 
@@ -135,8 +152,8 @@ def _scales(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _name(
     axes: Axes, rows: pd.DataFrame, short: dict[str, str], styles: dict[str, tuple[Any, str]]
-) -> bool:
-    """Name each line at its end; False where there is no room."""
+) -> int:
+    """Name each line at its end; how many names found no room."""
     known = rows.dropna(subset=_LATENCY)
     last = known.drop_duplicates("split", keep="last")
     return labels.place(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from analysis.captions import page_of
 from analysis.columns import OBJECTIVES
+from analysis.pages import pages, rows_that_fit
 from analysis.style import STYLE, freeze, save
 from paretopipe_worker.plan import slug
 
@@ -24,9 +27,10 @@ _PANELS = {next(iter(OBJECTIVES)): "response latency", APART: "computing apart"}
 """Quantities that are drawn, each in a column of its own, the latency first."""
 _MARKS = (("#0173b2", "o", "-"), ("#de8f05", "s", "--"), ("#029e73", "D", ":"))
 """Colour, marker and line of each backend."""
-_WIDTH_IN, _PANEL_IN, _LEGEND_IN = 8.6, 2.3, 1.4
-_APART = 0.03
-"""By how much marks of one size are moved apart, as a share: their intervals would hide another."""
+_WIDTH_IN, _PANEL_IN = 8.6, 2.3
+_APART, _FARTHEST = 0.03, 0.12
+"""By how much marks of one size are moved apart, as a share: their intervals would hide another;
+and how far at most, where there are many."""
 
 
 def draw(backends: pd.DataFrame, directory: Path) -> list[Path]:
@@ -39,7 +43,7 @@ def draw(backends: pd.DataFrame, directory: Path) -> list[Path]:
     return files
 
 
-def overhead(backends: pd.DataFrame) -> Figure:
+def overhead(backends: pd.DataFrame) -> list[Figure]:
     """Draw one model's differences against the payload forward, a row per link.
 
     Those of the latency, and of what of it is not computing: two sessions' stages are seldom
@@ -49,43 +53,59 @@ def overhead(backends: pd.DataFrame) -> Figure:
     ----------
     backends
         Rows of one model of ``backends.csv``. Splits at which nothing crosses are left out.
+
+    Returns
+    -------
+    A figure for each page.
     """
     rows = _crossing(backends)
-    reference = rows["reference"].iloc[0]
+    notes = _notes(rows)
+    caption_in = 0.8 + 0.15 * len(notes)
+    of_pages = list(pages(rows["link"].unique(), rows_that_fit(_PANEL_IN, caption_in)))
     with sns.axes_style("ticks"), mpl.rc_context(STYLE):
-        links = rows["link"].unique()
-        marks = dict(zip(rows["backend"].unique(), itertools.cycle(_MARKS), strict=False))
-        size = (_WIDTH_IN, _PANEL_IN * len(links) + _LEGEND_IN)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(links), 2, squeeze=False, sharex=True)
-        for link, panels in zip(links, grid, strict=True):
-            for axes, (quantity, said) in zip(panels, _PANELS.items(), strict=True):
-                axes.axhline(0, color="0.4", lw=0.8, zorder=1)
-                shown = rows[(rows["link"] == link) & (rows["quantity"] == quantity)]
-                for number, (backend, mark) in enumerate(marks.items()):
-                    own = shown[shown["backend"] == backend]
-                    _series(axes, own, mark, number - (len(marks) - 1) / 2)
-                axes.set_ylabel(f"Minus {reference}'s (ms)")
-                axes.set_title(f"link {link}: {said}")
-                _scale(axes)
-        for axes in grid[-1]:
-            axes.set_xlabel("Payload forward")
-        figure.suptitle(
-            f"{rows['model'].iloc[0]}: what other backends take more than {reference}",
-            x=0.01,
-            ha="left",
-            fontsize=10.5,
-        )
-        figure.legend(
-            handles=_legend(rows, marks),
-            loc="outside lower left",
-            ncols=4,
-            frameon=False,
-            title="\n".join(_notes(rows)),
-            title_fontsize=8,
-            alignment="left",
-        )
-        freeze(figure)
+        return [
+            _page(rows, links, caption_in, notes, page_of(number, len(of_pages)))
+            for number, links in enumerate(of_pages, start=1)
+        ]
+
+
+def _page(
+    rows: pd.DataFrame, links: Sequence[str], caption_in: float, notes: Sequence[str], page: str
+) -> Figure:
+    """The links of one page."""
+    reference = rows["reference"].iloc[0]
+    marks = dict(zip(rows["backend"].unique(), itertools.cycle(_MARKS), strict=False))
+    size = (_WIDTH_IN, _PANEL_IN * len(links) + caption_in)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(links), 2, squeeze=False, sharex=True)
+    for link, panels in zip(links, grid, strict=True):
+        for axes, (quantity, said) in zip(panels, _PANELS.items(), strict=True):
+            axes.axhline(0, color="0.4", lw=0.8, zorder=1)
+            shown = rows[(rows["link"] == link) & (rows["quantity"] == quantity)]
+            for number, (backend, mark) in enumerate(marks.items()):
+                own = shown[shown["backend"] == backend]
+                _series(axes, own, mark, number - (len(marks) - 1) / 2)
+            axes.set_ylabel(f"Minus {reference}'s (ms)")
+            axes.set_title(f"link {link}: {said}")
+            _scale(axes)
+    for axes in grid[-1]:
+        axes.set_xlabel("Payload forward")
+    figure.suptitle(
+        f"{rows['model'].iloc[0]}: what other backends take more than {reference}{page}",
+        x=0.01,
+        ha="left",
+        fontsize=10.5,
+    )
+    figure.legend(
+        handles=_legend(rows, marks),
+        loc="outside lower left",
+        ncols=4,
+        frameon=False,
+        title="\n".join(notes),
+        title_fontsize=8,
+        alignment="left",
+    )
+    freeze(figure)
     return figure
 
 
@@ -101,7 +121,9 @@ def _series(axes: Axes, rows: pd.DataFrame, mark: tuple[str, str, str], place: f
     middle = rows.groupby("payload_bytes")["difference"].median()
     axes.plot(middle.index, middle, lw=0.9, alpha=0.6, color=colour, ls=line, zorder=2)
     groups = rows.groupby("payload_bytes")["payload_bytes"]
-    among = groups.cumcount() - (groups.transform("size") - 1) / 2
+    most = groups.transform("size") - 1
+    step = np.minimum(1, 2 * np.log1p(_FARTHEST) / np.log1p(_APART) / most.clip(lower=1))
+    among = step * (groups.cumcount() - most / 2)
     x = rows["payload_bytes"] * (1 + _APART) ** (among + place / 3)
     ends = rows["difference_low"], rows["difference_high"]
     axes.vlines(x, *ends, color=colour, lw=0.8, alpha=0.7, zorder=2)
@@ -168,4 +190,18 @@ def _notes(rows: pd.DataFrame) -> list[str]:
             f"Bars: 95 % t-intervals of the differences, paired by replicate ({max(least, 2)} or "
             "more pairs)."
         )
-    return notes
+    first = rows[rows["quantity"] == next(iter(_PANELS))]
+    return [*notes, *doubts(first)]
+
+
+def doubts(latency: pd.DataFrame) -> Iterator[str]:
+    """Say what of the pairs, of which there is one row each, is marked."""
+    total = latency["pairs"].sum()
+    off = latency["link_certified"].eq(False).fillna(False).astype("bool")
+    for count, said in (
+        (latency.loc[off, "pairs"].sum(), "are of cuts whose link was not as asked for"),
+        (latency["late_pairs"].sum(), "were measured while a relay was late"),
+        (latency["disturbed_pairs"].sum(), "were measured on a disturbed host"),
+    ):
+        if count:
+            yield f"{count} of {total} pairs of replicates {said}."

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import backends, figures, front
+from analysis import backends, figures, front, marks
 from analysis.attribution import attribution
-from analysis.captions import disturbed
 from analysis.clocks import comparisons
 from analysis.load import RunError, load, processes
 from analysis.load_curve import load_curve
@@ -107,9 +106,9 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     if compared is not None:
         drawn += backends.write(compared, path)
     failures = table[table["status"] != "ok"]
-    marked = table[front.marked(table)]
-    late = table[table["link_late"].eq(True).fillna(False)]
-    shaken = table[disturbed(table)]
+    marked = table[marks.uncertified(table)]
+    late = table[marks.late(table)]
+    shaken = table[marks.disturbed(table)]
     rateless = table[(table["status"] == "ok") & table[figures.THROUGHPUT].isna()]
     never = [
         table[f"{phase}_warmup_ended_by"].eq("never steady").fillna(False) for phase in MEASURED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ def points(
     run
         The run.
     uncertified
-        Whether points whose link is marked may be on a front, see :func:`analysis.front.marked`.
+        Whether points whose link was not as asked for may be on a front.
     measured
         The run's replicates where they are known, see :func:`analysis.replicates.replicates`.
 
@@ -131,62 +130,63 @@ def outcomes(measured: pd.DataFrame) -> pd.DataFrame:
         One row per point and replicate, see :func:`analysis.replicates.replicates`.
     """
     several = measured["replicate"].max() > 0
-    rows = []
-    for point, group in measured.groupby("point", sort=False):
-        statuses = set(group["status"])
-        status = next(name for name in ("ok", "failed", "missing") if name in statuses)
-        lost = group.loc[group["status"] != "ok", ["replicate", "reason"]]
-        reasons = lost.groupby("reason", sort=False)["replicate"].apply(list)
-        text = "; ".join(
-            f"{reason} (replicate {', '.join(map(str, numbers))})" if several else str(reason)
-            for reason, numbers in reasons.items()
+    groups = measured.groupby("point", sort=False)
+    table = pd.DataFrame({"status": "missing", "reason": None}, index=groups.size().index)
+    for status in ("failed", "ok"):
+        table.loc[measured.loc[measured["status"] == status, "point"].unique(), "status"] = status
+    lost = measured.loc[measured["status"] != "ok", ["point", "replicate", "reason"]]
+    texts = {
+        point: "; ".join(
+            f"{reason} (replicate {', '.join(map(str, part['replicate']))})"
+            if several
+            else str(reason)
+            for reason, part in group.groupby("reason", sort=False)
         )
-        ok = int((group["status"] == "ok").sum())
-        rows.append((point, status, text or None, ok, int(group["tries"].sum())))
-    columns = ["point", "status", "reason", "replicates", "tries"]
-    return pd.DataFrame.from_records(rows, columns=columns)
+        for point, group in lost.groupby("point", sort=False)
+    }
+    table["reason"] = table.index.map(texts).astype("object").where(table.index.isin(texts), None)
+    table["replicates"] = (measured["status"] == "ok").groupby(measured["point"]).sum()
+    table["tries"] = groups["tries"].sum().astype("int64")
+    return table.reset_index()
 
 
 def means(measured: pd.DataFrame) -> pd.DataFrame:
     """Figures of each point from those of its replicates, null where one of them lacks it."""
     own = ["session", "replicate", "point", "attempt", "tries", "status", "reason"]
+    names = measured.columns.difference(own, sort=False)
+    ranks = {
+        name: measured[name].map({value: rank for rank, value in enumerate(_WORST[name])})
+        for name in names.intersection(_WORST, sort=False)
+    }
+    plain = names.difference([*ranks, *_OVER_REPLICATES], sort=False)
+    # All columns at once: a call for each point and column would take most of an analysis' time.
+    worst = _grouped(measured, pd.DataFrame(ranks)).max(skipna=False)
+    mean = _grouped(measured, measured[plain]).mean(skipna=False)
     groups = measured.groupby("point", sort=False)
     table = {}
-    for name in measured.columns.difference(own, sort=False):
+    for name in names:
         if name in _WORST:
-            ranks = {value: rank for rank, value in enumerate(_WORST[name])}
-            worst = measured[name].map(ranks).groupby(measured["point"]).agg(_maximum)
-            table[name] = worst.map(dict(enumerate(_WORST[name])))
-        else:
-            how, dtype = _OVER_REPLICATES.get(name, (_mean, "float64"))
+            table[name] = worst[name].map(dict(enumerate(_WORST[name])))
+        elif name in _OVER_REPLICATES:
+            how, dtype = _OVER_REPLICATES[name]
             table[name] = groups[name].agg(how).astype(dtype)
-    table |= dict(_intervals(groups, table))
+        else:
+            table[name] = mean[name]
+    halves = half_widths(_grouped(measured, measured[list(_INTERVALS)]))
+    for name, ends in _INTERVALS.items():
+        table[ends.format("low")] = table[name] - halves[name]
+        table[ends.format("high")] = table[name] + halves[name]
     points = pd.Index(measured["point"].unique(), name="point")
     return pd.DataFrame(table, index=points).reset_index()
 
 
-def _intervals(groups: Any, means: dict[str, pd.Series]) -> Iterator[tuple[str, pd.Series]]:
-    """Both ends of each interval."""
-    for name, ends in _INTERVALS.items():
-        half = groups[name].agg(half_width)
-        yield ends.format("low"), means[name] - half
-        yield ends.format("high"), means[name] + half
+def _grouped(measured: pd.DataFrame, values: pd.DataFrame) -> Any:
+    """Columns as numbers, by point."""
+    return values.astype("float64").groupby(measured["point"], sort=False)
 
 
-def _maximum(part: pd.Series) -> float:
-    """The largest, null where one is."""
-    return float(part.astype("float64").max(skipna=False))
-
-
-def _mean(part: pd.Series) -> float:
-    """The mean, null where a part is."""
-    return float(part.astype("float64").mean(skipna=False))
-
-
-def half_width(part: pd.Series) -> float:
-    """Half of the t-interval of a mean; null for fewer than two values."""
-    count = len(part)
-    if count < 2:
-        return np.nan
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
-    return float(quantile * part.astype("float64").std(ddof=1) / np.sqrt(count))
+def half_widths(groups: Any) -> pd.DataFrame:
+    """Half of the t-interval of the mean of each group and column; null below two values."""
+    count = groups.size()
+    quantile = pd.Series(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1), index=count.index)
+    return groups.std(ddof=1).mul(quantile / np.sqrt(count), axis=0)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import seaborn as sns
 from matplotlib.figure import Figure
 
-NARROWEST_IN = 6.0
-TITLE = 44
-"""Longest line of a panel's title, in characters."""
+_TITLE_PER_IN = 12.5
+"""Characters of a panel's title to an inch."""
+_BESIDE_IN = 0.65
+"""What of a panel's width lies left of its axes, where the title begins."""
+DPI = 200
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
@@ -30,14 +36,34 @@ STYLE: Any = {
 }
 
 
-def save(figure: Figure, directory: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG; the files."""
-    files = [directory / f"{name}.{kind}" for kind in ("png", "svg")]
-    for file in files:
-        with mpl.rc_context(STYLE):
-            # Without the date the same records give the same file.
-            metadata = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(file, dpi=200, metadata=metadata)
+def title_of(text: str, width_in: float) -> str:
+    """A panel's title, broken so that it does not leave the panel."""
+    return textwrap.fill(text, int(_TITLE_PER_IN * (width_in - _BESIDE_IN)))
+
+
+def palette() -> list[Any]:
+    """Colours that people who see colours differently can tell apart, and seen on white."""
+    colours: list[Any] = sns.color_palette("colorblind")
+    # Yellow is hard to see.
+    del colours[8]
+    return colours
+
+
+def save(pages: Sequence[Figure], directory: Path, name: str) -> list[Path]:
+    """Write a figure's pages as PNG and SVG, from the second on with its number; the files."""
+    files = []
+    for number, figure in enumerate(pages, start=1):
+        for kind in ("png", "svg"):
+            file = directory / f"{name}{f'-{number}' if number > 1 else ''}.{kind}"
+            with mpl.rc_context(STYLE):
+                # Without the date the same records give the same file.
+                metadata = {"Date": None} if kind == "svg" else None
+                figure.savefig(file, dpi=DPI, metadata=metadata)
+            files.append(file)
+    for file in directory.glob(f"{name}-*"):
+        # Of an analysis that had more pages. No model's name has a hyphen.
+        if file not in files and re.fullmatch(r"-\d+\.(png|svg)", file.name.removeprefix(name)):
+            file.unlink()
     return files
 
 

@@ -25,11 +25,11 @@ from tests.test_analysis_figures import assert_texts_are_clear
 CUT = "body.1"
 
 
-def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the items of a record file."""
+def edit(path: Path, change: Callable[[dict[str, Any]], object], kind: str = "item") -> None:
+    """Change the items of a record file, or its lines of another kind."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
-        if line["kind"] == "item":
+        if line["kind"] == kind:
             change(line)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -240,7 +240,8 @@ def test_bars_are_the_attributed_kinds_and_reach_the_latency(run: Run) -> None:
     assert np.allclose(bars.sum(axis=1), table["latency_median_ms"], rtol=1e-3)
     rest = "latency - compute (not attributed)"
     assert bars[["wire, there and back", rest]].isna().all(axis=None)
-    assert_texts_are_clear(breakdown(table, made))
+    [figure] = breakdown(table, made)
+    assert_texts_are_clear(figure)
     # A point that the table lacks has what is left over, named as that.
     lost = heights(table, made[made["point"] != table["point"].iloc[0]])
     assert lost[rest].notna().tolist() == [True] + [False] * (len(table) - 1)

@@ -125,7 +125,8 @@ def test_one_replicate_has_no_interval(tmp_path: Path) -> None:
     table = backends.compare(run, replicates(run))
     assert table[["difference_low", "difference_high"]].isna().all(axis=None)
     assert one(table, CUT).loc["latency_median_ms", "difference"] > 3
-    text = overhead.overhead(table).legends[0].get_title().get_text()
+    [figure] = overhead.overhead(table)
+    text = figure.legends[0].get_title().get_text()
     assert "no interval" in text
 
 
@@ -137,6 +138,50 @@ def test_a_replicate_that_one_backend_lacks_makes_no_pair(tmp_path: Path) -> Non
             fake.session(session)
     run = load(fake.path)
     assert (backends.compare(run, replicates(run))["pairs"] == 2).all()
+
+
+def test_backends_that_share_no_replicate_are_not_compared(tmp_path: Path) -> None:
+    plan = make(tiny_table(), backends=["tcp", "rpc"])
+    fake = FakeRun(tmp_path / "run", plan, items=8)
+    fake.session(next(session for session in plan.sessions if session.backend == "tcp"))
+    run = load(fake.path)
+    table = backends.compare(run, replicates(run))
+    assert table.empty and list(table.columns) == [column.name for column in BACKENDS]
+    assert "nothing is compared" in backends.text(table)
+
+
+def test_pairs_of_which_a_replicate_is_marked_are_counted_and_told(tmp_path: Path) -> None:
+    plan = make(tiny_table(), links=TWO_LINKS, backends=["tcp", "rpc"], replicates=3)
+    fake = FakeRun(tmp_path / "run", plan, items=8)
+    cuts = {point.id for point in plan.points if point.split == (CUT,)}
+
+    def be_late(line: dict[str, Any]) -> None:
+        if line["point"] in cuts:
+            line["relay_late_p99_ns"] = 3_000_000
+
+    for session in plan.sessions:
+        files = fake.session(session)
+        # Of every cut in the second replicate of one backend, of one cut in both of the third.
+        if session.link == "none" and (session.backend, session.replicate) == ("rpc", 1):
+            edit(files[1], lambda line: line.update(disturbed=["busy"]), "phase")
+        if session.link == "none" and session.replicate == 2:
+            edit(files[0], be_late, "phase")
+    run = load(fake.path)
+    table = backends.compare(run, replicates(run))
+    shaped, plain = table["link"] == "rate20", table["link"] == "none"
+    assert (table.loc[shaped, ["late_pairs", "disturbed_pairs"]] == 0).all(axis=None)
+    active = table["split"] != "@first"
+    assert (table.loc[plain & active, "disturbed_pairs"] == 1).all()
+    assert table.loc[plain, "late_pairs"].tolist() == [
+        int(split == CUT) for split in table.loc[plain, "split"]
+    ]
+    printed = backends.text(table)
+    assert printed.count("1 of 12 pairs of replicates were measured while a relay was late") == 1
+    assert "3 of 12 pairs of replicates were measured on a disturbed host" in printed
+    [figure] = overhead.overhead(table)
+    assert "pairs of replicates were measured while a relay was late" in (
+        figure.legends[0].get_title().get_text()
+    )
 
 
 def test_a_run_with_one_backend_is_refused(
@@ -182,7 +227,7 @@ def test_pareto_compares_backends_where_there_are_several(
 def test_the_figure_has_a_mark_for_each_cut_at_which_something_crosses(
     table: pd.DataFrame,
 ) -> None:
-    figure = overhead.overhead(table)
+    [figure] = overhead.overhead(table)
     for axes in figure.axes:
         marks = [line for line in axes.lines if line.get_marker() == "o"]
         assert sum(len(line.get_xdata()) for line in marks) == 3
@@ -201,4 +246,5 @@ def test_texts_of_the_figure_are_clear_of_each_other(tmp_path: Path, table: pd.D
     rpc = backends.compare(run, replicates(run))
     both = pd.concat([rpc, rpc.assign(backend="gloo", difference=2 * rpc["difference"])])
     for rows in (both, table):
-        assert_texts_are_clear(overhead.overhead(rows))
+        [figure] = overhead.overhead(rows)
+        assert_texts_are_clear(figure)

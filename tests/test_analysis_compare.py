@@ -20,6 +20,7 @@ from analysis import compare as module
 from analysis.compare import CompareError, compare, holm, main, welch
 from analysis.load import load
 from tests.fake_run import ALLOCATOR, FakeRun, make, tiny_table
+from tests.test_analysis_attribution import edit
 
 CUT = "body.0"
 
@@ -49,12 +50,13 @@ def run_of(
 
 def stretch(file: Path, point: str, factor: float) -> None:
     """Make one point slower in a source's records: its latencies and its times of completion."""
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    for line in lines:
-        if line["kind"] == "item" and line["point"] == point:
+
+    def slower(line: dict[str, Any]) -> None:
+        if line["point"] == point:
             line["latency_ns"] = int(line["latency_ns"] * factor)
             line["done_ns"] = int(line["done_ns"] * factor)
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    edit(file, slower)
 
 
 def test_two_runs_of_one_distribution_show_nothing(tmp_path: Path) -> None:
@@ -84,6 +86,109 @@ def test_the_half_width_is_that_of_the_intervals_of_the_ratio(tmp_path: Path) ->
     assert document["median_half_width_percent"] == pytest.approx(np.median(widths))
     # Replicates scatter by 2 %: of 5 of them each.
     assert 0.5 < document["median_half_width_percent"] < 8
+
+
+def narrow(run: Path, replicates: int) -> None:
+    """Halve the goodput that the probes of a run's first replicates found over `rate20`."""
+
+    def halve(line: dict[str, Any]) -> None:
+        line["goodput_mbit"] = [rate / 2 for rate in line["goodput_mbit"]]
+
+    for file in run.glob("records/pi/*rate20*"):
+        if json.loads(file.read_text().splitlines()[0])["replicate"] < replicates:
+            edit(file, halve, "probe")
+
+
+RATE: dict[str, Any] = {"links": [{"name": "rate20", "rate_mbit": 20}]}
+
+
+def test_replicates_over_a_link_that_was_not_as_asked_for_are_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (run_of(tmp_path, name, seed=n, **RATE) for n, name in enumerate("ab"))
+    narrow(second, 2)
+    document = compare(load(first), load(second))
+    assert {tuple(row["replicates"]) for row in document["rows"]} == {(5, 3)}
+    assert all(row["sound"] for row in document["rows"])
+    kept, lost = document["left_out"]
+    assert kept == {"replicates": 0, "reasons": {}} and lost["replicates"] == 2 * 4
+    [(reason, count)] = lost["reasons"].items()
+    assert reason.startswith("rate20: goodput forward 9.57 Mbit/s") and count == 8
+    assert document["only_in"] == [0, 0] and document["too_few"] == []
+    assert main([str(first), str(second)]) == 0
+    printed = capsys.readouterr().out
+    assert "left out of b: 8 replicates of points whose link was not as asked for" in printed
+    assert (
+        "8 over rate20: goodput forward 9.57 Mbit/s" in printed and "left out of a" not in printed
+    )
+    assert main([str(first), str(second), "--uncertified", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["uncertified"] and document["left_out"][1]["replicates"] == 0
+    for row in document["rows"]:
+        assert row["replicates"] == [5, 5] and not row["sound"]
+        assert [marks["uncertified"] for marks in row["marks"]] == [0, 2]
+
+
+def test_runs_of_which_all_is_left_out_are_refused_naming_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (run_of(tmp_path, name, seed=n, **RATE) for n, name in enumerate("ab"))
+    narrow(second, 4)
+    assert main([str(first), str(second)]) == 2
+    told = capsys.readouterr().err
+    assert f"{second}: 4 of 4 points that both runs measured have fewer than 2" in told
+    assert "left out of b: 16 replicates" in told and "--uncertified" in told
+    assert main([str(first), str(second), "--uncertified"]) == 0
+
+
+def test_points_with_too_few_replicates_that_count_are_told_and_the_rest_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (
+        run_of(tmp_path, name, seed=n, links=["none", *RATE["links"]])
+        for n, name in enumerate("ab")
+    )
+    narrow(second, 4)
+    document = compare(load(first), load(second))
+    assert {row["link"] for row in document["rows"]} == {"none"} and len(document["rows"]) == 8
+    assert {row["link"] for row in document["too_few"]} == {"rate20"}
+    assert {tuple(row["replicates"]) for row in document["too_few"]} == {(5, 1)}
+    assert main([str(first), str(second)]) == 0
+    assert "8 differences cannot be told, for fewer than 2 replicates" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("mark", "change", "said"),
+    [
+        ("disturbed", {"disturbed": ["something else had the core"]}, "on a disturbed host"),
+        ("late", {"relay_late_p99_ns": 2_500_000}, "while a relay was late"),
+    ],
+)
+def test_differences_that_rest_on_marked_replicates_are_told_apart(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    mark: str,
+    change: dict[str, Any],
+    said: str,
+) -> None:
+    first = run_of(tmp_path, "a", seed=1)
+    second = run_of(tmp_path, "b", seed=2, slower={CUT: 1.1, "body.1": 1.1})
+    plan = load(second).plan
+    (point,) = (point.id for point in plan.points if point.split == (CUT,))
+    for file in sorted(second.glob("records/pi/*"))[:3]:
+        edit(file, lambda line: line.update(change) if line["point"] == point else 0, "phase")
+    document = compare(load(first), load(second))
+    told = {(row["split"], row["objective"]): row for row in document["differing"]}
+    assert len(told) == 4
+    for (split, _), row in told.items():
+        assert row["replicates"] == [5, 5], "marked replicates are compared"
+        assert [marks[mark] for marks in row["marks"]] == ([0, 3] if split == CUT else [0, 0])
+        assert row["sound"] == (split != CUT)
+    assert main([str(first), str(second)]) == 0
+    sound, doubtful = capsys.readouterr().out.split("but rest on replicates that are marked")
+    assert "2 of 8 differences are not chance" in sound and "body.1" in sound
+    assert f"of the replicates of b that are compared, 15 % were measured {said}" in sound
+    assert "body.1" not in doubtful and doubtful.count("0 of 5, 3 of 5") == 2
 
 
 def test_without_the_correction_equal_runs_would_show_differences() -> None:

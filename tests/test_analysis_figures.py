@@ -1,23 +1,31 @@
-"""Figures that can be read: every point named, no two names on top of each other."""
+"""Figures that can be read: of the size of a page, no two names on top of each other."""
 
 from __future__ import annotations
 
+import doctest
 import itertools
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETDOWN
 from matplotlib.text import Text
 
 from analysis import figures, labels
+from analysis import pages as pages_module
 from analysis.captions import STROKE
+from analysis.crowded import NAMED
 from analysis.front import mark
 from analysis.load import load
+from analysis.pages import PAGE_IN
 from analysis.points import points
+from analysis.style import DPI
+from paretopipe_worker.cuts import FIRST, LAST
 from tests.fake_run import PAPER_LINKS, TWO_LINKS, FakeRun, make, mobilenet_table, tiny_table
 
 
@@ -35,7 +43,20 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def smoke_front(smoke: pd.DataFrame) -> Figure:
-    return figures.front(smoke)
+    return one_page(figures.front(smoke))
+
+
+def one_page(pages: list[Figure]) -> Figure:
+    """The figure of a run that is small enough for one page."""
+    [figure] = pages
+    assert_fits_a_page(figure)
+    return figure
+
+
+def assert_fits_a_page(figure: Figure) -> None:
+    """No wider and no higher than a page."""
+    width, height = figure.get_size_inches()
+    assert width <= PAGE_IN[0] and height <= PAGE_IN[1]
 
 
 def at(table: pd.DataFrame, latency: object, throughput: object) -> pd.DataFrame:
@@ -60,7 +81,7 @@ def overlapping(texts: list[Text], figure: Figure) -> list[tuple[str, str]]:
 
 
 def assert_readable(figure: Figure, count: int) -> None:
-    """All points named, inside their panel, clear of each other and of all other texts."""
+    """So many points named, inside their panel, clear of each other."""
     found = names(figure)
     assert len(found) == count
     assert not overlapping(found, figure)
@@ -72,7 +93,7 @@ def assert_readable(figure: Figure, count: int) -> None:
 
 
 def test_the_default_experiments_front_names_every_point_once(smoke: pd.DataFrame) -> None:
-    figure = figures.front(smoke)
+    figure = one_page(figures.front(smoke))
     assert_readable(figure, 42 + smoke["on_front"].sum())
     by_panel = [
         [text.get_text() for text in names(figure) if text.axes is axes] for axes in figure.axes
@@ -113,8 +134,8 @@ def test_all_texts_of_a_figure_are_inside_it_and_clear_of_each_other(
     smoke: pd.DataFrame, smoke_front: Figure
 ) -> None:
     few = smoke[(smoke["link"] == "none") & smoke["position"].isin([0, 3, 9, 20])]
-    narrow = (figures.front(few), figures.breakdown(few))
-    for figure in (smoke_front, figures.breakdown(smoke), *narrow):
+    narrow = (*figures.front(few), *figures.breakdown(few))
+    for figure in (smoke_front, *figures.breakdown(smoke), *narrow):
         assert_texts_are_clear(figure)
 
 
@@ -148,21 +169,145 @@ def test_crowded_points_stay_readable(smoke: pd.DataFrame, case: str) -> None:
         "nearly one spot": (50 + count * 1e-6, 20 - count * 1e-6),
     }[case]
     table = at(smoke, latency, throughput)
-    assert_readable(figures.front(table), 42 + table["on_front"].sum())
+    # Where all are on the front, the panel of all links has more than it can name.
+    figure = one_page(figures.front(table))
+    assert_readable(figure, 42 + min(NAMED, table["on_front"].sum()))
 
 
-def test_fifty_points_with_long_names_in_one_spot_of_a_full_panel(smoke: pd.DataFrame) -> None:
-    table = pd.concat([smoke.iloc[:20], smoke.iloc[:20], smoke.iloc[:10]], ignore_index=True)
-    table["split"] = [f"InceptionAux_{n}_branch_pool_conv_bn" for n in range(50)]
-    latency = [50.0] * 48 + [1.0, 5000.0]
-    figure = figures.front(at(table, latency, 20.0))
-    assert_readable(figure, 50)
+def test_long_names_in_one_spot_of_a_full_panel(smoke: pd.DataFrame) -> None:
+    table = pd.concat([smoke.iloc[:20], smoke.iloc[:10]], ignore_index=True)
+    table["split"] = [f"InceptionAux_{n}_branch_pool_conv_bn" for n in range(NAMED)]
+    latency = [50.0] * (NAMED - 2) + [1.0, 5000.0]
+    figure = one_page(figures.front(at(table, latency, 20.0)))
+    assert_readable(figure, NAMED)
+
+
+CUTS, LINKS = 120, 5
+
+
+@pytest.fixture(scope="module")
+def large(smoke: pd.DataFrame) -> pd.DataFrame:
+    """Very many op cuts over several links: a cloud for each, of which a tenth fails."""
+    chance = np.random.default_rng(11)
+    cuts = [FIRST, *(f"features.{n // 6}.block.{n % 6}" for n in range(CUTS - 2)), LAST]
+    rows = smoke.iloc[np.zeros(CUTS * LINKS, dtype=int)].reset_index(drop=True)
+    spread = np.exp(0.3 * chance.standard_normal((2, len(rows))))
+    number = np.arange(len(rows))
+    table = rows.assign(
+        point=[f"p{n}" for n in number],
+        split=cuts * LINKS,
+        position=CUTS - 1 - number % CUTS,
+        link=[f"link{n // CUTS}" for n in number],
+        latency_median_ms=50 * (1 + number // CUTS) * spread[0],
+        throughput_images_s=20 * spread[0] * spread[1],
+        stage0_compute_ms=20.0,
+        status=np.where(number % 10 == 5, "failed", "ok"),
+    )
+    table.loc[table["status"] == "failed", [figures.LATENCY, figures.THROUGHPUT]] = np.nan
+    return mark(table)
+
+
+def test_figures_of_a_large_run_keep_to_pages(large: pd.DataFrame, tmp_path: Path) -> None:
+    for left in ("front-mobilenet_v2-9.png", "front-mobilenet_v2-9x.png"):
+        (tmp_path / left).touch()
+    files = figures.draw(large, tmp_path)
+    # Six panels and five rows of bars: a page of each.
+    assert {file.name for file in files} == {
+        f"{kind}-mobilenet_v2.{ending}"
+        for kind in ("front", "breakdown")
+        for ending in ("png", "svg")
+    }
+    for file in files:
+        if file.suffix == ".png":
+            height, width, _ = mpl.image.imread(file).shape
+            assert width <= PAGE_IN[0] * DPI
+            assert height <= PAGE_IN[1] * DPI
+    # Pages of an earlier analysis are taken away, other files are not.
+    assert not (tmp_path / "front-mobilenet_v2-9.png").exists()
+    assert (tmp_path / "front-mobilenet_v2-9x.png").exists()
+
+
+def test_a_panel_of_many_points_names_its_front_and_the_endpoints(large: pd.DataFrame) -> None:
+    figure = one_page(figures.front(large))
+    short = labels.shorten(list(large["split"].unique()))
+    for link, axes in zip(large["link"].unique(), figure.axes[1:], strict=True):
+        shown = large[(large["link"] == link) & (large["status"] == "ok")]
+        named = shown[shown["on_front"] | shown["split"].isin([FIRST, LAST])]
+        texts = [text.get_text() for text in names(figure) if text.axes is axes]
+        assert sorted(texts) == sorted(short[split] for split in named["split"])
+        drawn = sum(len(line.get_xdata()) for line in axes.lines if line.get_gid() == figures.GID)
+        assert drawn == len(shown), "a mark for every point"
+    assert_readable(figure, len(names(figure)))
+    note = figure.legends[0].get_title().get_text()
+    assert f"panels of more than {NAMED} points name those on a front and the endpoints" in note
+    assert "points.csv" in note
+    texts = shown_texts(figure)
+    assert not overlapping(texts, figure)
+
+
+def test_a_front_of_many_points_names_its_ends_and_some_between(large: pd.DataFrame) -> None:
+    count = np.arange(len(large))
+    table = at(large.assign(status="ok"), 50 + count % CUTS, 20.0 + count % CUTS)
+    link = table[table["link"] == "link0"]
+    figure = one_page(figures.front(link))
+    texts = {text.get_text() for text in names(figure)}
+    assert len(texts) == NAMED and {FIRST, LAST} <= texts
+
+
+def test_names_without_room_are_left_out_and_that_is_told(smoke: pd.DataFrame) -> None:
+    """Such names as no page is wide enough for, beside some that fit."""
+    link = smoke[smoke["link"] == "none"].reset_index(drop=True)
+    best = link["on_front"]
+    split = link["split"].where(best, [f"{'very_long' * 40}_{n}" for n in range(len(link))])
+    pages = figures.front(link.assign(split=split))
+    figure = one_page(pages)
+    assert_readable(figure, best.sum())
+    note = figure.legends[0].get_title().get_text().replace("\n", " ")
+    assert "names for which there was no room are left out" in note
+
+
+def test_panels_of_many_conditions_take_pages_of_their_own(smoke: pd.DataFrame) -> None:
+    table = pd.concat(
+        [smoke[smoke["position"] < 3].assign(batch=2**n) for n in range(5)], ignore_index=True
+    )
+    for pages, panels in ((figures.front(table), 3), (figures.breakdown(table), 2)):
+        assert sum(len(page.axes) for page in pages) == 5 * panels and len(pages) > 1
+        for number, page in enumerate(pages, start=1):
+            assert_fits_a_page(page)
+            assert f"(page {number} of {len(pages)})" in page.get_suptitle()
+
+
+def test_bars_of_many_cuts_touch_and_only_the_front_and_the_endpoints_are_named(
+    large: pd.DataFrame,
+) -> None:
+    figure = one_page(figures.breakdown(large))
+    assert len(figure.axes) == LINKS
+    for link, axes in zip(large["link"].unique(), figure.axes, strict=True):
+        shown = large[large["link"] == link]
+        [mark_of_front] = [line for line in axes.lines if line.get_marker() == CARETDOWN]
+        assert len(mark_of_front.get_xdata()) == shown["on_front"].sum()
+        [failed] = [line for line in axes.lines if line.get_marker() == "x"]
+        assert len(failed.get_xdata()) == (shown["status"] == "failed").sum()
+        parts = {patch.get_label(): patch for patch in axes.patches}
+        computed = parts["stage 0 compute"].get_data().values
+        assert len(computed) == CUTS and set(computed) == {20.0}
+    ticks = [text.get_text() for text in figure.axes[-1].get_xticklabels()]
+    best = labels.shorten(list(large["split"].unique()))
+    wanted = large[large["on_front"] | large["split"].isin([FIRST, LAST])]["split"]
+    assert {FIRST, LAST} < set(ticks) <= {best[split] for split in wanted}
+    assert_texts_are_clear(figure)
+    note = figure.legends[0].get_title().get_text()
+    assert f"of more than {NAMED} cuts the endpoints and those on a front are named" in note
+
+
+def test_examples_of_pages_are_true() -> None:
+    assert doctest.testmod(pages_module).failed == 0
 
 
 def test_six_links_have_six_colours_and_readable_panels(tmp_path: Path) -> None:
     links = [*PAPER_LINKS, {"name": "rate20", "rate_mbit": 20}, {"name": "d5", "delay_ms": 5}]
     table = table_of(tmp_path, links, count=6)
-    figure = figures.front(table)
+    figure = one_page(figures.front(table))
     assert_readable(figure, 36 + table["on_front"].sum())
     colours = {
         line.get_color()
@@ -175,28 +320,28 @@ def test_six_links_have_six_colours_and_readable_panels(tmp_path: Path) -> None:
 
 def test_points_on_one_spot_are_drawn_as_rings_around_each_other(smoke: pd.DataFrame) -> None:
     one = smoke[smoke["link"] == "none"].iloc[:3]
-    figure = figures.front(at(one, 50.0, 20.0))
-    sizes = sorted(
-        line.get_markersize() for line in figure.axes[0].lines if line.get_marker() in "osD"
-    )
-    assert len(set(sizes)) == 3
+    figure = one_page(figures.front(at(one, 50.0, 20.0)))
+    marks = [line for line in figure.axes[0].lines if line.get_gid() == figures.GID]
+    assert len({line.get_markersize() for line in marks}) == len(marks) == 3
 
 
 def test_the_front_is_filled_and_joined_and_the_rest_is_hollow(smoke: pd.DataFrame) -> None:
     link = smoke[smoke["link"] == "none"]
-    panel = figures.front(link).axes[0]
+    panel = one_page(figures.front(link)).axes[0]
     step = next(line for line in panel.lines if line.get_drawstyle() == "steps-post")
     best = link[link["on_front"]].sort_values("latency_median_ms")
     assert np.allclose(step.get_xdata(), best["latency_median_ms"])
-    filled = [line for line in panel.lines if line.get_marker() in "osD" and line is not step]
-    filled = [line for line in filled if line.get_markerfacecolor() == line.get_color()]
-    assert len(filled) == len(best)
+    marks = [line for line in panel.lines if line.get_gid() == figures.GID]
+    filled = [line for line in marks if line.get_markerfacecolor() == line.get_color()]
+    spots = np.concatenate([line.get_xdata() for line in filled])
+    assert sorted(spots) == pytest.approx(list(best["latency_median_ms"]))
+    assert sum(len(line.get_xdata()) for line in marks) == len(link)
 
 
 def test_each_backend_has_panels_of_its_own(tmp_path: Path) -> None:
     plan = make(tiny_table(), links=TWO_LINKS, backends=["tcp", "rpc"])
     table = points(load(FakeRun(tmp_path / "run", plan, items=8).all_sessions().path))
-    titles = [axes.get_title(loc="left") for axes in figures.front(table).axes]
+    titles = [axes.get_title(loc="left") for axes in one_page(figures.front(table)).axes]
     assert titles == [
         f"{link}, {backend}"
         for backend in ("tcp", "rpc")
@@ -206,7 +351,7 @@ def test_each_backend_has_panels_of_its_own(tmp_path: Path) -> None:
 
 def test_bars_hold_the_stages_and_the_rest_of_the_latency(smoke: pd.DataFrame) -> None:
     link = smoke[smoke["link"] == "rate20"]
-    panel = figures.breakdown(link).axes[0]
+    panel = one_page(figures.breakdown(link)).axes[0]
     heights = np.array([[bar.get_height() for bar in part] for part in panel.containers])
     assert heights.shape == (3, 21)
     assert np.allclose(heights[1], link["stage1_compute_ms"].fillna(0))
@@ -221,9 +366,9 @@ def test_failed_points_are_told_in_both_figures(smoke: pd.DataFrame) -> None:
     table.loc[lost, "status"] = "failed"
     table.loc[lost, ["latency_median_ms", "throughput_images_s", "stage0_compute_ms"]] = np.nan
     table = mark(table)
-    front = figures.front(table)
+    front = one_page(figures.front(table))
     assert len(names(front)) == 41 + table["on_front"].sum()
-    for figure in (front, figures.breakdown(table)):
+    for figure in (front, one_page(figures.breakdown(table))):
         assert "1 of 42 points have no figures" in figure.legends[0].get_title().get_text()
 
 
@@ -231,11 +376,14 @@ def test_disturbed_points_are_struck_out_and_stay_on_the_front(smoke: pd.DataFra
     link = smoke[smoke["link"] == "none"]
     best = link[link["on_front"]].index[0]
     table = smoke.assign(disturbed=(smoke.index == best) | (smoke.index == link.index[9]))
-    figure = figures.front(table)
-    struck = [[line for line in axes.lines if line.get_marker() is STROKE] for axes in figure.axes]
+    figure = one_page(figures.front(table))
+    struck = [
+        [x for line in axes.lines if line.get_marker() is STROKE for x in line.get_xdata()]
+        for axes in figure.axes
+    ]
     # The front's in the panel of all links too.
-    assert [len(lines) for lines in struck] == [1, 2, 0]
-    assert struck[0][0].get_xdata()[0] == smoke.loc[best, "latency_median_ms"]
+    assert [len(spots) for spots in struck] == [1, 2, 0]
+    assert struck[0] == [smoke.loc[best, "latency_median_ms"]]
     assert_readable(figure, 42 + smoke["on_front"].sum())
     legend = figure.legends[0]
     assert "host disturbed: 2 of 42 points" in legend.get_title().get_text()

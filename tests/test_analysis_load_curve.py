@@ -18,7 +18,7 @@ from analysis.load_curve import NAMES, load_curve
 from analysis.load_figure import load_figure
 from analysis.points import points
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, period_ms, tiny_table
-from tests.test_analysis_figures import overlapping, shown_texts
+from tests.test_analysis_figures import one_page, overlapping, shown_texts
 
 CUT = "body.1"
 SHARES = (0.3, 0.6, 1.5)
@@ -140,7 +140,7 @@ def test_steps_that_a_replicate_no_longer_offered_say_so_and_are_not_drawn(tmp_p
     table, curve = curve_of(fake)
     told = curve.groupby("step")[["replicates", "replicates_ended"]].agg(["min", "max"])
     assert told.to_numpy().tolist() == [[2, 2, 0, 0], [2, 2, 0, 0], [1, 1, 1, 1]]
-    drawn = load_figure(table, curve)
+    drawn = one_page(load_figure(table, curve))
     assert {len(axes.lines[0].get_xdata()) for axes in drawn.axes} == {2}
 
 
@@ -213,7 +213,8 @@ def test_the_command_writes_the_table_and_figure_where_load_was_offered(
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Figure]:
     table, curve = curve_of(fake_of(tmp_path_factory.mktemp("load")).all_sessions())
-    return curve, load_figure(table, curve)
+    [figure] = load_figure(table, curve)
+    return curve, figure
 
 
 def test_the_figure_has_a_panel_per_link_and_a_line_per_split_of_the_front(
@@ -245,7 +246,8 @@ def test_its_texts_are_inside_it_and_clear_of_each_other(
 def test_disturbed_legs_are_struck_out(drawn: tuple[pd.DataFrame, Figure], tmp_path: Path) -> None:
     curve, plain = drawn
     table = points(load(fake_of(tmp_path, items=8).all_sessions().path))
-    figure = load_figure(table, curve.assign(disturbed=curve["on_front"] & (curve["step"] == 2)))
+    disturbed = curve["on_front"] & (curve["step"] == 2)
+    [figure] = load_figure(table, curve.assign(disturbed=disturbed))
     count = int((curve["on_front"] & (curve["step"] == 2)).sum())
     assert sum(len(axes.lines) for axes in figure.axes) == count + sum(
         len(axes.lines) for axes in plain.axes

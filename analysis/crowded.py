@@ -1,0 +1,48 @@
+"""What a panel names where it has more points than a reader could tell apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from paretopipe_worker.cuts import FIRST, LAST
+
+NAMED = 30
+"""Names in one panel at most."""
+
+ENDPOINTS = (FIRST, LAST)
+
+
+def thin(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most `most` of `rows`, evenly spaced, in their order."""
+    if len(rows) <= most:
+        return rows
+    return rows.iloc[np.linspace(0, len(rows) - 1, max(most, 0)).round().astype(int)]
+
+
+def chosen(shown: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
+    """Choose the points of a panel that get a name.
+
+    Parameters
+    ----------
+    shown
+        Rows of ``points.csv``, all that the panel shows.
+    latency, throughput
+        Columns of the axes, of which less and more is better.
+
+    Returns
+    -------
+    Those rows, best first. Where there are at most :data:`NAMED` all of them, else only the fronts
+    and the endpoints; and where these are more, of each front the ends, the endpoints, and of what
+    else is on a front as many as there may be, evenly spaced.
+    """
+    order = shown.sort_values(["on_front", latency], ascending=[False, True])
+    if len(order) <= NAMED:
+        return order
+    best = order[order["on_front"]]
+    by_link = best.groupby("link", sort=False)
+    ends = [*by_link[latency].idxmin(), *by_link[throughput].idxmax()]
+    endpoints = order.index[order["split"].isin(ENDPOINTS)]
+    first = order.loc[list(dict.fromkeys([*ends, *endpoints]))[:NAMED]]
+    rest = best.drop(first.index, errors="ignore")
+    return pd.concat([first, thin(rest, NAMED - len(first))])
