@@ -15,10 +15,11 @@ from dataclasses import asdict
 from typing import Any
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
-from paretopipe_worker.fleet import Host
+from paretopipe_worker.fleet import Host, apart
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.plan import Plan, PlanError, Point, Session, slug
 from paretopipe_worker.predict import certificate_s, duration, expected_s, phases_s
+from paretopipe_worker.shown import listed, shown
 from paretopipe_worker.spec import MIN_ITEMS, Experiment, ModelSpec
 from paretopipe_worker.window import filling
 
@@ -44,8 +45,8 @@ def make(
     Raises
     ------
     PlanError
-        When a placement names no host, a list of cuts a cut that a model does not have, or a link
-        profile does not fit a placement.
+        When a placement names no host, or hosts that cannot reach one another, a list of cuts a
+        cut that a model does not have, or a link profile does not fit a placement.
     """
     fleet = {host.name: host for host in hosts}
     placements = _placements(experiment, fleet)
@@ -144,22 +145,26 @@ def _placements(experiment: Experiment, fleet: dict[str, Host]) -> tuple[tuple[s
         if len(names) != 2:
             raise PlanError(
                 f"placements: the inventory's group 'stages' has {len(names)} hosts "
-                f"({', '.join(names)}) and pipelines have two stages in this version; "
+                f"({listed(names)}) and pipelines have two stages in this version; "
                 f"name them, as in placements: [[{names[0]}, {names[1]}]]"
             )
+        if reason := apart(list(fleet.values())):
+            raise PlanError(f"inventory: {reason}")
         return (names,)
     for number, placement in enumerate(experiment.placements):
         for rank, name in enumerate(placement):
             if name not in fleet:
                 raise PlanError(
                     f"placements[{number}][{rank}]: unknown host '{name}'; "
-                    f"the inventory's group 'stages' has: {', '.join(fleet)}"
+                    f"the inventory's group 'stages' has: {listed(tuple(fleet))}"
                 )
         if len(placement) != 2:
             raise PlanError(
                 f"placements[{number}]: pipelines have two stages in this version; "
                 f"got {len(placement)} hosts"
             )
+        if reason := apart([fleet[name] for name in placement]):
+            raise PlanError(f"placements[{number}]: {reason}")
     return experiment.placements
 
 
@@ -235,7 +240,7 @@ def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:
         if name not in (FIRST, *table.names, LAST):
             raise PlanError(
                 f"splits.cuts[{number}]: model '{table.model}' has no "
-                f"{table.granularity} cut '{name}'; allowed: {', '.join(table.names)}"
+                f"{table.granularity} cut {shown(name)}; allowed: {listed(table.names)}"
             )
     inner = tuple(name for name in experiment.splits.cuts if name not in (FIRST, LAST))
     return (FIRST, *inner, LAST)

@@ -227,6 +227,22 @@ def test_names_that_nothing_has_are_refused(keys: dict[str, Any], words: list[st
     assert all(word in str(refused.value) for word in words), refused.value
 
 
+def test_hosts_that_cannot_reach_one_another_are_refused_as_a_pipeline() -> None:
+    v6 = Host(name="v6", data_address="fd00::1")
+    with pytest.raises(plans.PlanError, match="inventory: IPv4 and IPv6"):
+        make(hosts=(HOSTS[0], v6))
+    with pytest.raises(plans.PlanError, match=r"placements\[1\]: IPv4 and IPv6 .* v6 fd00::1"):
+        make(hosts=(*HOSTS, v6), placements=[["edge", "server"], ["edge", "v6"]])
+
+
+def test_a_long_list_of_cuts_is_not_repeated_in_an_error() -> None:
+    experiment = spec.parse({"models": ["tiny"], "splits": {"cuts": ["x" * 10_000]}})
+    with pytest.raises(plans.PlanError) as refused:
+        planner.make("test", experiment, HOSTS, [table(cuts=300)])
+    assert len(str(refused.value)) < 600
+    assert "layer39 and 260 more" in str(refused.value)
+
+
 def test_three_hosts_need_a_placement() -> None:
     third = Host(name="pi", data_address="10.0.0.3")
     with pytest.raises(plans.PlanError, match=r"placements: \[\[edge, server\]\]"):

@@ -193,3 +193,42 @@ def test_a_file_that_is_no_spec_is_refused_by_name(tmp_path: Path, text: str, re
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(spec.SpecError, match=r"missing\.yml: cannot be read"):
         spec.load(tmp_path / "missing.yml")
+
+
+LONG = "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"models": [LONG]},
+        {"models": [{"name": LONG + "!"}]},
+        {"models": ["resnet18"], LONG: 1},
+        {"models": ["resnet18"], "links": [LONG]},
+        {"models": ["resnet18"], "links": [{"name": LONG, "delay_ms": 1}]},
+        {"models": ["resnet18"], "links": [{"name": "x", LONG: 1}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "delay_ms": LONG}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "distribution": LONG}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "hops": LONG}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "delay_ms": 1, "direction": [LONG] * 9}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "trace": LONG}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "trace": f"time_s,{LONG}\n0,1\n"}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "trace": f"time_s,delay_ms\n0,{LONG}\n"}]},
+        {"models": ["resnet18"], "tcp": {"congestion_control": LONG}},
+        {"models": ["resnet18"], "backends": LONG},
+        {"models": ["resnet18"], "placements": [[LONG, "b"]]},
+    ],
+    ids=range(16),
+)
+def test_an_error_does_not_repeat_what_is_long(keys: dict[str, Any]) -> None:
+    with pytest.raises(spec.SpecError) as refused:
+        spec.parse(keys)
+    assert len(str(refused.value)) < 500, len(str(refused.value))
+
+
+def test_a_number_that_python_does_not_read_is_refused_by_file(tmp_path: Path) -> None:
+    path = tmp_path / "long.yml"
+    path.write_text(f"models: [resnet18]\nseed: {'9' * 5000}\n")
+    with pytest.raises(spec.SpecError) as refused:
+        spec.load(path)
+    assert str(refused.value).startswith(f"{path}: is not valid YAML: ")

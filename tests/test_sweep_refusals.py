@@ -66,7 +66,7 @@ def copy(tmp_path: Path) -> Iterator[Checkout]:
     [
         ("models: [mobilenet_v2]\nlinks: [none]\nreplicate: 3", "a", "replicate"),
         ("models: [paretopipe_worker.tiny:nothing]\nlinks: [none]", "a", "nothing"),
-        (SMALLEST, "../a", "run: '../a' cannot name a folder; allowed are letters"),
+        (SMALLEST, "../a", "run: '../a' cannot name a folder; allowed are up to 100 letters"),
         (SMALLEST, "planned", "run 'planned' was planned with other experiment"),
     ],
     ids=["unknown key", "unknown model", "unusable run name", "changed experiment"],

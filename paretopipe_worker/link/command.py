@@ -17,6 +17,7 @@ from paretopipe_worker.link import interfaces, tc
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.shaping import Change, apply, engine_for, restore
 from paretopipe_worker.link.tc import Shaping, ShapingError
+from paretopipe_worker.shown import shown
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,7 +74,7 @@ def _tcp(text: str) -> TcpSettings:
     try:
         value = json.loads(text)
         if not isinstance(value, dict) or not set(value) <= set(allowed):
-            raise ValueError(f"a JSON object of {', '.join(allowed)}; got {text!r}")
+            raise ValueError(f"a JSON object of {', '.join(allowed)}; got {shown(text)}")
         return TcpSettings(**value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
@@ -84,7 +85,9 @@ def _run_apply(args: argparse.Namespace) -> Change:
     try:
         ports = tuple(int(port) for port in args.ports.split(",") if port)
     except ValueError as error:
-        raise ShapingError(f"--ports: numbers from 1024 to 32766; got {args.ports!r}") from error
+        raise ShapingError(
+            f"--ports: numbers from 1024 to 32766; got {shown(args.ports)}"
+        ) from error
     shaping = Shaping.parse(args.profile, ports)
     shaping = replace(shaping, engine=engine_for(shaping, args.emulate))
     os.umask(0o022)  # the stages, an ordinary user's, read the state folder

@@ -20,6 +20,7 @@ from paretopipe_worker.link import traces
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.presets import PRESETS
 from paretopipe_worker.link.traces import Timetable, TraceError
+from paretopipe_worker.shown import shown
 
 UNSHAPED = "none"
 """Name of the link profile that leaves the link as it is."""
@@ -152,11 +153,13 @@ def parse(written: Any, folder: Path = Path()) -> LinkSpec:
     if isinstance(written, str):
         written = {"name": written}
     if not isinstance(written, dict):
-        raise ProfileError((), f"a name, or a mapping of {', '.join(_LINK)}; got {written!r}")
+        raise ProfileError((), f"a name, or a mapping of {', '.join(_LINK)}; got {shown(written)}")
     _refuse_unknown((), written, _LINK)
     name, given = written.get("name"), {k: v for k, v in written.items() if k != "name"}
     if not isinstance(name, str) or not re.fullmatch(_NAME, name):
-        said = "is required" if name is None else f"must match the pattern {_NAME}; got {name!r}"
+        said = (
+            "is required" if name is None else f"must match the pattern {_NAME}; got {shown(name)}"
+        )
         raise ProfileError(("name",), said)
     if name == UNSHAPED:
         if given:
@@ -176,8 +179,8 @@ def _preset(name: str) -> dict[str, Any]:
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         raise ProfileError(
             (),
-            f"'{name}' is no preset{hint}; presets: {', '.join(PRESETS)}. A profile of your own "
-            f"needs conditions; only '{UNSHAPED}' is unshaped",
+            f"{shown(name)} is no preset{hint}; presets: {', '.join(PRESETS)}. A profile of your "
+            f"own needs conditions; only '{UNSHAPED}' is unshaped",
         )
     return PRESETS[name].profile
 
@@ -191,7 +194,7 @@ def _resolved(name: str, given: dict[str, Any]) -> LinkSpec:
         if parts:
             raise ProfileError((), f"hops excludes {', '.join(parts)}: say it for each hop")
         if not isinstance(given["hops"], list) or not given["hops"]:
-            raise ProfileError(("hops",), f"a list of at least one hop; got {given['hops']!r}")
+            raise ProfileError(("hops",), f"a list of at least one hop; got {shown(given['hops'])}")
         hops = tuple(_hop(("hops", rank), hop) for rank, hop in enumerate(given["hops"]))
     else:
         hops = (_hop((), parts),)
@@ -221,7 +224,7 @@ def _directed(path: tuple[str | int, ...], condition: Condition, direction: Any)
     """A hop of a condition in one direction or both."""
     if direction not in _DIRECTIONS:
         raise ProfileError(
-            (*path, "direction"), f"one of {', '.join(_DIRECTIONS)}; got {direction!r}"
+            (*path, "direction"), f"one of {', '.join(_DIRECTIONS)}; got {shown(direction)}"
         )
     return Hop(
         condition if direction != "back" else _OPEN,
@@ -237,15 +240,17 @@ def _traced(name: str, given: dict[str, Any], folder: Path) -> LinkSpec:
         )
     trace, period_s = given["trace"], given.get("period_s")
     if not isinstance(trace, str) or not trace:
-        raise ProfileError(("trace",), f"the path of a CSV file; got {trace!r}")
+        raise ProfileError(("trace",), f"the path of a CSV file; got {shown(trace)}")
     if period_s is not None and type(period_s) not in (int, float):
-        raise ProfileError(("period_s",), f"seconds after which it begins again; got {period_s!r}")
+        raise ProfileError(
+            ("period_s",), f"seconds after which it begins again; got {shown(period_s)}"
+        )
     try:
         if "\n" in trace:  # the trace itself, as a manifest has it
             called = "lines"
             timetable, conditions = traces.parse(trace.splitlines(), called, period_s)
         else:
-            called = trace
+            called = trace if len(trace) <= 200 else shown(trace)
             timetable, conditions = traces.read(folder / trace, called, period_s)
     except TraceError as error:
         raise ProfileError(("trace",), str(error)) from error
@@ -273,7 +278,7 @@ def _condition(path: tuple[str | int, ...], given: Any) -> Condition:
 def _refuse_unknown(path: tuple[str | int, ...], given: Any, allowed: tuple[str, ...]) -> None:
     """Refuse what is no mapping, or has a key that is not allowed."""
     if not isinstance(given, dict):
-        raise ProfileError(path, f"a mapping of {', '.join(allowed)}; got {given!r}")
+        raise ProfileError(path, f"a mapping of {', '.join(allowed)}; got {shown(given)}")
     for key in given:
         if key not in allowed:
             near = [each for each in allowed if each.startswith(str(key))]

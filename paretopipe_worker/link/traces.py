@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from paretopipe_worker.link.conditions import Condition
+from paretopipe_worker.shown import shown
 
 MAX_SEGMENTS = 200
 SHORTEST_S = 0.1
@@ -58,11 +59,13 @@ class Timetable:
             When it is none, or its times do not go on.
         """
         if not isinstance(value, dict) or set(value) != {"starts_s", "period_s"}:
-            raise ValueError(f"a timetable is a mapping of starts_s and period_s; got {value!r}")
+            raise ValueError(
+                f"a timetable is a mapping of starts_s and period_s; got {shown(value)}"
+            )
         starts = value["starts_s"]
         times: list[Any] = [*starts, value["period_s"]] if isinstance(starts, list) else [None]
         if not all(type(each) in (int, float) and math.isfinite(each) for each in times):
-            raise ValueError(f"starts_s is a list of seconds, period_s seconds; got {value!r}")
+            raise ValueError(f"starts_s is a list of seconds, period_s seconds; got {shown(value)}")
         return cls(tuple(map(float, starts)), float(value["period_s"]))
 
     def segment(self, step: int) -> int:
@@ -176,7 +179,11 @@ def _columns(header: list[str], where: str) -> list[str]:
     allowed = f"{_TIME} and any of {', '.join(_VALUES)}, each once"
     unknown = [name for name in names if name not in (_TIME, *_VALUES)]
     if unknown or _TIME not in names or len(names) < 2 or len(set(names)) < len(names):
-        said = f"unknown column {unknown[0]!r}" if unknown else f"columns are {', '.join(names)}"
+        said = (
+            f"unknown column {shown(unknown[0])}"
+            if unknown
+            else f"columns are {', '.join(names[:9])}"
+        )
         raise TraceError(f"{where}: {said}; allowed: {allowed}")
     return names
 
@@ -193,9 +200,9 @@ def _row(cells: list[str], columns: list[str], where: str) -> dict[str, float]:
         try:
             values[name] = float(text)
         except ValueError:
-            raise TraceError(f"{where}: {name}: must be a number; got {text!r}") from None
+            raise TraceError(f"{where}: {name}: must be a number; got {shown(text)}") from None
         if not math.isfinite(values[name]):
-            raise TraceError(f"{where}: {name}: must be a finite number; got {text!r}")
+            raise TraceError(f"{where}: {name}: must be a finite number; got {shown(text)}")
     return values
 
 
