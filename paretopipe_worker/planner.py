@@ -18,7 +18,7 @@ from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
 from paretopipe_worker.fleet import Host, apart
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.plan import Plan, PlanError, Point, Session, slug
-from paretopipe_worker.predict import certificate_s, duration, expected_s, phases_s
+from paretopipe_worker.predict import MOST_LOSS, certificate_s, duration, expected_s, phases_s
 from paretopipe_worker.shown import listed, shown
 from paretopipe_worker.spec import MIN_ITEMS, Experiment, ModelSpec
 from paretopipe_worker.window import filling
@@ -96,13 +96,6 @@ def summary(plan: Plan) -> str:
     """What the plan holds, in a few lines for people."""
     experiment = plan.experiment
     measured = sum(len(session.points) for session in plan.sessions)
-    hopeless = sum(
-        MIN_ITEMS * point.predicted_latency_s > experiment.phases.max_s for point in plan.points
-    )
-    warning = (
-        f"{hopeless} of the points are predicted to fail: {MIN_ITEMS} items, the fewest a median "
-        f"is taken of, take them longer than phases.max_s ({experiment.phases.max_s:g} s)"
-    )
     return "\n".join(
         (
             f"{len(plan.points)} points "
@@ -111,10 +104,39 @@ def summary(plan: Plan) -> str:
             f"{len(plan.sessions)} sessions: {measured} measurements",
             f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
             "the controller and each host's speed_hint",
-            *([warning] if hopeless else []),
+            *_about_hopeless(plan),
+            *_about_losses(plan),
             *_about_traces(plan),
         )
     )
+
+
+def _about_hopeless(plan: Plan) -> Iterator[str]:
+    """Which points of which links are predicted to fail, where some are."""
+    most_s = plan.experiment.phases.max_s
+    for link in plan.experiment.links:
+        crossing = [p for p in plan.points if p.link == link.name and any(p.hops)]
+        slow = [p for p in crossing if MIN_ITEMS * p.predicted_latency_s > most_s]
+        if slow:
+            least_s = MIN_ITEMS * min(point.predicted_latency_s for point in slow)
+            which = "all" if len(slow) == len(crossing) else f"{len(slow)} of the"
+            yield (
+                f"link {link.name}: {which} {len(crossing)} points at which something crosses are "
+                f"predicted to fail: {MIN_ITEMS} items, the fewest a median is taken of, take them "
+                f"{least_s:.0f} s and more, phases.max_s is {most_s:g} s"
+            )
+
+
+def _about_losses(plan: Plan) -> Iterator[str]:
+    """Which links lose so much that nobody can say how long they take."""
+    for link in plan.experiment.links:
+        ways = [way for hop in link.hops for way in (hop.forward, hop.back)]
+        loss = max(way.mean_loss for way in (*ways, link.return_way or ways[0]))
+        if link.timetable is None and loss > MOST_LOSS:
+            yield (
+                f"link {link.name}: loses {loss:.0%} of all packets; above {MOST_LOSS:.0%} TCP "
+                "hardly moves: points may fail, and take longer than predicted"
+            )
 
 
 def _about_traces(plan: Plan) -> Iterator[str]:

@@ -127,7 +127,7 @@ def test_conditions_of_either_direction_and_of_tcp_are_part_of_a_point() -> None
         {"delay_ms": 80},
         {"loss_percent": 5},
         {"burst_loss_percent": 2, "burst_recovery_percent": 20},
-        {"loss_percent": 100},
+        {"loss_percent": 90},
     ],
     ids=str,
 )
@@ -204,6 +204,17 @@ def test_a_plan_tells_what_does_not_fit_into_a_trace(tmp_path: Path) -> None:
     assert "items of 2 of its 3 points are predicted to take longer than its shortest seg" in told
     calm = planner.summary(make(links=links, splits={"cuts": ["layer2"]}, phases={"min_s": 1}))
     assert "replayed once" not in calm
+
+
+def test_a_plan_tells_of_links_over_which_nothing_comes_in_time() -> None:
+    links = [{"name": "thin", "rate_mbit": 0.001}, {"name": "fair", "rate_mbit": 20}]
+    told = planner.summary(make(links=links))
+    assert "link thin: all 4 points at which something crosses are predicted to fail: 6 it" in told
+    assert "link fair" not in told
+    told = planner.summary(make(links=[{"name": "some", "rate_mbit": 0.01}]))
+    assert "link some: 1 of the 4 points at which something crosses are predicted to fail" in told
+    told = planner.summary(make(links=[{"name": "poor", "back": {"loss_percent": 80}}]))
+    assert "link poor: loses 80% of all packets; above 50% TCP hardly moves" in told
 
 
 def test_predicted_hours_grow_with_the_slowness_of_link_and_host() -> None:

@@ -65,6 +65,23 @@ def test_faults_of_links_do_not_hide_others() -> None:
         (link(loss_percent=120), "links[0].loss_percent", "a number from 0 to 100; got 120"),
         (link(loss_percent=1, burst_loss_percent=1), "links[0]", "both above 0"),
         (link(reorder_percent=1), "links[0]", "needs delay_ms"),
+        (link(loss_percent=100), "links[0].loss_percent", "allowed: a mean of at most 90 %"),
+        (link(back={"loss_percent": 99}), "links[0].back.loss_percent", "loses 99 % of all"),
+        (
+            link(burst_loss_percent=100, burst_recovery_percent=0.001),
+            "links[0].burst_loss_percent",
+            "loses 100 % of all packets",
+        ),
+        (
+            link(hops=[{"forward": {"loss_percent": 100}}]),
+            "links[0].hops[0].forward.loss_percent",
+            "nothing can be measured",
+        ),
+        (
+            link(delay_ms=1, **{"return": {"loss_percent": 100}}),
+            "links[0].return.loss_percent",
+            "in a trace, segments in which nothing passes",
+        ),
         (link(delay_ms=1, distribution="flat"), "links[0].distribution", "one of uniform"),
         (link(forward={"delay_ms": -1}), "links[0].forward.delay_ms", "got -1"),
         (link(back={"jitter_ms": 2}), "links[0].back.jitter_ms", "from 0 to delay_ms (0)"),

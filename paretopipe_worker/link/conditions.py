@@ -108,7 +108,7 @@ class Condition:
                 f"a condition is a mapping of {', '.join(allowed)}; got {shown(value)}"
             )
         if unknown := [key for key in value if key not in allowed]:
-            raise ValueError(f"{shown(unknown[0])}: unknown key; allowed: {', '.join(allowed)}")
+            raise ValueError(f"{str(unknown[0])[:60]}: unknown key; allowed: {', '.join(allowed)}")
         return cls(**value)
 
     @property

@@ -32,6 +32,8 @@ _HOP = (*_CONDITION, "direction", "forward", "back")
 _TRACE = ("trace", "direction", "period_s")
 _LINK = ("name", *_HOP, "hops", "return", "trace", "period_s")
 _OPEN = Condition()
+_MOST_LOSS = 0.9
+"""Above it not even a connection comes about within the two minutes that stages have for that."""
 
 
 @dataclass(frozen=True)
@@ -267,12 +269,21 @@ def _condition(path: tuple[str | int, ...], given: Any) -> Condition:
     """A condition, its errors with their key path."""
     _refuse_unknown(path, given, _CONDITION)
     try:
-        return Condition.parse(given)
+        condition = Condition.parse(given)
     except ValueError as error:
         key, _, reason = str(error).partition(": ")
         if key in _CONDITION:
             raise ProfileError((*path, key), reason) from error
         raise ProfileError(path, str(error)) from error
+    if condition.mean_loss > _MOST_LOSS:
+        key = "loss_percent" if condition.loss_percent else "burst_loss_percent"
+        raise ProfileError(
+            (*path, key),
+            f"loses {100 * condition.mean_loss:.4g} % of all packets, with which nothing can be "
+            f"measured; allowed: a mean of at most {100 * _MOST_LOSS:g} % on a link that stays as "
+            "it is (in a trace, segments in which nothing passes)",
+        )
+    return condition
 
 
 def _refuse_unknown(path: tuple[str | int, ...], given: Any, allowed: tuple[str, ...]) -> None:
