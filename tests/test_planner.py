@@ -212,7 +212,7 @@ def test_a_plan_tells_of_links_over_which_nothing_comes_in_time() -> None:
     assert "link thin: all 4 points at which something crosses are predicted to fail: 6 it" in told
     assert "link fair" not in told
     told = planner.summary(make(links=[{"name": "some", "rate_mbit": 0.01}]))
-    assert "link some: 1 of the 4 points at which something crosses are predicted to fail" in told
+    assert "link some: 2 of the 4 points at which something crosses are predicted to fail" in told
     told = planner.summary(make(links=[{"name": "poor", "back": {"loss_percent": 80}}]))
     assert "link poor: loses 80% of all packets; above 50% TCP hardly moves" in told
 
