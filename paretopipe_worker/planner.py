@@ -11,12 +11,13 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
 from paretopipe_worker.fleet import Host, apart
 from paretopipe_worker.link.profiles import LinkSpec
+from paretopipe_worker.link.traces import outage_s
 from paretopipe_worker.plan import Plan, PlanError, Point, Session, slug
 from paretopipe_worker.predict import MOST_LOSS, certificate_s, duration, expected_s, phases_s
 from paretopipe_worker.shown import listed, shown
@@ -151,6 +152,11 @@ def _about_traces(plan: Plan) -> Iterator[str]:
                 f"link {link.name}: phases may end before its trace ({period_s:g} s) has been "
                 f"replayed once: phases.min_s is {shortest_s:g} s"
             )
+        if len(link.certified) < (distinct := len(set(link.conditions))):
+            yield (
+                f"link {link.name}: {len(link.certified)} of the {distinct} conditions of its "
+                "trace are certified, the slowest, the fastest and the lossiest among them"
+            )
         taken = [point.predicted_latency_s for point in plan.points if point.link == link.name]
         if slow := sum(latency_s > segment_s for latency_s in taken):
             yield (
@@ -208,16 +214,16 @@ def _points(
     tables: Sequence[CutTable],
 ) -> Iterator[Point]:
     """Every point of one session."""
+    known, hardest, blocked = _identity(link), link.hardest, _Blocked.of(link)
     for table in tables:
         if table.model != model.name:
             continue
         for name in _split_names(experiment, table):
             hops = _hops(table, name)
             stages = [fleet[host] for host in placement]
-            # On a link that follows a trace: in its slowest segment.
+            # On a link that follows a trace: in the worst of its segments that let data pass.
             latency_s, busiest_s = max(
-                expected_s(table, name, hops, part, experiment.tcp, stages)
-                for part in link.segments
+                expected_s(table, name, hops, part, experiment.tcp, stages) for part in hardest
             )
             for window in experiment.window:
                 in_flight = filling(latency_s, busiest_s) if window == "auto" else window
@@ -227,7 +233,7 @@ def _points(
                     "input": table.input.shape,
                     "split": (name,),
                     "placement": placement,
-                    "link": asdict(link),
+                    "link": known,
                     "tcp": asdict(experiment.tcp),
                     "backend": backend,
                     "batch": table.batch,
@@ -250,8 +256,46 @@ def _points(
                     predicted_s=round(predicted_s, 2),
                     # Ten times what is expected, since hosts may be slower than their hint, and
                     # for a window of items, since the last one waits for all the others.
-                    deadline_s=round(_PATIENCE_S + 10 * latency_s * in_flight, 1),
+                    deadline_s=round(
+                        blocked.allowed_s(_PATIENCE_S + 10 * latency_s * in_flight), 1
+                    ),
                 )
+
+
+def _identity(link: LinkSpec) -> dict[str, Any]:
+    """What makes a link this one and no other, in a few words however long its trace is."""
+    document = asdict(replace(link, trace=()))
+    del document["certified"]  # which follows from the trace
+    trace = hashlib.sha256(repr(link.trace).encode()).hexdigest() if link.trace else ()
+    return document | {"trace": trace}
+
+
+@dataclass(frozen=True)
+class _Blocked:
+    """How long a link lets nothing pass on end, and for which share of its time."""
+
+    longest_s: float = 0.0
+    share: float = 0.0
+
+    @classmethod
+    def of(cls, link: LinkSpec) -> _Blocked:
+        """Those of a link."""
+        if link.timetable is None:
+            return cls()
+        conditions, times = link.conditions, link.timetable
+        lost_s = sum(
+            duration_s
+            for duration_s, condition in zip(times.durations_s, conditions, strict=True)
+            if condition.outage
+        )
+        return cls(outage_s(times, conditions), lost_s / times.period_s)
+
+    def allowed_s(self, seconds: float) -> float:
+        """How long to wait for what takes so long where data passes.
+
+        When an outage is over, TCP may wait as long again before it tries (RFC 6298, section 5.5).
+        """
+        return seconds / (1 - self.share) + 2 * self.longest_s
 
 
 def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:

@@ -78,9 +78,9 @@ def goodput_bit_s(condition: Condition, path: Sequence[Condition], tcp: TcpSetti
 
 
 def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
-    """Seconds that one measurement of a session's path is thought to take, in all segments."""
+    """Seconds that one measurement of a session's path is thought to take, segment by segment."""
     brief = link.timetable is not None
-    return sum(_probe_s(each.forward_path(ranks), tcp, brief) for each in link.segments)
+    return sum(_probe_s(each.forward_path(ranks), tcp, brief) for each in link.probed.values())
 
 
 def _probe_s(path: Sequence[Condition], tcp: TcpSettings, brief: bool) -> float:

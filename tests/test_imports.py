@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORKER = "paretopipe_worker"
 
-ASKED = {"link.conditions", "link.profiles", "link.presets", "link.traces"}
+ASKED = {f"link.{name}" for name in ("conditions", "profiles", "presets", "samples", "traces")}
 PLAIN = {"backends", "cuts", "spec", "fleet", "records", "window"} | ASKED
 PLANNING = PLAIN | {"plan", "planner", "predict", "resume", "warmup"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "probe": TRANSPORT | {"control", "records", "link.conditions", "datagrams"},
     "datagrams": {"control", "records", "link.conditions"},
     "link.state": {"link.conditions", "link.counters", "link.replay"},
-    "link.traces": {"link.conditions"},
+    **{name: {"link.conditions"} for name in ("link.samples", "link.traces")},
     "link.replay": set(),
     "prepare": PLANNING | MODELS,
 }

@@ -259,3 +259,28 @@ def test_three_hosts_need_a_placement() -> None:
     with pytest.raises(plans.PlanError, match=r"placements: \[\[edge, server\]\]"):
         make(hosts=(*HOSTS, third))
     assert make(hosts=(*HOSTS, third), placements=[["pi", "edge"]]).sessions
+
+
+def test_deadlines_allow_for_the_outages_of_a_trace(tmp_path: Path) -> None:
+    def deadlines_s(rows: str) -> dict[str, float]:
+        (tmp_path / "x.csv").write_text(f"time_s,rate_mbit\n{rows}")
+        made = make(links=[{"name": "x", "trace": str(tmp_path / "x.csv")}])
+        return {point.split[0]: point.deadline_s for point in made.points}
+
+    through, with_outages = deadlines_s("0,5\n10,20\n50,20\n"), deadlines_s("0,5\n10,20\n50,0\n")
+    for split, deadline_s in through.items():
+        # 40 of 90 s nothing passes, after which TCP may wait as long again.
+        assert with_outages[split] == pytest.approx(deadline_s * 9 / 5 + 80, abs=0.2)
+
+
+def test_a_plan_says_which_segments_of_a_long_trace_are_certified(tmp_path: Path) -> None:
+    rows = "".join(f"{second},{1 + second / 100}\n" for second in range(1000))
+    (tmp_path / "x.csv").write_text(f"time_s,rate_mbit\n{rows}")
+    made = make(links=[{"name": "x", "trace": str(tmp_path / "x.csv")}])
+    assert "link x: 20 of the 1000 conditions of its trace are certified" in planner.summary(made)
+    path = tmp_path / "plan.json"
+    path.write_text(plans.dump(made))
+    [link] = plans.load(path).experiment.links
+    assert plans.load(path) == made
+    assert len(link.certified) == 20 and {0, 999} <= set(link.certified)
+    assert path.stat().st_size < 300 * 1000

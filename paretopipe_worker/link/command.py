@@ -50,7 +50,8 @@ def _add_apply(parser: argparse.ArgumentParser) -> None:
         "--profile",
         required=True,
         metavar="JSON",
-        help='{"name": NAME, "ways": [{"peer": ADDRESS, "condition": {...}}, ...]}; with a trace '
+        help='{"name": NAME, "ways": [{"peer": ADDRESS, "condition": {...}}, ...]}, or - to read '
+        "it from standard input; with a trace "
         '"timetable": {"starts_s": [...], "period_s": S}, and "trace": [{...}, ...] in each way',
     )
     parser.add_argument(
@@ -88,7 +89,9 @@ def _run_apply(args: argparse.Namespace) -> Change:
         raise ShapingError(
             f"--ports: numbers from 1024 to 32766; got {shown(args.ports)}"
         ) from error
-    shaping = Shaping.parse(args.profile, ports)
+    # A trace may be longer than an argument can be (128 KiB).
+    profile = sys.stdin.read() if args.profile == "-" else args.profile
+    shaping = Shaping.parse(profile, ports)
     shaping = replace(shaping, engine=engine_for(shaping, args.emulate))
     os.umask(0o022)  # the stages, an ordinary user's, read the state folder
     lease = Lease(args.lease, args.lease_s)

@@ -112,6 +112,12 @@ class Condition:
         return cls(**value)
 
     @property
+    def said(self) -> dict[str, Any]:
+        """The mapping of which `parse` makes it, without what is as it would be anyway."""
+        each = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        return {name: value for name, value, usual in each if value != usual}
+
+    @property
     def shaped(self) -> bool:
         """Whether it changes anything."""
         return self != Condition(distribution=self.distribution)
@@ -120,6 +126,11 @@ class Condition:
     def lossy(self) -> bool:
         """Whether it drops packets."""
         return self.loss_percent > 0 or self.burst_loss_percent > 0
+
+    @property
+    def outage(self) -> bool:
+        """Whether nothing passes."""
+        return self.mean_loss >= 1
 
     @property
     def erratic(self) -> bool:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.link import traces
+from paretopipe_worker.link import samples, traces
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.presets import PRESETS
 from paretopipe_worker.link.traces import Timetable, TraceError
@@ -60,6 +60,8 @@ class LinkSpec:
     trace, timetable
         Where the link follows a trace: what happens on each hop in each of its segments, and when
         these begin. `hops` is then the first.
+    certified
+        Numbers of the segments of which sessions measure whether they are as they should be.
     """
 
     name: str
@@ -67,12 +69,35 @@ class LinkSpec:
     return_way: Condition | None = None
     trace: tuple[Hop, ...] = ()
     timetable: Timetable | None = None
+    certified: tuple[int, ...] = ()
 
     @property
     def segments(self) -> tuple[LinkSpec, ...]:
         """The link as it is in each segment of its trace; itself, where it has none."""
-        still = replace(self, trace=(), timetable=None)
-        return tuple(replace(still, hops=(hop,)) for hop in self.trace) or (self,)
+        return tuple(map(self.segment, range(len(self.trace)))) or (self,)
+
+    def segment(self, number: int) -> LinkSpec:
+        """The link as it is in a segment of its trace."""
+        return LinkSpec(self.name, (self.trace[number],))
+
+    @property
+    def probed(self) -> dict[int | None, LinkSpec]:
+        """The link as sessions certify it: its certified segments by number, or itself, by None."""
+        if self.timetable is None:
+            return {None: self}
+        return {number: self.segment(number) for number in self.certified}
+
+    @property
+    def hardest(self) -> tuple[LinkSpec, ...]:
+        """Its segments than which none is slower, farther and lossier; itself without a trace."""
+        numbers = samples.hardest(self.conditions) if self.timetable else ()
+        return tuple(map(self.segment, numbers)) or (self,)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The conditions of its trace by segment, on whichever ways it holds."""
+        forward = any(hop.forward.shaped for hop in self.trace)
+        return tuple(hop.forward if forward else hop.back for hop in self.trace)
 
     @property
     def shaped(self) -> bool:
@@ -259,7 +284,8 @@ def _traced(name: str, given: dict[str, Any], folder: Path) -> LinkSpec:
     except ValueError as error:
         raise ProfileError(("period_s",), str(error).removeprefix("period_s: ")) from error
     hops = tuple(_directed((), each, given.get("direction", "both")) for each in conditions)
-    link = LinkSpec(name, hops[:1], trace=hops, timetable=timetable)
+    chosen = samples.certified(conditions)
+    link = LinkSpec(name, hops[:1], trace=hops, timetable=timetable, certified=chosen)
     if not link.shaped:
         raise ProfileError(("trace",), f"{called}: changes nothing; only '{UNSHAPED}' is unshaped")
     return link

@@ -1,4 +1,9 @@
-"""Traces: conditions that follow one another, as a file has them; the standard library alone."""
+"""Traces: conditions that follow one another, as a file has them; the standard library alone.
+
+Recordings have outages, a rate of 0. No shaper has such a rate: while it lasts, every packet is
+lost. (A radio link may instead keep packets until it is over, to some length; here TCP has to
+notice that it is over, which is part of what is measured.)
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,10 @@ from typing import Any
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.shown import shown
 
-MAX_SEGMENTS = 200
+MAX_SEGMENTS = 20_000
+"""Five hours and a half by the second; what a host replays, and a plan holds, without delay."""
+LONGEST_OUTAGE_S = 600.0
+"""Linux gives a connection up after 924 s without acknowledgement at the earliest (tcp(7))."""
 SHORTEST_S = 0.1
 """A segment takes longer than a host takes to come to it."""
 _LONGEST_S = 86_400.0
@@ -121,7 +129,7 @@ def parse(
     """Read a trace: CSV with a row for each segment, in order.
 
     Its columns are ``time_s``, when the segment begins, and any of ``rate_mbit``, ``delay_ms`` and
-    ``loss_percent``, where an empty cell asks for nothing.
+    ``loss_percent``, where an empty cell asks for nothing. A rate of 0 lets nothing pass.
 
     Parameters
     ----------
@@ -133,8 +141,8 @@ def parse(
     Raises
     ------
     TraceError
-        When it is no CSV, a column is unknown, a time does not come after the one before, or no
-        link has such a condition; the text names line and column.
+        When it is no CSV, a column is unknown, a time does not come after the one before, no link
+        has such a condition, or nothing passes for too long; the text names line and column.
     """
     starts: list[float] = []
     conditions: list[Condition] = []
@@ -151,7 +159,7 @@ def parse(
             try:
                 _check_start(starts, values[_TIME])
                 starts.append(values.pop(_TIME))
-                conditions.append(Condition.parse(values))
+                conditions.append(_condition(values))
             except ValueError as error:
                 raise TraceError(f"{where}: {error}") from error
     except csv.Error as error:
@@ -159,7 +167,29 @@ def parse(
     if len(starts) < 2:
         raise TraceError(f"{name}: a trace has at least 2 segments, a row each; got {len(starts)}")
     end_s = 2 * starts[-1] - starts[-2] if period_s is None else period_s
-    return Timetable(tuple(starts), end_s), tuple(conditions)
+    timetable = Timetable(tuple(starts), end_s)
+    if (lasts_s := outage_s(timetable, conditions)) > LONGEST_OUTAGE_S:
+        said = "ever" if math.isinf(lasts_s) else f"for {lasts_s:g} s"
+        raise TraceError(
+            f"{name}: nothing passes {said}; allowed: at most {LONGEST_OUTAGE_S:g} s on end, also "
+            "where it begins again, since TCP gives up connections"
+        )
+    return timetable, tuple(conditions)
+
+
+def outage_s(timetable: Timetable, conditions: Sequence[Condition]) -> float:
+    """How long nothing passes on end, the trace being replayed again and again: the longest time.
+
+    Infinite where nothing ever does.
+    """
+    if all(condition.outage for condition in conditions):
+        return math.inf
+    longest_s = lasts_s = 0.0
+    # Twice around: the last outage may go on in the first segments.
+    for duration_s, condition in 2 * tuple(zip(timetable.durations_s, conditions, strict=True)):
+        lasts_s = lasts_s + duration_s if condition.outage else 0.0
+        longest_s = max(longest_s, lasts_s)
+    return longest_s
 
 
 def write(timetable: Timetable, conditions: Sequence[Condition]) -> str:
@@ -204,6 +234,17 @@ def _row(cells: list[str], columns: list[str], where: str) -> dict[str, float]:
         if not math.isfinite(values[name]):
             raise TraceError(f"{where}: {name}: must be a finite number; got {shown(text)}")
     return values
+
+
+def _condition(values: dict[str, float]) -> Condition:
+    """The condition of one line."""
+    if values.get("rate_mbit") == 0:
+        return Condition.parse({**values, "rate_mbit": None, "loss_percent": 100.0})
+    try:
+        return Condition.parse(values)
+    except ValueError as error:
+        either = "; 0 where nothing passes" if str(error).startswith("rate_mbit") else ""
+        raise ValueError(f"{error}{either}") from error
 
 
 def _check_start(starts: list[float], time_s: float) -> None:
