@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from analysis import chance
 from analysis.load import CONTROLLER, Run
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.profiles import LinkSpec
+from paretopipe_worker.link.traces import Timetable, outage_s
 from paretopipe_worker.plan import Plan
 from paretopipe_worker.predict import WIRE_OVERHEAD
 from paretopipe_worker.records import Datagrams, Transfer
@@ -30,13 +31,14 @@ _SMALL_FRAME_BITS = 154 * 8
 """A small message of a probe as a frame: 64 bytes of payload, 24 and 66 bytes of headers."""
 
 
-def paths_of(plan: Plan, session: str) -> list[tuple[Condition, ...]]:
-    """What was asked of each hop of a session's ring, the way back last, in each segment.
+def paths_of(plan: Plan, session: str) -> dict[int | None, tuple[Condition, ...]]:
+    """What was asked of each hop of a session's ring, the way back last, as far as it is certified.
 
-    A link that follows no trace has one.
+    By segment of the trace; a link that follows none has one, None.
     """
     asked = plan.session(session)
-    return [part.forward_path(len(asked.placement)) for part in plan.link(asked.link).segments]
+    parts = plan.link(asked.link).probed
+    return {number: part.forward_path(len(asked.placement)) for number, part in parts.items()}
 
 
 def certificates(run: Run) -> pd.DataFrame:
@@ -56,10 +58,11 @@ def certificates(run: Run) -> pd.DataFrame:
         row: dict[str, Any] = {"session": session, "attempt": attempt}
         for when in WHEN:
             found = probes_of(taken, None).get(when)
-            row |= {f"link_{name}": value for name, value in _figures(found, paths[0], when)}
+            path = paths.get(None, ())
+            row |= {f"link_{name}": value for name, value in _figures(found, path, when)}
         row["link_emulated"] = bool(files["link_emulated"].any())
         off = list(_all_segments(taken, paths, _idle_slows(run.plan)))
-        asked = any(condition.shaped for path in paths for condition in path)
+        asked = any(condition.shaped for path in paths.values() for condition in path)
         row["link_certified"] = not off if asked else None
         row["link_certificate"] = "; ".join(off) if asked and off else None
         rows.append(row)
@@ -78,15 +81,12 @@ def probes_of(taken: pd.DataFrame, segment: int | None) -> dict[str, dict[Any, A
 
 
 def _all_segments(
-    taken: pd.DataFrame, paths: Sequence[Sequence[Condition]], idle_slows: bool
+    taken: pd.DataFrame, paths: Mapping[int | None, Sequence[Condition]], idle_slows: bool
 ) -> Iterator[str]:
     """Everything in which the link was not what was asked for, in any segment."""
-    if len(paths) == 1:
-        yield from _verdict(probes_of(taken, None), paths[0], idle_slows)
-        return
-    for number, path in enumerate(paths):
+    for number, path in paths.items():
         off = _verdict(probes_of(taken, number), path, idle_slows)
-        yield from (f"segment {number}: {text}" for text in off)
+        yield from (text if number is None else f"segment {number}: {text}" for text in off)
 
 
 def _figures(
@@ -181,10 +181,13 @@ def _chances_off(found: Datagrams | None, path: Sequence[Condition]) -> Iterator
     delay = expected.round_trip_ms
     most_ms = max(_ROUND_TRIP_MS, _SHARE * delay.mean) + _SDS * delay.sd
     median_ms = float(np.median(times)) / 1e6 if times else np.nan
-    # Also where nothing came back.
-    if not abs(median_ms - delay.mean) <= most_ms:
+    silent = [condition.outage for condition in path]
+    # Also where nothing came back, unless nothing was to.
+    if not any(silent) and not abs(median_ms - delay.mean) <= most_ms:
         yield f"median delay {median_ms:.1f} ms (asked: {delay.mean:.1f} ± {most_ms:.1f})"
     for hop, (condition, lost) in enumerate(zip(path, expected.lost, strict=True)):
+        if any(silent[:hop]) and not sent[hop]:
+            continue  # nothing was to come as far as this
         asked = condition.mean_loss
         share = 1 - found.received[hop] / sent[hop] if sent[hop] else np.nan
         # Even where none is to be lost a machine may drop one.
@@ -215,16 +218,16 @@ def asked_of(link: LinkSpec, ranks: int) -> dict[str, Any]:
     """What was asked of a link, as ``points.csv`` says it: in words, and in numbers if it keeps."""
     names = ("rate_mbit", "delay_ms", "return_rate_mbit", "return_delay_ms")
     if link.timetable is not None:
-        paths = [part.forward_path(ranks) for part in link.segments]
-        return {"link_asked": _trace(paths, link.timetable.period_s)} | dict.fromkeys(names)
+        return {"link_asked": _trace(link, link.timetable)} | dict.fromkeys(names)
     path = link.forward_path(ranks)
     numbers = (path[0].rate_mbit, path[0].delay_ms, path[-1].rate_mbit, path[-1].delay_ms)
     return {"link_asked": described(path), **dict(zip(names, numbers, strict=True))}
 
 
-def _trace(paths: Sequence[Sequence[Condition]], period_s: float) -> str:
-    """A trace in words: between what its conditions are, whatever the way."""
-    conditions = [condition for path in paths for condition in path if condition.shaped]
+def _trace(link: LinkSpec, times: Timetable) -> str:
+    """A trace in words: between what its conditions are, and how many of them were certified."""
+    distinct = set(link.conditions)
+    conditions = [condition for condition in distinct if not condition.outage]
     ends = {
         "Mbit/s": [c.rate_mbit for c in conditions if c.rate_mbit],
         "ms one way": [c.delay_ms for c in conditions],
@@ -233,7 +236,13 @@ def _trace(paths: Sequence[Sequence[Condition]], period_s: float) -> str:
     spans = [
         f"{min(values):g} to {max(values):g} {unit}" for unit, values in ends.items() if any(values)
     ]
-    return f"trace of {len(paths)} segments in {period_s:g} s: {', '.join(spans)}"
+    if (lasts_s := outage_s(times, link.conditions)) > 0:
+        spans.append(f"outages of up to {lasts_s:g} s")
+    certified = f", {len(link.certified)} of {len(distinct)} conditions certified"
+    return (
+        f"trace of {len(link.trace)} segments in {times.period_s:g} s: {', '.join(spans)}"
+        f"{certified if len(link.certified) < len(distinct) else ''}"
+    )
 
 
 def _idle_slows(plan: Plan) -> bool:
@@ -253,6 +262,8 @@ def _condition(condition: Condition) -> str:
     """One condition in words."""
     if not condition.shaped:
         return "unshaped"
+    if condition.outage:
+        return "nothing passes"
     delay = f"{condition.delay_ms:g}"
     delay += f" ± {condition.jitter_ms:g}" if condition.jitter_ms else ""
     parts = {

@@ -57,7 +57,9 @@ def simulate(path: Sequence[Condition], count: int, interval_ms: float) -> Expec
             share = 1 - left.sum(axis=1) / there.sum(axis=1)
         lost.append(_spread(share))
         arrived, there = _delayed(condition, arrived, left, draw), left
-    medians = np.nanmedian(np.where(there, arrived - sent, np.nan), axis=1)
+    came = there.any(axis=1)
+    medians = np.full(_STREAMS, np.nan)
+    medians[came] = np.nanmedian(np.where(there, arrived - sent, np.nan)[came], axis=1)
     return Expected(_spread(medians), tuple(lost))
 
 

@@ -307,7 +307,9 @@ def _certified() -> Iterator[Column]:
         "loss, reordering or duplicates, UDP datagrams are judged instead: median round trip "
         "within the larger of 3 ms and 5 %, and loss, each within three standard deviations of "
         "what 400 simulated streams show. A link that follows a trace is held to all of that in "
-        "each of its segments.",
+        "each segment that was certified: one of each condition, of more than 20 a sample with the "
+        "slowest, the fastest and the lossiest (`link_asked` says so); and where nothing is to "
+        "pass, to that.",
         "nothing was asked of the link, or no replicate was measured",
         front=True,
     )
@@ -360,7 +362,11 @@ OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
         "One row per point and offered rate, for experiments with legs of offered load.",
         load_curve.COLUMNS,
     ),
-    "segments.csv": ("One row per point and segment, where links follow traces.", segments.COLUMNS),
+    "segments.csv": (
+        "One row per point and segment, where links follow traces; without segments that no phase "
+        "came to.",
+        segments.COLUMNS,
+    ),
     "attribution.csv": (
         "One row per point measured, rank and kind of time. Each kind is the time between two\n"
         "time stamps of its own, none is what others leave over.",

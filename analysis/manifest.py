@@ -23,6 +23,7 @@ from analysis.certificate import COLUMNS, certificates, paths_of
 from analysis.load import CONTROLLER, Run, RunError, load, processes
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
 from paretopipe_worker.plan import PlanError
+from paretopipe_worker.plan import written as resolved
 from paretopipe_worker.records import LEGS, RecordError
 
 PHASES = ("clock", "probe", "warmup", *LEGS)
@@ -76,7 +77,7 @@ def manifest(
     verdicts = certificates(run)
     return {
         "run": plan.run,
-        "experiment": asdict(plan.experiment),
+        "experiment": resolved(plan.experiment),
         "spec": written(plan.experiment),
         "seed": plan.experiment.seed,
         "plan_sha256": hashlib.sha256(plan_file.read_bytes()).hexdigest(),
@@ -170,8 +171,11 @@ def _certificate(
     if found.empty:
         return None
     measured = found[list(COLUMNS)].to_json(orient="records", double_precision=9)
-    paths = [[asdict(way) for way in path] for path in paths_of(run.plan, session)]
-    asked = paths[0] if len(paths) == 1 else paths
+    paths = {
+        number: [asdict(way) for way in path]
+        for number, path in paths_of(run.plan, session).items()
+    }
+    asked = paths.get(None, paths)
     return {"asked": asked, **json.loads(measured)[0]}
 
 

@@ -61,7 +61,7 @@ def _link(link: LinkSpec) -> str | dict[str, Any]:
     document = asdict(link)
     if link.timetable is not None:
         return {"name": link.name, "period_s": link.timetable.period_s, **_trace(link)}
-    del document["trace"], document["timetable"]
+    del document["trace"], document["timetable"], document["certified"]
     way = document.pop("return_way")
     return document if way is None else document | {"return": way}
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import completions
-from analysis.certificate import WHEN, described, probes_of
+from analysis.certificate import WHEN, described
 from analysis.column import Column
 from analysis.load import Run
 from analysis.replicates import choose, tries
+from paretopipe_worker.link import samples
 from paretopipe_worker.spec import MIN_ITEMS
 
 _TRY = ["session", "attempt", "point"]
@@ -25,6 +27,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("backend", "", "How tensors cross the link."),
     Column("window", "items", "Items in flight in the throughput phase."),
     Column("segment", "", "Number of the segment, from 0."),
+    Column(
+        "certified_as",
+        "",
+        "Segment of the same condition that the sessions held and certified: this one or another; "
+        "empty where its condition was not among those that were (of a long trace at most "
+        f"{samples.MOST}).",
+    ),
     Column("start_s", "s", "When it begins, in seconds from the beginning of the trace."),
     Column("duration_s", "s", "How long it lasts."),
     Column("asked", "", "What it asks of the link."),
@@ -68,13 +77,16 @@ COLUMNS: tuple[Column, ...] = (
 )
 """Columns of ``segments.csv``: empty where nothing was measured."""
 
+_PLANNED = [column.name for column in COLUMNS[: [c.name for c in COLUMNS].index("asked") + 1]]
+
 
 def segments(run: Run) -> pd.DataFrame:
     """Every point over a link that follows a trace, by segment.
 
     Returns
     -------
-    The columns :data:`COLUMNS`; no rows where no link follows a trace.
+    The columns :data:`COLUMNS`; no rows where no link follows a trace. A long trace has segments
+    that no phase came to and that were not certified: they are left out.
     """
     chosen = choose(tries(run))
     complete = chosen.loc[chosen["status"] == "ok", _TRY]
@@ -84,13 +96,14 @@ def segments(run: Run) -> pd.DataFrame:
     batches = {point.id: point.batch for point in run.plan.points}
     legs = run.phases.loc[run.phases["rank"] == 0, [*_TRY, "leg", "window"]]
     items = items.merge(legs, on=[*_TRY, "leg"])
-    figures = latency(items).join(throughput(items, batches), how="outer").reset_index()
-    rows = [
-        row | _means(figures, row["point"], row["segment"]) | _path(run, complete, row)
-        for row in _planned(run)
-    ]
-    frame = pd.DataFrame.from_records(rows, columns=[column.name for column in COLUMNS])
-    return frame.astype({name: "Int64" for name in frame.columns if name.endswith("_items")})
+    figures = _means(latency(items).join(throughput(items, batches), how="outer"))
+    rows = pd.DataFrame.from_records(list(_planned(run, set(figures["segment"]))), columns=_PLANNED)
+    table = rows.astype({"segment": "Int64", "certified_as": "Int64"})
+    table = table.merge(figures, how="left", on=["point", "segment"])
+    table = table.merge(_probed(run, complete), how="left", on=["point", "certified_as"])
+    counts = [name for name in table.columns if name.endswith("_items")]
+    table[counts] = table[counts].fillna(0).astype("Int64")
+    return table[[column.name for column in COLUMNS]]
 
 
 def latency(items: pd.DataFrame) -> pd.DataFrame:
@@ -132,52 +145,56 @@ def throughput(items: pd.DataFrame, batches: dict[str, int]) -> pd.DataFrame:
     )
 
 
-def _planned(run: Run) -> list[dict[str, Any]]:
-    """The points over traces, by segment."""
-    rows = []
-    for point in run.plan.points:
-        link = run.plan.link(point.link)
-        if link.timetable is None:
+def _planned(run: Run, reached: set[int]) -> Iterator[dict[str, Any]]:
+    """The points over traces, by those segments that a phase came to or a session certified."""
+    for link in run.plan.experiment.links:
+        points = [point for point in run.plan.points if point.link == link.name]
+        if link.timetable is None or not points:
             continue
-        own = {name: getattr(point, name) for name in ("model", "link", "backend", "window")}
-        for number, part in enumerate(link.segments):
-            row = {
-                "point": point.id,
-                "split": "+".join(point.split),
-                "segment": number,
-                "start_s": link.timetable.starts_s[number],
-                "duration_s": link.timetable.durations_s[number],
-                "asked": described(part.forward_path(len(point.placement))),
-            }
-            rows.append(own | row)
-    return rows
+        starts, durations = link.timetable.starts_s, link.timetable.durations_s
+        certified = samples.alike(link.conditions, link.certified)
+        numbers = sorted(reached | set(link.certified))
+        parts = {n: link.segment(n) for n in numbers if n < len(starts)}
+        for point in points:
+            own = {name: getattr(point, name) for name in ("model", "link", "backend", "window")}
+            for number, part in parts.items():
+                yield own | {
+                    "point": point.id,
+                    "split": "+".join(point.split),
+                    "segment": number,
+                    "certified_as": certified.get(number),
+                    "start_s": starts[number],
+                    "duration_s": durations[number],
+                    "asked": described(part.forward_path(len(point.placement))),
+                }
 
 
-def _means(figures: pd.DataFrame, point: str, segment: int) -> dict[str, Any]:
-    """Figures of one point in one segment: items of all replicates, means of those that have it."""
-    found = figures[(figures["point"] == point) & (figures["segment"] == segment)]
-    return {
-        name: int(found[name].sum()) if name.endswith("_items") else _mean(found[name])
-        for name in figures.columns.difference([*_TRY, "segment"])
-    }
+def _means(figures: pd.DataFrame) -> pd.DataFrame:
+    """Figures by point and segment: items of all replicates, means of those that have them."""
+    groups = figures.reset_index().groupby(["point", "segment"])
+    how = {name: "sum" if name.endswith("_items") else "mean" for name in figures.columns}
+    return groups.agg(how).reset_index().astype({"segment": "Int64"})
 
 
-def _path(run: Run, complete: pd.DataFrame, row: dict[str, Any]) -> dict[str, float]:
-    """What the stages measured of the link while the segment was held."""
-    sessions = complete.loc[complete["point"] == row["point"], ["session", "attempt"]]
-    taken = run.probes[run.probes["rank"] == 0].merge(sessions, on=["session", "attempt"])
-    found: dict[str, list[float]] = {
-        f"{name}_{when}_{unit}": [] for when in WHEN for name, unit in _PROBED
-    }
-    for _, probes in taken.groupby(["session", "attempt"]):
-        for when, probe in probes_of(probes, row["segment"]).items():
-            alone, goodput = probe["datagrams"], probe["goodput_mbit"]
-            times = alone.round_trip_ns if alone else probe["round_trip_ns"]
-            found[f"round_trip_{when}_ms"].append(np.median(times) / 1e6 if times else np.nan)
-            found[f"goodput_{when}_mbit"].append(goodput[0] if goodput else np.nan)
-    return {name: _mean(pd.Series(values, dtype="float64")) for name, values in found.items()}
-
-
-def _mean(part: pd.Series) -> float:
-    """The mean of what is known."""
-    return float(part.astype("float64").mean())
+def _probed(run: Run, complete: pd.DataFrame) -> pd.DataFrame:
+    """What the stages measured of the link while a segment was held, by point and that segment."""
+    probes = run.probes[(run.probes["rank"] == 0) & run.probes["segment"].notna()]
+    rows = []
+    for probe in probes.to_dict("records"):
+        alone, goodput, when = probe["datagrams"], probe["goodput_mbit"], probe["when"]
+        times = alone.round_trip_ns if alone else probe["round_trip_ns"]
+        rows.append(
+            {name: probe[name] for name in ("session", "attempt")}
+            | {"certified_as": probe["segment"]}
+            | {f"round_trip_{when}_ms": np.median(times) / 1e6 if times else np.nan}
+            | {f"goodput_{when}_mbit": goodput[0] if goodput else np.nan}
+        )
+    figures = [f"{name}_{when}_{unit}" for when in WHEN for name, unit in _PROBED]
+    taken = pd.DataFrame.from_records(
+        rows, columns=["session", "attempt", "certified_as", *figures]
+    )
+    taken = taken.astype({"certified_as": "Int64"} | dict.fromkeys(figures, "float64"))
+    # Of each session first, then of its replicates: each counts alike.
+    by_session = taken.groupby(["session", "attempt", "certified_as"])[figures].mean().reset_index()
+    joined = complete.merge(by_session, on=["session", "attempt"])
+    return joined.groupby(["point", "certified_as"])[figures].mean().reset_index()

@@ -135,6 +135,7 @@ def _add_prepare(commands: Commands) -> None:
     parser.add_argument("--run", required=True, help="name of the run", dest="run_name")
     parser.add_argument("--results", type=Path, required=True, help="results/RUN")
     parser.add_argument("--cache", type=Path, required=True, help="where weights are kept")
+    parser.add_argument("--check", action="store_true", help="write no plan")
     parser.set_defaults(run=_prepare)
 
 
@@ -148,7 +149,14 @@ def _prepare(options: argparse.Namespace) -> int:
     if made is None:
         from paretopipe_worker.prepare import prepare
 
-        made = prepare(options.run_name, experiment, hosts, options.results, options.cache)
+        made = prepare(
+            options.run_name,
+            experiment,
+            hosts,
+            options.results,
+            options.cache,
+            check=options.check,
+        )
     print(planner.summary(made))
     return 0
 

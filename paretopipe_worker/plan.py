@@ -132,7 +132,19 @@ class PlanError(ValueError):
 
 def dump(plan: Plan) -> str:
     """The plan as the text of ``plan.json``."""
-    return json.dumps(asdict(plan), indent=1) + "\n"
+    document = asdict(plan) | {"experiment": written(plan.experiment)}
+    return json.dumps(document, indent=1) + "\n"
+
+
+def written(experiment: Experiment) -> dict[str, Any]:
+    """An experiment with its links resolved, as ``plan.json`` and ``manifest.json`` hold it."""
+    document = asdict(experiment)
+    for link, plain in zip(experiment.links, document["links"], strict=True):
+        # A trace may have thousands of segments: what a condition does not say is as usual.
+        plain["trace"] = [
+            {"forward": hop.forward.said, "back": hop.back.said} for hop in link.trace
+        ]
+    return document
 
 
 _ADAPTER = TypeAdapter(Plan)

@@ -11,14 +11,16 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
-from paretopipe_worker.fleet import Host
+from paretopipe_worker.fleet import Host, apart
 from paretopipe_worker.link.profiles import LinkSpec
+from paretopipe_worker.link.traces import outage_s
 from paretopipe_worker.plan import Plan, PlanError, Point, Session, slug
-from paretopipe_worker.predict import certificate_s, duration, expected_s, phases_s
+from paretopipe_worker.predict import MOST_LOSS, certificate_s, duration, expected_s, phases_s
+from paretopipe_worker.shown import listed, shown
 from paretopipe_worker.spec import MIN_ITEMS, Experiment, ModelSpec
 from paretopipe_worker.window import filling
 
@@ -44,8 +46,8 @@ def make(
     Raises
     ------
     PlanError
-        When a placement names no host, a list of cuts a cut that a model does not have, or a link
-        profile does not fit a placement.
+        When a placement names no host, or hosts that cannot reach one another, a list of cuts a
+        cut that a model does not have, or a link profile does not fit a placement.
     """
     fleet = {host.name: host for host in hosts}
     placements = _placements(experiment, fleet)
@@ -95,13 +97,6 @@ def summary(plan: Plan) -> str:
     """What the plan holds, in a few lines for people."""
     experiment = plan.experiment
     measured = sum(len(session.points) for session in plan.sessions)
-    hopeless = sum(
-        MIN_ITEMS * point.predicted_latency_s > experiment.phases.max_s for point in plan.points
-    )
-    warning = (
-        f"{hopeless} of the points are predicted to fail: {MIN_ITEMS} items, the fewest a median "
-        f"is taken of, take them longer than phases.max_s ({experiment.phases.max_s:g} s)"
-    )
     return "\n".join(
         (
             f"{len(plan.points)} points "
@@ -110,10 +105,39 @@ def summary(plan: Plan) -> str:
             f"{len(plan.sessions)} sessions: {measured} measurements",
             f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
             "the controller and each host's speed_hint",
-            *([warning] if hopeless else []),
+            *_about_hopeless(plan),
+            *_about_losses(plan),
             *_about_traces(plan),
         )
     )
+
+
+def _about_hopeless(plan: Plan) -> Iterator[str]:
+    """Which points of which links are predicted to fail, where some are."""
+    most_s = plan.experiment.phases.max_s
+    for link in plan.experiment.links:
+        crossing = [p for p in plan.points if p.link == link.name and any(p.hops)]
+        slow = [p for p in crossing if MIN_ITEMS * p.predicted_latency_s > most_s]
+        if slow:
+            least_s = MIN_ITEMS * min(point.predicted_latency_s for point in slow)
+            which = "all" if len(slow) == len(crossing) else f"{len(slow)} of the"
+            yield (
+                f"link {link.name}: {which} {len(crossing)} points at which something crosses are "
+                f"predicted to fail: {MIN_ITEMS} items, the fewest a median is taken of, take them "
+                f"{least_s:.0f} s and more, phases.max_s is {most_s:g} s"
+            )
+
+
+def _about_losses(plan: Plan) -> Iterator[str]:
+    """Which links lose so much that nobody can say how long they take."""
+    for link in plan.experiment.links:
+        ways = [way for hop in link.hops for way in (hop.forward, hop.back)]
+        loss = max(way.mean_loss for way in (*ways, link.return_way or ways[0]))
+        if link.timetable is None and loss > MOST_LOSS:
+            yield (
+                f"link {link.name}: loses {loss:.0%} of all packets; above {MOST_LOSS:.0%} TCP "
+                "hardly moves: points may fail, and take longer than predicted"
+            )
 
 
 def _about_traces(plan: Plan) -> Iterator[str]:
@@ -127,6 +151,11 @@ def _about_traces(plan: Plan) -> Iterator[str]:
             yield (
                 f"link {link.name}: phases may end before its trace ({period_s:g} s) has been "
                 f"replayed once: phases.min_s is {shortest_s:g} s"
+            )
+        if len(link.certified) < (distinct := len(set(link.conditions))):
+            yield (
+                f"link {link.name}: {len(link.certified)} of the {distinct} conditions of its "
+                "trace are certified, the slowest, the fastest and the lossiest among them"
             )
         taken = [point.predicted_latency_s for point in plan.points if point.link == link.name]
         if slow := sum(latency_s > segment_s for latency_s in taken):
@@ -144,22 +173,26 @@ def _placements(experiment: Experiment, fleet: dict[str, Host]) -> tuple[tuple[s
         if len(names) != 2:
             raise PlanError(
                 f"placements: the inventory's group 'stages' has {len(names)} hosts "
-                f"({', '.join(names)}) and pipelines have two stages in this version; "
+                f"({listed(names)}) and pipelines have two stages in this version; "
                 f"name them, as in placements: [[{names[0]}, {names[1]}]]"
             )
+        if reason := apart(list(fleet.values())):
+            raise PlanError(f"inventory: {reason}")
         return (names,)
     for number, placement in enumerate(experiment.placements):
         for rank, name in enumerate(placement):
             if name not in fleet:
                 raise PlanError(
                     f"placements[{number}][{rank}]: unknown host '{name}'; "
-                    f"the inventory's group 'stages' has: {', '.join(fleet)}"
+                    f"the inventory's group 'stages' has: {listed(tuple(fleet))}"
                 )
         if len(placement) != 2:
             raise PlanError(
                 f"placements[{number}]: pipelines have two stages in this version; "
                 f"got {len(placement)} hosts"
             )
+        if reason := apart([fleet[name] for name in placement]):
+            raise PlanError(f"placements[{number}]: {reason}")
     return experiment.placements
 
 
@@ -181,16 +214,16 @@ def _points(
     tables: Sequence[CutTable],
 ) -> Iterator[Point]:
     """Every point of one session."""
+    known, hardest, blocked = _identity(link), link.hardest, _Blocked.of(link)
     for table in tables:
         if table.model != model.name:
             continue
         for name in _split_names(experiment, table):
             hops = _hops(table, name)
             stages = [fleet[host] for host in placement]
-            # On a link that follows a trace: in its slowest segment.
+            # On a link that follows a trace: in the worst of its segments that let data pass.
             latency_s, busiest_s = max(
-                expected_s(table, name, hops, part, experiment.tcp, stages)
-                for part in link.segments
+                expected_s(table, name, hops, part, experiment.tcp, stages) for part in hardest
             )
             for window in experiment.window:
                 in_flight = filling(latency_s, busiest_s) if window == "auto" else window
@@ -200,7 +233,7 @@ def _points(
                     "input": table.input.shape,
                     "split": (name,),
                     "placement": placement,
-                    "link": asdict(link),
+                    "link": known,
                     "tcp": asdict(experiment.tcp),
                     "backend": backend,
                     "batch": table.batch,
@@ -223,8 +256,46 @@ def _points(
                     predicted_s=round(predicted_s, 2),
                     # Ten times what is expected, since hosts may be slower than their hint, and
                     # for a window of items, since the last one waits for all the others.
-                    deadline_s=round(_PATIENCE_S + 10 * latency_s * in_flight, 1),
+                    deadline_s=round(
+                        blocked.allowed_s(_PATIENCE_S + 10 * latency_s * in_flight), 1
+                    ),
                 )
+
+
+def _identity(link: LinkSpec) -> dict[str, Any]:
+    """What makes a link this one and no other, in a few words however long its trace is."""
+    document = asdict(replace(link, trace=()))
+    del document["certified"]  # which follows from the trace
+    trace = hashlib.sha256(repr(link.trace).encode()).hexdigest() if link.trace else ()
+    return document | {"trace": trace}
+
+
+@dataclass(frozen=True)
+class _Blocked:
+    """How long a link lets nothing pass on end, and for which share of its time."""
+
+    longest_s: float = 0.0
+    share: float = 0.0
+
+    @classmethod
+    def of(cls, link: LinkSpec) -> _Blocked:
+        """Those of a link."""
+        if link.timetable is None:
+            return cls()
+        conditions, times = link.conditions, link.timetable
+        lost_s = sum(
+            duration_s
+            for duration_s, condition in zip(times.durations_s, conditions, strict=True)
+            if condition.outage
+        )
+        return cls(outage_s(times, conditions), lost_s / times.period_s)
+
+    def allowed_s(self, seconds: float) -> float:
+        """How long to wait for what takes so long where data passes.
+
+        When an outage is over, TCP may wait as long again before it tries (RFC 6298, section 5.5).
+        """
+        return seconds / (1 - self.share) + 2 * self.longest_s
 
 
 def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:
@@ -235,7 +306,7 @@ def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:
         if name not in (FIRST, *table.names, LAST):
             raise PlanError(
                 f"splits.cuts[{number}]: model '{table.model}' has no "
-                f"{table.granularity} cut '{name}'; allowed: {', '.join(table.names)}"
+                f"{table.granularity} cut {shown(name)}; allowed: {listed(table.names)}"
             )
     inner = tuple(name for name in experiment.splits.cuts if name not in (FIRST, LAST))
     return (FIRST, *inner, LAST)

@@ -20,7 +20,7 @@ _UNSHAPED_MBIT = 1000.0
 _SEGMENT_BYTES = 1448
 _LEAST_ROUND_TRIP_S = 1e-3
 _LEAST_TIMEOUT_S = 0.2
-_MOST_LOSS = 0.5
+MOST_LOSS = 0.5
 """Above it TCP hardly moves, and nobody should wait for it longer."""
 
 _GLANCE_S = 1.0
@@ -71,7 +71,7 @@ def goodput_bit_s(condition: Condition, path: Sequence[Condition], tcp: TcpSetti
     bounds = [(condition.rate_mbit or _UNSHAPED_MBIT) * 1e6 / WIRE_OVERHEAD]
     if tcp.max_buffer_bytes is not None:
         bounds += [tcp.max_buffer_bytes * 8 / round_trip_s]
-    if loss := min(condition.mean_loss, _MOST_LOSS):
+    if loss := min(condition.mean_loss, MOST_LOSS):
         timeout_s = max(_LEAST_TIMEOUT_S, 4 * round_trip_s)
         waiting_s = timeout_s * 3 * math.sqrt(3 * loss / 8) * loss * (1 + 32 * loss**2)
         bounds += [_SEGMENT_BYTES * 8 / (round_trip_s * math.sqrt(2 * loss / 3) + waiting_s)]
@@ -79,9 +79,9 @@ def goodput_bit_s(condition: Condition, path: Sequence[Condition], tcp: TcpSetti
 
 
 def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
-    """Seconds that one measurement of a session's path is thought to take, in all segments."""
+    """Seconds that one measurement of a session's path is thought to take, segment by segment."""
     brief = link.timetable is not None
-    return sum(_probe_s(each.forward_path(ranks), tcp, brief) for each in link.segments)
+    return sum(_probe_s(each.forward_path(ranks), tcp, brief) for each in link.probed.values())
 
 
 def _probe_s(path: Sequence[Condition], tcp: TcpSettings, brief: bool) -> float:

@@ -18,12 +18,23 @@ from paretopipe_worker.spec import Experiment, ModelSpec, SpecError
 
 
 def prepare(
-    run: str, experiment: Experiment, hosts: Sequence[Host], results: Path, cache: Path
+    run: str,
+    experiment: Experiment,
+    hosts: Sequence[Host],
+    results: Path,
+    cache: Path,
+    *,
+    check: bool = False,
 ) -> Plan:
     """Build every model, store its weights, find its cuts, write the plan.
 
     Weights are made here, once: random draws and BatchNorm statistics differ between processors,
     and all stages must have the same.
+
+    Parameters
+    ----------
+    check
+        Write no plan.
 
     Raises
     ------
@@ -48,8 +59,9 @@ def prepare(
             f"{path}: run '{run}' was planned with other {', '.join(different)}; "
             "undo the change, or start a new run with -e run=NAME"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(plans.dump(plan), encoding="utf-8")
+    if not check:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(plans.dump(plan), encoding="utf-8")
     return plan
 
 

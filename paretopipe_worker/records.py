@@ -305,8 +305,8 @@ class Datagrams:
 class Probe:
     """The path as the stages measured it with their own connections, before or after.
 
-    On a link that follows a trace there is one for each segment, which was held meanwhile, and
-    where packets are lost it consists of datagrams alone.
+    On a link that follows a trace there is one for each segment that is certified, which was held
+    meanwhile, and where packets are lost it consists of datagrams alone.
 
     Parameters
     ----------

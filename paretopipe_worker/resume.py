@@ -223,7 +223,7 @@ def _link(plan: Plan, session: Session) -> dict[str, Any]:
     link, placement = plan.link(session.link), session.placement
     ways: dict[str, list[dict[str, Any]]] = {host: [] for host in placement}
     for (rank, peer), conditions in link.traced_ways(len(placement)).items():
-        first, *_ = trace = [asdict(condition) for condition in conditions]
+        first, *_ = trace = [condition.said for condition in conditions]
         way = {"peer": plan.host(placement[peer]).data_address, "condition": first}
         ways[placement[rank]].append(way | ({"trace": trace} if link.timetable else {}))
     timetable = {"timetable": asdict(link.timetable)} if link.timetable else {}

@@ -58,8 +58,7 @@ class Source:
         link, ranks = context.plan.link(context.session.link), len(self.channels) + 1
         with context.shares.kind("probe"):
             taken = []
-            for number, part in enumerate(link.segments):
-                segment = number if link.timetable else None
+            for segment, part in link.probed.items():
                 if segment is not None:
                     segments.hold(segment, context.link, self.channels)
                 path, addresses = part.forward_path(ranks), context.addresses

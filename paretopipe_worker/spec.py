@@ -27,6 +27,7 @@ from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.link import profiles
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
+from paretopipe_worker.shown import shown
 from paretopipe_worker.window import MOST
 
 
@@ -47,7 +48,7 @@ MIN_ITEMS = 6
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
-_Model = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")]
+_Model = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$", max_length=200)]
 
 
 def _unique(values: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
@@ -198,7 +199,7 @@ def load(path: Path) -> Experiment:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: is not valid YAML: {error}") from error
     return parse(document, str(path), path.parent)
 
@@ -270,7 +271,7 @@ class _UniqueKeys(yaml.SafeLoader):
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", node.start_mark
+                    None, None, f"key {shown(key)} is given twice", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
@@ -304,7 +305,7 @@ def _fault(source: str, error: Any) -> str:
     key, _, reason = message.partition(": ")
     if key in _allowed_keys(location):  # a check of our own, which names the value itself
         return f"{source}: {path}.{key}: {reason}"
-    got = _short(error["input"])
+    got = shown(error["input"])
     return f"{source}: {path or 'spec'}: {message[0].lower()}{message[1:]}; got {got}"
 
 
@@ -317,7 +318,8 @@ def _key_path(location: Iterable[object]) -> str:
     """Write ``("links", 1, "rate_mbit")`` as ``links[1].rate_mbit``."""
     text = ""
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        name = shown(part) if len(str(part)) > 60 else str(part)  # a key may be anything
+        text += f"[{part}]" if isinstance(part, int) else f".{name}" if text else name
     return text
 
 
@@ -328,12 +330,6 @@ def _allowed_keys(location: tuple[object, ...]) -> list[str]:
         if isinstance(part, str):
             owner = _NESTED.get(part, owner)
     return [entry.name for entry in fields(owner)]
-
-
-def _short(value: object) -> str:
-    """A value as an error shows it: bounded in length."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 _NESTED: dict[str, type] = {

@@ -40,9 +40,12 @@ class Namespace:
                 _set_namespace(home.fileno())
 
     def run(
-        self, *command: str | Path, check: bool = True, **options: str
+        self, *command: str | Path, check: bool = True, input: str = "", **options: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside, `options` added to its environment; its output is captured."""
+        """Run a command inside, which reads `input`; its output is captured.
+
+        What is in `options` is added to its environment.
+        """
         with self.entered():
             return subprocess.run(
                 [str(part) for part in command],
@@ -51,7 +54,7 @@ class Namespace:
                 check=check,
                 timeout=60,
                 env={**os.environ, **options},
-                stdin=subprocess.DEVNULL,
+                input=input,
             )
 
 

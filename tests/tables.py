@@ -8,8 +8,8 @@ from paretopipe_worker.fleet import Host
 HOSTS = (Host(name="edge", data_address="10.0.0.1"), Host(name="server", data_address="10.0.0.2"))
 
 
-def table(model: str = "tiny", batch: int = 1) -> CutTable:
-    """Three cuts that get smaller."""
+def table(model: str = "tiny", batch: int = 1, cuts: int = 3) -> CutTable:
+    """Some cuts that get smaller."""
     return CutTable(
         model=model,
         granularity="block",
@@ -17,8 +17,8 @@ def table(model: str = "tiny", batch: int = 1) -> CutTable:
         dtype="float32",
         input=TensorSpec((batch, 3, 32, 32), "float32"),
         cuts=tuple(
-            Cut(f"layer{number}", (TensorSpec((batch, 64 >> number, 8, 8), "float32"),))
-            for number in range(3)
+            Cut(f"layer{number}", (TensorSpec((batch, max(1, 64 >> number), 8, 8), "float32"),))
+            for number in range(cuts)
         ),
         output=(TensorSpec((batch, 10), "float32"),),
         weights_sha256="0" * 64,

@@ -127,7 +127,7 @@ def test_conditions_of_either_direction_and_of_tcp_are_part_of_a_point() -> None
         {"delay_ms": 80},
         {"loss_percent": 5},
         {"burst_loss_percent": 2, "burst_recovery_percent": 20},
-        {"loss_percent": 100},
+        {"loss_percent": 90},
     ],
     ids=str,
 )
@@ -206,6 +206,17 @@ def test_a_plan_tells_what_does_not_fit_into_a_trace(tmp_path: Path) -> None:
     assert "replayed once" not in calm
 
 
+def test_a_plan_tells_of_links_over_which_nothing_comes_in_time() -> None:
+    links = [{"name": "thin", "rate_mbit": 0.001}, {"name": "fair", "rate_mbit": 20}]
+    told = planner.summary(make(links=links))
+    assert "link thin: all 4 points at which something crosses are predicted to fail: 6 it" in told
+    assert "link fair" not in told
+    told = planner.summary(make(links=[{"name": "some", "rate_mbit": 0.01}]))
+    assert "link some: 2 of the 4 points at which something crosses are predicted to fail" in told
+    told = planner.summary(make(links=[{"name": "poor", "back": {"loss_percent": 80}}]))
+    assert "link poor: loses 80% of all packets; above 50% TCP hardly moves" in told
+
+
 def test_predicted_hours_grow_with_the_slowness_of_link_and_host() -> None:
     base = make().predicted_hours
     slow = (HOSTS[0], Host(name="server", data_address="10.0.0.2", speed_hint=50))
@@ -227,8 +238,49 @@ def test_names_that_nothing_has_are_refused(keys: dict[str, Any], words: list[st
     assert all(word in str(refused.value) for word in words), refused.value
 
 
+def test_hosts_that_cannot_reach_one_another_are_refused_as_a_pipeline() -> None:
+    v6 = Host(name="v6", data_address="fd00::1")
+    with pytest.raises(plans.PlanError, match="inventory: IPv4 and IPv6"):
+        make(hosts=(HOSTS[0], v6))
+    with pytest.raises(plans.PlanError, match=r"placements\[1\]: IPv4 and IPv6 .* v6 fd00::1"):
+        make(hosts=(*HOSTS, v6), placements=[["edge", "server"], ["edge", "v6"]])
+
+
+def test_a_long_list_of_cuts_is_not_repeated_in_an_error() -> None:
+    experiment = spec.parse({"models": ["tiny"], "splits": {"cuts": ["x" * 10_000]}})
+    with pytest.raises(plans.PlanError) as refused:
+        planner.make("test", experiment, HOSTS, [table(cuts=300)])
+    assert len(str(refused.value)) < 600
+    assert "layer39 and 260 more" in str(refused.value)
+
+
 def test_three_hosts_need_a_placement() -> None:
     third = Host(name="pi", data_address="10.0.0.3")
     with pytest.raises(plans.PlanError, match=r"placements: \[\[edge, server\]\]"):
         make(hosts=(*HOSTS, third))
     assert make(hosts=(*HOSTS, third), placements=[["pi", "edge"]]).sessions
+
+
+def test_deadlines_allow_for_the_outages_of_a_trace(tmp_path: Path) -> None:
+    def deadlines_s(rows: str) -> dict[str, float]:
+        (tmp_path / "x.csv").write_text(f"time_s,rate_mbit\n{rows}")
+        made = make(links=[{"name": "x", "trace": str(tmp_path / "x.csv")}])
+        return {point.split[0]: point.deadline_s for point in made.points}
+
+    through, with_outages = deadlines_s("0,5\n10,20\n50,20\n"), deadlines_s("0,5\n10,20\n50,0\n")
+    for split, deadline_s in through.items():
+        # 40 of 90 s nothing passes, after which TCP may wait as long again.
+        assert with_outages[split] == pytest.approx(deadline_s * 9 / 5 + 80, abs=0.2)
+
+
+def test_a_plan_says_which_segments_of_a_long_trace_are_certified(tmp_path: Path) -> None:
+    rows = "".join(f"{second},{1 + second / 100}\n" for second in range(1000))
+    (tmp_path / "x.csv").write_text(f"time_s,rate_mbit\n{rows}")
+    made = make(links=[{"name": "x", "trace": str(tmp_path / "x.csv")}])
+    assert "link x: 20 of the 1000 conditions of its trace are certified" in planner.summary(made)
+    path = tmp_path / "plan.json"
+    path.write_text(plans.dump(made))
+    [link] = plans.load(path).experiment.links
+    assert plans.load(path) == made
+    assert len(link.certified) == 20 and {0, 999} <= set(link.certified)
+    assert path.stat().st_size < 300 * 1000

@@ -65,6 +65,23 @@ def test_faults_of_links_do_not_hide_others() -> None:
         (link(loss_percent=120), "links[0].loss_percent", "a number from 0 to 100; got 120"),
         (link(loss_percent=1, burst_loss_percent=1), "links[0]", "both above 0"),
         (link(reorder_percent=1), "links[0]", "needs delay_ms"),
+        (link(loss_percent=100), "links[0].loss_percent", "allowed: a mean of at most 90 %"),
+        (link(back={"loss_percent": 99}), "links[0].back.loss_percent", "loses 99 % of all"),
+        (
+            link(burst_loss_percent=100, burst_recovery_percent=0.001),
+            "links[0].burst_loss_percent",
+            "loses 100 % of all packets",
+        ),
+        (
+            link(hops=[{"forward": {"loss_percent": 100}}]),
+            "links[0].hops[0].forward.loss_percent",
+            "nothing can be measured",
+        ),
+        (
+            link(delay_ms=1, **{"return": {"loss_percent": 100}}),
+            "links[0].return.loss_percent",
+            "in a trace, segments in which nothing passes",
+        ),
         (link(delay_ms=1, distribution="flat"), "links[0].distribution", "one of uniform"),
         (link(forward={"delay_ms": -1}), "links[0].forward.delay_ms", "got -1"),
         (link(back={"jitter_ms": 2}), "links[0].back.jitter_ms", "from 0 to delay_ms (0)"),
@@ -193,3 +210,42 @@ def test_a_file_that_is_no_spec_is_refused_by_name(tmp_path: Path, text: str, re
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(spec.SpecError, match=r"missing\.yml: cannot be read"):
         spec.load(tmp_path / "missing.yml")
+
+
+LONG = "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"models": [LONG]},
+        {"models": [{"name": LONG + "!"}]},
+        {"models": ["resnet18"], LONG: 1},
+        {"models": ["resnet18"], "links": [LONG]},
+        {"models": ["resnet18"], "links": [{"name": LONG, "delay_ms": 1}]},
+        {"models": ["resnet18"], "links": [{"name": "x", LONG: 1}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "delay_ms": LONG}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "distribution": LONG}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "hops": LONG}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "delay_ms": 1, "direction": [LONG] * 9}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "trace": LONG}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "trace": f"time_s,{LONG}\n0,1\n"}]},
+        {"models": ["resnet18"], "links": [{"name": "x", "trace": f"time_s,delay_ms\n0,{LONG}\n"}]},
+        {"models": ["resnet18"], "tcp": {"congestion_control": LONG}},
+        {"models": ["resnet18"], "backends": LONG},
+        {"models": ["resnet18"], "placements": [[LONG, "b"]]},
+    ],
+    ids=range(16),
+)
+def test_an_error_does_not_repeat_what_is_long(keys: dict[str, Any]) -> None:
+    with pytest.raises(spec.SpecError) as refused:
+        spec.parse(keys)
+    assert len(str(refused.value)) < 500, len(str(refused.value))
+
+
+def test_a_number_that_python_does_not_read_is_refused_by_file(tmp_path: Path) -> None:
+    path = tmp_path / "long.yml"
+    path.write_text(f"models: [resnet18]\nseed: {'9' * 5000}\n")
+    with pytest.raises(spec.SpecError) as refused:
+        spec.load(path)
+    assert str(refused.value).startswith(f"{path}: is not valid YAML: ")

@@ -61,34 +61,71 @@ def copy(tmp_path: Path) -> Iterator[Checkout]:
 
 
 @pytest.mark.must_run
-@pytest.mark.parametrize(
-    ("experiment", "run", "said"),
-    [
-        ("models: [mobilenet_v2]\nlinks: [none]\nreplicate: 3", "a", "replicate"),
-        ("models: [paretopipe_worker.tiny:nothing]\nlinks: [none]", "a", "nothing"),
-        (SMALLEST, "../a", "run: '../a' cannot name a folder; allowed are letters"),
-        (SMALLEST, "planned", "run 'planned' was planned with other experiment"),
-    ],
-    ids=["unknown key", "unknown model", "unusable run name", "changed experiment"],
-)
-def test_what_cannot_be_measured_is_refused_before_any_host_is_touched(
-    copy: Checkout, experiment: str, run: str, said: str
-) -> None:
-    if run == "planned":
-        (copy.root / "results/planned").mkdir(parents=True)
-        plan = ("-m", "paretopipe_worker", "prepare", "--experiment", TINY, "--run", run)
-        fleet = json.dumps(
-            [
-                {"name": "edge", "data_address": "10.0.0.1", "threads": 1, "device_emulated": 3},
-                {"name": "server", "data_address": "10.0.0.2", "threads": 1},
-            ]
-        )
-        places = ("--results", f"results/{run}", "--cache", ".cache")
-        copy.run(".venv/bin/python", *plan, "--fleet", fleet, *places).succeeded()
-    done = copy.sweep(copy.write("experiments/bad.yml", experiment), run)
-    done.refused(said)
-    assert "PLAY [Prepare the hosts]" not in done.output
+def test_what_cannot_be_measured_is_refused_before_any_host_is_touched(copy: Checkout) -> None:
+    (copy.root / "results/planned").mkdir(parents=True)
+    plan = ("-m", "paretopipe_worker", "prepare", "--experiment", TINY, "--run", "planned")
+    fleet = json.dumps(
+        [
+            {"name": "edge", "data_address": "10.0.0.1", "threads": 1, "device_emulated": 3},
+            {"name": "server", "data_address": "10.0.0.2", "threads": 1},
+        ]
+    )
+    places = ("--results", "results/planned", "--cache", ".cache")
+    copy.run(".venv/bin/python", *plan, "--fleet", fleet, *places).succeeded()
+    network = "models: [paretopipe_worker.tiny:network]\nlinks: "
+    cases = {
+        "a": ("models: [mobilenet_v2]\nlinks: [none]\nreplicate: 3", "replicate"),
+        "b": ("models: [paretopipe_worker.tiny:nothing]\nlinks: [none]", "nothing"),
+        "../c": (SMALLEST, "run: '../c' cannot name a folder; allowed are up to 100 letters"),
+        "d": (network + "[{name: x, loss_percent: 100}]", "links[0].loss_percent: loses 100 %"),
+        "planned": (SMALLEST, "run 'planned' was planned with other experiment"),
+    }
+    started = {
+        said: copy.start_sweep(copy.write(f"experiments/bad{number}.yml", experiment), run)
+        for number, (run, (experiment, said)) in enumerate(cases.items())
+    }
+    for said, running in started.items():
+        done = running.wait()
+        done.refused(said)
+        assert "PLAY [Prepare the hosts]" not in done.output
     assert not (copy.root / ".lab").exists()
+
+
+@pytest.mark.must_run
+def test_how_a_sweep_cannot_be_started_is_said_before_any_host_is_touched(copy: Checkout) -> None:
+    variables = '{"spec": "x", "experimnt": "x", "lease_s": "abc", "retry_failed": "maybe"}'
+    cases = {
+        ("--limit", "edge"): ["--limit edge leaves out server, localhost", "placements"],
+        ("--limit", "server,localhost"): ["--limit server,localhost leaves out edge:"],
+        ("--tags", "plan"): ["--tags and --skip-tags leave out tasks"],
+        ("-e", variables): [
+            "-e spec: nothing reads a variable of this name; allowed: experiment, run, retry",
+            "-e experimnt: nothing reads a variable of this name (did you mean 'experiment'?)",
+            "-e lease_s: must be a number; got 'abc'",
+            "-e retry_failed: must be true or false; got 'maybe'",
+        ],
+        ("-e", "lease_s=1"): ["lease_s: a number of seconds above 2; got 1.0"],
+    }
+    started = {words: copy.start_sweep(TINY, "a", *words) for words in cases}
+    for words, running in started.items():
+        running.wait().refused(*cases[words])
+    copy.root.chmod(0o777)
+    said = [f"Ansible has read no configuration, not {copy.root}/ansible.cfg", "chmod o-w"]
+    copy.sweep(TINY, "a").refused(*said)
+    assert not (copy.root / ".lab").exists() and not (copy.root / "results").exists()
+
+
+@pytest.mark.must_run
+def test_in_check_mode_a_sweep_is_planned_and_nothing_is_touched(copy: Checkout) -> None:
+    # Numbers and truth values come as text from the command line.
+    given = ("device_emulated=1", "threads=2", "data_port=29500", "common_install=false")
+    words = [word for each in given for word in ("-e", each)]
+    done = copy.sweep(TINY, "a", "--check", *words).succeeded()
+    flat = " ".join(done.output.split())
+    assert "18 points (1 models, 2 links, 1 backends), 1 replicates, 2 sessions" in flat
+    assert "This was a trial (--check)" in flat
+    assert "PLAY [Prepare the hosts]" not in done.output
+    assert not (copy.root / ".lab").exists() and not (copy.root / "results").exists()
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -23,7 +24,7 @@ from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
 from paretopipe_worker.link.traces import Timetable
 from paretopipe_worker.probe import BRIEF_ROUND_TRIPS, BRIEF_TRANSFER_BYTES
-from paretopipe_worker.records import Item, Probe, Record
+from paretopipe_worker.records import Datagrams, Item, Probe, Record
 from paretopipe_worker.spec import MIN_ITEMS
 from tests.sessions import Lab, lab
 from tests.shaped_link import (
@@ -59,7 +60,8 @@ def apply(link: Relayed, timetable: Timetable, *conditions: Condition, rank: int
     """Shape a host's link by a trace."""
     asked = traced(timetable, conditions, link.hosts[1 - rank].address)
     lacking = without_netem(link.folder / "bin")
-    done = link.call("apply", *link.arguments(asked, rank=rank), rank=rank, **lacking)
+    words = link.arguments("-", rank=rank)
+    done = link.call("apply", *words, rank=rank, input=asked, **lacking)
     assert isinstance(done, dict) and done["engine"] == "relay", done
     return Replay(link.state(rank))
 
@@ -142,6 +144,22 @@ def test_a_trace_applied_again_begins_at_its_first_segment_if_it_was_to_change(
     assert 5 <= one_way_ms(link) < 8
 
 
+@relayed
+@pytest.mark.must_run
+def test_a_recording_of_an_hour_is_longer_than_an_argument_and_followed(link: Relayed) -> None:
+    times = Timetable(tuple(range(3600)), 3600)
+    trace = [Condition(delay_ms=5 + n % 50, rate_mbit=20) for n in range(3600)]
+    trace[9] = Condition(loss_percent=100)
+    replay = apply(link, times, *trace)
+    replay.hold(3549)
+    assert replay.segment(replay.position) == 3549
+    assert 54 <= one_way_ms(link) < 57
+    replay.hold(9)
+    assert datagrams(*link.hosts, 20, 0.003) == []
+    replay.run()
+    assert replay.segment(replay.position) == 0
+
+
 # A session
 
 
@@ -160,10 +178,10 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     if REASON:
         pytest.skip(REASON)
     folder = tmp_path_factory.mktemp("traced")
-    (folder / "near-far.csv").write_text("time_s,delay_ms\n0,5\n0.4,30\n")
+    (folder / "near-far.csv").write_text("time_s,rate_mbit,delay_ms\n0,,5\n0.4,,30\n0.8,0,30\n")
     document = {
         "models": ["tests.synthetic:wait_5_ms"],
-        "links": [{"name": "drive", "trace": str(folder / "near-far.csv")}],
+        "links": [{"name": "drive", "trace": str(folder / "near-far.csv"), "period_s": 1}],
         "splits": {"cuts": ["2"]},
         "phases": {"min_items": 20, "min_s": 1.6, "max_s": 20},
     }
@@ -196,15 +214,23 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 def test_every_segment_is_certified_before_and_after_the_points(session: Session) -> None:
     probes = [line for line in session.records if isinstance(line, Probe)]
     assert [(probe.when, probe.segment) for probe in probes] == [
-        (when, segment) for when in ("before", "after") for segment in (0, 1)
+        (when, segment) for when in ("before", "after") for segment in (0, 1, 2)
     ]
     for probe in probes:
+        if probe.segment == 2:  # nothing passes, and datagrams alone are sent to see that
+            assert probe.datagrams and probe.datagrams.sent[0] > 500
+            assert not any(probe.datagrams.received) and not probe.round_trip_ns
+            continue
         delay_ms = (5, 30)[probe.segment or 0]
         assert len(probe.round_trip_ns) == BRIEF_ROUND_TRIPS
         assert {part.bytes for part in probe.transfers} == set(BRIEF_TRANSFER_BYTES)
         assert 2 * delay_ms <= min(probe.round_trip_ns) / 1e6 < 2 * delay_ms + 3
     table = points(session.run)
-    assert set(table["link_asked"]) == {"trace of 2 segments in 0.8 s: 5 to 30 ms one way"}
+    said = "trace of 3 segments in 1 s: 5 to 30 ms one way, outages of up to 0.2 s"
+    assert set(table["link_asked"]) == {said}
+    for when in ("before", "after"):
+        [verdict] = certificates(session.run).to_dict("records")
+        assert "segment 2" not in str(verdict["link_certificate"]), when
     assert table[["rate_mbit", "delay_ms", "link_round_trip_before_ms"]].isna().all(axis=None)
 
 
@@ -238,8 +264,11 @@ def test_how_points_fared_in_each_segment_is_a_table(
     assert list(table.columns) == [column.name for column in COLUMNS]
     assert f"  {session.lab.results / 'segments.csv'}" in capsys.readouterr().out
     cut = table[table["split"] == "2"].set_index("segment")
-    assert list(cut["asked"]) == ["5 ms one way", "30 ms one way"]
-    assert list(cut["start_s"]) == [0, 0.4] and list(cut["duration_s"]) == [0.4, 0.4]
+    assert list(cut["asked"]) == ["5 ms one way", "30 ms one way", "nothing passes"]
+    assert list(cut["certified_as"]) == [0, 1, 2]
+    assert cut.loc[2, "latency_items"] == 0 and np.isnan(cut.loc[2, "round_trip_after_ms"])
+    assert list(cut["start_s"]) == [0, 0.4, 0.8]
+    assert list(cut["duration_s"]) == pytest.approx([0.4, 0.4, 0.2])
     [point] = {point.id for point in session.lab.plan.points if point.split == ("2",)}
     items = [
         line
@@ -264,7 +293,7 @@ def test_how_points_fared_in_each_segment_is_a_table(
         if len(latencies_ns) >= MIN_ITEMS:
             median_ms = statistics.median(latencies_ns) / 1e6
             assert found["latency_median_ms"] == pytest.approx(median_ms)
-    assert len(table) == 2 * len(session.lab.plan.points)
+    assert len(table) == 3 * len(session.lab.plan.points)
 
 
 @pytest.mark.must_run
@@ -274,6 +303,12 @@ def test_a_segment_that_was_not_as_asked_for_is_told_with_its_number(session: Se
     probes.loc[wrong, "round_trip_ns"] = pd.Series([(80_000_000,)], index=probes.index[wrong])
     [verdict] = certificates(replace(session.run, probes=probes)).to_dict("records")
     said = "segment 1: round trip 80.0 ms (asked: 60.0, at most 3.0 more) after the session"
+    assert said in verdict["link_certificate"]
+    passed = probes["segment"].eq(2) & probes["when"].eq("before")
+    came = Datagrams(2_000_000, (600, 600), (600, 600), (60_000_000,) * 600)
+    probes.loc[passed, "datagrams"] = pd.Series([came], index=probes.index[passed])
+    [verdict] = certificates(replace(session.run, probes=probes)).to_dict("records")
+    said = "segment 2: loss forward 0.0% (asked: 100.0% ± 0.2%) before the session"
     assert said in verdict["link_certificate"]
     probes = probes[~probes["segment"].eq(0)]
     [verdict] = certificates(replace(session.run, probes=probes)).to_dict("records")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paretopipe_worker.link import profiles, tc, traces
+from paretopipe_worker.link import profiles, samples, tc, traces
 from paretopipe_worker.link.conditions import Condition, Way
 from paretopipe_worker.link.profiles import Hop, ProfileError
 from paretopipe_worker.link.tc import Shaping, ShapingError
@@ -73,7 +75,17 @@ def test_a_trace_begins_again_after_its_period() -> None:
         ),
         ("time_s,delay_ms\n0,1\n,2\n", ":3: time_s: must be a number; got ''"),
         ("time_s,delay_ms\n0,1\n\n5,-2\n", ":4: delay_ms: a number from 0 to 10000; got -2"),
-        ("time_s,rate_mbit\n0,1\n5,0\n", ":3: rate_mbit: a number from 0.001 to 100000; got 0"),
+        (
+            "time_s,rate_mbit\n0,1\n5,0.0005\n",
+            ":3: rate_mbit: a number from 0.001 to 100000; got 0.0005; 0 where nothing passes",
+        ),
+        (
+            "time_s,rate_mbit\n0,1\n5,0\n700,1\n",
+            ": nothing passes for 695 s; allowed: at most 600 s on end",
+        ),
+        # Where it begins again, an outage goes on.
+        ("time_s,rate_mbit\n0,0\n400,5\n500,0\n900,0\n", ": nothing passes for 1200 s"),
+        ("time_s,rate_mbit\n0,0\n5,0\n", ": nothing passes ever"),
         ("time_s,loss_percent\n0,1\n5,101\n", ":3: loss_percent: a number from 0 to 100; got 101"),
         ("time_s,delay_ms\n0,1\n5,nan\n", ":3: delay_ms: must be a finite number; got 'nan'"),
         ("time_s,delay_ms\n0,1\n5,2 ms\n", ":3: delay_ms: must be a number; got '2 ms'"),
@@ -92,7 +104,7 @@ def test_a_trace_begins_again_after_its_period() -> None:
             f":{MAX_SEGMENTS + 2}: a trace has at most {MAX_SEGMENTS} segments",
         ),
     ],
-    ids=range(21),
+    ids=range(24),
 )
 def test_what_is_no_trace_is_refused_with_line_and_column(
     tmp_path: Path, text: str, said: str
@@ -114,6 +126,49 @@ def test_a_file_that_cannot_be_read_is_refused(
         traces.read(tmp_path / "drive.csv", "drive.csv", None)
     with pytest.raises(TraceError, match="cannot be read as a CSV file: Is a directory"):
         traces.read(tmp_path, "drive.csv", None)
+
+
+def test_a_rate_of_zero_lets_nothing_pass_while_it_lasts(tmp_path: Path) -> None:
+    times, conditions = read(tmp_path, "time_s,rate_mbit,delay_ms\n0,20,10\n5,0,30\n7,0,\n9,5,\n")
+    assert [each.outage for each in conditions] == [False, True, True, False]
+    assert conditions[1] == Condition(delay_ms=30, loss_percent=100)
+    assert traces.outage_s(times, conditions) == 4
+    again = traces.write(times, conditions).splitlines()
+    assert traces.parse(again, "again", times.period_s) == (times, conditions)
+
+
+def test_of_a_recording_of_an_hour_a_sample_is_certified() -> None:
+    rates = [abs(40 * math.sin(n / 50) + 10 * math.sin(n)) for n in range(3600)]
+    conditions = [
+        Condition(loss_percent=100) if rate < 0.5 else Condition(rate_mbit=round(rate, 3))
+        for rate in rates
+    ]
+    conditions[99] = Condition(rate_mbit=20, loss_percent=3)
+    conditions[77] = Condition(rate_mbit=20, delay_ms=80)
+    chosen = samples.certified(conditions)
+    assert len(chosen) == samples.MOST and list(chosen) == sorted(set(chosen))
+    taken = [conditions[number] for number in chosen]
+    carried = sorted(each.rate_mbit for each in conditions if each.rate_mbit)
+    there = sorted(each.rate_mbit for each in taken if each.rate_mbit)
+    assert (there[0], there[-1]) == (carried[0], carried[-1])
+    assert {conditions[99], conditions[77], Condition(loss_percent=100)} <= set(taken)
+    # Evenly over the rates: no stretch of them is left out.
+    places = [carried.index(rate) / len(carried) for rate in there]
+    assert max(b - a for a, b in itertools.pairwise(places)) < 0.15
+    # Each stands for all segments of its condition.
+    known = samples.alike(conditions, chosen)
+    assert len([n for n, number in known.items() if conditions[number].outage]) > 10
+    assert all(conditions[n] == conditions[number] for n, number in known.items())
+
+
+def test_few_conditions_are_all_certified_each_once() -> None:
+    assert samples.certified([FAST, SLOW, FAST, OPEN, SLOW] * 100) == (0, 1, 3)
+
+
+def test_the_hardest_segments_are_those_that_none_is_as_slow_far_and_lossy_as() -> None:
+    far, lossy = Condition(delay_ms=90), Condition(rate_mbit=50, loss_percent=2)
+    out = Condition(loss_percent=100)
+    assert samples.hardest([FAST, OPEN, SLOW, far, lossy, out, SLOW, FAST]) == (2, 3, 4)
 
 
 # Profiles
@@ -183,6 +238,14 @@ def shaping(engine: Any = "netem") -> Shaping:
     return Shaping("x", (Way("10.0.0.2", FAST, (FAST, OPEN, SLOW)),), (DATA_PORT,), engine, TIMES)
 
 
+def test_an_outage_is_a_loss_of_everything() -> None:
+    out = Condition(delay_ms=30, loss_percent=100)
+    way = Way("10.0.0.2", FAST, (FAST, out))
+    link = Shaping("x", (way,), (DATA_PORT,), "netem", Timetable((0, 5), 10))
+    [command] = tc.step_commands(link, "eth0", 1500, 1)
+    assert "loss random 100%" in " ".join(command)
+
+
 def test_netem_is_changed_in_place_to_all_of_a_segment() -> None:
     [command] = tc.step_commands(shaping(), "eth0", 1500, 2)
     assert " ".join(command) == (
@@ -203,7 +266,7 @@ def test_a_traced_profile_is_read_from_json() -> None:
         ([0, 5], 4, "timetable: period_s: at least 0.1 s after"),
         ([0, 5, 3], 9, "timetable: time_s: at least 0.1 s after the one before (5)"),
         ([1, 5], 9, "timetable: time_s: the first segment begins at 0"),
-        ([0], 9, "timetable: a trace has 2 to 200 segments; got 1"),
+        ([0], 9, f"timetable: a trace has 2 to {MAX_SEGMENTS} segments; got 1"),
         ([0, "5"], 9, "starts_s is a list of seconds"),
         ([0, float("nan")], 9, "starts_s is a list of seconds"),
         (5, 9, "starts_s is a list of seconds"),

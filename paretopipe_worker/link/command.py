@@ -17,6 +17,7 @@ from paretopipe_worker.link import interfaces, tc
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.shaping import Change, apply, engine_for, restore
 from paretopipe_worker.link.tc import Shaping, ShapingError
+from paretopipe_worker.shown import shown
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,7 +50,8 @@ def _add_apply(parser: argparse.ArgumentParser) -> None:
         "--profile",
         required=True,
         metavar="JSON",
-        help='{"name": NAME, "ways": [{"peer": ADDRESS, "condition": {...}}, ...]}; with a trace '
+        help='{"name": NAME, "ways": [{"peer": ADDRESS, "condition": {...}}, ...]}, or - to read '
+        "it from standard input; with a trace "
         '"timetable": {"starts_s": [...], "period_s": S}, and "trace": [{...}, ...] in each way',
     )
     parser.add_argument(
@@ -73,7 +75,7 @@ def _tcp(text: str) -> TcpSettings:
     try:
         value = json.loads(text)
         if not isinstance(value, dict) or not set(value) <= set(allowed):
-            raise ValueError(f"a JSON object of {', '.join(allowed)}; got {text!r}")
+            raise ValueError(f"a JSON object of {', '.join(allowed)}; got {shown(text)}")
         return TcpSettings(**value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
@@ -84,8 +86,12 @@ def _run_apply(args: argparse.Namespace) -> Change:
     try:
         ports = tuple(int(port) for port in args.ports.split(",") if port)
     except ValueError as error:
-        raise ShapingError(f"--ports: numbers from 1024 to 32766; got {args.ports!r}") from error
-    shaping = Shaping.parse(args.profile, ports)
+        raise ShapingError(
+            f"--ports: numbers from 1024 to 32766; got {shown(args.ports)}"
+        ) from error
+    # A trace may be longer than an argument can be (128 KiB).
+    profile = sys.stdin.read() if args.profile == "-" else args.profile
+    shaping = Shaping.parse(profile, ports)
     shaping = replace(shaping, engine=engine_for(shaping, args.emulate))
     os.umask(0o022)  # the stages, an ordinary user's, read the state folder
     lease = Lease(args.lease, args.lease_s)

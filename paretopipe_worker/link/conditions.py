@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from paretopipe_worker.shown import shown
+
 Distribution = Literal["uniform", "normal", "pareto", "paretonormal"]
 """How jitter is spread about the delay, in netem's words (tc-netem(8))."""
 
@@ -67,11 +69,11 @@ class Condition:
         if not _number(self.jitter_ms) or not 0 <= self.jitter_ms <= most:
             raise ValueError(
                 f"jitter_ms: a number from 0 to delay_ms ({self.delay_ms:g}), at most "
-                f"{_MAX_JITTER_MS:g}; got {self.jitter_ms}"
+                f"{_MAX_JITTER_MS:g}; got {shown(self.jitter_ms)}"
             )
         if self.distribution not in get_args(Distribution):
             allowed = ", ".join(get_args(Distribution))
-            raise ValueError(f"distribution: one of {allowed}; got {self.distribution!r}")
+            raise ValueError(f"distribution: one of {allowed}; got {shown(self.distribution)}")
         for name in (
             "loss_percent",
             "burst_loss_percent",
@@ -102,10 +104,18 @@ class Condition:
         """
         allowed = [field.name for field in fields(cls)]
         if not isinstance(value, dict):
-            raise ValueError(f"a condition is a mapping of {', '.join(allowed)}; got {value!r}")
+            raise ValueError(
+                f"a condition is a mapping of {', '.join(allowed)}; got {shown(value)}"
+            )
         if unknown := [key for key in value if key not in allowed]:
-            raise ValueError(f"{unknown[0]}: unknown key; allowed: {', '.join(allowed)}")
+            raise ValueError(f"{str(unknown[0])[:60]}: unknown key; allowed: {', '.join(allowed)}")
         return cls(**value)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The mapping of which `parse` makes it, without what is as it would be anyway."""
+        each = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        return {name: value for name, value, usual in each if value != usual}
 
     @property
     def shaped(self) -> bool:
@@ -116,6 +126,11 @@ class Condition:
     def lossy(self) -> bool:
         """Whether it drops packets."""
         return self.loss_percent > 0 or self.burst_loss_percent > 0
+
+    @property
+    def outage(self) -> bool:
+        """Whether nothing passes."""
+        return self.mean_loss >= 1
 
     @property
     def erratic(self) -> bool:
@@ -166,20 +181,24 @@ class TcpSettings:
         """Refuse what no kernel takes."""
         name = self.congestion_control
         if not isinstance(name, str) or not name.replace("_", "").isalnum() or len(name) > 15:
-            raise ValueError(f"congestion_control: a kernel's name such as cubic; got {name!r}")
+            raise ValueError(
+                f"congestion_control: a kernel's name such as cubic; got {shown(name)}"
+            )
         if not isinstance(self.slow_start_after_idle, bool):
             raise ValueError(
-                f"slow_start_after_idle: true or false; got {self.slow_start_after_idle!r}"
+                f"slow_start_after_idle: true or false; got {shown(self.slow_start_after_idle)}"
             )
         size = self.max_buffer_bytes
         if size is not None and (type(size) is not int or not 4096 <= size <= 1 << 30):
-            raise ValueError(f"max_buffer_bytes: a whole number from 4096 to 2**30; got {size!r}")
+            raise ValueError(
+                f"max_buffer_bytes: a whole number from 4096 to 2**30; got {shown(size)}"
+            )
 
 
 def _within(name: str, value: object, low: float, high: float) -> None:
     """Refuse a value that is no number of a range."""
     if not _number(value) or not low <= value <= high:  # type: ignore[operator]
-        raise ValueError(f"{name}: a number from {low:g} to {high:g}; got {value}")
+        raise ValueError(f"{name}: a number from {low:g} to {high:g}; got {shown(value)}")
 
 
 def _number(value: object) -> bool:

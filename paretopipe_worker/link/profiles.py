@@ -12,14 +12,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.link import traces
+from paretopipe_worker.link import samples, traces
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.presets import PRESETS
 from paretopipe_worker.link.traces import Timetable, TraceError
+from paretopipe_worker.shown import shown
 
 UNSHAPED = "none"
 """Name of the link profile that leaves the link as it is."""
@@ -31,6 +32,8 @@ _HOP = (*_CONDITION, "direction", "forward", "back")
 _TRACE = ("trace", "direction", "period_s")
 _LINK = ("name", *_HOP, "hops", "return", "trace", "period_s")
 _OPEN = Condition()
+_MOST_LOSS = 0.9
+"""Above it not even a connection comes about within the two minutes that stages have for that."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class LinkSpec:
     trace, timetable
         Where the link follows a trace: what happens on each hop in each of its segments, and when
         these begin. `hops` is then the first.
+    certified
+        Numbers of the segments of which sessions measure whether they are as they should be.
     """
 
     name: str
@@ -64,12 +69,35 @@ class LinkSpec:
     return_way: Condition | None = None
     trace: tuple[Hop, ...] = ()
     timetable: Timetable | None = None
+    certified: tuple[int, ...] = ()
 
     @property
     def segments(self) -> tuple[LinkSpec, ...]:
         """The link as it is in each segment of its trace; itself, where it has none."""
-        still = replace(self, trace=(), timetable=None)
-        return tuple(replace(still, hops=(hop,)) for hop in self.trace) or (self,)
+        return tuple(map(self.segment, range(len(self.trace)))) or (self,)
+
+    def segment(self, number: int) -> LinkSpec:
+        """The link as it is in a segment of its trace."""
+        return LinkSpec(self.name, (self.trace[number],))
+
+    @property
+    def probed(self) -> dict[int | None, LinkSpec]:
+        """The link as sessions certify it: its certified segments by number, or itself, by None."""
+        if self.timetable is None:
+            return {None: self}
+        return {number: self.segment(number) for number in self.certified}
+
+    @property
+    def hardest(self) -> tuple[LinkSpec, ...]:
+        """Its segments than which none is slower, farther and lossier; itself without a trace."""
+        numbers = samples.hardest(self.conditions) if self.timetable else ()
+        return tuple(map(self.segment, numbers)) or (self,)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The conditions of its trace by segment, on whichever ways it holds."""
+        forward = any(hop.forward.shaped for hop in self.trace)
+        return tuple(hop.forward if forward else hop.back for hop in self.trace)
 
     @property
     def shaped(self) -> bool:
@@ -152,11 +180,13 @@ def parse(written: Any, folder: Path = Path()) -> LinkSpec:
     if isinstance(written, str):
         written = {"name": written}
     if not isinstance(written, dict):
-        raise ProfileError((), f"a name, or a mapping of {', '.join(_LINK)}; got {written!r}")
+        raise ProfileError((), f"a name, or a mapping of {', '.join(_LINK)}; got {shown(written)}")
     _refuse_unknown((), written, _LINK)
     name, given = written.get("name"), {k: v for k, v in written.items() if k != "name"}
     if not isinstance(name, str) or not re.fullmatch(_NAME, name):
-        said = "is required" if name is None else f"must match the pattern {_NAME}; got {name!r}"
+        said = (
+            "is required" if name is None else f"must match the pattern {_NAME}; got {shown(name)}"
+        )
         raise ProfileError(("name",), said)
     if name == UNSHAPED:
         if given:
@@ -176,8 +206,8 @@ def _preset(name: str) -> dict[str, Any]:
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         raise ProfileError(
             (),
-            f"'{name}' is no preset{hint}; presets: {', '.join(PRESETS)}. A profile of your own "
-            f"needs conditions; only '{UNSHAPED}' is unshaped",
+            f"{shown(name)} is no preset{hint}; presets: {', '.join(PRESETS)}. A profile of your "
+            f"own needs conditions; only '{UNSHAPED}' is unshaped",
         )
     return PRESETS[name].profile
 
@@ -191,7 +221,7 @@ def _resolved(name: str, given: dict[str, Any]) -> LinkSpec:
         if parts:
             raise ProfileError((), f"hops excludes {', '.join(parts)}: say it for each hop")
         if not isinstance(given["hops"], list) or not given["hops"]:
-            raise ProfileError(("hops",), f"a list of at least one hop; got {given['hops']!r}")
+            raise ProfileError(("hops",), f"a list of at least one hop; got {shown(given['hops'])}")
         hops = tuple(_hop(("hops", rank), hop) for rank, hop in enumerate(given["hops"]))
     else:
         hops = (_hop((), parts),)
@@ -221,7 +251,7 @@ def _directed(path: tuple[str | int, ...], condition: Condition, direction: Any)
     """A hop of a condition in one direction or both."""
     if direction not in _DIRECTIONS:
         raise ProfileError(
-            (*path, "direction"), f"one of {', '.join(_DIRECTIONS)}; got {direction!r}"
+            (*path, "direction"), f"one of {', '.join(_DIRECTIONS)}; got {shown(direction)}"
         )
     return Hop(
         condition if direction != "back" else _OPEN,
@@ -237,22 +267,25 @@ def _traced(name: str, given: dict[str, Any], folder: Path) -> LinkSpec:
         )
     trace, period_s = given["trace"], given.get("period_s")
     if not isinstance(trace, str) or not trace:
-        raise ProfileError(("trace",), f"the path of a CSV file; got {trace!r}")
+        raise ProfileError(("trace",), f"the path of a CSV file; got {shown(trace)}")
     if period_s is not None and type(period_s) not in (int, float):
-        raise ProfileError(("period_s",), f"seconds after which it begins again; got {period_s!r}")
+        raise ProfileError(
+            ("period_s",), f"seconds after which it begins again; got {shown(period_s)}"
+        )
     try:
         if "\n" in trace:  # the trace itself, as a manifest has it
             called = "lines"
             timetable, conditions = traces.parse(trace.splitlines(), called, period_s)
         else:
-            called = trace
+            called = trace if len(trace) <= 200 else shown(trace)
             timetable, conditions = traces.read(folder / trace, called, period_s)
     except TraceError as error:
         raise ProfileError(("trace",), str(error)) from error
     except ValueError as error:
         raise ProfileError(("period_s",), str(error).removeprefix("period_s: ")) from error
     hops = tuple(_directed((), each, given.get("direction", "both")) for each in conditions)
-    link = LinkSpec(name, hops[:1], trace=hops, timetable=timetable)
+    chosen = samples.certified(conditions)
+    link = LinkSpec(name, hops[:1], trace=hops, timetable=timetable, certified=chosen)
     if not link.shaped:
         raise ProfileError(("trace",), f"{called}: changes nothing; only '{UNSHAPED}' is unshaped")
     return link
@@ -262,18 +295,27 @@ def _condition(path: tuple[str | int, ...], given: Any) -> Condition:
     """A condition, its errors with their key path."""
     _refuse_unknown(path, given, _CONDITION)
     try:
-        return Condition.parse(given)
+        condition = Condition.parse(given)
     except ValueError as error:
         key, _, reason = str(error).partition(": ")
         if key in _CONDITION:
             raise ProfileError((*path, key), reason) from error
         raise ProfileError(path, str(error)) from error
+    if condition.mean_loss > _MOST_LOSS:
+        key = "loss_percent" if condition.loss_percent else "burst_loss_percent"
+        raise ProfileError(
+            (*path, key),
+            f"loses {100 * condition.mean_loss:.4g} % of all packets, with which nothing can be "
+            f"measured; allowed: a mean of at most {100 * _MOST_LOSS:g} % on a link that stays as "
+            "it is (in a trace, segments in which nothing passes)",
+        )
+    return condition
 
 
 def _refuse_unknown(path: tuple[str | int, ...], given: Any, allowed: tuple[str, ...]) -> None:
     """Refuse what is no mapping, or has a key that is not allowed."""
     if not isinstance(given, dict):
-        raise ProfileError(path, f"a mapping of {', '.join(allowed)}; got {given!r}")
+        raise ProfileError(path, f"a mapping of {', '.join(allowed)}; got {shown(given)}")
     for key in given:
         if key not in allowed:
             near = [each for each in allowed if each.startswith(str(key))]

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 PIPE, FILE = "trace.pipe", "trace.bin"
-NOWHERE = 0xFF
+_BITS = 16
+NOWHERE = (1 << _BITS) - 1
 """Segment of a position while the link is on its way from one segment to the next."""
 
 WORDS = 3
@@ -31,7 +32,7 @@ class ReplayError(RuntimeError):
 
 def position(changes: int, segment: int) -> int:
     """Write a place in a trace as one number, which no other place on the way has."""
-    return changes << 8 | segment
+    return changes << _BITS | segment
 
 
 class Replay:
@@ -72,7 +73,7 @@ class Replay:
         from_ns
             When it must have been in force already, where that is before the position was read.
         """
-        segment = since & 0xFF
+        segment = since & NOWHERE
         same = segment != NOWHERE and self.position == since
         return segment if same and (from_ns is None or self._words[SINCE] <= from_ns) else None
 

@@ -26,7 +26,7 @@ from paretopipe_worker.link.replay import (
 )
 from paretopipe_worker.link.traces import Timetable
 
-_COMMAND = re.compile(r"(?:hold (?P<segment>\d{1,3})|run) (?P<number>\d{1,19})")
+_COMMAND = re.compile(r"(?:hold (?P<segment>\d{1,5})|run) (?P<number>\d{1,19})")
 _MOST_BYTES = 4096
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from paretopipe_worker.link import netem
 from paretopipe_worker.link.conditions import Condition, Engine, Way
 from paretopipe_worker.link.traces import Timetable
+from paretopipe_worker.shown import shown
 
 HANDLE = "7070:"
 """Handle of our root qdisc: by it we know our own work, whatever files were lost."""
@@ -83,7 +84,7 @@ class Shaping:
             try:
                 address = ipaddress.ip_address(way.peer)
             except ValueError as error:
-                raise ShapingError(f"{where}: {way.peer!r} is not an IP address") from error
+                raise ShapingError(f"{where}: {shown(way.peer)} is not an IP address") from error
             if address in addresses:
                 raise ShapingError(f"{where}: {way.peer} is there twice")
             addresses.add(address)
@@ -121,11 +122,11 @@ class Shaping:
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ShapingError(f"--profile is not JSON: {error}; got {text!r}") from error
+            raise ShapingError(f"--profile is not JSON: {error}; got {shown(text)}") from error
         known = isinstance(value, dict) and {"name", "ways"} == set(value) - {"timetable"}
         if not known or not isinstance(value["name"], str) or not isinstance(value["ways"], list):
             raise ShapingError(
-                f"--profile must be a JSON object of a name and a list of ways; got {text!r}"
+                f"--profile must be a JSON object of a name and a list of ways; got {shown(text)}"
             )
         ways = [
             _way(f"profile {value['name']}: ways[{number}]", way)
@@ -287,10 +288,10 @@ def root_qdisc(qdiscs: list[Any]) -> str:
 def _way(where: str, value: Any) -> Way:
     """Make a way of parsed JSON."""
     if not isinstance(value, dict) or set(value) - {"trace"} != {"peer", "condition"}:
-        raise ShapingError(f"{where}: a mapping of peer and condition; got {value!r}")
+        raise ShapingError(f"{where}: a mapping of peer and condition; got {shown(value)}")
     trace = value.get("trace") or []
     if not isinstance(trace, list):
-        raise ShapingError(f"{where}.trace: a list of conditions; got {trace!r}")
+        raise ShapingError(f"{where}.trace: a list of conditions; got {shown(trace)}")
     try:
         condition, *later = (Condition.parse(each) for each in (value["condition"], *trace))
     except ValueError as error:

@@ -1,4 +1,9 @@
-"""Traces: conditions that follow one another, as a file has them; the standard library alone."""
+"""Traces: conditions that follow one another, as a file has them; the standard library alone.
+
+Recordings have outages, a rate of 0. No shaper has such a rate: while it lasts, every packet is
+lost. (A radio link may instead keep packets until it is over, to some length; here TCP has to
+notice that it is over, which is part of what is measured.)
+"""
 
 from __future__ import annotations
 
@@ -11,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from paretopipe_worker.link.conditions import Condition
+from paretopipe_worker.shown import shown
 
-MAX_SEGMENTS = 200
+MAX_SEGMENTS = 20_000
+"""Five hours and a half by the second; what a host replays, and a plan holds, without delay."""
+LONGEST_OUTAGE_S = 600.0
+"""Linux gives a connection up after 924 s without acknowledgement at the earliest (tcp(7))."""
 SHORTEST_S = 0.1
 """A segment takes longer than a host takes to come to it."""
 _LONGEST_S = 86_400.0
@@ -58,11 +67,13 @@ class Timetable:
             When it is none, or its times do not go on.
         """
         if not isinstance(value, dict) or set(value) != {"starts_s", "period_s"}:
-            raise ValueError(f"a timetable is a mapping of starts_s and period_s; got {value!r}")
+            raise ValueError(
+                f"a timetable is a mapping of starts_s and period_s; got {shown(value)}"
+            )
         starts = value["starts_s"]
         times: list[Any] = [*starts, value["period_s"]] if isinstance(starts, list) else [None]
         if not all(type(each) in (int, float) and math.isfinite(each) for each in times):
-            raise ValueError(f"starts_s is a list of seconds, period_s seconds; got {value!r}")
+            raise ValueError(f"starts_s is a list of seconds, period_s seconds; got {shown(value)}")
         return cls(tuple(map(float, starts)), float(value["period_s"]))
 
     def segment(self, step: int) -> int:
@@ -118,7 +129,7 @@ def parse(
     """Read a trace: CSV with a row for each segment, in order.
 
     Its columns are ``time_s``, when the segment begins, and any of ``rate_mbit``, ``delay_ms`` and
-    ``loss_percent``, where an empty cell asks for nothing.
+    ``loss_percent``, where an empty cell asks for nothing. A rate of 0 lets nothing pass.
 
     Parameters
     ----------
@@ -130,8 +141,8 @@ def parse(
     Raises
     ------
     TraceError
-        When it is no CSV, a column is unknown, a time does not come after the one before, or no
-        link has such a condition; the text names line and column.
+        When it is no CSV, a column is unknown, a time does not come after the one before, no link
+        has such a condition, or nothing passes for too long; the text names line and column.
     """
     starts: list[float] = []
     conditions: list[Condition] = []
@@ -148,7 +159,7 @@ def parse(
             try:
                 _check_start(starts, values[_TIME])
                 starts.append(values.pop(_TIME))
-                conditions.append(Condition.parse(values))
+                conditions.append(_condition(values))
             except ValueError as error:
                 raise TraceError(f"{where}: {error}") from error
     except csv.Error as error:
@@ -156,7 +167,29 @@ def parse(
     if len(starts) < 2:
         raise TraceError(f"{name}: a trace has at least 2 segments, a row each; got {len(starts)}")
     end_s = 2 * starts[-1] - starts[-2] if period_s is None else period_s
-    return Timetable(tuple(starts), end_s), tuple(conditions)
+    timetable = Timetable(tuple(starts), end_s)
+    if (lasts_s := outage_s(timetable, conditions)) > LONGEST_OUTAGE_S:
+        said = "ever" if math.isinf(lasts_s) else f"for {lasts_s:g} s"
+        raise TraceError(
+            f"{name}: nothing passes {said}; allowed: at most {LONGEST_OUTAGE_S:g} s on end, also "
+            "where it begins again, since TCP gives up connections"
+        )
+    return timetable, tuple(conditions)
+
+
+def outage_s(timetable: Timetable, conditions: Sequence[Condition]) -> float:
+    """How long nothing passes on end, the trace being replayed again and again: the longest time.
+
+    Infinite where nothing ever does.
+    """
+    if all(condition.outage for condition in conditions):
+        return math.inf
+    longest_s = lasts_s = 0.0
+    # Twice around: the last outage may go on in the first segments.
+    for duration_s, condition in 2 * tuple(zip(timetable.durations_s, conditions, strict=True)):
+        lasts_s = lasts_s + duration_s if condition.outage else 0.0
+        longest_s = max(longest_s, lasts_s)
+    return longest_s
 
 
 def write(timetable: Timetable, conditions: Sequence[Condition]) -> str:
@@ -176,7 +209,11 @@ def _columns(header: list[str], where: str) -> list[str]:
     allowed = f"{_TIME} and any of {', '.join(_VALUES)}, each once"
     unknown = [name for name in names if name not in (_TIME, *_VALUES)]
     if unknown or _TIME not in names or len(names) < 2 or len(set(names)) < len(names):
-        said = f"unknown column {unknown[0]!r}" if unknown else f"columns are {', '.join(names)}"
+        said = (
+            f"unknown column {shown(unknown[0])}"
+            if unknown
+            else f"columns are {', '.join(names[:9])}"
+        )
         raise TraceError(f"{where}: {said}; allowed: {allowed}")
     return names
 
@@ -193,10 +230,21 @@ def _row(cells: list[str], columns: list[str], where: str) -> dict[str, float]:
         try:
             values[name] = float(text)
         except ValueError:
-            raise TraceError(f"{where}: {name}: must be a number; got {text!r}") from None
+            raise TraceError(f"{where}: {name}: must be a number; got {shown(text)}") from None
         if not math.isfinite(values[name]):
-            raise TraceError(f"{where}: {name}: must be a finite number; got {text!r}")
+            raise TraceError(f"{where}: {name}: must be a finite number; got {shown(text)}")
     return values
+
+
+def _condition(values: dict[str, float]) -> Condition:
+    """The condition of one line."""
+    if values.get("rate_mbit") == 0:
+        return Condition.parse({**values, "rate_mbit": None, "loss_percent": 100.0})
+    try:
+        return Condition.parse(values)
+    except ValueError as error:
+        either = "; 0 where nothing passes" if str(error).startswith("rate_mbit") else ""
+        raise ValueError(f"{error}{either}") from error
 
 
 def _check_start(starts: list[float], time_s: float) -> None:

@@ -23,7 +23,7 @@ extends_documentation_fragment:
   - result_format_callback
 """
 
-REFUSALS = (".fail", ".assert", "session_wait")
+REFUSALS = (".fail", ".assert", "check_variables", "session_wait")
 """Actions whose errors are written for people."""
 
 
@@ -37,6 +37,14 @@ class CallbackModule(Default):  # type: ignore[misc]
         super().__init__()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Announce a play, unless it was left out on purpose, as in check mode."""
+        if play.hosts:
+            super().v2_playbook_on_play_start(play)
+
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """Say nothing: what a limit leaves out is refused before."""
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         """Announce a task that prints while it runs; others wait for something to say."""

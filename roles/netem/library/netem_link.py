@@ -116,12 +116,12 @@ NEEDED = ("profile", "address", "ports", "lease", "lease_s")
 
 
 def arguments(given: dict[str, Any], check_mode: bool) -> list[str]:
-    """Command line of the worker for these module arguments."""
+    """Command line of the worker for these module arguments, which reads the profile."""
     command = [given["python"], "-m", "paretopipe_worker", "link"]
     if given["state"] == "restored":
         command += ["restore"]
     else:
-        command += ["apply", "--profile", json.dumps(given["profile"])]
+        command += ["apply", "--profile", "-"]
         command += ["--tcp", json.dumps(given["tcp"])] if given["tcp"] else []
         command += ["--address", given["address"]]
         command += ["--ports", ",".join(str(port) for port in given["ports"])]
@@ -142,7 +142,9 @@ def main() -> None:
     # Without bytecode files: run as root, they would be root's in the user's folder.
     environment = {"PYTHONPATH": given["site"], "PYTHONDONTWRITEBYTECODE": "1"}
     command = arguments(given, module.check_mode)
-    code, output, errors = module.run_command(command, environ_update=environment)
+    # By standard input: a trace may be longer than an argument can be.
+    profile = json.dumps(given["profile"])
+    code, output, errors = module.run_command(command, environ_update=environment, data=profile)
     if code != 0:
         module.fail_json(msg=errors.strip() or output.strip(), rc=code, cmd=command)
     result = json.loads(output)

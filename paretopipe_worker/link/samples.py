@@ -1,0 +1,68 @@
+"""Of a trace's many segments those that stand for the others; the standard library alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from paretopipe_worker.link.conditions import Condition
+
+MOST = 20
+"""Segments of a trace that a session certifies at most: each takes seconds, before and after."""
+
+
+def certified(conditions: Sequence[Condition]) -> tuple[int, ...]:
+    """Choose the segments that a session holds and measures, by the condition of each.
+
+    Every condition once, where they are few. Else the slowest and the fastest, that with the
+    longest delay, the lossiest, one in which nothing passes, and others evenly over the rates.
+
+    Returns
+    -------
+    Numbers of segments, rising; each the first of its condition.
+    """
+    first: dict[Condition, int] = {}
+    for number, condition in enumerate(conditions):
+        first.setdefault(condition, number)
+    if len(first) <= MOST:
+        return tuple(first.values())
+    passing = sorted((each for each in first if not each.outage), key=_rate)
+    chosen = {
+        passing[0],
+        passing[-1],
+        max(passing, key=lambda each: each.delay_ms),
+        max(passing, key=lambda each: each.mean_loss),
+        *[each for each in first if each.outage][:1],
+    }
+    rest = [each for each in passing if each not in chosen]
+    places = MOST - len(chosen)
+    chosen |= {rest[(2 * place + 1) * len(rest) // (2 * places)] for place in range(places)}
+    return tuple(sorted(first[each] for each in chosen))
+
+
+def alike(conditions: Sequence[Condition], chosen: Iterable[int]) -> dict[int, int]:
+    """Tell for each segment which of the chosen ones has its condition, where one has."""
+    known = {conditions[number]: number for number in chosen}
+    return {n: known[each] for n, each in enumerate(conditions) if each in known}
+
+
+def hardest(conditions: Sequence[Condition]) -> tuple[int, ...]:
+    """Segments than which no other that lets something pass is as slow, as far and as lossy."""
+    kept: list[tuple[tuple[float, ...], int]] = []
+    for number, each in enumerate(conditions):
+        burden = (-_rate(each), each.delay_ms, each.mean_loss)
+        if each.outage or any(_at_least(other, burden) for other, _ in kept):
+            continue
+        kept = [entry for entry in kept if not _at_least(burden, entry[0])]
+        kept.append((burden, number))
+    return tuple(number for _, number in kept)
+
+
+def _rate(condition: Condition) -> float:
+    """The rate, as a number also where there is no limit."""
+    return condition.rate_mbit or math.inf
+
+
+def _at_least(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether one is no less than the other in every respect."""
+    return all(a >= b for a, b in zip(one, other, strict=True))

@@ -1,0 +1,103 @@
+"""Ansible action: refuse variables of the command line that no sweep reads, and values of no use.
+
+Ansible takes any variable: a misspelt one measures the default experiment, one of the wrong kind
+fails on the hosts. What there is to set is written in the roles' argument_specs, which are read
+here: their options, and the short names that options have as their defaults, such as ``run``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.module_utils.common.validation import (  # type: ignore[import-untyped]
+    check_type_bool,
+    check_type_float,
+    check_type_int,
+)
+from ansible.plugins.action import ActionBase  # type: ignore[import-untyped]
+from ansible.utils.vars import load_extra_vars  # type: ignore[import-untyped]
+
+SPEC: dict[str, dict[str, Any]] = {
+    "roles": {"type": "path", "required": True},
+    "hosts": {"type": "list", "elements": "str", "required": True},
+    "host_variables": {"type": "list", "elements": "str", "required": True},
+}
+ANSIBLES = "ansible_"
+"""How the names begin of what Ansible itself reads."""
+
+_SHORT = re.compile(r"^{{ (\w+) \| default\(")
+_KINDS = {
+    "bool": (check_type_bool, "true or false"),
+    "float": (check_type_float, "a number"),
+    "int": (check_type_int, "a whole number"),
+}
+_SHOWN = 60
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Check the variables that were given, on the controller."""
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Fail with a line for each variable that cannot be meant."""
+        super().run(tmp, task_vars)
+        _, given = self.validate_argument_spec(argument_spec=SPEC)
+        short, long = options(Path(given["roles"]))
+        extra = load_extra_vars(self._loader)
+        said = [*unknown(extra, short, long, given["host_variables"])]
+        said += wrong("-e", extra, {**long, **short})
+        hosts = (task_vars or {})["hostvars"]
+        for host in given["hosts"]:
+            own = {name: value for name, value in hosts.raw_get(host).items() if name not in extra}
+            said += wrong(f"{host}:", own, {**long, **short})
+        return {"changed": False, "failed": bool(said), "msg": "\n".join(said)}
+
+
+def options(roles: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Types of all that a sweep can be told, by name: what has a short name, and what has not."""
+    short, long = {}, {}
+    for path in sorted(roles.glob("*/meta/argument_specs.yml")):
+        for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values():
+            for name, option in entry.get("options", {}).items():
+                long[name] = option["type"]
+                if found := _SHORT.match(str(option.get("default", ""))):
+                    short[found[1]] = option["type"]
+    return short, long
+
+
+def unknown(
+    extra: Mapping[str, Any], short: Mapping[str, str], long: Mapping[str, str], hosts: list[str]
+) -> Iterator[str]:
+    """What was given by ``-e`` and is read by nobody: each with what is."""
+    usual = [*short, *hosts]
+    for name in extra:
+        if name in usual or name in long or name.startswith(ANSIBLES):
+            continue
+        near = difflib.get_close_matches(name, [*usual, *long], n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        yield (
+            f"-e {name[:_SHOWN]}: nothing reads a variable of this name{hint}; allowed: "
+            f"{', '.join(usual)}, and those of roles/*/README.md; what your inventory alone reads "
+            "belongs into it"
+        )
+
+
+def wrong(where: str, values: Mapping[str, Any], kinds: Mapping[str, str]) -> Iterator[str]:
+    """Values that are not of the kind that a role wants."""
+    for name, kind in kinds.items():
+        value = values.get(name)
+        if kind not in _KINDS or value is None or "{{" in str(value):
+            continue
+        check, allowed = _KINDS[kind]
+        try:
+            check(value)
+        except TypeError:
+            text = repr(value)
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+            yield f"{where} {name}: must be {allowed}; got {shown}"
