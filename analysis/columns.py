@@ -180,7 +180,8 @@ def _stages() -> Iterator[Column]:
         yield Column(
             f"stage{rank}_device_emulated",
             "",
-            f"Factor by which rank {rank}'s computation was stretched; 1 for none.",
+            f"Factor by which rank {rank}'s computation was stretched: its CPU time where it "
+            "computes with one thread, its wall time where with several; 1 for none.",
         )
     yield Column(
         "device_emulated",

@@ -134,6 +134,7 @@ class Follower:
                 leg.start_ns = leg.start_ns or message.received_ns
                 leg.end_ns = sent_ns
                 leg.watch.add(computed.compute_ns, computed.cpu_ns)
+                leg.watch.stretched(computed.asked_ns, computed.overslept_ns)
             writer.write(
                 Item(
                     point=leg.point.id,
@@ -148,6 +149,7 @@ class Follower:
                     leg=leg.number,
                     packed_ns=packed_ns,
                     departed_ns=message.departed_ns,
+                    overslept_ns=computed.overslept_ns,
                 )
             )
         self._ran = leg

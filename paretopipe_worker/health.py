@@ -24,6 +24,9 @@ LEAST_CLOCK = 0.9
 MOST_SWAPPED_PAGES = 256
 """Pages swapped that still may be somebody's who sleeps."""
 
+MOST_OVERSLEPT = 0.02
+"""Share of the stretched computation by which it may take longer than asked for."""
+
 _SHORTEST_NS = 100_000
 """CPU time of an item below which wall time over it says nothing."""
 
@@ -49,6 +52,7 @@ class Watch:
     def __init__(self, root: Path = Path("/")) -> None:
         self._sensors = sensors(root)
         self._ratios: list[float] = []
+        self._asked_ns = self._overslept_ns = 0
         self._cpu_mhz: list[float] = []
         self._gpu_mhz: list[float] = []
         self._temperatures_c: list[float] = []
@@ -66,6 +70,12 @@ class Watch:
             self._ratios.append(wall_ns / cpu_ns)
         if time.perf_counter_ns() >= self._next_ns:
             self._sample()
+
+    def stretched(self, asked_ns: int, overslept_ns: int | None) -> None:
+        """Count how long one item's computation was to take, and by how much it took longer."""
+        if overslept_ns is not None:
+            self._asked_ns += asked_ns
+            self._overslept_ns += overslept_ns
 
     def end(self) -> Health:
         """What was seen since the watch was made."""
@@ -87,6 +97,7 @@ class Watch:
             swapped_pages=swapped_pages,
             peak_rss_bytes=self._sensors.peak_rss_bytes() if self._peak_is_ours else None,
             gpu_mhz=(min(gpu), max(gpu)) if gpu else None,
+            overslept=self._overslept_ns / self._asked_ns if self._asked_ns else None,
         )
 
     def _sample(self) -> None:
@@ -138,6 +149,11 @@ def disturbances(health: Health, threads: int, cores: int | None = None) -> tupl
             )
     if health.throttled:
         found.append(f"the firmware intervened: {', '.join(health.throttled)}")
+    if health.overslept is not None and health.overslept > MOST_OVERSLEPT:
+        found.append(
+            f"stretching took {health.overslept:.1%} longer than asked for "
+            f"({MOST_OVERSLEPT:.0%} allowed): its waits ended late"
+        )
     if health.swapped_pages is not None and health.swapped_pages > MOST_SWAPPED_PAGES:
         found.append(f"the host swapped {health.swapped_pages} pages")
     return tuple(found)

@@ -18,7 +18,7 @@ Format history
     a phase tells how its warm-up ended, the host's health meanwhile, and what disturbed it. The
     source records what the clocks of the hosts have to do with one another.
 4
-    A header tells by digests whose records it begins.
+    A header tells by digests whose records it begins. An item tells how late its stretching ended.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
@@ -129,6 +129,9 @@ class Item:
     segment
         On the source: segment of the link's trace that was in force from `ready_ns` to `done_ns`;
         null where the link has none, or it changed meanwhile.
+    overslept_ns
+        How much later than asked for `computed_ns` is, because the wait that stretches the
+        computation ended late; null where nothing is stretched.
     """
 
     point: str
@@ -146,6 +149,7 @@ class Item:
     packed_ns: int | None = None
     departed_ns: int | None = None
     segment: int | None = None
+    overslept_ns: int | None = None
     kind: Literal["item"] = "item"
 
 
@@ -179,6 +183,9 @@ class Health:
         count anew.
     gpu_mhz
         Lowest and highest clock of the first GPU (NVML).
+    overslept
+        By what share of it the stretched computation took longer than asked for, since waits ended
+        late: sum over sum of the items. Null where nothing is stretched.
     """
 
     wall_over_cpu: float | None = None
@@ -190,6 +197,7 @@ class Health:
     swapped_pages: int | None = None
     peak_rss_bytes: int | None = None
     gpu_mhz: tuple[float, float] | None = None
+    overslept: float | None = None
 
 
 @dataclass(frozen=True)

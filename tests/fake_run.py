@@ -411,6 +411,7 @@ class FakeRun:
             leg=leg.number,
             packed_ns=computed if point.hops[rank] else None,
             departed_ns=self.clocks.of(before, left) if crosses else None,
+            overslept_ns=0 if factor > 1 else None,
         )
 
 

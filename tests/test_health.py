@@ -209,6 +209,15 @@ def test_a_thread_that_had_to_share_its_core_is_told() -> None:
     assert alone.end().wall_over_cpu is None
 
 
+def test_how_late_stretching_ended_is_held_against_what_was_asked_for(host: FakeHost) -> None:
+    watch, bare = Watch(host.root), Watch(host.root)
+    for overslept_ns in (0, 1_000, 149_000):
+        watch.stretched(1_000_000, overslept_ns)
+        bare.stretched(1_000_000, None)
+    assert watch.end().overslept == pytest.approx(0.05)
+    assert bare.end().overslept is None
+
+
 @pytest.mark.parametrize(
     ("health", "threads", "said"),
     [
@@ -226,6 +235,9 @@ def test_a_thread_that_had_to_share_its_core_is_told() -> None:
         (Health(throttled=("hot",)), 4, "the firmware intervened: hot"),
         (Health(throttled=()), 4, None),
         (Health(swapped_pages=256), 4, None),
+        (Health(overslept=0.03), 1, "stretching took 3.0% longer than asked for"),
+        (Health(overslept=0.03), 4, "stretching took 3.0% longer than asked for"),
+        (Health(overslept=0.01), 1, None),
         (Health(temperature_c=95.0), 4, None),  # throttling tells whether it mattered
     ],
 )
