@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis import clocks, cost_columns, load_curve, phases, segments
+from analysis import cost_columns, forward, load_curve, phases, segments
 from analysis.column import IDLE, PERCENTILE_ITEMS, STAGES, Column, interval, table
 from analysis.column import UNMEASURED as _UNMEASURED
 from paretopipe_worker.spec import MIN_ITEMS
@@ -314,7 +314,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Whether it was": tuple(_outcome()),
     "Latency": tuple(_latency()),
     "Throughput and phases": tuple(_throughput()),
-    "Forward latency and clocks": tuple(clocks.columns()),
+    "Forward latency and clocks": tuple(forward.columns()),
     "Stages": tuple(_stages()),
     "Where the response latency went": cost_columns.TOTALS,
     "Warm-up, window and hosts": tuple(phases.columns()),

@@ -10,8 +10,9 @@ import pandas as pd
 
 from analysis.attribution import totals
 from analysis.certificate import certificates
-from analysis.clocks import comparisons, forward
+from analysis.clocks import comparisons
 from analysis.column import PERCENTILE_ITEMS, STAGES
+from analysis.forward import forward
 from analysis.load import CONTROLLER, Run
 from analysis.phases import TRY as _TRY
 from analysis.phases import (

@@ -19,6 +19,7 @@ Format history
     source records what the clocks of the hosts have to do with one another.
 4
     A header tells by digests whose records it begins. An item tells how late its stretching ended.
+    Clocks are compared between points too, by times that tell how each is corrected.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -336,19 +337,33 @@ class Probe:
     kind: Literal["probe"] = "probe"
 
 
+Reading: TypeAlias = tuple[int, int, int]
+"""Times of one host, read one right after the other: of ``CLOCK_MONOTONIC``, which is that of all
+records and which NTP slews; of ``CLOCK_MONOTONIC_RAW``, which nothing corrects; of the first."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question and its answer: the source's clocks, the other rank's, the source's again."""
+
+    sent: Reading
+    theirs: Reading
+    received: Reading
+
+
 @dataclass(frozen=True)
 class Clock:
-    """What the clock of rank `rank` has to do with the source's, by exchanges on the control path.
+    """What the clocks of rank `rank` have to do with the source's.
 
-    `exchanges` are the fastest of many, each ``(sent, theirs, received)``: the source's clock when
-    it asked, the other rank's when it answered, the source's when the answer came. The other clock
-    is ahead by ``theirs - (sent + received) / 2``, give or take half of the time in between
-    (Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989).
+    `exchanges` are the fastest of many on the control path. The other rank's clock is ahead of the
+    source's by ``theirs - (sent + received) / 2``, give or take half of the time in between
+    (Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989). They were made
+    before or after the session, or between its parts: before the first point and after each.
     """
 
-    when: Literal["before", "after"]
+    when: Literal["before", "between", "after"]
     rank: int
-    exchanges: tuple[tuple[int, int, int], ...]
+    exchanges: tuple[Exchange, ...]
     kind: Literal["clock"] = "clock"
 
 
@@ -476,7 +491,7 @@ def _parse(line: str, where: str) -> Record:
 @cache
 def _adapter(kind: type) -> TypeAdapter[Any]:
     """The validator of one kind, unknown fields refused."""
-    for part in (kind, Transfer, Datagrams, Health):
+    for part in (kind, Transfer, Datagrams, Health, Exchange):
         part.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
     return TypeAdapter(kind)
 

@@ -22,7 +22,17 @@ from paretopipe_worker import records, resume
 from paretopipe_worker.link.counters import CountersFile
 from paretopipe_worker.plan import Session
 from paretopipe_worker.probe import ROUND_TRIPS, TRANSFER_BYTES
-from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointEnd, Probe, Ready, Record
+from paretopipe_worker.records import (
+    Clock,
+    End,
+    Header,
+    Item,
+    PhaseEnd,
+    PointEnd,
+    Probe,
+    Ready,
+    Record,
+)
 from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 from tests.sessions import Lab, lab
 
@@ -235,6 +245,22 @@ def test_progress_has_a_line_per_point(measured: tuple[Lab, Session]) -> None:
         [sum(seconds[number:]) for number in range(1, len(seconds) + 1)], abs=0.1
     )
     assert all(line["latency_ms"] > 0 and line["images_per_s"] > 0 for line in lines)
+
+
+def test_clocks_are_compared_around_each_point(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    lines = written(made, session, "edge")
+    order = [getattr(line, "when", line.kind) for line in lines if line.kind in ("clock", "point")]
+    assert order == ["before", "between", *["point", "between"] * len(session.points), "after"]
+    begins = {item.point: item.ready_ns for item in reversed(of(Item, lines))}
+    compared = [clock.exchanges[0].received[0] for clock in of(Clock, lines)][1:-1]
+    for number, point in enumerate(session.points):
+        assert compared[number] < begins[point] < compared[number + 1]
+    # Both read one clock here.
+    for clock in of(Clock, lines):
+        for exchange in clock.exchanges:
+            assert exchange.sent[0] <= exchange.theirs[0] <= exchange.received[2]
+            assert exchange.sent[1] <= exchange.theirs[1] <= exchange.received[1]
 
 
 def test_a_finished_session_is_not_to_do(measured: tuple[Lab, Session]) -> None:
