@@ -268,7 +268,7 @@ def _host_columns(rank: int) -> Iterator[Column]:
         "Share by which the stretched computation took longer than asked for, since waits ended "
         f"late: sum over sum of the items, the worst leg, {legs}: rank {rank}. Above 0.02 the leg "
         "is disturbed.",
-        f"it is not stretched, or {IDLE}",
+        f"it is not stretched, its items take less than 0.1 ms of CPU time, or {IDLE}",
     )
 
 

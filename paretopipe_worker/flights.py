@@ -108,8 +108,8 @@ class Flights:
         )
         self.context.writer.write(item)
         if item.phase == self.phase:
-            self.watch.add(item.compute_ns, item.cpu_ns)
-            self.watch.stretched(flight.computed.asked_ns, item.overslept_ns)
+            asked_ns = flight.computed.asked_ns
+            self.watch.add(item.compute_ns, item.cpu_ns, asked_ns, item.overslept_ns)
         self.check.add(outputs, self.references[flight.tag.seq % len(self.inputs)])
         return item
 

@@ -133,8 +133,12 @@ class Follower:
                 leg.busy_ns.append(computed.computed_ns - computed.start_ns)
                 leg.start_ns = leg.start_ns or message.received_ns
                 leg.end_ns = sent_ns
-                leg.watch.add(computed.compute_ns, computed.cpu_ns)
-                leg.watch.stretched(computed.asked_ns, computed.overslept_ns)
+                leg.watch.add(
+                    computed.compute_ns,
+                    computed.cpu_ns,
+                    computed.asked_ns,
+                    computed.overslept_ns,
+                )
             writer.write(
                 Item(
                     point=leg.point.id,

@@ -28,7 +28,8 @@ MOST_OVERSLEPT = 0.02
 """Share of the stretched computation by which it may take longer than asked for."""
 
 _SHORTEST_NS = 100_000
-"""CPU time of an item below which wall time over it says nothing."""
+"""CPU time of an item below which wall time over it says nothing: what one hand-over between two
+threads takes is a large share of it."""
 
 _PAUSE_NS = 250_000_000
 _PAUSE_PER_COST = 1000
@@ -64,18 +65,20 @@ class Watch:
         self._begin_ns = time.perf_counter_ns()
         self._busy_ns, self._own_ns = self._sensors.busy_ns(), time.process_time_ns()
 
-    def add(self, wall_ns: int, cpu_ns: int) -> None:
-        """Count one item's computation: its wall time, without stretching, and its CPU time."""
+    def add(
+        self, wall_ns: int, cpu_ns: int, asked_ns: int = 0, overslept_ns: int | None = None
+    ) -> None:
+        """Count one item's computation: its wall time, without stretching, and its CPU time.
+
+        Where it was stretched, also how long it was to take and by how much it took longer.
+        """
         if cpu_ns >= _SHORTEST_NS:
             self._ratios.append(wall_ns / cpu_ns)
+            if overslept_ns is not None:
+                self._asked_ns += asked_ns
+                self._overslept_ns += overslept_ns
         if time.perf_counter_ns() >= self._next_ns:
             self._sample()
-
-    def stretched(self, asked_ns: int, overslept_ns: int | None) -> None:
-        """Count how long one item's computation was to take, and by how much it took longer."""
-        if overslept_ns is not None:
-            self._asked_ns += asked_ns
-            self._overslept_ns += overslept_ns
 
     def end(self) -> Health:
         """What was seen since the watch was made."""

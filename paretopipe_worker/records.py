@@ -186,7 +186,7 @@ class Health:
         Lowest and highest clock of the first GPU (NVML).
     overslept
         By what share of it the stretched computation took longer than asked for, since waits ended
-        late: sum over sum of the items. Null where nothing is stretched.
+        late: sum over sum of the items, but the shortest. Null where nothing is stretched.
     """
 
     wall_over_cpu: float | None = None

@@ -210,12 +210,13 @@ def test_a_thread_that_had_to_share_its_core_is_told() -> None:
 
 
 def test_how_late_stretching_ended_is_held_against_what_was_asked_for(host: FakeHost) -> None:
-    watch, bare = Watch(host.root), Watch(host.root)
+    watch, bare, short = (Watch(host.root) for _ in range(3))
     for overslept_ns in (0, 1_000, 149_000):
-        watch.stretched(1_000_000, overslept_ns)
-        bare.stretched(1_000_000, None)
+        watch.add(500_000, 500_000, 1_000_000, overslept_ns)
+        bare.add(500_000, 500_000, 500_000, None)
+        short.add(20_000, 20_000, 40_000, overslept_ns)
     assert watch.end().overslept == pytest.approx(0.05)
-    assert bare.end().overslept is None
+    assert bare.end().overslept is None and short.end().overslept is None
 
 
 @pytest.mark.parametrize(
