@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.clocks import ahead
 from analysis.cost_columns import ATTRIBUTION, TOLERANCE
 from analysis.phases import TRY as _TRY
 from paretopipe_worker.plan import Plan
@@ -234,17 +235,9 @@ def _ahead(
     if clocks is None:
         unknown = pd.Series(np.nan, index=rows.index).mask(source, 0.0)
         return pd.DataFrame({"ms": unknown, "bound_ms": unknown})
-    keys = ["session", "attempt", "rank"]
-    wanted = rows[keys[:2]].assign(rank=rank)
-    found = wanted.merge(clocks[clocks["clock_note"].isna()], on=keys, how="left")
-    found.index = rows.index
-    # Differences of whole numbers first: a double does not hold a clock's nanoseconds.
-    since = _ms(stamps_ns - found["theirs_ns"])
-    drift = found["clock_drift_ppm"] * 1e-6
-    ahead = _ms(found["theirs_ns"] - found["source_ns"]) + since * drift / (1 + drift)
-    return pd.DataFrame(
-        {"ms": ahead.mask(source, 0.0), "bound_ms": found["bound_ms"].mask(source, 0.0)}
-    )
+    found = ahead(rows, rank, stamps_ns, clocks)
+    found["bound_ms"] = found["bound_ms"].mask(source, 0.0)
+    return found[["ms", "bound_ms"]].where(found["clock_note"].isna())
 
 
 def _ms(ns: pd.Series) -> pd.Series:

@@ -1,36 +1,68 @@
-"""Clocks of the hosts, and the forward latency, which takes two of them.
+"""Clocks of the hosts: how far each is ahead of the source's, at any time of a session.
 
-Before and after a session the source exchanges messages with every other rank on the control path,
-which is never shaped. The fastest exchange shows how far the other clock is ahead, to within half
-of its time (Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989).
-Between both the other clock is taken to drift evenly, so that the error there is at most the larger
-of both ends'.
+Before and after a session and around each of its points the source exchanges messages with every
+other rank on the control path, which is never shaped. The fastest exchange shows how far the other
+clock is ahead, to within half of its time (Cristian, "Probabilistic clock synchronization",
+Distributed Computing 3, 1989). From one comparison to the next, a *piece*, the other clock is taken
+to go along a straight line. Between two values, each off by at most the error of its exchange, that
+line is off by at most the larger. What else it is off by is what the clock strayed from the line.
+
+For that, three things are looked at by themselves: ``CLOCK_MONOTONIC``, whose times the records
+have, against ``CLOCK_MONOTONIC_RAW``, on both hosts, since NTP slews the former; and both hosts'
+``CLOCK_MONOTONIC_RAW`` against each other, which only crystals drive. The lines of all three begin
+and end with the piece, so that the errors of them add up to that of both ``CLOCK_MONOTONIC``.
+
+Let a piece last T, and let the rate of one of the three change by d at a share x of it, until after
+its end. Then it strays from its line by ``d x (1 - x) T``, while the rate over the piece differs
+from that of the piece before by ``d (1 - x)``: T times that difference is no less. The same holds,
+with the piece after, for a change that ends in the piece. One that begins and ends in it moves the
+clock by T times the difference, and no clock strays farther than it was moved. So T times the
+larger difference to the rates beside is the bound of a piece with one slew; two that undo each
+other before the next comparison would not be seen. A difference that the errors of the comparisons
+explain says nothing, and crystals are taken to be as steady as they show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from analysis.column import UNMEASURED, Column, interval
 from analysis.load import CONTROLLER, Run
-from analysis.phases import TRY, active_ranks, together
-from paretopipe_worker.plan import Point
-from paretopipe_worker.spec import MIN_ITEMS
+from paretopipe_worker.records import Exchange, Reading
 
 MOST_DRIFT_PPM = 200.0
-"""Above this, and what the exchanges leave open, no crystal drifts: the clock was set."""
+"""Above this, and what the exchanges leave open, no two crystals drift apart."""
 
 MOST_STEP_S = 1.0
 """By how much a host's wall clock may move against its monotonic one during a session."""
 
-MOST_SHARE = 0.05
-"""Largest error of a forward latency that is still reported, as a share of it."""
+LEAST_COMPARISONS = 3
+"""Two pieces, of which each shows whether the other was steady."""
 
-_ENDS = ("before", "after")
+_KEYS = ["session", "attempt", "rank"]
+_SESSION = ("clock_offset_before_ms", "clock_offset_after_ms", "clock_drift_ppm")
+_PIECE = ("drift_ppm", "bound_ms", "strayed_ms")
+
+
+class _Knot(NamedTuple):
+    """What the clocks of two hosts showed at one moment: where two pieces meet.
+
+    `error_ns` is what the exchange leaves open of the offset, `read_ns` what reading two clocks of
+    one host does.
+    """
+
+    when: str
+    source_ns: int
+    source_raw_ns: int
+    theirs_ns: int
+    theirs_raw_ns: int
+    error_ns: float
+    read_ns: float
 
 
 def comparisons(run: Run) -> pd.DataFrame:
@@ -38,67 +70,195 @@ def comparisons(run: Run) -> pd.DataFrame:
 
     Returns
     -------
-    One row per session, attempt and rank other than 0: ``source_ns`` and ``theirs_ns``, which both
-    clocks showed at one moment before; ``clock_offset_before_ms``, ``clock_offset_after_ms``: how
-    far the rank's clock was ahead; ``clock_drift_ppm``; ``bound_ms``, the error of offsets in
-    between; ``clock_note``: why times of both must not be subtracted, null where they may.
+    One row per session, attempt, rank other than 0 and piece: ``source_ns`` and ``theirs_ns``,
+    which both clocks showed when it began; ``drift_ppm``, how much faster the rank's went in it;
+    ``bound_ms``, the error of offsets in it, of which ``strayed_ms`` is because the clocks may have
+    strayed from a straight line; ``clock_note``: why times of both must not be subtracted, null
+    where they may. The last piece of each has no end, and so such a note. On all rows of a rank
+    the same: ``clock_offset_before_ms``, ``clock_offset_after_ms``: how far the rank's clock was
+    ahead before and after the session; ``clock_drift_ppm`` in between.
     """
     steps = _steps(run)
-    taken = run.clocks[run.clocks["rank"] == 0]
-    found = {
-        (row["session"], row["attempt"], row["other"], row["when"]): _fastest(row["exchanges"])
-        for row in taken.to_dict("records")
-        if row["exchanges"]
-    }
+    found: dict[tuple[str, int, int], list[_Knot]] = {}
+    for row in run.clocks[run.clocks["rank"] == 0].to_dict("records"):
+        if row["exchanges"]:
+            knots = found.setdefault((row["session"], row["attempt"], row["other"]), [])
+            knots.append(_knot(row["when"], row["exchanges"]))
     stages = run.sessions[run.sessions["rank"] > 0]
     rows = []
-    for session, attempt, rank in stages[["session", "attempt", "rank"]].itertuples(index=False):
-        ends = [found.get((session, attempt, rank, when)) for when in _ENDS]
-        row = {"session": session, "attempt": attempt, "rank": rank} | _compared(*ends)
-        row["clock_note"] = row["clock_note"] or steps.get((session, attempt))
-        rows.append(row)
-    names = ["session", "attempt", "rank", *_compared(None, None)]
+    for key in stages[_KEYS].itertuples(index=False, name=None):
+        note = steps.get(key[:2])
+        for piece in _pieces(found.get(key, [])):
+            told = {"clock_note": piece["clock_note"] or note}
+            rows.append(dict(zip(_KEYS, key, strict=True)) | piece | told)
+    names = [*_KEYS, "source_ns", "theirs_ns", *_PIECE, *_SESSION, "clock_note"]
     return pd.DataFrame.from_records(rows, columns=names).astype(
-        dict.fromkeys(("source_ns", "theirs_ns"), "Int64")
-        | {name: "float64" for name in names if name.endswith(("_ms", "_ppm"))}
-        | {"clock_note": "str"}
+        dict.fromkeys(("attempt", "rank", "source_ns", "theirs_ns"), "int64")
+        | dict.fromkeys((*_PIECE, *_SESSION), "float64")
+        | dict.fromkeys(("session", "clock_note"), "str")
     )
 
 
-def _fastest(exchanges: list[tuple[int, int, int]]) -> tuple[int, int, float]:
-    """The source's clock, the other's at that moment, and the error, by the fastest exchange."""
-    sent, theirs, received = min(exchanges, key=lambda exchange: exchange[2] - exchange[0])
-    return (sent + received) // 2, theirs, (received - sent) / 2
+def ahead(
+    rows: pd.DataFrame, rank: pd.Series, stamps_ns: pd.Series, compared: pd.DataFrame
+) -> pd.DataFrame:
+    """How far a rank's clock was ahead of the source's at time stamps of its own.
+
+    Parameters
+    ----------
+    rows
+        Has the columns session and attempt.
+    rank, stamps_ns
+        Whose time stamp, and the stamp, for each of them.
+    compared
+        What :func:`comparisons` returns.
+
+    Returns
+    -------
+    Column ``ms``, 0 for the source, and those of `compared` for the piece in which the stamp is,
+    null where there is none.
+    """
+    wanted = rows[_KEYS[:2]].assign(
+        rank=rank.astype("Int64").fillna(-1),
+        stamp_ns=stamps_ns.astype("Int64").fillna(-1),
+        row=range(len(rows)),
+    )
+    wanted = wanted.astype(dict.fromkeys(("attempt", "rank", "stamp_ns"), "int64"))
+    found = pd.merge_asof(
+        wanted.astype({"session": "str"}).sort_values("stamp_ns"),
+        compared.sort_values("theirs_ns"),
+        left_on="stamp_ns",
+        right_on="theirs_ns",
+        by=_KEYS,
+    )
+    found = found.sort_values("row").set_axis(rows.index)
+    source = found["rank"] == 0
+    # Differences of whole numbers first: a double does not hold a clock's nanoseconds.
+    since_ns = (found["stamp_ns"] - found["theirs_ns"].astype("Int64")).astype("float64")
+    drift = found["drift_ppm"] * 1e-6
+    apart_ns = found["theirs_ns"].astype("Int64") - found["source_ns"].astype("Int64")
+    ahead_ns = apart_ns.astype("float64") + since_ns * drift / (1 + drift)
+    return found.assign(ms=(ahead_ns / 1e6).mask(source, 0.0)).drop(columns=[*_KEYS, "row"])
 
 
-def _compared(
-    before: tuple[int, int, float] | None, after: tuple[int, int, float] | None
-) -> dict[str, Any]:
-    """Offset and drift of one clock by what both ends of a session showed."""
-    row: dict[str, Any] = dict.fromkeys(("source_ns", "theirs_ns", *_MEASURED))
-    row["clock_note"] = None
-    ends = {"before": before, "after": after}
-    for when, end in ends.items():
-        if end is not None:
-            row[f"clock_offset_{when}_ms"] = (end[1] - end[0]) / 1e6
-    if before is None or after is None:
-        lacking = next(when for when in _ENDS if ends[when] is None)
-        return row | {"clock_note": f"the clocks were not compared {lacking} the session"}
-    elapsed_ns = after[0] - before[0]
-    moved_ns = (after[1] - before[1]) - elapsed_ns
-    row |= {"source_ns": before[0], "theirs_ns": before[1]}
-    row["clock_drift_ppm"] = 1e6 * moved_ns / elapsed_ns if elapsed_ns > 0 else np.nan
-    row["bound_ms"] = max(before[2], after[2]) / 1e6
-    allowed_ns = MOST_DRIFT_PPM * 1e-6 * elapsed_ns + before[2] + after[2]
-    if elapsed_ns <= 0 or abs(moved_ns) > allowed_ns:
-        row["clock_note"] = (
-            f"a clock was set: the offset changed by {moved_ns / 1e6:.3f} ms in "
-            f"{elapsed_ns / 1e9:.0f} s, drift allows {allowed_ns / 1e6:.3f}"
+def _knot(when: str, exchanges: Sequence[Exchange]) -> _Knot:
+    """What the fastest exchange shows."""
+    knots = []
+    for exchange in exchanges:
+        sent, theirs, received = exchange.sent, exchange.theirs, exchange.received
+        width_ns = [after - before for before, _, after in (sent, theirs, received)]
+        error_ns = (received[1] - sent[1] + max(width_ns[0], width_ns[2]) + width_ns[1]) / 2
+        knots.append(
+            _Knot(
+                when,
+                (_middle(sent) + _middle(received)) // 2,
+                (sent[1] + received[1]) // 2,
+                _middle(theirs),
+                theirs[1],
+                error_ns,
+                max(width_ns) / 2,
+            )
         )
+    return min(knots, key=lambda knot: knot.error_ns)
+
+
+def _middle(reading: Reading) -> int:
+    """What the first clock of a reading showed when the other was read."""
+    return (reading[0] + reading[2]) // 2
+
+
+def _pieces(knots: list[_Knot]) -> list[dict[str, Any]]:
+    """From each comparison to the next, in order; before the first and from the last on as well."""
+    pieces = [_open(0, 0, "the clocks were not compared before the point")]
+    if any(
+        later.source_ns <= knot.source_ns
+        or later.source_raw_ns <= knot.source_raw_ns
+        or later.theirs_ns <= knot.theirs_ns
+        for knot, later in itertools.pairwise(knots)
+    ):
+        # It cannot be told in which piece a time is.
+        pieces = [_open(0, 0, "a clock was set: it went backwards between two comparisons")]
+    elif knots:
+        lacking = "the clocks were not compared after the point"
+        pieces += [*_closed(knots), _open(knots[-1].source_ns, knots[-1].theirs_ns, lacking)]
+    return [piece | _over_session(knots) for piece in pieces]
+
+
+def _open(source_ns: int, theirs_ns: int, note: str) -> dict[str, Any]:
+    """A piece of which it is not known how far the clocks are apart in it."""
+    begin = {"source_ns": source_ns, "theirs_ns": theirs_ns, "clock_note": note}
+    return dict.fromkeys(_PIECE) | begin
+
+
+def _over_session(knots: list[_Knot]) -> dict[str, float | None]:
+    """Offsets before and after a session, and the drift from one to the other."""
+    ends = {knot.when: knot for knot in knots if knot.when in ("before", "after")}
+    row: dict[str, float | None] = dict.fromkeys(_SESSION)
+    for when, knot in ends.items():
+        row[f"clock_offset_{when}_ms"] = (knot.theirs_ns - knot.source_ns) / 1e6
+    if len(ends) == 2:
+        elapsed_ns = ends["after"].source_ns - ends["before"].source_ns
+        theirs_ns = ends["after"].theirs_ns - ends["before"].theirs_ns
+        row["clock_drift_ppm"] = 1e6 * (theirs_ns - elapsed_ns) / elapsed_ns
     return row
 
 
-_MEASURED = ("clock_offset_before_ms", "clock_offset_after_ms", "clock_drift_ppm", "bound_ms")
+def _closed(knots: list[_Knot]) -> Iterator[dict[str, Any]]:
+    """The pieces between comparisons."""
+    lasted = np.diff([float(knot.source_raw_ns - knots[0].source_raw_ns) for knot in knots])
+    error = np.array([knot.error_ns for knot in knots])
+    read = np.array([knot.read_ns for knot in knots])
+    between_hosts = np.diff(_since([knot.theirs_raw_ns - knot.source_raw_ns for knot in knots]))
+    source = np.diff(_since([knot.source_ns - knot.source_raw_ns for knot in knots]))
+    theirs = np.diff(_since([knot.theirs_ns - knot.theirs_raw_ns for knot in knots]))
+    strayed = _strayed(lasted, between_hosts, error)
+    strayed += _strayed(lasted, source, read) + _strayed(lasted, theirs, read)
+    for number, (knot, later) in enumerate(itertools.pairwise(knots)):
+        elapsed_ns = later.source_ns - knot.source_ns
+        moved_ns, allowed_ns = float(between_hosts[number]), knot.error_ns + later.error_ns
+        allowed_ns += MOST_DRIFT_PPM * 1e-6 * float(lasted[number])
+        note = None
+        if abs(moved_ns) > allowed_ns:
+            note = (
+                f"a clock was set: the offset changed by {moved_ns / 1e6:.3f} ms in "
+                f"{elapsed_ns / 1e9:.0f} s, drift allows {allowed_ns / 1e6:.3f}"
+            )
+        elif len(knots) < LEAST_COMPARISONS:
+            note = f"the clocks were compared {len(knots)} times, {LEAST_COMPARISONS} are needed"
+        yield {
+            "source_ns": knot.source_ns,
+            "theirs_ns": knot.theirs_ns,
+            "drift_ppm": 1e6 * ((later.theirs_ns - knot.theirs_ns) / elapsed_ns - 1),
+            "bound_ms": (max(knot.error_ns, later.error_ns) + strayed[number]) / 1e6,
+            "strayed_ms": strayed[number] / 1e6,
+            "clock_note": note,
+        }
+
+
+def _since(offsets_ns: list[int]) -> npt.NDArray[np.float64]:
+    """How far offsets moved since the first; a double does not hold a clock's nanoseconds."""
+    return np.array([offset - offsets_ns[0] for offset in offsets_ns], np.float64)
+
+
+def _strayed(
+    lasted: npt.NDArray[np.float64],
+    moved: npt.NDArray[np.float64],
+    error: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """How far a clock may have strayed from a straight line in each piece.
+
+    Parameters
+    ----------
+    lasted, moved
+        How long each piece was, and how far the clock moved against another in it.
+    error
+        What is left open of where it was, at each comparison.
+    """
+    rate, left_open = moved / lasted, (error[:-1] + error[1:]) / lasted
+    changed = np.abs(np.diff(rate)) - left_open[:-1] - left_open[1:]
+    changed = np.maximum(0.0, changed)
+    beside: npt.NDArray[np.float64] = np.maximum(np.r_[0.0, changed], np.r_[changed, 0.0])
+    return lasted * beside
 
 
 def _steps(run: Run) -> dict[tuple[str, int], str]:
@@ -112,104 +272,3 @@ def _steps(run: Run) -> dict[tuple[str, int], str]:
         key = row["session"], row["attempt"]
         said[key] = f"{said[key]}, {text}" if key in said else text
     return said
-
-
-def forward(items: pd.DataFrame, compared: pd.DataFrame, points: tuple[Point, ...]) -> pd.DataFrame:
-    """Forward latency of each try: from input ready at the source to output computed at the sink.
-
-    Parameters
-    ----------
-    items
-        Items of the latency legs that count, of all ranks.
-    compared
-        The clocks, see :func:`comparisons`.
-    points
-        The plan's points: the last rank with a part in a point is its sink.
-    """
-    sinks = items["point"].map({point.id: active_ranks(point)[-1] for point in points})
-    pair = [*TRY, "leg", "seq"]
-    source = items.loc[items["rank"] == 0, [*pair, "ready_ns"]]
-    sink = items.loc[items["rank"] == sinks, [*pair, "rank", "computed_ns"]]
-    both = source.merge(sink, on=pair)
-    both = both.merge(compared, on=["session", "attempt", "rank"], how="left")
-    alone = both["rank"] == 0
-    # Differences of whole numbers first: a double does not hold a clock's nanoseconds.
-    since_ns = (both["computed_ns"] - both["theirs_ns"]).astype("float64")
-    ahead_ns = (both["source_ns"] - both["ready_ns"]).astype("float64")
-    two_ns = ahead_ns + since_ns / (1 + both["clock_drift_ppm"] * 1e-6)
-    one_ns = (both["computed_ns"] - both["ready_ns"]).astype("float64")
-    both["ms"] = two_ns.where(~alone, one_ns) / 1e6
-    groups = both.groupby(TRY)
-    table = pd.DataFrame(
-        {"items": groups.size(), "forward_latency_median_ms": groups["ms"].median()}
-    )
-    table = table.join(groups[[*_MEASURED, "clock_note"]].first()).reset_index()
-    return _judged(table).rename(columns={"bound_ms": "forward_latency_bound_ms"})
-
-
-def _judged(table: pd.DataFrame) -> pd.DataFrame:
-    """Take away what the clocks do not bear, and say why."""
-    median, bound = table["forward_latency_median_ms"], table["bound_ms"]
-    wide = (bound > MOST_SHARE * median) & table["clock_note"].isna()
-    texts = [
-        f"the clocks' error of {error:.3f} ms is more than {MOST_SHARE:.0%} of {value:.3f} ms"
-        for error, value in zip(bound, median, strict=True)
-    ]
-    notes = table["clock_note"].astype("object").mask(wide, pd.Series(texts, index=table.index))
-    known = notes.isna() & (table["items"] >= MIN_ITEMS)
-    return table.assign(
-        forward_latency_median_ms=median.where(known), clock_note=notes.astype("str")
-    ).drop(columns="items")
-
-
-def columns() -> Iterator[Column]:
-    """Columns of forward latency and clocks."""
-    single = "one rank does all, which takes no second clock"
-    yield Column(
-        "forward_latency_median_ms",
-        "ms",
-        "Latency without the way back, from input ready at the source to output computed at the "
-        "sink, one item in flight: median of the items, then the mean over replicates. It takes "
-        "the clocks of two hosts.",
-        "`clock_note` says why, or no replicate was measured",
-        front=True,
-    )
-    yield from interval("forward_latency_median_{}_ms", "ms", "`forward_latency_median_ms`")
-    yield Column(
-        "forward_latency_bound_ms",
-        "ms",
-        "Largest error of that which the clocks leave open, worst over replicates: half of the "
-        "time of the fastest exchange, before or after the session.",
-        f"{single}, or clocks were not compared before and after",
-        front=True,
-    )
-    for when in _ENDS:
-        yield Column(
-            f"clock_offset_{when}_ms",
-            "ms",
-            f"How far the sink's clock was ahead of the source's {when} the session, mean over "
-            "replicates.",
-            f"{single}, or it was not compared",
-        )
-    yield Column(
-        "clock_drift_ppm",
-        "ppm",
-        "By how much the sink's clock went faster than the source's, mean over replicates.",
-        f"{single}, or clocks were not compared before and after",
-    )
-    yield Column(
-        "clock_note",
-        "",
-        "Why a replicate has no forward latency: clocks were not compared before and after the "
-        f"session; the offset moved by more than {MOST_DRIFT_PPM:g} ppm and both errors; a host's "
-        f"wall clock was set by more than {MOST_STEP_S:g} s; or the error is more than "
-        f"{MOST_SHARE:.0%} of the latency.",
-        f"nothing was in the way, or {UNMEASURED}",
-    )
-
-
-OVER_REPLICATES: dict[str, tuple[Any, str]] = {
-    "forward_latency_bound_ms": ("max", "float64"),
-    "clock_note": (together, "str"),
-}
-"""How replicates become one figure of a point, and its dtype; what is not named is their mean."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis import clocks, cost_columns, load_curve, phases, segments
+from analysis import cost_columns, forward, load_curve, phases, segments
 from analysis.column import IDLE, STAGES, WHOLE, Column, interval, percentiles, table
 from analysis.column import UNMEASURED as _UNMEASURED
 from analysis.completions import LITTLE_OFF
@@ -206,7 +206,8 @@ def _stages() -> Iterator[Column]:
         yield Column(
             f"stage{rank}_device_emulated",
             "",
-            f"Factor by which rank {rank}'s computation was stretched; 1 for none.",
+            f"Factor by which rank {rank}'s computation was stretched: its CPU time where it "
+            "computes with one thread, its wall time where with several; 1 for none.",
         )
     yield Column(
         "device_emulated",
@@ -341,7 +342,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Whether it was": tuple(_outcome()),
     "Latency": tuple(_latency()),
     "Throughput and phases": tuple(_throughput()),
-    "Forward latency and clocks": tuple(clocks.columns()),
+    "Forward latency and clocks": tuple(forward.columns()),
     "Stages": tuple(_stages()),
     "Where the response latency went": cost_columns.TOTALS,
     "Warm-up, window and hosts": tuple(phases.columns()),

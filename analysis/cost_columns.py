@@ -87,7 +87,8 @@ ATTRIBUTION = (
         "ms",
         "That time in the latency phase: mean of the middle half of the items by latency, then the "
         "mean over replicates.",
-        "a time stamp is missing; of kind `wire`, the clocks were not compared",
+        "a time stamp is missing; of kind `wire`, the clocks were not compared before and after "
+        "the point, or one was set",
     ),
     Column(
         "loaded_ms",
@@ -101,7 +102,7 @@ ATTRIBUTION = (
         "ms",
         "Of kind `wire`, whose two ends have clocks of their own: the most by which the clocks' "
         "offset can be off, mean over replicates. In the sum of all wires of an item it cancels.",
-        "another kind, or the clocks were not compared",
+        "another kind, or as `ms`",
     ),
 )
 

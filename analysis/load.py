@@ -28,7 +28,7 @@ _DTYPES = {
     "tuple[float, ...]": "object",
     "tuple[Transfer, ...]": "object",
     "Datagrams | None": "object",
-    "tuple[tuple[int, int, int], ...]": "object",
+    "tuple[Exchange, ...]": "object",
     "Health | None": "object",
     "tuple[str, ...]": "object",
 }

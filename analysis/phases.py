@@ -165,6 +165,7 @@ def _seen(health: Health | None) -> dict[str, Any]:
         "throttled": None if health.throttled is None else ", ".join(health.throttled) or "no",
         "swapped_pages": health.swapped_pages,
         "peak_rss_bytes": health.peak_rss_bytes,
+        "overslept": health.overslept,
     }
 
 
@@ -198,6 +199,7 @@ _HEALTH: dict[str, Any] = {
     "throttled": throttled,
     "swapped_pages": _sum,
     "peak_rss_bytes": _most,
+    "overslept": _most,
 }
 
 
@@ -260,6 +262,14 @@ def _host_columns(rank: int) -> Iterator[Column]:
         ("peak_rss_bytes", "bytes", "Peak resident memory of the stage's process"),
     ):
         yield Column(f"{start}{name}", unit, f"{meaning}, {legs}: rank {rank}.", untold)
+    yield Column(
+        f"{start}overslept",
+        "",
+        "Share by which the stretched computation took longer than asked for, since waits ended "
+        f"late: sum over sum of the items, the worst leg, {legs}: rank {rank}. Above 0.02 the leg "
+        "is disturbed.",
+        f"it is not stretched, its items take less than 0.1 ms of CPU time, or {IDLE}",
+    )
 
 
 OVER_REPLICATES: dict[str, tuple[Any, str]] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import clocks, front, phases
+from analysis import forward, front, phases
 from analysis.certificate import asked_of
 from analysis.column import STAGES
 from analysis.columns import POINTS
@@ -30,7 +30,7 @@ _OVER_REPLICATES: dict[str, tuple[Any, str]] = {
     "link_certificate": (together, "str"),
     "throughput_note": (together, "str"),
     **phases.OVER_REPLICATES,
-    **clocks.OVER_REPLICATES,
+    **forward.OVER_REPLICATES,
 }
 """How replicates become one figure of a point, and its dtype; what is not named is their mean."""
 

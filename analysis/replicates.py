@@ -13,8 +13,9 @@ from scipy import stats
 from analysis import completions
 from analysis.attribution import totals
 from analysis.certificate import certificates
-from analysis.clocks import comparisons, forward
+from analysis.clocks import comparisons
 from analysis.column import PERCENTILE_CONFIDENCE, PERCENTILE_ITEMS, STAGES
+from analysis.forward import forward
 from analysis.load import CONTROLLER, Run
 from analysis.phases import TRY as _TRY
 from analysis.phases import (

@@ -3,44 +3,71 @@
 That channel is never shaped. Of many exchanges the fastest are kept: half of their time bounds the
 error of the offset they show (Cristian, "Probabilistic clock synchronization", Distributed
 Computing 3, 1989).
+
+All times of items are of ``CLOCK_MONOTONIC``, whose rate NTP changes as it likes. So each end reads
+with it ``CLOCK_MONOTONIC_RAW``, which only its crystal drives: what a clock was slewed by from one
+comparison to the next then shows, whatever the exchanges leave open.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from paretopipe_worker.control import Channel, ControlError
-from paretopipe_worker.records import Clock
+from paretopipe_worker.records import Clock, Exchange, Reading
+
+When: TypeAlias = Literal["before", "between", "after"]
 
 COMMAND = "clock"
-EXCHANGES, KEPT = 100, 8
+EXCHANGES: dict[When, int] = {"before": 100, "between": 20, "after": 100}
+KEPT = 8
 
 _PATIENCE_S = 10.0
 
 
-def compare(when: Literal["before", "after"], rank: int, channel: Channel) -> Clock:
-    """Compare this clock with that of another rank, as rank 0.
+def compare(when: When, rank: int, channel: Channel) -> Clock:
+    """Compare this host's clocks with those of another rank, as rank 0.
 
     Raises
     ------
     ControlError
-        When the rank is lost, or answers with no time.
+        When the rank is lost, or answers with no times.
     """
     exchanges = []
-    for _ in range(EXCHANGES):
-        sent = time.perf_counter_ns()
+    for _ in range(EXCHANGES[when]):
+        sent = read()
         channel.send({"do": COMMAND})
-        theirs = channel.receive(_PATIENCE_S).get("ns")
-        received = time.perf_counter_ns()
-        if type(theirs) is not int or not 0 <= theirs < 1 << 63:
-            raise ControlError(f"{channel.peer}: sent {theirs!r} as the time of its clock")
-        exchanges.append((sent, theirs, received))
-    fastest = sorted(exchanges, key=lambda exchange: exchange[2] - exchange[0])[:KEPT]
-    return Clock(when, rank, tuple(sorted(fastest)))
+        answer = channel.receive(_PATIENCE_S)
+        received = read()
+        exchanges.append(Exchange(sent, _reading(answer, channel.peer), received))
+    return Clock(when, rank, tuple(sorted(exchanges, key=_took_ns)[:KEPT]))
 
 
 def answer(channel: Channel) -> None:
     """Tell rank 0 the time, as another rank."""
-    message: dict[str, Any] = {"ns": time.perf_counter_ns()}
+    message: dict[str, Any] = {"reading": read()}
     channel.send(message)
+
+
+def read() -> Reading:
+    """Read both clocks of this host, as closely together as can be."""
+    before_ns = time.perf_counter_ns()
+    raw_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+    return before_ns, raw_ns, time.perf_counter_ns()
+
+
+def _took_ns(exchange: Exchange) -> int:
+    """How long an exchange took, reading the clocks included."""
+    return exchange.received[2] - exchange.sent[0]
+
+
+def _reading(message: dict[str, Any], peer: str) -> Reading:
+    """The times in an answer: it comes from another host."""
+    match message.get("reading"):
+        case [int(before), int(raw), int(after)] if all(
+            0 <= ns < 1 << 63 for ns in (before, raw, after)
+        ):
+            return before, raw, after
+        case other:
+            raise ControlError(f"{peer}: sent {other!r} as the times of its clocks")

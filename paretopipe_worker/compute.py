@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from paretopipe_worker.partition import Stage
+from paretopipe_worker.timers import wait_until
 
 
 class Computed(NamedTuple):
@@ -15,6 +16,7 @@ class Computed(NamedTuple):
 
     `compute_ns` is wall time without stretching; `cpu_ns` the CPU time of the computing thread, so
     a gap between the two is a thread that had to wait for a core (with one thread per stage).
+    `overslept_ns` is by how much stretching ended late; None where nothing was stretched.
     """
 
     tensors: tuple[torch.Tensor, ...]
@@ -22,23 +24,33 @@ class Computed(NamedTuple):
     computed_ns: int
     compute_ns: int
     cpu_ns: int
+    overslept_ns: int | None = None
+
+    @property
+    def asked_ns(self) -> int:
+        """How long it was to take, stretching included."""
+        return self.computed_ns - self.start_ns - (self.overslept_ns or 0)
 
 
 def compute(stage: Stage | None, inputs: tuple[torch.Tensor, ...], stretch: float) -> Computed:
     """Run `stage` on `inputs`, then wait until its time has been stretched by the factor.
 
-    Without a stage the inputs are passed on: the rank has no part in this split.
+    A slower device takes longer for what it computes, not for what the stage waited while others
+    had its core. So of one thread the CPU time is stretched; of several, of which only one tells
+    its CPU time, the wall time. Without a stage the inputs are passed on: the rank has no part in
+    this split.
     """
     cpu_ns = time.thread_time_ns()
     start_ns = time.perf_counter_ns()
     tensors: tuple[torch.Tensor, ...] = stage(*inputs) if stage else inputs
     computed_ns = time.perf_counter_ns()
     cpu_ns = time.thread_time_ns() - cpu_ns
-    compute_ns = computed_ns - start_ns
+    compute_ns, overslept_ns = computed_ns - start_ns, None
     if stage and stretch > 1:
-        # A slower device is busy for longer; waiting leaves the core to the other stages, which
-        # run on devices of their own.
-        wait_ns = start_ns + round(compute_ns * stretch) - computed_ns
-        time.sleep(wait_ns / 1e9)
-        computed_ns = time.perf_counter_ns()
-    return Computed(tensors, start_ns, computed_ns, compute_ns, cpu_ns)
+        # Reading the clocks takes CPU time too, which is not the stage's.
+        own_ns = min(cpu_ns, compute_ns) if torch.get_num_threads() == 1 else compute_ns
+        due_ns = computed_ns + round((stretch - 1) * own_ns)
+        # Waiting leaves the core to the other stages, which run on devices of their own.
+        computed_ns = wait_until(due_ns)
+        overslept_ns = computed_ns - due_ns
+    return Computed(tensors, start_ns, computed_ns, compute_ns, cpu_ns, overslept_ns)

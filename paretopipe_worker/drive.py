@@ -13,6 +13,7 @@ from paretopipe_worker.control import ControlError, Message
 from paretopipe_worker.flights import Flight, Flights
 from paretopipe_worker.records import Item
 from paretopipe_worker.spec import PhaseSpec
+from paretopipe_worker.timers import wait_until
 from paretopipe_worker.warmup import Warmup
 
 EndedBy = Literal["minimum", "maximum"]
@@ -148,7 +149,7 @@ def arriving(flights: Flights, result: LegResult, arrivals_ns: Sequence[int]) ->
         if max(offset_ns, now_ns) > limit_ns and number > result.warmup_items:
             ended = "maximum"
             break
-        time.sleep(max(0, offset_ns - now_ns) / 1e9)
+        wait_until(begin_ns + offset_ns)
         warming = number < result.warmup_items
         flying.append(flights.launch(warmup=warming, arrived_ns=begin_ns + offset_ns))
     while flying:

@@ -77,6 +77,7 @@ class Host:
         Threads of one stage's computation; null for torch's default.
     device_emulated
         Factor by which computing time is stretched, so that one machine can play two; 1 for none.
+        With one thread that is CPU time: what others of the host took is not stretched.
     speed_hint
         How many times slower than the controller the host is thought to be. It is used only to
         predict how long a sweep takes.

@@ -104,10 +104,12 @@ class Flights:
             packed_ns=flight.packed_ns,
             departed_ns=departed_ns,
             segment=self.context.segment(flight.position, flight.ready_ns),
+            overslept_ns=flight.computed.overslept_ns,
         )
         self.context.writer.write(item)
         if item.phase == self.phase:
-            self.watch.add(item.compute_ns, item.cpu_ns)
+            asked_ns = flight.computed.asked_ns
+            self.watch.add(item.compute_ns, item.cpu_ns, asked_ns, item.overslept_ns)
         self.check.add(outputs, self.references[flight.tag.seq % len(self.inputs)])
         return item
 

@@ -134,7 +134,12 @@ class Follower:
                 leg.busy_ns.append(computed.computed_ns - computed.start_ns)
                 leg.start_ns = leg.start_ns or message.received_ns
                 leg.end_ns = sent_ns
-                leg.watch.add(computed.compute_ns, computed.cpu_ns)
+                leg.watch.add(
+                    computed.compute_ns,
+                    computed.cpu_ns,
+                    computed.asked_ns,
+                    computed.overslept_ns,
+                )
             writer.write(
                 Item(
                     point=leg.point.id,
@@ -149,6 +154,7 @@ class Follower:
                     leg=leg.number,
                     packed_ns=packed_ns,
                     departed_ns=message.departed_ns,
+                    overslept_ns=computed.overslept_ns,
                 )
             )
         self._ran = leg

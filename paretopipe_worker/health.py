@@ -25,8 +25,12 @@ highest."""
 MOST_SWAPPED_PAGES = 256
 """Pages swapped that still may be somebody's who sleeps."""
 
+MOST_OVERSLEPT = 0.02
+"""Share of the stretched computation by which it may take longer than asked for."""
+
 _SHORTEST_NS = 100_000
-"""CPU time of an item below which wall time over it says nothing."""
+"""CPU time of an item below which wall time over it says nothing: what one hand-over between two
+threads takes is a large share of it."""
 
 _PAUSE_NS = 250_000_000
 _PAUSE_PER_COST = 1000
@@ -55,6 +59,7 @@ class Watch:
         self._sensors = sensors(root)
         self._by_sums = by_sums
         self._computed_ns: list[tuple[int, int]] = []
+        self._asked_ns = self._overslept_ns = 0
         self._cpu_mhz: list[CoreClock] = []
         self._gpu_mhz: list[float] = []
         self._temperatures_c: list[float] = []
@@ -66,10 +71,18 @@ class Watch:
         self._begin_ns = time.perf_counter_ns()
         self._busy_ns, self._own_ns = self._sensors.busy_ns(), time.process_time_ns()
 
-    def add(self, wall_ns: int, cpu_ns: int) -> None:
-        """Count one item's computation: its wall time, without stretching, and its CPU time."""
+    def add(
+        self, wall_ns: int, cpu_ns: int, asked_ns: int = 0, overslept_ns: int | None = None
+    ) -> None:
+        """Count one item's computation: its wall time, without stretching, and its CPU time.
+
+        Where it was stretched, also how long it was to take and by how much it took longer.
+        """
         if cpu_ns >= _SHORTEST_NS:
             self._computed_ns.append((wall_ns, cpu_ns))
+            if overslept_ns is not None:
+                self._asked_ns += asked_ns
+                self._overslept_ns += overslept_ns
         if time.perf_counter_ns() >= self._next_ns:
             self._sample()
 
@@ -94,6 +107,7 @@ class Watch:
             swapped_pages=swapped_pages,
             peak_rss_bytes=self._sensors.peak_rss_bytes() if self._peak_is_ours else None,
             gpu_mhz=(min(gpu), max(gpu)) if gpu else None,
+            overslept=self._overslept_ns / self._asked_ns if self._asked_ns else None,
         )
 
     def _wall_over_cpu(self) -> float | None:
@@ -162,6 +176,11 @@ def disturbances(health: Health, threads: int, cores: int | None = None) -> tupl
             )
     if health.throttled:
         found.append(f"the firmware intervened: {', '.join(health.throttled)}")
+    if health.overslept is not None and health.overslept > MOST_OVERSLEPT:
+        found.append(
+            f"stretching took {health.overslept:.1%} longer than asked for "
+            f"({MOST_OVERSLEPT:.0%} allowed): its waits ended late"
+        )
     if health.swapped_pages is not None and health.swapped_pages > MOST_SWAPPED_PAGES:
         found.append(f"the host swapped {health.swapped_pages} pages")
     return tuple(found)

@@ -18,7 +18,8 @@ Format history
     a phase tells how its warm-up ended, the host's health meanwhile, and what disturbed it. The
     source records what the clocks of the hosts have to do with one another.
 4
-    A header tells by digests whose records it begins.
+    A header tells by digests whose records it begins. An item tells how late its stretching ended.
+    Clocks are compared between points too, by times that tell how each is corrected.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -129,6 +130,9 @@ class Item:
     segment
         On the source: segment of the link's trace that was in force from `ready_ns` to `done_ns`;
         null where the link has none, or it changed meanwhile.
+    overslept_ns
+        How much later than asked for `computed_ns` is, because the wait that stretches the
+        computation ended late; null where nothing is stretched.
     """
 
     point: str
@@ -146,6 +150,7 @@ class Item:
     packed_ns: int | None = None
     departed_ns: int | None = None
     segment: int | None = None
+    overslept_ns: int | None = None
     kind: Literal["item"] = "item"
 
 
@@ -182,6 +187,9 @@ class Health:
         count anew.
     gpu_mhz
         Lowest and highest clock of the first GPU (NVML).
+    overslept
+        By what share of it the stretched computation took longer than asked for, since waits ended
+        late: sum over sum of the items, but the shortest. Null where nothing is stretched.
     """
 
     wall_over_cpu: float | None = None
@@ -194,6 +202,7 @@ class Health:
     swapped_pages: int | None = None
     peak_rss_bytes: int | None = None
     gpu_mhz: tuple[float, float] | None = None
+    overslept: float | None = None
 
 
 @dataclass(frozen=True)
@@ -332,19 +341,33 @@ class Probe:
     kind: Literal["probe"] = "probe"
 
 
+Reading: TypeAlias = tuple[int, int, int]
+"""Times of one host, read one right after the other: of ``CLOCK_MONOTONIC``, which is that of all
+records and which NTP slews; of ``CLOCK_MONOTONIC_RAW``, which nothing corrects; of the first."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question and its answer: the source's clocks, the other rank's, the source's again."""
+
+    sent: Reading
+    theirs: Reading
+    received: Reading
+
+
 @dataclass(frozen=True)
 class Clock:
-    """What the clock of rank `rank` has to do with the source's, by exchanges on the control path.
+    """What the clocks of rank `rank` have to do with the source's.
 
-    `exchanges` are the fastest of many, each ``(sent, theirs, received)``: the source's clock when
-    it asked, the other rank's when it answered, the source's when the answer came. The other clock
-    is ahead by ``theirs - (sent + received) / 2``, give or take half of the time in between
-    (Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989).
+    `exchanges` are the fastest of many on the control path. The other rank's clock is ahead of the
+    source's by ``theirs - (sent + received) / 2``, give or take half of the time in between
+    (Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989). They were made
+    before or after the session, or between its parts: before the first point and after each.
     """
 
-    when: Literal["before", "after"]
+    when: Literal["before", "between", "after"]
     rank: int
-    exchanges: tuple[tuple[int, int, int], ...]
+    exchanges: tuple[Exchange, ...]
     kind: Literal["clock"] = "clock"
 
 
@@ -472,7 +495,7 @@ def _parse(line: str, where: str) -> Record:
 @cache
 def _adapter(kind: type) -> TypeAdapter[Any]:
     """The validator of one kind, unknown fields refused."""
-    for part in (kind, Transfer, Datagrams, Health):
+    for part in (kind, Transfer, Datagrams, Health, Exchange):
         part.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
     return TypeAdapter(kind)
 

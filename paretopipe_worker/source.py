@@ -33,6 +33,8 @@ class Source:
     def run(self) -> None:
         """Measure clocks and path, each point, path and clocks again; send the others home.
 
+        Clocks are compared around each point too: what is in between is known best.
+
         Raises
         ------
         TransportError, ControlError
@@ -40,13 +42,15 @@ class Source:
         """
         self._clocks("before")
         self._probe("before")
+        self._clocks("between")
         for number, point_id in enumerate(self.context.session.points, start=1):
             self.measure(self.context.plan.point(point_id), number)
+            self._clocks("between")
         self._probe("after")
         self._clocks("after")
         self.dismiss()
 
-    def _clocks(self, when: Literal["before", "after"]) -> None:
+    def _clocks(self, when: clocks.When) -> None:
         """Compare and record the clocks of the other ranks with this one."""
         with self.context.shares.kind("clock"):
             for rank, channel in enumerate(self.channels, start=1):

@@ -13,7 +13,7 @@ from types import FrameType
 
 import torch
 
-from paretopipe_worker import facts
+from paretopipe_worker import facts, timers
 from paretopipe_worker import plan as plans
 from paretopipe_worker.context import Shares
 from paretopipe_worker.control import ControlError
@@ -70,6 +70,8 @@ def run(options: Options) -> int:
     host = plan.host(options.host)
     if host.threads is not None:
         torch.set_num_threads(host.threads)
+    if host.device_emulated > 1:
+        timers.be_exact()
     reason: str | None = f"{options.host}: ended unexpectedly"
     wall_clock_ns = time.time_ns() - time.perf_counter_ns()
     with Writer(options.records) as writer:

@@ -152,7 +152,7 @@ def test_what_a_host_does_not_tell_is_null(tmp_path: Path) -> None:
     table = measure(fake)
     names = [name for name in table.columns if name.startswith("stage0_") and "stage1_" not in name]
     untold = [name for name in names if not name.endswith(("_ms", "_over_cpu", "_emulated"))]
-    assert len(untold) == 7 and table[untold].isna().all(axis=None)
+    assert len(untold) == 8 and table[untold].isna().all(axis=None)
     # Nor does a host that has no part.
     assert pd.isna(table.loc["@first", "stage1_governor"])
     assert np.isnan(table.loc["@first", "stage1_cpu_mhz_min"])

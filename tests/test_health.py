@@ -234,6 +234,16 @@ def test_a_thread_that_had_to_share_its_core_is_told() -> None:
 TWO_KINDS = {"0 1 2 3": (1800.0, 1800.0), "4 5": (2400.0, 2400.0)}
 
 
+def test_how_late_stretching_ended_is_held_against_what_was_asked_for(host: FakeHost) -> None:
+    watch, bare, short = (Watch(host.root) for _ in range(3))
+    for overslept_ns in (0, 1_000, 149_000):
+        watch.add(500_000, 500_000, 1_000_000, overslept_ns)
+        bare.add(500_000, 500_000, 500_000, None)
+        short.add(20_000, 20_000, 40_000, overslept_ns)
+    assert watch.end().overslept == pytest.approx(0.05)
+    assert bare.end().overslept is None and short.end().overslept is None
+
+
 @pytest.mark.parametrize(
     ("health", "threads", "said"),
     [
@@ -252,6 +262,9 @@ TWO_KINDS = {"0 1 2 3": (1800.0, 1800.0), "4 5": (2400.0, 2400.0)}
         (Health(throttled=("hot",)), 4, "the firmware intervened: hot"),
         (Health(throttled=()), 4, None),
         (Health(swapped_pages=256), 4, None),
+        (Health(overslept=0.03), 1, "stretching took 3.0% longer than asked for"),
+        (Health(overslept=0.03), 4, "stretching took 3.0% longer than asked for"),
+        (Health(overslept=0.01), 1, None),
         (Health(temperature_c=95.0), 4, None),  # throttling tells whether it mattered
     ],
 )

@@ -19,7 +19,15 @@ MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
 TRANSPORT = {"agreement", "backends", "cuts", "transport"} | {
     f"transport.{name}" for name in ("handshake", "ring", "sockets", "group", "tcp", "rpc", "gloo")
 }
-DEVICE = {"lease", "daemons", "supervise", "governor", "link.conditions", "link.traces"} | {
+DEVICE = {
+    "lease",
+    "daemons",
+    "supervise",
+    "governor",
+    "timers",
+    "link.conditions",
+    "link.traces",
+} | {
     f"link.{name}"
     for name in (
         *("command", "shaping", "goal", "keeper", "relay", "counters", "stepper", "replay"),
@@ -49,7 +57,7 @@ MAY_IMPORT = {
     "machine": {"sensors"},
     "facts": {"machine", "supervise"},
     "segments": {"control", "link.state", "link.replay"},
-    "compute": {"partition"},
+    "compute": {"partition", "timers"},
     "probe": TRANSPORT | {"control", "records", "link.conditions", "datagrams"},
     "datagrams": {"control", "records", "link.conditions"},
     "link.state": {"link.conditions", "link.counters", "link.replay"},

@@ -22,7 +22,17 @@ from paretopipe_worker import records, resume
 from paretopipe_worker.link.counters import CountersFile
 from paretopipe_worker.plan import Session
 from paretopipe_worker.probe import ROUND_TRIPS, TRANSFER_BYTES
-from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointEnd, Probe, Ready, Record
+from paretopipe_worker.records import (
+    Clock,
+    End,
+    Header,
+    Item,
+    PhaseEnd,
+    PointEnd,
+    Probe,
+    Ready,
+    Record,
+)
 from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.window import rate_per_s
 from tests.sessions import Lab, lab
@@ -238,6 +248,22 @@ def test_progress_has_a_line_per_point(measured: tuple[Lab, Session]) -> None:
     assert all(line["latency_ms"] > 0 and line["images_per_s"] > 0 for line in lines)
 
 
+def test_clocks_are_compared_around_each_point(measured: tuple[Lab, Session]) -> None:
+    made, session = measured
+    lines = written(made, session, "edge")
+    order = [getattr(line, "when", line.kind) for line in lines if line.kind in ("clock", "point")]
+    assert order == ["before", "between", *["point", "between"] * len(session.points), "after"]
+    begins = {item.point: item.ready_ns for item in reversed(of(Item, lines))}
+    compared = [clock.exchanges[0].received[0] for clock in of(Clock, lines)][1:-1]
+    for number, point in enumerate(session.points):
+        assert compared[number] < begins[point] < compared[number + 1]
+    # Both read one clock here.
+    for clock in of(Clock, lines):
+        for exchange in clock.exchanges:
+            assert exchange.sent[0] <= exchange.theirs[0] <= exchange.received[2]
+            assert exchange.sent[1] <= exchange.theirs[1] <= exchange.received[1]
+
+
 def test_a_finished_session_is_not_to_do(measured: tuple[Lab, Session]) -> None:
     made, _ = measured
     left = resume.todo(made.plan, made.results)
@@ -263,16 +289,29 @@ def test_stage_times_and_throughput_are_those_of_a_known_pipeline(tmp_path: Path
 def test_stretching_makes_a_stage_slower_by_its_factor(tmp_path: Path) -> None:
     made = lab(
         tmp_path,
-        experiment("tests.synthetic:wait_5_ms", splits={"cuts": ["2"]}),
+        experiment("tests.synthetic:burning", splits={"cuts": ["0"]}),
         edge={"device_emulated": 4.0},
         server={},
     )
     [session] = made.plan.sessions
     made.run(session)
+    cut = next(point.id for point in made.plan.points if point.split == ("0",))
     for host, factor in (("edge", 4), ("server", 1)):
-        items = [i for i in of(Item, written(made, session, host)) if i.phase == "latency"]
-        ratios = [(i.computed_ns - i.start_ns) / i.compute_ns for i in items]
-        assert factor <= statistics.median(ratios) == pytest.approx(factor, rel=0.1)
+        lines = written(made, session, host)
+        items = [i for i in of(Item, lines) if (i.point, i.phase) == (cut, "latency")]
+        # What others took of the core is not stretched.
+        longer = [(i.computed_ns - i.start_ns - i.compute_ns) / i.cpu_ns for i in items]
+        assert statistics.median(longer) == pytest.approx(factor - 1, rel=0.05, abs=0.05)
+        [health] = [
+            end.health for end in of(PhaseEnd, lines) if (end.point, end.phase) == (cut, "latency")
+        ]
+        assert health
+        if factor == 1:
+            assert {i.overslept_ns for i in items} == {health.overslept} == {None}
+            continue
+        over_ns = sum(i.overslept_ns or 0 for i in items)
+        lasted_ns = sum(i.computed_ns - i.start_ns for i in items)
+        assert health.overslept == pytest.approx(over_ns / (lasted_ns - over_ns))
 
 
 def test_too_few_items_are_a_failed_point(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ to netem.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import gc
 import os
@@ -26,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from paretopipe_worker import timers
 from paretopipe_worker.link import interfaces, netem, tc
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.counters import CountersFile
@@ -37,7 +37,6 @@ TUN = Path("/dev/net/tun")
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 _SOL_PACKET, _PACKET_QDISC_BYPASS = 263, 20
-_PR_SET_TIMERSLACK = 29
 _HEADER = 14 + 4
 """Bytes of an Ethernet header with a VLAN tag: what a frame has beyond the MTU."""
 _QUEUE_PACKETS = 10_000
@@ -251,7 +250,7 @@ def be_prompt() -> str:
     As a real-time process where that is allowed, else with the highest priority, else as it is.
     """
     gc.disable()  # packets make no cycles
-    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    timers.be_exact()
     try:
         # Not for what this process starts, such as tc.
         policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
