@@ -18,7 +18,7 @@ Format history
     a phase tells how its warm-up ended, the host's health meanwhile, and what disturbed it. The
     source records what the clocks of the hosts have to do with one another.
 4
-    A header tells by digests whose records it begins.
+    A header tells by digests whose records it begins. A link's engine may be the kernel's htb.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.

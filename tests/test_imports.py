@@ -23,7 +23,7 @@ DEVICE = {"lease", "daemons", "supervise", "governor", "link.conditions", "link.
     f"link.{name}"
     for name in (
         *("command", "shaping", "goal", "keeper", "relay", "counters", "stepper", "replay"),
-        *("interfaces", "tcp_settings", "tc", "netem"),
+        *("interfaces", "tcp_settings", "tc", "netem", "htb"),
     )
 }
 MAY_IMPORT = {
