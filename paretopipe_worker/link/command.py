@@ -15,7 +15,7 @@ from typing import Any
 from paretopipe_worker.lease import Lease
 from paretopipe_worker.link import htb, interfaces, tc
 from paretopipe_worker.link.conditions import TcpSettings
-from paretopipe_worker.link.shaping import Change, apply, early_ms, engine_for, restore
+from paretopipe_worker.link.shaping import Change, apply, engine_for, restore
 from paretopipe_worker.link.tc import Shaping, ShapingError
 
 
@@ -113,18 +113,14 @@ def _run_check(args: argparse.Namespace) -> dict[str, Any]:
             f"stdin: a JSON list of profiles, each with its ways by host; got {text[:200]!r}"
         ) from error
     shapings = [_shaping(json.dumps(profile), args) for profile in profiles]
-    early = {
-        shaping.name: early_ms(shaping)
-        for shaping in shapings
-        if shaping.engine == "htb" and early_ms(shaping) > htb.EARLY_MS
-    }
     return {
         "engines": {shaping.name: shaping.engine for shaping in shapings},
         "warnings": [
-            f"{args.host}: profile {name} is shaped by htb, for want of netem: single transfers "
-            f"are up to {most_ms:.1f} ms early at its lowest rate, where a certificate lets "
-            f"{htb.EARLY_MS:g} ms pass"
-            for name, most_ms in early.items()
+            f"{args.host}: profile {shaping.name} is shaped by htb, for want of netem: below "
+            f"{htb.CERTIFIED_FROM_MBIT:g} Mbit/s single transfers are early by up to the time of "
+            "a frame, and the certificate will tell so"
+            for shaping in shapings
+            if shaping.engine == "htb" and not all(map(htb.certifiable, shaping.conditions))
         ],
     }
 

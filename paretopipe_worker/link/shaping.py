@@ -42,9 +42,9 @@ def engine_for(shaping: Shaping, emulate: bool) -> Engine:
     """Choose who applies a shaping here.
 
     Netem where it works, since it is exact to the packet. Else htb alone, if all that is asked for
-    is rates: that costs the stages nothing, where the relay takes its share of their cores. At
-    rates so low that htb would be early by more than a certificate lets pass, or for anything else,
-    the relay where it is allowed: so few packets cost little.
+    is rates: it costs the stages nothing to speak of, where the relay takes its share of their
+    cores. The relay, where it is allowed, for anything else, and for rates so low that a
+    certificate would not let htb pass: so few packets cost less.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def engine_for(shaping: Shaping, emulate: bool) -> Engine:
     if kernel["netem"]:
         return "netem"
     only_rates = all(condition.only_rate for condition in shaping.conditions)
-    if only_rates and (not emulate or early_ms(shaping) <= htb.EARLY_MS):
+    if only_rates and (not emulate or all(map(htb.certifiable, shaping.conditions))):
         if kernel["htb"]:
             return "htb"
         raise ShapingError(
@@ -78,11 +78,6 @@ def engine_for(shaping: Shaping, emulate: bool) -> Engine:
         f"linux-modules-extra-{kernel['kernel']}, "
         "Fedora in kernel-modules-extra"
     )
-
-
-def early_ms(shaping: Shaping) -> float:
-    """By how many milliseconds a shaping may be early with single transfers where htb does it."""
-    return max((htb.early_ms(condition) for condition in shaping.conditions), default=0.0)
 
 
 def apply(
