@@ -179,10 +179,11 @@ def _emulation(points: pd.DataFrame) -> Iterator[str]:
 
 
 def _links(points: pd.DataFrame) -> Iterator[str]:
-    """Say which links a relay shaped, and which were not what was asked for."""
-    emulated = points.loc[points["link_emulated"].eq(True).fillna(False), "link"].unique()
-    if len(emulated):
-        yield f"link_emulated: shaped by a userspace relay, not by netem: {', '.join(emulated)}"
+    """Say who shaped which links, and which were not what was asked for."""
+    for engine, table in points.groupby("link_engine", sort=False):
+        if engine != "none":
+            emulated = " (link_emulated: in userspace)" if table["link_emulated"].any() else ""
+            yield f"shaped by {engine}{emulated}: {', '.join(table['link'].unique())}"
     off = points[uncertified(points)]
     if len(off):
         kept = off["on_front"].any()

@@ -60,6 +60,7 @@ def certificates(run: Run) -> pd.DataFrame:
             found = probes_of(taken, None).get(when)
             path = paths.get(None, ())
             row |= {f"link_{name}": value for name, value in _figures(found, path, when)}
+        row["link_engine"] = engines(files["link_engine"])
         row["link_emulated"] = bool(files["link_emulated"].any())
         off = list(_all_segments(taken, paths, _idle_slows(run.plan)))
         asked = any(condition.shaped for path in paths.values() for condition in path)
@@ -68,9 +69,15 @@ def certificates(run: Run) -> pd.DataFrame:
         rows.append(row)
     names = ["session", "attempt", *COLUMNS]
     return pd.DataFrame.from_records(rows, columns=names).astype(
-        {"link_certified": "boolean", "link_emulated": "boolean", "link_certificate": "str"}
+        {"link_certified": "boolean", "link_emulated": "boolean"}
+        | {"link_engine": "str", "link_certificate": "str"}
         | {name: "float64" for name in COLUMNS if name.endswith(("_ms", "_mbit"))}
     )
+
+
+def engines(told: pd.Series) -> str:
+    """Who shaped, of what the hosts of a session say: those that send over no shaped way do not."""
+    return ", ".join(sorted(set(told) - {"none"})) or "none"
 
 
 def probes_of(taken: pd.DataFrame, segment: int | None) -> dict[str, dict[Any, Any]]:
@@ -104,6 +111,7 @@ def _figures(
 
 COLUMNS = (
     *(f"link_{name}" for when in WHEN for name, _ in _figures(None, (), when)),
+    "link_engine",
     "link_emulated",
     "link_certified",
     "link_certificate",

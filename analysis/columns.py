@@ -291,9 +291,18 @@ def _trust() -> Iterator[Column]:
 def _certified() -> Iterator[Column]:
     """Whether the link was what was asked for."""
     yield Column(
+        "link_engine",
+        "",
+        "Who shaped what the hosts sent, all that did: `netem` or, of the kernel as well, `htb` "
+        "alone, which keeps a rate but lets what follows a pause be early by the time of a frame; "
+        "`relay` in userspace; `none` where nothing was asked of the link.",
+        _UNMEASURED,
+        front=True,
+    )
+    yield Column(
         "link_emulated",
         "",
-        "Whether a userspace relay shaped the link of any host, in place of the kernel's netem.",
+        "Whether a userspace relay shaped the link of any host, in place of the kernel.",
         _UNMEASURED,
         front=True,
     )

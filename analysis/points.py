@@ -27,6 +27,7 @@ _OVER_REPLICATES: dict[str, tuple[Any, str]] = {
     "wire_sent_bytes": (lambda part: part.sum(skipna=False), "Int64"),
     "max_relative_error": ("max", "float64"),
     "relay_late_p99_ms": ("max", "float64"),
+    "link_engine": (together, "str"),
     "link_certificate": (together, "str"),
     "throughput_note": (together, "str"),
     **phases.OVER_REPLICATES,

@@ -19,7 +19,8 @@ Format history
     source records what the clocks of the hosts have to do with one another.
 4
     A header tells by digests whose records it begins. An item tells how late its stretching ended.
-    Clocks are compared between points too, by times that tell how each is corrected.
+    Clocks are compared between points too, by times that tell how each is corrected. A link's
+    engine may be the kernel's htb.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -28,6 +29,10 @@ DATA_PORT = 29400
 FRAME = 1514
 """Bytes of a full Ethernet frame, of which TCP with time stamps leaves `PAYLOAD`."""
 PAYLOAD = 1448
+
+
+TAKES_A_RELAY = Condition(rate_mbit=20, delay_ms=0.01)
+"""As good as a rate alone, but no condition for htb."""
 
 
 def reason_without_relay() -> str:
@@ -140,13 +145,21 @@ class Link:
 
 
 @dataclass
-class Relayed(Link):
+class WithoutNetem(Link):
     """Two joined hosts on a kernel without netem, or one made to look so."""
+
+    def call(self, verb: str, *words: str, **options: Any) -> Any:
+        """Run ``link VERB`` on a host; its JSON, or its error text where it failed."""
+        return super().call(verb, *words, **options, **without_netem(self.folder / "bin"))
+
+
+@dataclass
+class Relayed(WithoutNetem):
+    """Such hosts whose links a relay shapes."""
 
     def apply(self, *arguments: Any, **options: Any) -> Any:
         """Shape a host's link."""
-        lacking = without_netem(self.folder / "bin")
-        done = super().apply(*arguments, **options, **lacking)
+        done = super().apply(*arguments, **options)
         assert isinstance(done, dict), done
         assert done["engine"] == "relay"
         return done
@@ -165,7 +178,7 @@ def shaped_link(folder: Path) -> Iterator[Link]:
 
 
 def without_netem(folder: Path) -> dict[str, str]:
-    """Environment in which ``tc`` says of netem what a kernel without it does, so that we relay."""
+    """Environment in which ``tc`` says of netem what a kernel without it does."""
     folder.mkdir(exist_ok=True)
     fake = folder / "tc"
     fake.write_text(
@@ -217,6 +230,36 @@ def transfer_ms(connection: socket.socket, size: int) -> float:
 def must_take_ms(size: int, rate_mbit: float) -> float:
     """Milliseconds that a payload takes on the wire, headers included."""
     return size * 8 * FRAME / PAYLOAD / rate_mbit / 1000
+
+
+def rate20_is_kept(link: Link) -> None:
+    """Hold that what is sent to the data port keeps 20 Mbit/s, and has no burst saved up."""
+    source, sink = link.hosts
+    for port in (DATA_PORT, DATA_PORT + 1):
+        serve(sink, port)
+    with connect(source, sink, DATA_PORT) as data, connect(source, sink, DATA_PORT + 1) as other:
+        transfer_ms(data, 500_000)  # the ramp
+        for size in (8 << 10, 128 << 10):
+            must = must_take_ms(size, 20)
+            # Each begins after a pause in which the link could have saved up a burst. The least
+            # of several: load on the machine makes transfers longer, never shorter.
+            took = []
+            for _ in range(4):
+                threading.Event().wait(0.05)
+                took.append(transfer_ms(data, size))
+            assert abs(min(took) - must) <= max(1.0, 0.05 * must), (size, took, must)
+        size, goodputs = 2_000_000, []
+        for _ in range(2):
+            busy = threading.Thread(target=transfer_ms, args=(data, size))
+            begin = time.perf_counter()
+            busy.start()
+            beside = [transfer_ms(other, 400_000) for _ in range(5)]
+            assert busy.is_alive()  # so those went while the shaped link was busy
+            busy.join()
+            goodputs.append(size * 8 / 1e6 / (time.perf_counter() - begin))
+        asked = 20 * PAYLOAD / FRAME
+        assert abs(max(goodputs) - asked) <= 0.05 * asked, (goodputs, asked)
+        assert statistics.median(beside) < must_take_ms(400_000, 20) / 5, beside
 
 
 def datagrams(

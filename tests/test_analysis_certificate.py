@@ -196,7 +196,7 @@ def test_marked_points_are_hollow_and_told_with_the_relay(tmp_path: Path) -> Non
         legend = figure.legends[0]
         assert "link not as asked for" in [text.get_text() for text in legend.get_texts()]
         note = legend.get_title().get_text()
-        assert "link_emulated: shaped by a userspace relay, not by netem: rate20" in note
+        assert "shaped by relay (link_emulated: in userspace): rate20" in note
         assert ("left off the front" in note) != uncertified
 
 

@@ -31,7 +31,7 @@ DEVICE = {
     f"link.{name}"
     for name in (
         *("command", "shaping", "goal", "keeper", "relay", "counters", "stepper", "replay"),
-        *("interfaces", "tcp_settings", "tc", "netem"),
+        *("interfaces", "tcp_settings", "tc", "netem", "htb"),
     )
 }
 MAY_IMPORT = {

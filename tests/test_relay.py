@@ -10,7 +10,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +23,13 @@ from tests.namespaces import INTERFACE
 from tests.shaped_link import (
     DATA_PORT,
     FRAME,
-    PAYLOAD,
+    TAKES_A_RELAY,
     Link,
     Relayed,
     connect,
     datagrams,
-    must_take_ms,
     profile,
+    rate20_is_kept,
     reason_without_relay,
     serve,
     shaped_link,
@@ -280,32 +279,8 @@ def test_each_host_shapes_only_what_it_sends(link: Relayed) -> None:
 @pytest.mark.must_run
 def test_a_rate_is_kept_and_leaves_no_room_for_bursts(link: Relayed) -> None:
     for rank in (0, 1):
-        link.apply(Condition(rate_mbit=20), tcp=TcpSettings("reno"), rank=rank)
-    source, sink = link.hosts
-    for port in (DATA_PORT, DATA_PORT + 1):
-        serve(sink, port)
-    with connect(source, sink, DATA_PORT) as data, connect(source, sink, DATA_PORT + 1) as other:
-        transfer_ms(data, 500_000)  # the ramp
-        for size in (8 << 10, 128 << 10):
-            must = must_take_ms(size, 20)
-            # Each begins after a pause in which the link could have saved up a burst. The least
-            # of several: load on the machine makes transfers longer, never shorter.
-            took = []
-            for _ in range(4):
-                threading.Event().wait(0.05)
-                took.append(transfer_ms(data, size))
-            assert min(took) == pytest.approx(must, abs=max(1.0, 0.05 * must)), size
-        size, goodputs = 2_000_000, []
-        for _ in range(2):
-            busy = threading.Thread(target=transfer_ms, args=(data, size))
-            begin = time.perf_counter()
-            busy.start()
-            beside = [transfer_ms(other, 400_000) for _ in range(5)]
-            assert busy.is_alive()  # so those went while the shaped link was busy
-            busy.join()
-            goodputs.append(size * 8 / 1e6 / (time.perf_counter() - begin))
-        assert max(goodputs) == pytest.approx(20 * PAYLOAD / FRAME, rel=0.05)
-        assert statistics.median(beside) < must_take_ms(400_000, 20) / 5
+        link.apply(TAKES_A_RELAY, tcp=TcpSettings("reno"), rank=rank)
+    rate20_is_kept(link)
 
 
 @relayed
@@ -376,8 +351,7 @@ def test_a_relay_that_fails_restores_the_link(link: Relayed) -> None:
 def test_a_host_without_tap_devices_is_told_what_the_relay_needs(link: Relayed) -> None:
     hidden = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh")
     words = link.asking(Condition(delay_ms=10))
-    lacking = without_netem(link.folder / "bin")
-    refused = link.call("apply", *words, before=hidden, **lacking)
+    refused = link.call("apply", *words, before=hidden)
     assert f"{TUN}: No such file or directory; the userspace relay needs TAP devices" in refused
     assert link.show() == UNSHAPED
 

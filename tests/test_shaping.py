@@ -18,7 +18,15 @@ import pytest
 from paretopipe_worker.link import tc, tcp_settings
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from tests.namespaces import INTERFACE, reason_without_namespaces
-from tests.shaped_link import DATA_PORT, Link, connect, profile, shaped_link, without_netem
+from tests.shaped_link import (
+    DATA_PORT,
+    TAKES_A_RELAY,
+    Link,
+    connect,
+    profile,
+    shaped_link,
+    without_netem,
+)
 
 RATE20 = Condition(rate_mbit=20)
 RATE5 = Condition(rate_mbit=5)
@@ -191,10 +199,10 @@ def test_shaping_by_ipv6_address_works_as_well(link: Link) -> None:
 
 @namespaces
 @pytest.mark.must_run
-def test_without_netem_and_emulation_a_profile_is_refused_before_anything_changes(
+def test_without_netem_and_emulation_more_than_a_rate_is_refused_before_anything_changes(
     link: Link,
 ) -> None:
-    words = [word for word in link.asking(RATE20) if word != "--emulate"]
+    words = [word for word in link.asking(TAKES_A_RELAY) if word != "--emulate"]
     refused = link.call("apply", *words, "--host", "pi-1", **without_netem(link.folder / "bin"))
     kernel = platform.release()
     for named in ("pi-1", "sch_netem", kernel, "linux-modules-extra", "Raspberry Pi OS"):

@@ -103,7 +103,10 @@ def test_the_sweep_says_what_it_does_and_prints_the_front(measured: Measured) ->
 
 def test_links_are_shaped_as_asked_and_put_back(measured: Measured) -> None:
     emulated = measured.results.points.groupby("link")["link_emulated"].agg(set).to_dict()
-    assert emulated == {"none": {False}, "far": {not probe_kernel()["netem"]}}
+    netem = probe_kernel()["netem"]
+    assert emulated == {"none": {False}, "far": {not netem}}
+    engines = measured.results.points.groupby("link")["link_engine"].agg(set).to_dict()
+    assert engines == {"none": {"none"}, "far": {"netem" if netem else "relay"}}
     goodput_mbit: dict[str, list[float]] = {link: [] for link in LINKS}
     round_trip_ms = dict(goodput_mbit)
     for file in measured.results.records():

@@ -96,6 +96,16 @@ def test_the_class_around_a_netem_is_no_limit(rate_mbit: float | None) -> None:
     assert int(words[words.index("burst") + 1]) * 8 == rate_kbit
 
 
+def test_a_rate_alone_is_a_class_of_htb_that_saves_up_next_to_nothing() -> None:
+    assert commands(shaping(Condition(rate_mbit=20), engine="htb"))[1:4] == [
+        "tc qdisc add dev eth0 root handle 7070: htb default 0 direct_qlen 1000",
+        # A frame takes 606 us; 250 bytes take 100.
+        "tc class add dev eth0 parent 7070: classid 7070:1 htb rate 20000kbit ceil 20000kbit "
+        "burst 250 cburst 250 quantum 1514",
+        "tc qdisc add dev eth0 parent 7070:1 handle 7071: pfifo limit 1000",
+    ]
+
+
 def test_netem_is_added_anew_and_never_changed() -> None:
     made = commands(shaping(BOTH))
     assert not any(word in command for command in made for word in ("change", "replace"))
@@ -223,6 +233,44 @@ def test_conditions_that_differ_are_told_apart(asked: Any, other: Any) -> None:
 def test_what_somebody_else_added_to_a_netem_shows() -> None:
     printed = {**netem.printed(BOTH, FRAME), "corrupt": {"corrupt": 0.01, "correlation": 0}}
     assert read(json.dumps(printed)) != tc.expected_state(shaping(BOTH), "eth0", mtu=1500)
+
+
+PFIFO = {"kind": "pfifo", "handle": "7071:", "parent": "7070:1", "options": {"limit": 1000}}
+
+
+@pytest.mark.parametrize(
+    ("rate_mbit", "engine", "printed"),
+    [
+        # As iproute2 6.1 prints them: bursts cut to microseconds, rates to Mbit/s above 1 Gbit/s.
+        (0.001, "htb", "rate 1Kbit ceil 1Kbit burst 1b cburst 1b"),
+        (0.003, "htb", "rate 3Kbit ceil 3Kbit burst 0b cburst 0b"),
+        (33.3, "htb", "rate 33300Kbit ceil 33300Kbit burst 407b cburst 407b"),
+        (1234.567, "htb", "rate 1234Mbit ceil 1234Mbit burst 15123b cburst 15123b"),
+        (100_000, "htb", "rate 100Gbit ceil 100Gbit burst 1237500b cburst 1237500b"),
+        (12345.678, "netem", "rate 12345Mbit ceil 12345Mbit burst 1543179b cburst 1543179b"),
+        (82.3, "htb", "rate 82300Kbit ceil 82300Kbit burst 1Kb cburst 1Kb"),
+        (10_000, "netem", "rate 10Gbit ceil 10Gbit burst 1250000b cburst 1250000b"),
+    ],
+)
+def test_a_class_is_read_back_as_it_was_asked_for(
+    rate_mbit: float, engine: Engine, printed: str
+) -> None:
+    condition = Condition(rate_mbit=rate_mbit)
+    leaf = PFIFO
+    if engine == "netem":
+        leaf = PFIFO | {"kind": "netem", "options": netem.printed(condition, FRAME)}
+    classes = f"class htb 7070:1 root leaf 7071: prio 0 {printed} \n"
+    state = tc.read_state("eth0", 1, [HTB, leaf], classes, shown_filters("*flowid 7070:1"))
+    assert state == tc.expected_state(shaping(condition, engine=engine), "eth0", mtu=1500)
+
+
+def test_a_burst_that_is_none_of_ours_shows() -> None:
+    classes = (
+        "class htb 7070:1 root leaf 7071: prio 0 rate 20Mbit ceil 20Mbit burst 1600b cburst 1600b\n"
+    )
+    state = tc.read_state("eth0", 1, [HTB, PFIFO], classes, shown_filters("*flowid 7070:1"))
+    asked = tc.expected_state(shaping(Condition(rate_mbit=20), engine="htb"), "eth0", mtu=1500)
+    assert set(state) - set(asked) == {"class 7070:1 rate 20000 kbit/s burst 640 us"}
 
 
 def test_filters_into_a_tap_are_read_back_as_they_were_asked_for() -> None:

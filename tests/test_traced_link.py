@@ -37,7 +37,6 @@ from tests.shaped_link import (
     shaped_link,
     traced,
     transfer_ms,
-    without_netem,
 )
 from tests.waiting import until
 
@@ -59,9 +58,7 @@ def link(tmp_path: Path) -> Iterator[Relayed]:
 def apply(link: Relayed, timetable: Timetable, *conditions: Condition, rank: int = 0) -> Replay:
     """Shape a host's link by a trace."""
     asked = traced(timetable, conditions, link.hosts[1 - rank].address)
-    lacking = without_netem(link.folder / "bin")
-    words = link.arguments("-", rank=rank)
-    done = link.call("apply", *words, rank=rank, input=asked, **lacking)
+    done = link.call("apply", *link.arguments("-", rank=rank), rank=rank, input=asked)
     assert isinstance(done, dict) and done["engine"] == "relay", done
     return Replay(link.state(rank))
 
@@ -196,8 +193,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         [task] = resume.todo(planned.plan, planned.results)["sessions"]
         for rank, name in enumerate(hosts):
             asked = json.dumps(task["link"] | {"ways": task["link"]["ways"][name]})
-            lacking = without_netem(folder / "bin")
-            done = link.call("apply", *link.arguments(asked, rank=rank), rank=rank, **lacking)
+            done = link.call("apply", *link.arguments(asked, rank=rank), rank=rank)
             assert isinstance(done, dict), done
         [session] = planned.plan.sessions
         stages = []

@@ -255,6 +255,15 @@ def test_netem_is_changed_in_place_to_all_of_a_segment() -> None:
     assert tc.step_commands(shaping(), "eth0", 1500, 1)[0][-2:] == ["rate", "10000000kbit"]
 
 
+def test_htb_is_changed_in_place_to_the_rate_of_a_segment() -> None:
+    commands = [tc.step_commands(shaping("htb"), "eth0", 1500, segment) for segment in (2, 1)]
+    assert [" ".join(command) for [command] in commands] == [
+        f"tc class change dev eth0 parent 7070: classid 7070:1 htb rate {rate}kbit ceil {rate}kbit "
+        f"burst {burst} cburst {burst} quantum 1514"
+        for rate, burst in ((2000, 25), (10_000_000, 125_000))
+    ]
+
+
 def test_a_traced_profile_is_read_from_json() -> None:
     text = traced(TIMES, (FAST, OPEN, SLOW), "10.0.0.2")
     assert Shaping.parse(text, (DATA_PORT,), "netem") == replace(shaping(), name="traced")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from paretopipe_worker.lease import Lease
-from paretopipe_worker.link import interfaces, tc
+from paretopipe_worker.link import htb, interfaces, tc
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.shaping import Change, apply, engine_for, restore
 from paretopipe_worker.link.tc import Shaping, ShapingError
@@ -29,6 +29,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     actions = commands.add_parser("link", help="shape this host's link, or restore it")
     verbs = actions.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_apply(verbs.add_parser("apply", parents=[host], help="shape the link of an address"))
+    parser = verbs.add_parser(
+        "check",
+        parents=[host],
+        help="who would shape this host's links of a plan, whose profiles stdin brings",
+    )
+    _add_choice(parser)
+    parser.set_defaults(run=_printing(_run_check))
     parser = verbs.add_parser("restore", parents=[host], help="take our shaping off this host")
     parser.add_argument("--state-dir", type=Path, required=True, metavar="DIR")
     parser.add_argument("--check", action="store_true", help="only say what would change")
@@ -39,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--address", required=True, help="this host's data address")
     parser.set_defaults(run=_printing(_run_show))
     parser = verbs.add_parser(
-        "probe-kernel", parents=[host], help="whether netem works here, by trial"
+        "probe-kernel", parents=[host], help="whether netem and htb work here, by trial"
     )
     parser.set_defaults(run=_printing(lambda _: interfaces.probe_kernel()))
 
@@ -58,15 +65,20 @@ def _add_apply(parser: argparse.ArgumentParser) -> None:
         "--tcp", type=_tcp, metavar="JSON", help="TCP's settings; without, they stay as they are"
     )
     parser.add_argument("--address", required=True, help="this host's data address")
-    parser.add_argument("--ports", required=True, metavar="PORT,...", help="stages' data ports")
+    _add_choice(parser)
     parser.add_argument("--state-dir", type=Path, required=True, metavar="DIR")
     parser.add_argument("--lease", type=Path, required=True, metavar="FILE")
     parser.add_argument("--lease-s", type=float, required=True, metavar="S")
+    parser.add_argument("--check", action="store_true", help="only say what would change")
+    parser.set_defaults(run=_printing(_run_apply))
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add what, beside the profile, it depends on whether a link can be shaped and by whom."""
+    parser.add_argument("--ports", required=True, metavar="PORT,...", help="stages' data ports")
     parser.add_argument(
         "--emulate", action="store_true", help="let the userspace relay take missing netem's place"
     )
-    parser.add_argument("--check", action="store_true", help="only say what would change")
-    parser.set_defaults(run=_printing(_run_apply))
 
 
 def _tcp(text: str) -> TcpSettings:
@@ -81,18 +93,47 @@ def _tcp(text: str) -> TcpSettings:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _run_apply(args: argparse.Namespace) -> Change:
-    """``link apply``."""
+def _shaping(profile: str, args: argparse.Namespace) -> Shaping:
+    """Read a profile, and choose who is to apply it."""
     try:
         ports = tuple(int(port) for port in args.ports.split(",") if port)
     except ValueError as error:
         raise ShapingError(
             f"--ports: numbers from 1024 to 32766; got {shown(args.ports)}"
         ) from error
+    shaping = Shaping.parse(profile, ports)
+    return replace(shaping, engine=engine_for(shaping, args.emulate))
+
+
+def _run_check(args: argparse.Namespace) -> dict[str, Any]:
+    """``link check``: a JSON list of profiles, each with its ways by host."""
+    text = sys.stdin.read()
+    try:
+        profiles = [
+            {**profile, "ways": profile["ways"].get(args.host, [])} for profile in json.loads(text)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ShapingError(
+            f"stdin: a JSON list of profiles, each with its ways by host; got {text[:200]!r}"
+        ) from error
+    shapings = [_shaping(json.dumps(profile), args) for profile in profiles]
+    return {
+        "engines": {shaping.name: shaping.engine for shaping in shapings},
+        "warnings": [
+            f"{args.host}: profile {shaping.name} is shaped by htb, for want of netem: below "
+            f"{htb.CERTIFIED_FROM_MBIT:g} Mbit/s single transfers are early by up to the time of "
+            "a frame, and the certificate will tell so"
+            for shaping in shapings
+            if shaping.engine == "htb" and not all(map(htb.certifiable, shaping.conditions))
+        ],
+    }
+
+
+def _run_apply(args: argparse.Namespace) -> Change:
+    """``link apply``."""
     # A trace may be longer than an argument can be (128 KiB).
     profile = sys.stdin.read() if args.profile == "-" else args.profile
-    shaping = Shaping.parse(profile, ports)
-    shaping = replace(shaping, engine=engine_for(shaping, args.emulate))
+    shaping = _shaping(profile, args)
     os.umask(0o022)  # the stages, an ordinary user's, read the state folder
     lease = Lease(args.lease, args.lease_s)
     return apply(shaping, args.tcp, args.address, args.state_dir, lease, check=args.check)

@@ -14,8 +14,8 @@ from paretopipe_worker.shown import shown
 Distribution = Literal["uniform", "normal", "pareto", "paretonormal"]
 """How jitter is spread about the delay, in netem's words (tc-netem(8))."""
 
-Engine = Literal["none", "netem", "relay"]
-"""Who applies a profile on a host: nobody, the kernel, or the userspace relay."""
+Engine = Literal["none", "netem", "htb", "relay"]
+"""Who applies a profile on a host: nobody, the kernel's netem or htb, or the userspace relay."""
 
 _MAX_DELAY_MS = 10_000.0
 _MAX_JITTER_MS = 2_000.0  # netem itself cuts it at 2147 ms
@@ -121,6 +121,11 @@ class Condition:
     def shaped(self) -> bool:
         """Whether it changes anything."""
         return self != Condition(distribution=self.distribution)
+
+    @property
+    def only_rate(self) -> bool:
+        """Whether it asks for a rate and nothing else, or for nothing at all."""
+        return self == Condition(distribution=self.distribution, rate_mbit=self.rate_mbit)
 
     @property
     def lossy(self) -> bool:

@@ -16,6 +16,7 @@ from paretopipe_worker.link.tc import ShapingError
 
 _GSO_MAX_SEGS = 65535
 _TIMEOUT_S = 20
+_TRIALS = {"netem": "netem delay 1ms", "htb": "htb"}
 
 
 @dataclass(frozen=True)
@@ -99,22 +100,32 @@ def shaped() -> list[Interface]:
 
 
 def probe_kernel() -> dict[str, Any]:
-    """Try netem in a throwaway namespace, which also loads its module where there is one.
+    """Try netem and htb in throwaway namespaces, which also loads their modules if there are any.
 
     Returns
     -------
     dict
-        ``netem`` (bool), ``reason`` (what the trial said), ``kernel`` (``uname -r``).
+        ``netem`` and ``htb`` (bool), ``reason`` (what the first trial that failed said), ``kernel``
+        (``uname -r``).
     """
-    trial = ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+    said = {name: _trial(*qdisc.split()) for name, qdisc in _TRIALS.items()}
+    works: dict[str, Any] = {name: text is None for name, text in said.items()}
+    failed = [text for text in said.values() if text is not None]
+    reason = failed[0] if failed else "both work"
+    return {**works, "reason": reason, "kernel": platform.release()}
+
+
+def _trial(*qdisc: str) -> str | None:
+    """Try a qdisc in a throwaway namespace: None where it works, else what was said."""
     for namespace in (["--net"], ["--user", "--map-root-user", "--net"]):
+        trial = ["tc", "qdisc", "add", "dev", "lo", "root", *qdisc]
         done = _execute(["unshare", *namespace, *trial])
+        if done.returncode == 0:
+            return None
         # The exit status is 2 for a missing module and for missing rights: only the text tells.
-        if done.returncode == 0 or "kind is unknown" in done.stderr:
+        if "kind is unknown" in done.stderr:
             break
-    worked = done.returncode == 0
-    reason = "netem works" if worked else " ".join(done.stderr.split())
-    return {"netem": worked, "reason": reason, "kernel": platform.release()}
+    return " ".join(done.stderr.split())
 
 
 def run(command: list[str]) -> str:

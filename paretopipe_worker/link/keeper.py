@@ -107,10 +107,10 @@ def _stepper(state_dir: Path, goal: Goal, relayed: Relay | None) -> Stepper | No
     def change(segment: int) -> None:
         if relayed:
             relayed.change(segment)
-        elif goal.shaping.engine == "netem":
-            interface = goal.interface
-            for command in tc.step_commands(goal.shaping, interface.name, interface.mtu, segment):
-                interfaces.run(command)
+            return
+        interface = goal.interface
+        for command in tc.step_commands(goal.shaping, interface.name, interface.mtu, segment):
+            interfaces.run(command)
 
     user = goal.lease.path.stat().st_uid
     return Stepper(goal.shaping.timetable, change, state_dir, user)

@@ -2,9 +2,9 @@
 
 `apply` leaves a keeper behind, a process that restores the link when the host's lease lapses: no
 end of the controller, however sudden, leaves a host shaped. Where the relay takes netem's place the
-keeper relays, too. Should the keeper itself be killed, a link shaped by netem stays shaped, and
-one shaped by the relay drops the stages' data, SSH being untouched; the next `apply` or `restore`
-repairs either.
+keeper relays, too. Should the keeper itself be killed, a link shaped by the kernel stays shaped,
+and one shaped by the relay drops the stages' data, SSH being untouched; the next `apply` or
+`restore` repairs either.
 
 The state folder holds ``before.json`` (what was there), ``link.json`` (what is in force, for the
 stages to record), ``relay.bin`` (see `counters`), ``trace.bin`` and ``trace.pipe`` (see `replay`),
@@ -20,7 +20,7 @@ from typing import Any
 
 from paretopipe_worker.daemons import locked, write_json
 from paretopipe_worker.lease import Lease
-from paretopipe_worker.link import interfaces, keeper, relay, replay, tc, tcp_settings
+from paretopipe_worker.link import htb, interfaces, keeper, relay, replay, tc, tcp_settings
 from paretopipe_worker.link.conditions import Engine, TcpSettings
 from paretopipe_worker.link.goal import Goal, what_was
 from paretopipe_worker.link.interfaces import Interface
@@ -39,7 +39,12 @@ class Change:
 
 
 def engine_for(shaping: Shaping, emulate: bool) -> Engine:
-    """Choose who applies a shaping here: netem where it works, else the relay where allowed.
+    """Choose who applies a shaping here.
+
+    Netem where it works, since it is exact to the packet. Else htb alone, if all that is asked for
+    is rates: it costs the stages nothing to speak of, where the relay takes its share of their
+    cores. The relay, where it is allowed, for anything else, and for rates so low that a
+    certificate would not let htb pass: so few packets cost less.
 
     Parameters
     ----------
@@ -49,20 +54,29 @@ def engine_for(shaping: Shaping, emulate: bool) -> Engine:
     Raises
     ------
     ShapingError
-        When there is no netem and it may not.
+        When it needs netem, there is none and the relay may not, or there is not even htb.
     """
     if not shaping.ways:
         return "none"
-    probe = interfaces.probe_kernel()
-    if probe["netem"]:
+    kernel = interfaces.probe_kernel()
+    if kernel["netem"]:
         return "netem"
+    only_rates = all(condition.only_rate for condition in shaping.conditions)
+    if only_rates and (not emulate or all(map(htb.certifiable, shaping.conditions))):
+        if kernel["htb"]:
+            return "htb"
+        raise ShapingError(
+            f"profile {shaping.name} needs netem (module sch_netem) or htb (sch_htb); tried on "
+            f"kernel {kernel['kernel']}: {kernel['reason']}"
+        )
     if emulate:
         return "relay"
     raise ShapingError(
-        f"profile {shaping.name} needs netem (module sch_netem); tried on kernel "
-        f"{probe['kernel']}: {probe['reason']} Ubuntu has it in package "
-        f"linux-modules-extra-{probe['kernel']}, Debian and Raspberry Pi OS in their standard "
-        "kernels"
+        f"profile {shaping.name} asks for more than a rate, which needs netem (module sch_netem); "
+        f"tried on kernel {kernel['kernel']}: {kernel['reason']} Debian and Raspberry Pi OS have "
+        "it in their standard kernels, Ubuntu in package "
+        f"linux-modules-extra-{kernel['kernel']}, "
+        "Fedora in kernel-modules-extra"
     )
 
 

@@ -1,10 +1,11 @@
 """Network conditions as ``tc`` commands, and what ``tc`` prints as text that can be compared.
 
-Everything here is pure. The root is htb in both engines: filters take the traffic between the
+Everything here is pure. The root is htb in all engines: filters take the traffic between the
 stages' data ports out of it, and TCP between two ports that the kernel chose, which is how
 TensorPipe and gloo connect; all else stays in its direct queue, which has no rate and is served
-first. With netem each peer has a class of its own with a netem inside; for the relay each peer's
-packets are redirected into a TAP device. Sources: tc-htb(8), tc-u32(8), tc-mirred(8).
+first. In the kernel each peer has a class of its own, with a netem inside or, for htb alone, a
+plain queue; for the relay each peer's packets are redirected into a TAP device. Sources:
+tc-htb(8), tc-u32(8), tc-mirred(8).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from paretopipe_worker.link import netem
+from paretopipe_worker.link import htb, netem
 from paretopipe_worker.link.conditions import Condition, Engine, Way
 from paretopipe_worker.link.traces import Timetable
 from paretopipe_worker.shown import shown
@@ -26,12 +27,14 @@ HANDLE = "7070:"
 ROOT = f"htb {HANDLE}"
 """How `root_qdisc` writes it."""
 
+IN_KERNEL = ("netem", "htb")
+"""Engines that shape by a class a way, for which a trace's step is a command."""
+
 FILTERS = ("parent", HANDLE)
 """Where ``tc filter show`` has to look."""
 
 _ETHERNET_HEADER = 14
 _QUEUE_PACKETS = 1000
-_UNIT_KBIT = {"bit": 1e-3, "Kbit": 1, "Mbit": 1e3, "Gbit": 1e6, "Tbit": 1e9}
 _SIDES = {"ffff0000": "sport", "0000ffff": "dport"}
 
 CHOSEN_FROM = 0x8000
@@ -140,6 +143,11 @@ class Shaping:
         return cls(value["name"], tuple(ways), ports, engine, timetable)
 
     @property
+    def conditions(self) -> list[Condition]:
+        """What is asked of every way, in all segments."""
+        return [each for way in self.ways for each in (way.condition, *way.trace)]
+
+    @property
     def filters(self) -> list[tuple[int, str, int]]:
         """What is shaped: (index of the way, ``sport`` or ``dport``, port), each once."""
         return [
@@ -170,17 +178,15 @@ def apply_commands(shaping: Shaping, interface: str, mtu: int) -> list[list[str]
         # Class 0 is no class: what no filter takes goes through htb's direct queue.
         f"qdisc add dev {interface} root handle {HANDLE} htb default 0 direct_qlen {_QUEUE_PACKETS}"
     ]
-    if shaping.engine == "netem":
+    if shaping.engine in IN_KERNEL:
         for index, way in enumerate(shaping.ways):
-            rate = _class_kbit(way.condition)
-            # Where netem does the timing, the class must not: its bucket holds a millisecond.
+            leaf = htb.LEAF if shaping.engine == "htb" else netem.asked(way.condition, frame)
             commands += [
                 f"class add dev {interface} parent {HANDLE} classid {_class(index)} "
-                f"htb rate {rate}kbit ceil {rate}kbit burst {rate // 8} cburst {rate // 8} "
-                f"quantum {frame}",
-                # Added, never changed: a change keeps the old rate, reorder and loss model.
+                f"{htb.asked(shaping.engine, way.condition, frame)}",
+                # Added, never changed: a change keeps netem's old rate, reorder and loss model.
                 f"qdisc add dev {interface} parent {_class(index)} handle {_leaf_handle(index)} "
-                f"{netem.asked(way.condition, frame)}",
+                f"{leaf}",
             ]
     commands += [
         f"filter add dev {interface} parent {HANDLE} {_match(shaping.ways[index].peer, side, port)}"
@@ -198,18 +204,28 @@ def apply_commands(shaping: Shaping, interface: str, mtu: int) -> list[list[str]
 
 
 def step_commands(shaping: Shaping, interface: str, mtu: int, segment: int) -> list[list[str]]:
-    """Commands that bring netem to a segment of the shaping's trace.
+    """Commands that bring the kernel to a segment of the shaping's trace; none for the relay.
 
     A change keeps what is queued, and so loses nothing, but also what it does not name. Conditions
-    of a trace are delay, loss and rate: the first two are in every change, the last is always
-    named (`netem.asked`), so that none is left of the segment before.
+    of a trace are delay, loss and rate: the first two are in every change of a netem, the last is
+    always named (`netem.asked`), so that none is left of the segment before. A class of htb is its
+    rate.
     """
     frame = mtu + _ETHERNET_HEADER
-    return [
-        f"tc qdisc change dev {interface} parent {_class(index)} handle {_leaf_handle(index)} "
-        f"{netem.asked(way.trace[segment], frame)}".split()
-        for index, way in enumerate(shaping.ways)
-    ]
+    commands = []
+    for index, way in enumerate(shaping.ways):
+        condition = way.trace[segment]
+        if shaping.engine == "netem":
+            commands += [
+                f"qdisc change dev {interface} parent {_class(index)} "
+                f"handle {_leaf_handle(index)} {netem.asked(condition, frame)}"
+            ]
+        elif shaping.engine == "htb":
+            commands += [
+                f"class change dev {interface} parent {HANDLE} classid {_class(index)} "
+                f"{htb.asked('htb', condition, frame)}"
+            ]
+    return [["tc", *command.split()] for command in commands]
 
 
 def delete_root(interface: str) -> list[str]:
@@ -225,17 +241,20 @@ def set_gso(interface: str, segments: int) -> list[str]:
 def expected_state(shaping: Shaping, interface: str, mtu: int) -> list[str]:
     """What `read_state` returns once `apply_commands` have run."""
     state = [f"interface {interface}", "gso_max_segs 1", f"root {ROOT}"]
-    if shaping.engine == "netem":
+    if shaping.engine in IN_KERNEL:
         frame = mtu + _ETHERNET_HEADER
         conditions = [way.condition for way in shaping.ways]
         state += sorted(
-            _class_line(_class(index), _class_kbit(condition))
+            htb.expected(_class(index), shaping.engine, condition)
             for index, condition in enumerate(conditions)
         )
-        state += sorted(
-            f"leaf {_class(index)} netem {netem.described(netem.printed(condition, frame))}"
-            for index, condition in enumerate(conditions)
-        )
+        leaves = [
+            f"netem {netem.described(netem.printed(condition, frame))}"
+            if shaping.engine == "netem"
+            else htb.LEAF
+            for condition in conditions
+        ]
+        state += sorted(f"leaf {_class(index)} {leaf}" for index, leaf in enumerate(leaves))
     return state + sorted(
         _filter_line(what, shaping.ways[index].peer, _target(shaping.engine, index))
         for index, what in (
@@ -264,10 +283,7 @@ def read_state(
     state = [f"interface {interface}", f"gso_max_segs {gso_max_segs}", f"root {root}"]
     if root != ROOT:
         return state
-    state += sorted(
-        _class_line(name, round(float(rate) * _UNIT_KBIT[unit]))
-        for name, rate, unit in re.findall(r"class htb (\S+) .*?rate ([\d.]+)([KMGT]?bit)", classes)
-    )
+    state += htb.shown(classes)
     state += sorted(
         f"leaf {each['parent']} {each['kind']} {netem.described(each['options'])}"
         for each in qdiscs
@@ -307,16 +323,6 @@ def _class(index: int) -> str:
 def _leaf_handle(index: int) -> str:
     """Handle of the qdisc inside a way's class."""
     return f"{0x7071 + index:x}:"
-
-
-def _class_kbit(condition: Condition) -> int:
-    """Rate of a way's class: none to speak of, since netem limits."""
-    return max(netem.UNLIMITED_KBIT, netem.rate_kbit(condition))
-
-
-def _class_line(name: str, rate_kbit: int) -> str:
-    """A class as a line of state."""
-    return f"class {name} rate {rate_kbit} kbit/s"
 
 
 def _target(engine: Engine, index: int) -> str:

@@ -1,14 +1,18 @@
-"""What the userspace relay makes of a condition: asked against measured, idle and with busy cores.
+"""What the userspace relay makes of a condition, beside the kernel's htb where a rate is all of it.
 
 Two namespaces on this machine, a relay in each, measured over the data port like a stage's
-tensors. Where the machine has netem it is hidden from the worker. A busy machine has a process
-that computes on every core, as the stages of a local sweep do; what is late then is the relay and
-the measuring process, of which only the relay's part is counted in `late_p99_ms`.
+tensors: asked against measured, idle and with busy cores. Where the machine has netem it is hidden
+from the worker. A busy machine has a process that computes on every core, as the stages of a local
+sweep do; what is late then is the relay and the measuring process, of which only the relay's part
+is counted in `late_p99_ms`. Rows called computing say how much longer than their CPU time these
+processes take while the link is full: the engine is in their way, and the measuring process, which
+is the same for both engines.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import statistics
 import subprocess
@@ -25,7 +29,7 @@ from tests.shaped_link import (
     DATA_PORT,
     FRAME,
     PAYLOAD,
-    Relayed,
+    WithoutNetem,
     connect,
     datagrams,
     must_take_ms,
@@ -40,8 +44,22 @@ TRANSFERS_KB = (8, 32, 128, 512)
 JITTER = Condition(delay_ms=20, jitter_ms=5)
 LOSS = Condition(loss_percent=5)
 LATE_MS = 2.0
+DISTURBED = 1.05
+"""A stage whose computing takes more than that of its CPU time counts as disturbed."""
+COMPUTING = "computing"
 TCP = TcpSettings("cubic")
-SPIN = "while True: pass"
+ITEMS = """
+import mmap, sys, time
+with open(sys.argv[1], "r+b") as file:
+    words = memoryview(mmap.mmap(file.fileno(), 16)).cast("Q")
+while True:
+    wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+    for _ in range(100_000):
+        pass
+    words[0] += time.perf_counter_ns() - wall
+    words[1] += time.thread_time_ns() - cpu
+"""
+"""Some milliseconds of computing over and over: their wall time and their CPU time."""
 
 Row = dict[str, Any]
 
@@ -50,14 +68,15 @@ def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
     """Every condition on an idle machine, then on a busy one; few of them to be quick."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, shaped_link(Path(folder)) as made:
-        link = Relayed(made.hosts, made.folder, lease_s=3600)
-        for load in ("idle", "busy"):
-            with _computing() if load == "busy" else contextlib.nullcontext():
-                rows += [{"load": load, **row} for row in _conditions(link, quick)]
-    return rows, [check for row in rows for check in _checks(row)]
+        link = WithoutNetem(made.hosts, made.folder, lease_s=3600)
+        rows += [{"load": "idle", **row} for row in _conditions(link, quick)]
+        with _computing(Path(folder)) as work:
+            rows += [{"load": "busy", **row} for row in _conditions(link, quick)]
+            rows += [{"load": "busy", **row} for row in _computed(link, work, quick)]
+    return rows, [check for row in rows for check in _checks(row)] + list(_beside(rows))
 
 
-def _conditions(link: Relayed, quick: bool) -> Iterator[Row]:
+def _conditions(link: WithoutNetem, quick: bool) -> Iterator[Row]:
     """One row per condition and quantity."""
     for delay_ms in DELAYS_MS[1:2] if quick else DELAYS_MS:
         yield _row(link, Condition(delay_ms=delay_ms), "round trip", 2 * delay_ms, _round_trip)
@@ -66,54 +85,79 @@ def _conditions(link: Relayed, quick: bool) -> Iterator[Row]:
     count = 300 if quick else 3000
     yield _row(link, LOSS, "loss", LOSS.loss_percent, lambda link: _loss(link, count), count=count)
     for rate in RATES_MBIT[1:2] if quick else RATES_MBIT:
-        yield _row(
-            link,
-            Condition(rate_mbit=rate),
-            "goodput",
-            rate * PAYLOAD / FRAME,
-            lambda link, rate=rate: _goodput(link, rate, 0.5 if quick else 3),
-        )
+        for condition in _by_either(rate):
+            yield _row(
+                link,
+                condition,
+                "goodput",
+                rate * PAYLOAD / FRAME,
+                lambda link, rate=rate: _goodput(link, rate, 0.5 if quick else 3),
+            )
     for size_kb in TRANSFERS_KB[:1] if quick else TRANSFERS_KB:
-        yield _row(
-            link,
-            Condition(rate_mbit=20),
-            f"{size_kb} KB",
-            must_take_ms(size_kb << 10, 20),
-            lambda link, size=size_kb << 10: _transfer(link, size),
-        )
+        for condition in _by_either(20):
+            yield _row(
+                link,
+                condition,
+                f"{size_kb} KB",
+                must_take_ms(size_kb << 10, 20),
+                lambda link, size=size_kb << 10: _transfer(link, size),
+            )
+
+
+def _computed(link: WithoutNetem, work: Work, quick: bool) -> Iterator[Row]:
+    """How much longer computing takes than its CPU time while a link is full, by its engine."""
+    seconds = 1 if quick else 5
+
+    def fill(link: WithoutNetem, rate_mbit: float) -> float:
+        with _connected(link) as data:
+            transfer_ms(data, int(rate_mbit * 1e6 / 8 * 0.2))
+            return work.during(lambda: transfer_ms(data, int(rate_mbit * 1e6 / 8 * seconds)))
+
+    for rate in RATES_MBIT[1:2] if quick else RATES_MBIT:
+        for condition in _by_either(rate):
+            yield _row(link, condition, COMPUTING, 1.0, lambda link, rate=rate: fill(link, rate))
+
+
+def _by_either(rate_mbit: float) -> tuple[Condition, Condition]:
+    """A rate that htb keeps, and what is as good as that but takes a relay."""
+    return Condition(rate_mbit=rate_mbit), Condition(rate_mbit=rate_mbit, delay_ms=0.01)
 
 
 def _row(
-    link: Relayed,
+    link: WithoutNetem,
     condition: Condition,
     quantity: str,
     asked: float,
-    measuring: Callable[[Relayed], float],
+    measuring: Callable[[WithoutNetem], float],
     **more: Any,
 ) -> Row:
     """Shape both hosts anew, measure, and see what the first host's relay did meanwhile."""
     for rank in (0, 1):
         link.restore(rank=rank)
-        link.apply(condition, tcp=TCP, rank=rank)
+        words = link.asking(condition, tcp=TCP, rank=rank)
+        if condition.only_rate:  # for htb, however low it is
+            words.remove("--emulate")
+        engine = link.call("apply", *words, rank=rank)["engine"]
     [keeper] = link.keepers()
     cpu_s, begin = _cpu_s(keeper), time.monotonic()
     value = measuring(link)
     took_s = time.monotonic() - begin
-    counted = link.counters()
+    counted = link.counters() if engine == "relay" else None
     return {
+        "engine": engine,
         "quantity": quantity,
         "delay_ms": condition.delay_ms,
         "rate_mbit": condition.rate_mbit,
         "asked": asked,
         "measured": value,
-        "late_p99_ms": (counted.late_ns(0.99) or 0) / 1e6,
-        "forwarded": counted.forwarded,
+        "late_p99_ms": (counted.late_ns(0.99) or 0) / 1e6 if counted else None,
+        "forwarded": counted.forwarded if counted else None,
         "cpu_share": (_cpu_s(keeper) - cpu_s) / took_s,
         **more,
     }
 
 
-def _round_trip(link: Relayed) -> float:
+def _round_trip(link: WithoutNetem) -> float:
     """Median round trip in milliseconds of a small message, one under way at a time."""
     with _connected(link) as data:
         first_ms = transfer_ms(data, 8)
@@ -121,17 +165,17 @@ def _round_trip(link: Relayed) -> float:
         return statistics.median(transfer_ms(data, 8) for _ in range(count))
 
 
-def _jitter(link: Relayed, count: int) -> float:
+def _jitter(link: WithoutNetem, count: int) -> float:
     """Standard deviation in milliseconds of one-way delays, too far apart to wait for another."""
     return statistics.stdev(took_s * 1e3 for _, took_s in datagrams(*link.hosts, count, 0.05))
 
 
-def _loss(link: Relayed, count: int) -> float:
+def _loss(link: WithoutNetem, count: int) -> float:
     """Percent of datagrams that did not come."""
     return 100 * (1 - len(datagrams(*link.hosts, count, 0.001)) / count)
 
 
-def _goodput(link: Relayed, rate_mbit: float, seconds: float) -> float:
+def _goodput(link: WithoutNetem, rate_mbit: float, seconds: float) -> float:
     """Mbit/s of one long transfer, after a ramp."""
     size = int(rate_mbit * 1e6 / 8 * seconds)
     with _connected(link) as data:
@@ -139,7 +183,7 @@ def _goodput(link: Relayed, rate_mbit: float, seconds: float) -> float:
         return size * 8e-3 / transfer_ms(data, size)
 
 
-def _transfer(link: Relayed, size: int) -> float:
+def _transfer(link: WithoutNetem, size: int) -> float:
     """Median milliseconds of single transfers, each after a pause."""
     with _connected(link) as data:
         transfer_ms(data, 1 << 20)
@@ -151,20 +195,43 @@ def _transfer(link: Relayed, size: int) -> float:
 
 
 @contextlib.contextmanager
-def _connected(link: Relayed) -> Iterator[Any]:
+def _connected(link: WithoutNetem) -> Iterator[Any]:
     """A connection over the data port that answers."""
     serve(link.hosts[1], DATA_PORT)
     with connect(*link.hosts, DATA_PORT) as data:
         yield data
 
 
+class Work:
+    """What the computing processes did, as each writes it to a file."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._words = []
+        for path in files:
+            with path.open("r+b") as file:
+                self._words.append(memoryview(mmap.mmap(file.fileno(), 16)).cast("Q"))
+
+    def during(self, what: Callable[[], object]) -> float:
+        """Wall time over CPU time of the items while something is done."""
+        before = self._sums()
+        what()
+        wall_ns, cpu_ns = (now - then for now, then in zip(self._sums(), before, strict=True))
+        return wall_ns / cpu_ns
+
+    def _sums(self) -> list[int]:
+        """Wall time and CPU time so far, of all processes."""
+        return [sum(column) for column in zip(*self._words, strict=True)]
+
+
 @contextlib.contextmanager
-def _computing() -> Iterator[None]:
+def _computing(folder: Path) -> Iterator[Work]:
     """Keep every core busy."""
-    count = os.cpu_count() or 1
-    spinning = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(count)]
+    files = [folder / f"work-{number}" for number in range(os.cpu_count() or 1)]
+    for file in files:
+        file.write_bytes(bytes(16))
+    spinning = [subprocess.Popen([sys.executable, "-c", ITEMS, file]) for file in files]
     try:
-        yield
+        yield Work(files)
     finally:
         for each in spinning:
             each.kill()
@@ -179,10 +246,13 @@ def _cpu_s(pid: int) -> float:
 
 def _checks(row: Row) -> Iterator[Check]:
     """Hold a row against the accuracy that is promised while the machine is otherwise idle."""
-    name = f"{row['load']}, {row['quantity']}"
+    name = f"{row['load']}, {row['engine']}, {row['quantity']}"
     name += f" at {row['rate_mbit']:g} Mbit/s" if row["rate_mbit"] else f", {row['asked']:g} asked"
     off = row["measured"] - row["asked"]
-    yield Check(f"{name}: relay late, p99, ms", row["late_p99_ms"], LATE_MS, "lower")
+    if row["late_p99_ms"] is not None:
+        yield Check(f"{name}: late, p99, ms", row["late_p99_ms"], LATE_MS, "lower")
+    if row["quantity"] == COMPUTING:
+        yield Check(f"{name}: of its CPU time", row["measured"], DISTURBED, "lower")
     if row["load"] == "busy":
         return
     if row["quantity"] == "round trip":
@@ -198,6 +268,20 @@ def _checks(row: Row) -> Iterator[Check]:
         yield Check(f"{name}: relative error", abs(off) / row["asked"], 0.2, "lower")
     else:
         yield Check(f"{name}: error, ms", abs(off), max(1.0, 0.05 * row["asked"]), "lower")
+
+
+def _beside(rows: Sequence[Row]) -> Iterator[Check]:
+    """How long computing takes beside the relay, over what it takes beside htb at the same rate."""
+    took = {
+        (row["rate_mbit"], row["engine"]): row["measured"]
+        for row in rows
+        if row["quantity"] == COMPUTING
+    }
+    for rate in sorted({rate for rate, _ in took}):
+        ratio = took[rate, "relay"] / took[rate, "htb"]
+        yield Check(
+            f"busy, {COMPUTING} at {rate:g} Mbit/s: relay over htb", ratio, DISTURBED, "lower"
+        )
 
 
 if __name__ == "__main__":

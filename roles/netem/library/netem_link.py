@@ -39,7 +39,7 @@ options:
     type: list
     elements: int
   emulate:
-    description: Whether a relay may shape where the kernel has no netem.
+    description: Whether a relay may shape where the kernel has no netem and htb is not enough.
     type: bool
     default: false
   lease:
@@ -90,7 +90,7 @@ commands:
   returned: success
   type: list
 engine:
-  description: Who shapes, C(netem) or C(relay); C(none) where nobody does.
+  description: Who shapes, C(netem), C(htb) or C(relay); C(none) where nobody does.
   returned: success
   type: str
 state_dir:
