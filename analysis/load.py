@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from paretopipe_worker import attempts, records
 from paretopipe_worker import plan as plans
-from paretopipe_worker import records
+from paretopipe_worker.attempts import Attempts
 from paretopipe_worker.plan import Plan
 
-CONTROLLER = -1
+CONTROLLER = attempts.CONTROLLER
 """Rank of a file in which the controller says how it saw a session fail."""
 
 _KEYS = ("session", "attempt", "replicate", "host", "rank")
@@ -59,6 +60,8 @@ class Run:
         One row per :class:`~paretopipe_worker.records.Item`, ``PhaseEnd``, ``PointEnd``, ``Probe``,
         ``Clock``. The rank a clock's exchanges were made with is ``other``, since ``rank`` is who
         wrote the record.
+    attempts
+        The attempts at each session, and what became of the points in them.
     warnings
         What was found to be cut short, each naming the file.
     """
@@ -71,6 +74,7 @@ class Run:
     points: pd.DataFrame
     probes: pd.DataFrame
     clocks: pd.DataFrame
+    attempts: Attempts
     warnings: tuple[str, ...]
 
 
@@ -91,8 +95,9 @@ def load(path: Path) -> Run:
     rows: dict[type, list[dict[str, Any]]] = {kind: [] for kind in _FRAMES}
     sessions: list[dict[str, Any]] = []
     warnings: list[str] = []
-    for file in sorted(path.glob("records/*/*.jsonl")):
-        found = list(records.read(file))
+    told = Attempts(plan)
+    for file in attempts.files(path):
+        found = list(told.reading(file))
         if not found or not isinstance(found[0], records.Header):
             warnings.append(f"{file}: truncated: it holds no header; nothing of it counts")
             continue
@@ -114,6 +119,7 @@ def load(path: Path) -> Run:
         path=path,
         plan=plan,
         sessions=_sessions(sessions),
+        attempts=told,
         warnings=tuple(warnings),
         **{name: _frame(rows[kind], kind) for kind, name in _FRAMES.items()},
     )

@@ -51,6 +51,11 @@ class Point:
         """Payload of each hop in bytes, the way back last."""
         return tuple(payload_bytes(hop) for hop in self.hops)
 
+    @property
+    def active_ranks(self) -> tuple[int, ...]:
+        """Ranks with a part in it: the source, and whoever something is sent to."""
+        return (0, *(rank for rank, hop in enumerate(self.hops[:-1], start=1) if hop))
+
 
 @dataclass(frozen=True, config=_CONFIG)
 class Session:

@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from paretopipe_worker import attempts, records
 from paretopipe_worker import plan as plans
-from paretopipe_worker import records
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.plan import Plan, Point, Session
 from paretopipe_worker.predict import duration
-from paretopipe_worker.records import End, Header, PhaseEnd, PointEnd, Writer
+from paretopipe_worker.records import End, Header, Writer
 from paretopipe_worker.spec import Experiment
 
 CONTROLLER = "controller"
 """Folder of the records by which the controller says that a session failed."""
-
-MEASURED = ("latency", "throughput")
-"""Phases that every point needs."""
-
-
-def lacking(point: Point, ended: Collection[tuple[int, str]]) -> tuple[str, ...]:
-    """Hosts of which an attempt at a point has not the ends of all phases.
-
-    An attempt is complete, its figures count and it is not made again, when this is empty and the
-    source says that the point ended well.
-
-    Parameters
-    ----------
-    point
-        The point.
-    ended
-        Ranks and phases of which the attempt's records hold the end.
-    """
-    # Ranks with a part in it: the source, and whoever something is sent to.
-    active = [0] + [rank for rank, hop in enumerate(point.hops[:-1], start=1) if hop]
-    return tuple(
-        point.placement[rank]
-        for rank in active
-        if not all((rank, phase) in ended for phase in MEASURED)
-    )
 
 
 def planned(
@@ -69,20 +44,30 @@ def planned(
 def todo(plan: Plan, results: Path, *, retry_failed: bool = False) -> dict[str, Any]:
     """List the sessions that are not finished, in the plan's order, as the playbook needs them.
 
-    A point of a session is left to measure until one attempt at it is complete. One that failed by
-    itself is not, unless `retry_failed`: it would most likely fail again.
+    A point of a session is left to measure until one attempt at it counts. One that failed by
+    itself is not, unless `retry_failed`: it would most likely fail again (see
+    :class:`paretopipe_worker.attempts.Outcome`).
+
+    Raises
+    ------
+    RecordError
+        When a record is damaged, naming file and line.
     """
     tasks, failed = [], 0
+    read = attempts.read(plan, results)
     for session in plan.sessions:
-        attempts = list(_attempts(session, results))
-        points = [plan.point(point_id) for point_id in session.points]
-        left = [point for point in points if not any(each.complete(point) for each in attempts)]
-        if not retry_failed:
-            lost = [point for point in left if not any(each.failed(point) for each in attempts)]
-            failed += len(left) - len(lost)
-            left = lost
+        tried = read.of(session.id)
+        left = []
+        for point in map(plan.point, session.points):
+            outcomes = {attempt.outcome(point).status for attempt in tried}
+            if "ok" in outcomes:
+                continue
+            if "failed" in outcomes and not retry_failed:
+                failed += 1
+            else:
+                left.append(point)
         if left:
-            number = max((each.number for each in attempts), default=0) + 1
+            number = max((attempt.number for attempt in tried), default=0) + 1
             tasks.append(_task(plan, session, number, left))
     seconds = sum(task["predicted_s"] for task in tasks)
     return {
@@ -119,7 +104,7 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
                 attempt=attempt,
                 replicate=session.replicate,
                 host=CONTROLLER,
-                rank=-1,
+                rank=attempts.CONTROLLER,
                 backend=session.backend,
                 link=session.link,
                 model=session.model,
@@ -139,56 +124,6 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
             End(status="failed", reason=reason, process_start_ns=now, end_ns=now, shares_ns={})
         )
     return path
-
-
-@dataclass
-class _Attempt:
-    """What the records of one attempt at a session hold of its points.
-
-    `phases` has the last leg of each rank and phase.
-    """
-
-    number: int
-    ends: dict[str, PointEnd] = field(default_factory=dict)
-    phases: dict[str, dict[tuple[int, str], int]] = field(default_factory=dict)
-
-    def add(self, path: Path) -> None:
-        """Read one host's file, which may have been cut short."""
-        rank = -1
-        for record in records.read(path):
-            match record:
-                case Header():
-                    rank = record.rank
-                case PhaseEnd():
-                    legs = self.phases.setdefault(record.point, {})
-                    legs[rank, record.phase] = max(record.leg, legs.get((rank, record.phase), 0))
-                case PointEnd():
-                    self.ends[record.point] = record
-
-    def complete(self, point: Point) -> bool:
-        """Whether it measured the point."""
-        end = self.ends.get(point.id)
-        legs = self.phases.get(point.id, {})
-        last = {name: leg for (_, name), leg in sorted(legs.items(), key=lambda item: item[1])}
-        # Only the last leg of a phase counts, so every rank must have that one.
-        ended = {(rank, name) for (rank, name), leg in legs.items() if leg == last[name]}
-        return end is not None and end.status == "ok" and not lacking(point, ended)
-
-    def failed(self, point: Point) -> bool:
-        """Whether the point failed by itself, and not because the session broke."""
-        end = self.ends.get(point.id)
-        return end is not None and end.status == "failed"
-
-
-def _attempts(session: Session, results: Path) -> Iterator[_Attempt]:
-    """Every attempt at a session there is a trace of."""
-    found: dict[int, _Attempt] = {}
-    for host in (*session.placement, CONTROLLER):
-        for path in (results / "records" / host).glob(f"{session.id}.*.jsonl"):
-            number = path.name.removeprefix(f"{session.id}.").removesuffix(".jsonl")
-            if number.isdecimal():
-                found.setdefault(int(number), _Attempt(int(number))).add(path)
-    yield from found.values()
 
 
 def _tables(plan: Plan, session: Session) -> list[Any]:

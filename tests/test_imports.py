@@ -14,7 +14,7 @@ WORKER = "paretopipe_worker"
 
 ASKED = {"link.conditions", "link.profiles", "link.presets", "link.traces"}
 PLAIN = {"backends", "cuts", "spec", "fleet", "records", "window"} | ASKED
-PLANNING = PLAIN | {"plan", "planner", "predict", "resume", "warmup"}
+PLANNING = PLAIN | {"attempts", "plan", "planner", "predict", "resume", "warmup"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
 TRANSPORT = {"agreement", "backends", "cuts", "transport"} | {
     f"transport.{name}" for name in ("handshake", "ring", "sockets", "group", "tcp", "rpc", "gloo")
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "arrivals": {"spec"},
     "outputs": {"partition"},
     "plan": PLAIN,
-    **dict.fromkeys(("planner", "predict", "resume"), PLANNING),
+    **dict.fromkeys(("attempts", "planner", "predict", "resume"), PLANNING),
     **dict.fromkeys(MODELS - {"cuts"}, MODELS),
     **dict.fromkeys(TRANSPORT - {"agreement", "backends", "cuts"}, TRANSPORT),
     **dict.fromkeys(DEVICE, DEVICE),

@@ -1,0 +1,223 @@
+"""What a run's records tell of each attempt at each session, and which attempts count.
+
+One rule for both: resume measures again what does not count, the analysis takes figures from what
+does (:meth:`Attempt.outcome`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from paretopipe_worker import records
+from paretopipe_worker.backends import BACKENDS
+from paretopipe_worker.plan import Plan, Point, Session
+from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointEnd, Record
+from paretopipe_worker.spec import MIN_ITEMS
+
+CONTROLLER = -1
+"""Rank of a file in which the controller says how it saw a session fail."""
+
+MEASURED = ("latency", "throughput")
+"""Phases that every point needs."""
+
+WIRE_SHARE = 1.2
+"""What may cross for a byte of payload, beside the backend's framing of each message."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a point in one attempt, and why it does not count.
+
+    ``ok`` counts. ``failed`` is a failure of the point itself, which would most likely happen
+    again: it is measured again only if asked. ``lost`` is what its session or its records lack: it
+    is measured again.
+    """
+
+    status: Literal["ok", "failed", "lost"]
+    reason: str | None = None
+
+
+@dataclass
+class Attempt:
+    """What the records of one attempt at a session hold.
+
+    Parameters
+    ----------
+    points
+        What the stages were to measure, in order; what the controller knew where no stage wrote.
+    ended
+        The source's ends of points.
+    legs
+        Ends of all legs of each point, each with its rank.
+    items
+        Items that came back to the source, by point, phase and leg.
+    files
+        Rank, host and last line of each file that has a header; no last line in one cut short.
+    """
+
+    session: Session
+    number: int
+    points: tuple[str, ...] = ()
+    ended: dict[str, PointEnd] = field(default_factory=dict)
+    legs: dict[str, list[tuple[int, PhaseEnd]]] = field(default_factory=dict)
+    items: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    files: list[tuple[int, str, End | None]] = field(default_factory=list)
+
+    def reading(self, path: Path) -> Iterator[Record]:
+        """Yield the records of one host's file, once what they tell is noted."""
+        header: Header | None = None
+        end: End | None = None
+        for record in records.read(path):
+            match record:
+                case Header():
+                    header = record
+                    # What a stage was told counts more than what the controller knew.
+                    if record.rank != CONTROLLER or not self.points:
+                        self.points = record.points
+                case Item() if header and header.rank == 0 and record.done_ns is not None:
+                    self.items[record.point, record.phase, record.leg] += 1
+                case PhaseEnd() if header:
+                    self.legs.setdefault(record.point, []).append((header.rank, record))
+                case PointEnd():
+                    self.ended[record.point] = record
+                case End():
+                    end = record
+            yield record
+        if header:
+            self.files.append((header.rank, header.host, end))
+
+    def outcome(self, point: Point) -> Outcome:
+        """Judge this attempt at a point.
+
+        It counts when the source says that the point ended well, every rank with a part in it has
+        the end of the last leg of both phases, each of them has items enough for a median, and what
+        was to cross did, in every leg.
+        """
+        end = self.ended.get(point.id)
+        if end is None:
+            return Outcome("lost", self.fault or "the session ended without this point")
+        if end.status == "failed":
+            return Outcome("failed", str(end.reason))
+        legs = self.legs.get(point.id, [])
+        if hosts := _lacking(point, legs):
+            reason = f"records of {', '.join(hosts)} lack the end of a phase"
+            return Outcome("lost", "; ".join(filter(None, (reason, self.fault))))
+        if reason := self._few(point, legs) or _uncrossed(point, legs):
+            return Outcome("failed", reason)
+        return Outcome("ok")
+
+    @property
+    def fault(self) -> str | None:
+        """Why it broke, as its hosts and the controller saw it; None where nobody saw anything."""
+        return "; ".join(dict.fromkeys(self._complaints())) or None
+
+    def _complaints(self) -> Iterator[str]:
+        """What is wrong with its files, the controller's view first."""
+        for rank, host, end in sorted(self.files, key=lambda file: file[0]):
+            if end is None:
+                yield f"{host}: records were cut short"
+            elif end.status == "failed":
+                # A stage's reason begins with its host's name; the controller's need not.
+                yield f"controller: {end.reason}" if rank == CONTROLLER else str(end.reason)
+        written = {host for _, host, _ in self.files}
+        yield from (f"{host}: no records" for host in self.session.placement if host not in written)
+
+    def _few(self, point: Point, legs: list[tuple[int, PhaseEnd]]) -> str | None:
+        """Which phase has too few items for a median, and how many."""
+        last = _last(legs)
+        for phase in MEASURED:
+            count = self.items[point.id, phase, last[phase]]
+            if count < MIN_ITEMS:
+                return f"phase {phase} has {count} items, at least {MIN_ITEMS} are needed"
+        return None
+
+
+def _last(legs: list[tuple[int, PhaseEnd]]) -> dict[str, int]:
+    """The last leg of each phase on any rank: it alone counts, so every rank must have that one."""
+    last: dict[str, int] = {}
+    for _, leg in legs:
+        last[leg.phase] = max(leg.leg, last.get(leg.phase, 0))
+    return last
+
+
+def _lacking(point: Point, legs: list[tuple[int, PhaseEnd]]) -> list[str]:
+    """Hosts of ranks with a part in a point that lack the end of a phase's last leg."""
+    last = _last(legs)
+    ended = {(rank, leg.phase) for rank, leg in legs if leg.leg == last[leg.phase]}
+    return [
+        point.placement[rank]
+        for rank in point.active_ranks
+        if not all((rank, phase) in ended for phase in MEASURED)
+    ]
+
+
+def _uncrossed(point: Point, legs: list[tuple[int, PhaseEnd]]) -> str | None:
+    """In which leg the bytes that were to cross did not, or others did, and how many."""
+    backend = BACKENDS[point.backend]
+    for rank, leg in legs:
+        size, sent, wire = point.hop_bytes[rank], leg.payload_sent_bytes, leg.wire_sent_bytes
+        # Warm-up is in what was sent but not in the count of items; a mark ends each phase.
+        messages = sent / size if size else 0
+        least = sent + backend.least_framing_bytes * messages
+        most = WIRE_SHARE * sent + backend.most_framing_bytes * (messages + 1)
+        most += leg.retransmitted_bytes or 0
+        wrong = sent < leg.items * size or (not size and sent > 0)
+        if wrong or (wire is not None and not least <= wire <= most):
+            return (
+                f"{point.placement[rank]}, {leg.phase}: {leg.items * size} bytes were to cross, "
+                f"{sent} were handed to the transport, the network counted "
+                f"{'nothing' if wire is None else wire}"
+            )
+    return None
+
+
+class Attempts:
+    """All attempts of a run, told by its record files one by one."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._sessions = {session.id: session for session in plan.sessions}
+        self._found: dict[str, dict[int, Attempt]] = {name: {} for name in self._sessions}
+
+    def reading(self, path: Path) -> Iterator[Record]:
+        """Yield the records of one file, once its attempt has noted what they tell.
+
+        Raises
+        ------
+        RecordError
+            When the file is damaged, or of no session of the plan.
+        """
+        session, _, number = path.name.removesuffix(".jsonl").rpartition(".")
+        if session not in self._sessions or not number.isdecimal():
+            raise records.RecordError(f"{path}: is of no session of this run's plan.json")
+        found = self._found[session]
+        if int(number) not in found:
+            found[int(number)] = Attempt(self._sessions[session], int(number))
+        yield from found[int(number)].reading(path)
+
+    def of(self, session: str) -> list[Attempt]:
+        """The attempts at a session that there is a trace of, the first one first."""
+        return [attempt for _, attempt in sorted(self._found[session].items())]
+
+
+def read(plan: Plan, results: Path) -> Attempts:
+    """Read the records of a run for what they tell of its attempts.
+
+    Raises
+    ------
+    RecordError
+        When a file is damaged, or of no session of the plan.
+    """
+    attempts = Attempts(plan)
+    for path in files(results):
+        for _ in attempts.reading(path):
+            pass
+    return attempts
+
+
+def files(results: Path) -> list[Path]:
+    """The record files of a run, in order."""
+    return sorted(results.glob("records/*/*.jsonl"))
