@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from paretopipe_worker import attempts, records
+from paretopipe_worker import attempts, belonging, records
 from paretopipe_worker import plan as plans
 from paretopipe_worker.attempts import Attempts
 from paretopipe_worker.plan import Plan
 
-CONTROLLER = attempts.CONTROLLER
+CONTROLLER = belonging.CONTROLLER
 """Rank of a file in which the controller says how it saw a session fail."""
 
 _KEYS = ("session", "attempt", "replicate", "host", "rank")
@@ -84,9 +84,11 @@ def load(path: Path) -> Run:
     Raises
     ------
     RunError
-        When there is no such run, or records of another run, session, host or weights lie in it.
+        When there is no such run.
     paretopipe_worker.plan.PlanError
         When the plan is damaged.
+    paretopipe_worker.belonging.ForeignRecords
+        When records of another run, plan, session, host, weights or version lie in it.
     paretopipe_worker.records.RecordError
         When a record is damaged, naming file and line.
     """
@@ -102,7 +104,6 @@ def load(path: Path) -> Run:
             warnings.append(f"{file}: truncated: it holds no header; nothing of it counts")
             continue
         header = found[0]
-        _check(file, header, plan)
         end = found[-1] if isinstance(found[-1], records.End) else None
         if end is None:
             warnings.append(
@@ -173,41 +174,6 @@ def _require(path: Path) -> None:
     beside = sorted(other.parent.name for other in path.parent.glob("*/plan.json"))
     known = f"runs in {path.parent}: {', '.join(beside)}" if beside else f"none in {path.parent}"
     raise RunError(f"{path}: no such run (it has no plan.json); {known}")
-
-
-def _check(file: Path, header: records.Header, plan: Plan) -> None:
-    """Refuse records that are not of this plan: figures of different things must not mix."""
-    if header.run != plan.run:
-        raise RunError(f"{file}: records of run '{header.run}' among those of run '{plan.run}'")
-    if file.name != records.file_name(header.session, header.attempt):
-        raise RunError(
-            f"{file}: holds attempt {header.attempt} of session '{header.session}', whose file is "
-            f"'{records.file_name(header.session, header.attempt)}'"
-        )
-    if header.session not in {session.id for session in plan.sessions}:
-        raise RunError(f"{file}: session '{header.session}' is not in plan.json")
-    if header.rank == CONTROLLER:
-        return
-    session = plan.session(header.session)
-    if header.rank >= len(session.placement) or session.placement[header.rank] != header.host:
-        raise RunError(
-            f"{file}: written by rank {header.rank} on '{header.host}'; session '{session.id}' has "
-            f"{', '.join(session.placement)} in this order"
-        )
-    if file.parent.name != header.host:
-        raise RunError(f"{file}: written on '{header.host}', in the directory of another host")
-    weights = {table.weights_sha256 for table in plan.tables if table.model == session.model}
-    if header.weights_sha256 not in weights:
-        raise RunError(
-            f"{file}: measured with weights {header.weights_sha256[:12]}; the plan's for "
-            f"'{session.model}' are {', '.join(sorted(digest[:12] for digest in weights))}"
-        )
-    factor = plan.host(header.host).device_emulated
-    if header.device_emulated != factor:
-        raise RunError(
-            f"{file}: measured with device_emulated {header.device_emulated:g}; the plan has "
-            f"{factor:g} for '{header.host}'"
-        )
 
 
 def _ending(end: records.End | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ overlap by all but that difference, which no clock here can tell.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import sys
@@ -22,6 +21,7 @@ import pandas as pd
 from analysis.certificate import COLUMNS, certificates, paths_of
 from analysis.load import CONTROLLER, Run, RunError, load, processes
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
+from paretopipe_worker import plan as plans
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import LEGS, RecordError
 
@@ -72,14 +72,13 @@ def manifest(
         (see :mod:`analysis.provenance`).
     """
     plan = run.plan
-    plan_file = run.path / "plan.json"
     verdicts = certificates(run)
     return {
         "run": plan.run,
         "experiment": asdict(plan.experiment),
         "spec": written(plan.experiment),
         "seed": plan.experiment.seed,
-        "plan_sha256": hashlib.sha256(plan_file.read_bytes()).hexdigest(),
+        "plan_sha256": plans.digest(plan),
         "weights_sha256": {table.model: table.weights_sha256 for table in plan.tables},
         "predicted_hours": plan.predicted_hours,
         "checkout": checkout(Path(__file__).resolve().parent.parent),
@@ -189,7 +188,8 @@ def _environments(run: Run, host: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     for row in run.sessions[run.sessions["host"] == host].to_dict("records"):
         facts = {name: value for name, value in row["facts"].items() if name != "network"}
-        environment = {"versions": row["versions"], "facts": facts}
+        environment = {"versions": row["versions"], "code_sha256": row["code_sha256"]}
+        environment |= {"facts": facts}
         name = f"{row['session']}.{row['attempt']}"
         for known in found:
             if environment.items() <= known.items():

@@ -149,6 +149,7 @@ def _prepare(options: argparse.Namespace) -> int:
         from paretopipe_worker.prepare import prepare
 
         made = prepare(options.run_name, experiment, hosts, options.results, options.cache)
+    resume.hold(made, options.results)
     print(planner.summary(made))
     return 0
 
@@ -159,6 +160,9 @@ def _add_todo(commands: Commands) -> None:
     parser.add_argument(
         "--retry-failed", action="store_true", help="also points that failed by themselves"
     )
+    parser.add_argument(
+        "--torch", type=json.loads, default={}, metavar="JSON", help="version of torch, by host"
+    )
     parser.set_defaults(run=_todo)
 
 
@@ -167,7 +171,10 @@ def _todo(options: argparse.Namespace) -> int:
     from paretopipe_worker import plan, resume
 
     loaded = plan.load(options.results / "plan.json")
-    print(json.dumps(resume.todo(loaded, options.results, retry_failed=options.retry_failed)))
+    made = resume.todo(
+        loaded, options.results, retry_failed=options.retry_failed, torch=options.torch
+    )
+    print(json.dumps(made))
     return 0
 
 

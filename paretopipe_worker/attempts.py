@@ -14,12 +14,10 @@ from typing import Literal
 
 from paretopipe_worker import records
 from paretopipe_worker.backends import BACKENDS
+from paretopipe_worker.belonging import CONTROLLER, Belonging, ForeignRecords
 from paretopipe_worker.plan import Plan, Point, Session
 from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointEnd, Record
 from paretopipe_worker.spec import MIN_ITEMS
-
-CONTROLLER = -1
-"""Rank of a file in which the controller says how it saw a session fail."""
 
 MEASURED = ("latency", "throughput")
 """Phases that every point needs."""
@@ -67,13 +65,14 @@ class Attempt:
     items: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     files: list[tuple[int, str, End | None]] = field(default_factory=list)
 
-    def reading(self, path: Path) -> Iterator[Record]:
+    def reading(self, path: Path, belonging: Belonging) -> Iterator[Record]:
         """Yield the records of one host's file, once what they tell is noted."""
         header: Header | None = None
         end: End | None = None
         for record in records.read(path):
             match record:
                 case Header():
+                    belonging.check(path, record)
                     header = record
                     # What a stage was told counts more than what the controller knew.
                     if record.rank != CONTROLLER or not self.points:
@@ -179,6 +178,7 @@ class Attempts:
     """All attempts of a run, told by its record files one by one."""
 
     def __init__(self, plan: Plan) -> None:
+        self.belonging = Belonging(plan)
         self._sessions = {session.id: session for session in plan.sessions}
         self._found: dict[str, dict[int, Attempt]] = {name: {} for name in self._sessions}
 
@@ -188,15 +188,18 @@ class Attempts:
         Raises
         ------
         RecordError
-            When the file is damaged, or of no session of the plan.
+            When the file is damaged, or its records must not be mixed with those of this run.
         """
         session, _, number = path.name.removesuffix(".jsonl").rpartition(".")
         if session not in self._sessions or not number.isdecimal():
-            raise records.RecordError(f"{path}: is of no session of this run's plan.json")
+            header = next(records.read(path), None)
+            if isinstance(header, Header):
+                self.belonging.check(path, header)
+            raise ForeignRecords(f"{path}: is of no session of this run's plan.json")
         found = self._found[session]
         if int(number) not in found:
             found[int(number)] = Attempt(self._sessions[session], int(number))
-        yield from found[int(number)].reading(path)
+        yield from found[int(number)].reading(path, self.belonging)
 
     def of(self, session: str) -> list[Attempt]:
         """The attempts at a session that there is a trace of, the first one first."""
@@ -209,7 +212,7 @@ def read(plan: Plan, results: Path) -> Attempts:
     Raises
     ------
     RecordError
-        When a file is damaged, or of no session of the plan.
+        When a file is damaged, or its records must not be mixed with those of this run.
     """
     attempts = Attempts(plan)
     for path in files(results):

@@ -18,7 +18,8 @@ Format history
     a phase tells how its warm-up ended, the host's health meanwhile, and what disturbed it. The
     source records what the clocks of the hosts have to do with one another.
 4
-    A header tells by digests whose records it begins.
+    A header tells by digests whose records it begins: of the plan, and of the worker's code, beside
+    the version of torch.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
@@ -57,6 +58,10 @@ class Header:
     kernel, firmware, threads, allocator, network) and `versions` the software. `link_engine` is who
     shapes what this host sends, `link_emulated` whether that is no kernel but a relay; `tcp` the
     kernel's settings.
+
+    By `plan_sha256` (:func:`paretopipe_worker.plan.digest`), `code_sha256`
+    (:func:`paretopipe_worker.code.digest`) and the public version of `torch` all attempts of a run
+    are held to be alike.
     """
 
     run: str
@@ -69,6 +74,9 @@ class Header:
     link: str
     model: str
     points: tuple[str, ...]
+    plan_sha256: str
+    code_sha256: str
+    torch: str
     weights_sha256: str
     device_emulated: float
     link_engine: Engine

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker import attempts, records
+from paretopipe_worker import attempts, code, records
 from paretopipe_worker import plan as plans
+from paretopipe_worker.belonging import CONTROLLER as NO_RANK
+from paretopipe_worker.belonging import Belonging
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.plan import Plan, Point, Session
 from paretopipe_worker.predict import duration
@@ -18,6 +21,8 @@ from paretopipe_worker.spec import Experiment
 
 CONTROLLER = "controller"
 """Folder of the records by which the controller says that a session failed."""
+
+_HERE = "this checkout"
 
 
 def planned(
@@ -41,20 +46,53 @@ def planned(
     return plan if same and all(file.exists() for file in files) else None
 
 
-def todo(plan: Plan, results: Path, *, retry_failed: bool = False) -> dict[str, Any]:
+def hold(plan: Plan, results: Path) -> None:
+    """Refuse to go on with a run whose records are of another plan, or by other code.
+
+    Raises
+    ------
+    ForeignRecords
+        Naming the file, and what to do.
+    """
+    belonging = Belonging(plan)
+    for path in attempts.files(results):
+        with contextlib.suppress(StopIteration):
+            header = next(records.read(path))
+            if isinstance(header, Header):
+                belonging.check(path, header)
+    belonging.hold_code(code.digest(), _HERE)
+
+
+def todo(
+    plan: Plan,
+    results: Path,
+    *,
+    retry_failed: bool = False,
+    torch: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """List the sessions that are not finished, in the plan's order, as the playbook needs them.
 
     A point of a session is left to measure until one attempt at it counts. One that failed by
     itself is not, unless `retry_failed`: it would most likely fail again (see
     :class:`paretopipe_worker.attempts.Outcome`).
 
+    Parameters
+    ----------
+    torch
+        Public version of torch by host, where it is known.
+
     Raises
     ------
+    ForeignRecords
+        When records of something else lie there, or what is left would be measured with other code
+        or another torch.
     RecordError
         When a record is damaged, naming file and line.
     """
     tasks, failed = [], 0
     read = attempts.read(plan, results)
+    read.belonging.hold_code(code.digest(), _HERE)
+    read.belonging.hold_torch(torch or {}, "now")
     for session in plan.sessions:
         tried = read.of(session.id)
         left = []
@@ -104,11 +142,14 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
                 attempt=attempt,
                 replicate=session.replicate,
                 host=CONTROLLER,
-                rank=attempts.CONTROLLER,
+                rank=NO_RANK,
                 backend=session.backend,
                 link=session.link,
                 model=session.model,
                 points=session.points,
+                plan_sha256=plans.digest(plan),
+                code_sha256=code.digest(),
+                torch="",
                 weights_sha256=_tables(plan, session)[0].weights_sha256,
                 device_emulated=1.0,
                 link_engine="none",

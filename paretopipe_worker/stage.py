@@ -13,7 +13,7 @@ from types import FrameType
 
 import torch
 
-from paretopipe_worker import facts
+from paretopipe_worker import code, facts
 from paretopipe_worker import plan as plans
 from paretopipe_worker.context import Shares
 from paretopipe_worker.control import ControlError
@@ -163,6 +163,9 @@ def header(
         link=session.link,
         model=session.model,
         points=session.points,
+        plan_sha256=plans.digest(plan),
+        code_sha256=code.digest(),
+        torch=torch.__version__.partition("+")[0],
         weights_sha256=plan.table(point.model, point.batch, point.dtype).weights_sha256,
         device_emulated=plan.host(host).device_emulated,
         link_engine=link.engine,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis import chance
+from paretopipe_worker import code, planner, records, spec
 from paretopipe_worker import plan as plans
-from paretopipe_worker import planner, records, spec
 from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
 from paretopipe_worker.fleet import Host
@@ -276,6 +276,9 @@ class FakeRun:
             "link": session.link,
             "model": session.model,
             "points": session.points,
+            "plan_sha256": plans.digest(self.plan),
+            "code_sha256": code.digest(),
+            "torch": "" if controller else "2.13.0",
             "weights_sha256": "" if controller else WEIGHTS,
             "device_emulated": 1.0 if controller else self.plan.host(host).device_emulated,
             "link_engine": engine,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.load import RunError, load
+from paretopipe_worker.belonging import ForeignRecords
 from paretopipe_worker.records import RecordError
 from tests.fake_run import FakeRun, make, tiny_table
 
@@ -75,6 +76,7 @@ def test_a_damaged_line_is_refused_by_file_and_line(fake: FakeRun) -> None:
     ("change", "message"),
     [
         ({"run": "other"}, "records of run 'other' among those of run 'made-up'"),
+        ({"plan_sha256": "ef" * 32}, "measured by plan efefefefefef, and plan.json of run"),
         ({"weights_sha256": "cd" * 32}, "measured with weights cdcdcdcdcdcd; the plan's"),
         ({"device_emulated": 9.0}, "measured with device_emulated 9; the plan has"),
         ({"session": "elsewhere"}, "whose file is 'elsewhere.1.jsonl'"),
@@ -86,8 +88,27 @@ def test_records_of_something_else_are_refused(
     fake: FakeRun, change: dict[str, Any], message: str
 ) -> None:
     fake.session(fake.plan.sessions[0], attempt=1, header=change)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(ForeignRecords, match=message):
         load(fake.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"code_sha256": "ab" * 32}, "has code of the worker abababababab, and .* was measured by"),
+        ({"torch": "2.12.1"}, "pi has torch 2.12.1, and measured .* with torch 2.13.0"),
+    ],
+)
+def test_attempts_by_other_code_or_torch_are_not_mixed(
+    fake: FakeRun, change: dict[str, Any], message: str
+) -> None:
+    session = fake.plan.sessions[0]
+    first, _ = fake.session(session, attempt=1)
+    second, _ = fake.session(session, attempt=2, header=change)
+    with pytest.raises(ForeignRecords, match=message) as refused:
+        load(fake.path)
+    assert str(first) in str(refused.value) and str(second) in str(refused.value)
+    assert "-e run=NAME" in str(refused.value)
 
 
 def test_a_run_that_is_not_there_is_refused_with_those_that_are(fake: FakeRun) -> None:

@@ -14,7 +14,8 @@ WORKER = "paretopipe_worker"
 
 ASKED = {"link.conditions", "link.profiles", "link.presets", "link.traces"}
 PLAIN = {"backends", "cuts", "spec", "fleet", "records", "window"} | ASKED
-PLANNING = PLAIN | {"attempts", "plan", "planner", "predict", "resume", "warmup"}
+PLANNED = {"attempts", "belonging", "planner", "predict", "resume"}
+PLANNING = PLAIN | PLANNED | {"code", "plan", "warmup"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
 TRANSPORT = {"agreement", "backends", "cuts", "transport"} | {
     f"transport.{name}" for name in ("handshake", "ring", "sockets", "group", "tcp", "rpc", "gloo")
@@ -27,7 +28,8 @@ DEVICE = {"lease", "daemons", "supervise", "governor", "link.conditions", "link.
     )
 }
 MAY_IMPORT = {
-    **{name: set() for name in ("agreement", "cuts", "fleet", "link.conditions", "link.presets")},
+    **{name: set() for name in ("agreement", "code", "cuts", "fleet")},
+    **{name: set() for name in ("link.conditions", "link.presets")},
     "records": {"link.conditions"},
     "link.profiles": ASKED,
     "backends": set(),
@@ -37,7 +39,7 @@ MAY_IMPORT = {
     "arrivals": {"spec"},
     "outputs": {"partition"},
     "plan": PLAIN,
-    **dict.fromkeys(("attempts", "planner", "predict", "resume"), PLANNING),
+    **dict.fromkeys(PLANNED, PLANNING),
     **dict.fromkeys(MODELS - {"cuts"}, MODELS),
     **dict.fromkeys(TRANSPORT - {"agreement", "backends", "cuts"}, TRANSPORT),
     **dict.fromkeys(DEVICE, DEVICE),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,3 +40,23 @@ def test_differences_name_what_changed() -> None:
     assert plan.differences(make(), make(seed=5)) == ["experiment"]
     other = (HOSTS[0], Host(name="server", data_address="10.0.0.9"))
     assert plan.differences(make(), make(hosts=other)) == ["inventory"]
+
+
+def test_what_is_only_said_or_predicted_does_not_change_what_is_measured(tmp_path: Path) -> None:
+    made = make()
+    hosts = tuple(replace(host, speed_hint=7.0) for host in HOSTS)
+    told = make(hosts=hosts, description="the same in other words")
+    assert told.points != made.points
+    assert plan.differences(made, told) == []
+    assert plan.digest(made) == plan.digest(told)
+    path = tmp_path / "plan.json"
+    path.write_text(plan.dump(made))
+    assert plan.digest(plan.load(path)) == plan.digest(made)
+
+
+def test_what_is_measured_is_in_the_digest() -> None:
+    slower = (replace(HOSTS[0], device_emulated=2.0), HOSTS[1])
+    others: list[dict[str, Any]] = [{"seed": 5}, {"hosts": slower}, {"phases": {"min_items": 21}}]
+    digests = {plan.digest(each) for each in (make(), *(make(**keys) for keys in others))}
+    assert len(digests) == 4
+    assert plan.digest(replace(make(), run="other")) not in digests

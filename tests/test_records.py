@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker import records
+from paretopipe_worker import code, records
 from paretopipe_worker.records import (
     Datagrams,
     End,
@@ -30,6 +30,9 @@ HEADER = Header(
     link="none",
     model="tiny",
     points=("p",),
+    plan_sha256="1",
+    code_sha256=code.digest(),
+    torch="2.13.0",
     weights_sha256="0",
     device_emulated=1.0,
     link_engine="relay",

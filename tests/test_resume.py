@@ -13,11 +13,21 @@ import pytest
 
 from analysis.load import load
 from analysis.replicates import replicates
+from paretopipe_worker import plan as plans
 from paretopipe_worker import planner, records, resume, spec
 from paretopipe_worker.attempts import MEASURED
 from paretopipe_worker.link import tc
 from paretopipe_worker.plan import Plan, PlanError, Point, Session
-from paretopipe_worker.records import End, Item, Phase, PhaseEnd, PointEnd, Writer
+from paretopipe_worker.records import (
+    End,
+    Header,
+    Item,
+    Phase,
+    PhaseEnd,
+    PointEnd,
+    RecordError,
+    Writer,
+)
 from tests import fake_run
 from tests.fake_run import FakeRun
 from tests.tables import HOSTS, table
@@ -44,6 +54,7 @@ def write(
     hosts: Iterable[str] | None = None,
     phases: Iterable[Phase] = ("latency", "throughput"),
     end: str | None = "ok",
+    **changes: Any,
 ) -> None:
     """Each host's records of one attempt; without an `end` they are cut short.
 
@@ -54,7 +65,7 @@ def write(
             continue
         path = results / "records" / host / records.file_name(session.id, attempt)
         with Writer(path) as writer:
-            writer.write(replace(HEADER, session=session.id, rank=rank, host=host))
+            writer.write(header(made, session, attempt, rank, **changes))
             for point in map(made.point, ok):
                 for phase in phases if rank in point.active_ranks else ():
                     for line in leg(point, rank, phase):
@@ -64,6 +75,20 @@ def write(
                 writer.write(PointEnd(point, status, reason, True, "exact", None))  # type: ignore[arg-type]
             if end:
                 writer.write(End(end, None, 0, 1, {}))  # type: ignore[arg-type]
+
+
+def header(made: Plan, session: Session, attempt: int, rank: int, **changes: Any) -> Header:
+    """The first line of one host's file."""
+    values = {
+        "session": session.id,
+        "attempt": attempt,
+        "points": session.points,
+        "rank": rank,
+        "host": session.placement[rank],
+        "plan_sha256": plans.digest(made),
+        "weights_sha256": made.tables[0].weights_sha256,
+    }
+    return replace(HEADER, **(values | changes))
 
 
 def leg(
@@ -157,7 +182,7 @@ def test_a_phase_that_was_measured_without_the_end_of_its_point_does_not_count(
     first, _ = made.sessions
     path = tmp_path / "records/edge" / records.file_name(first.id, 1)
     with Writer(path) as writer:
-        writer.write(replace(HEADER, session=first.id))
+        writer.write(header(made, first, 1, 0))
         for phase in MEASURED:
             for line in leg(made.point(first.points[0]), 0, phase):  # type: ignore[arg-type]
                 writer.write(line)
@@ -203,6 +228,29 @@ def test_a_session_takes_no_points_of_another(made: Plan) -> None:
     assert first.only(some).points == (first.points[0], first.points[2])
     with pytest.raises(PlanError, match=f"'{first.id}' has no point {second.points[0]}"):
         first.only(second.points[:1])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        ({"plan_sha256": "ab" * 32}, {}, "was measured by plan abababababab, and plan.json of run"),
+        ({"code_sha256": "cd" * 32}, {}, "this checkout: has code of the worker"),
+        ({}, {"torch": {"edge": "2.12.1"}}, "now: edge has torch 2.12.1, and measured"),
+    ],
+    ids=["plan", "code", "torch"],
+)
+def test_a_run_goes_on_only_with_its_own_plan_code_and_torch(
+    tmp_path: Path, made: Plan, change: dict[str, str], options: Any, words: str
+) -> None:
+    first, _ = made.sessions
+    write(made, tmp_path, first, ok=first.points[:1], **change)
+    with pytest.raises(RecordError, match=words) as refused:
+        resume.todo(made, tmp_path, **options)
+    assert records.file_name(first.id, 1) in str(refused.value)
+    assert "-e run=NAME" in str(refused.value)
+    if not options:
+        with pytest.raises(RecordError, match=words):
+            resume.hold(made, tmp_path)
 
 
 def test_a_failure_seen_by_the_controller_counts_as_an_attempt(tmp_path: Path, made: Plan) -> None:
