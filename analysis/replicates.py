@@ -21,7 +21,7 @@ from analysis.phases import (
     lateness,
     of_last_legs,
 )
-from paretopipe_worker.attempts import MEASURED
+from paretopipe_worker.attempts import MEASURED, outcomes
 from paretopipe_worker.spec import MIN_ITEMS
 
 _SHORTEST_NS = 10_000
@@ -79,11 +79,10 @@ def tries(run: Run) -> pd.DataFrame:
     for session in run.plan.sessions:
         for point in session.points:
             about = (session.id, session.replicate, point)
-            tried = [each for each in run.attempts.of(session.id) if point in each.points]
+            tried = list(outcomes(run.attempts.of(session.id), points[point]))
             if not tried:
                 rows.append((*about, None, "missing", "was not tried yet"))
-            for attempt in tried:
-                outcome = attempt.outcome(points[point])
+            for attempt, outcome in tried:
                 status = "ok" if outcome.status == "ok" else "failed"
                 rows.append((*about, attempt.number, status, outcome.reason))
     columns = ["session", "replicate", "point", "attempt", "status", "reason"]

@@ -7,7 +7,7 @@ does (:meth:`Attempt.outcome`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from paretopipe_worker import records
 from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.belonging import CONTROLLER, Belonging, ForeignRecords
 from paretopipe_worker.plan import Plan, Point, Session
-from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointEnd, Record
+from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointBegin, PointEnd, Record
 from paretopipe_worker.spec import MIN_ITEMS
 
 MEASURED = ("latency", "throughput")
@@ -24,6 +24,10 @@ MEASURED = ("latency", "throughput")
 
 WIRE_SHARE = 1.2
 """What may cross for a byte of payload, beside the backend's framing of each message."""
+
+
+MOST_BREAKS = 2
+"""Sessions that may break at a point before it counts as failed: one may have been bad luck."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Attempt:
     ----------
     points
         What the stages were to measure, in order; what the controller knew where no stage wrote.
+    begun
+        The point that the source began last.
     ended
         The source's ends of points.
     legs
@@ -60,6 +66,7 @@ class Attempt:
     session: Session
     number: int
     points: tuple[str, ...] = ()
+    begun: str | None = None
     ended: dict[str, PointEnd] = field(default_factory=dict)
     legs: dict[str, list[tuple[int, PhaseEnd]]] = field(default_factory=dict)
     items: Counter[tuple[str, str, int]] = field(default_factory=Counter)
@@ -81,6 +88,8 @@ class Attempt:
                     self.items[record.point, record.phase, record.leg] += 1
                 case PhaseEnd() if header:
                     self.legs.setdefault(record.point, []).append((header.rank, record))
+                case PointBegin():
+                    self.begun = record.point
                 case PointEnd():
                     self.ended[record.point] = record
                 case End():
@@ -108,6 +117,22 @@ class Attempt:
         if reason := self._few(point, legs) or _uncrossed(point, legs):
             return Outcome("failed", reason)
         return Outcome("ok")
+
+    @property
+    def in_hand(self) -> str | None:
+        """The point at which the session broke: begun and not ended."""
+        return None if self.begun in self.ended else self.begun
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was broken from outside: a stage was told to end, and none just ended.
+
+        Whoever is killed without a word, as where memory is short, writes no last line. Others
+        that only lose a stage do not tell why it ended; that stage does.
+        """
+        ends = [end for rank, _, end in self.files if rank != CONTROLLER]
+        told = [end for end in ends if end is not None]
+        return len(told) == len(ends) and any(end.interrupted for end in told)
 
     @property
     def fault(self) -> str | None:
@@ -172,6 +197,25 @@ def _uncrossed(point: Point, legs: list[tuple[int, PhaseEnd]]) -> str | None:
                 f"{'nothing' if wire is None else wire}"
             )
     return None
+
+
+def outcomes(tried: Iterable[Attempt], point: Point) -> Iterator[tuple[Attempt, Outcome]]:
+    """Judge the attempts at a point in their order, each with what became of it.
+
+    A point that was in hand when a session broke may be why, as one that takes too much memory is:
+    after :data:`MOST_BREAKS` such attempts it has failed. One that was interrupted is none of them.
+    """
+    breaks = 0
+    for attempt in tried:
+        if point.id not in attempt.points:
+            continue
+        outcome = attempt.outcome(point)
+        if outcome.status == "lost" and attempt.in_hand == point.id and not attempt.interrupted:
+            breaks += 1
+            if breaks >= MOST_BREAKS:
+                reason = f"in hand when the session broke {breaks} times: {outcome.reason}"
+                outcome = Outcome("failed", reason)
+        yield attempt, outcome
 
 
 class Attempts:

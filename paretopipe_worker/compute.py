@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from paretopipe_worker.partition import Stage
+from paretopipe_worker.partition import PartitionError, Stage
 
 
 class Computed(NamedTuple):
@@ -42,3 +42,14 @@ def compute(stage: Stage | None, inputs: tuple[torch.Tensor, ...], stretch: floa
         time.sleep(wait_ns / 1e9)
         computed_ns = time.perf_counter_ns()
     return Computed(tensors, start_ns, computed_ns, compute_ns, cpu_ns)
+
+
+def failure(error: Exception) -> str:
+    """Why the model could not be split or run, in one line: what code of its own raised.
+
+    That there is not enough memory is among it, in torch's words of several lines.
+    """
+    first = str(error).strip().partition("\n")[0]
+    if isinstance(error, PartitionError):
+        return str(error)
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -76,18 +76,20 @@ class Session:
     deadline_s: float
 
     def only(self, points: Sequence[str] | None) -> Session:
-        """The same session with some of its points, in its own order; None leaves all.
+        """The same session with some of its points, in the order given; None leaves all.
 
         Raises
         ------
         PlanError
-            When one of them is not its.
+            When one of them is not its, or there twice.
         """
         if points is None:
             return self
         if unknown := sorted(set(points) - set(self.points)):
             raise PlanError(f"session '{self.id}' has no point {', '.join(unknown)}")
-        return replace(self, points=tuple(point for point in self.points if point in points))
+        if len(set(points)) != len(points):
+            raise PlanError(f"session '{self.id}': a point is given twice: {', '.join(points)}")
+        return replace(self, points=tuple(points))
 
 
 @dataclass(frozen=True, config=_CONFIG)

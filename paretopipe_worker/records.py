@@ -19,7 +19,8 @@ Format history
     source records what the clocks of the hosts have to do with one another.
 4
     A header tells by digests whose records it begins: of the plan, and of the worker's code, beside
-    the version of torch.
+    the version of torch. The source records when a point begins, and an end whether the process was
+    told to end.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
@@ -261,6 +262,14 @@ class PhaseEnd:
 
 
 @dataclass(frozen=True)
+class PointBegin:
+    """A point begins, written by the source: without its end, it was in hand when all ended."""
+
+    point: str
+    kind: Literal["begin"] = "begin"
+
+
+@dataclass(frozen=True)
 class PointEnd:
     """How a point ended, written by the source.
 
@@ -359,7 +368,8 @@ class End:
     A stage's `reason` begins with its host's name.
     `process_start_ns` and `end_ns` bound the process on the host's own clock; `shares_ns` splits
     the time between them by kind (see :data:`SHARES`). `wall_clock_step_ns` is by how much the
-    host's wall clock moved against that one, from the header to here.
+    host's wall clock moved against that one, from the header to here. `interrupted` says that the
+    process was told to end by a signal: whatever it was at is not the cause.
     """
 
     status: Literal["ok", "failed"]
@@ -368,6 +378,7 @@ class End:
     end_ns: int
     shares_ns: dict[str, int]
     wall_clock_step_ns: int | None = None
+    interrupted: bool = False
     kind: Literal["end"] = "end"
 
 
@@ -379,12 +390,13 @@ SHARES = (
 """Kinds of time a session is split into; what is left over is ``other``. The phases' time is
 counted on the source, which leads them."""
 
-Record = Header | Ready | Item | PhaseEnd | PointEnd | Clock | Probe | End
+Record = Header | Ready | Item | PhaseEnd | PointBegin | PointEnd | Clock | Probe | End
 _KINDS: dict[str, type] = {
     "header": Header,
     "ready": Ready,
     "item": Item,
     "phase": PhaseEnd,
+    "begin": PointBegin,
     "point": PointEnd,
     "clock": Clock,
     "probe": Probe,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -74,7 +75,7 @@ def todo(
 
     A point of a session is left to measure until one attempt at it counts. One that failed by
     itself is not, unless `retry_failed`: it would most likely fail again (see
-    :class:`paretopipe_worker.attempts.Outcome`).
+    :class:`paretopipe_worker.attempts.Outcome`). What was in hand when a session broke comes last.
 
     Parameters
     ----------
@@ -97,14 +98,17 @@ def todo(
         tried = read.of(session.id)
         left = []
         for point in map(plan.point, session.points):
-            outcomes = {attempt.outcome(point).status for attempt in tried}
-            if "ok" in outcomes:
+            found = {outcome.status for _, outcome in attempts.outcomes(tried, point)}
+            if "ok" in found:
                 continue
-            if "failed" in outcomes and not retry_failed:
+            if "failed" in found and not retry_failed:
                 failed += 1
             else:
                 left.append(point)
         if left:
+            # What was in hand when a session broke may break the next: all else comes before it.
+            broke = Counter(attempt.in_hand for attempt in tried)
+            left.sort(key=lambda point: broke[point.id])
             number = max((attempt.number for attempt in tried), default=0) + 1
             tasks.append(_task(plan, session, number, left))
     seconds = sum(task["predicted_s"] for task in tasks)

@@ -18,7 +18,7 @@ from paretopipe_worker.outputs import PointFailed
 from paretopipe_worker.plan import Point
 from paretopipe_worker.point import PointRun, References
 from paretopipe_worker.probe import probe
-from paretopipe_worker.records import PointEnd
+from paretopipe_worker.records import PointBegin, PointEnd
 
 
 @dataclass
@@ -76,6 +76,7 @@ class Source:
 
     def measure(self, point: Point, number: int) -> None:
         """Measure one point, or record why it failed."""
+        self.context.writer.write(PointBegin(point.id))
         run = PointRun(self.context, self.channels, point, self._references)
         reason = None
         ended: tuple[LegResult, ...] = ()

@@ -71,6 +71,7 @@ def run(options: Options) -> int:
     if host.threads is not None:
         torch.set_num_threads(host.threads)
     reason: str | None = f"{options.host}: ended unexpectedly"
+    interrupted = False
     wall_clock_ns = time.time_ns() - time.perf_counter_ns()
     with Writer(options.records) as writer:
         writer.write(header(plan, session, options.attempt, options.host, link))
@@ -80,6 +81,7 @@ def run(options: Options) -> int:
             reason = None
         except _EXPECTED as error:
             reason = f"{options.host}: {error}"
+            interrupted = isinstance(error, Interrupted)
         except Exception as error:
             reason = f"{options.host}: {type(error).__name__}: {error}"
             raise
@@ -92,6 +94,7 @@ def run(options: Options) -> int:
                     end_ns=time.perf_counter_ns(),
                     shares_ns=dict(shares.ns),
                     wall_clock_step_ns=time.time_ns() - time.perf_counter_ns() - wall_clock_ns,
+                    interrupted=interrupted,
                 )
             )
     return 1 if reason else 0

@@ -352,6 +352,8 @@ class FakeRun:
         """One rank's lines of one point."""
         if rank > 0 and not point.hops[rank - 1]:
             return
+        if rank == 0:
+            writer.write(records.PointBegin(point.id))
         for leg in legs:
             for step in (*leg.warmup, *leg.items):
                 writer.write(self.item(point, rank, leg, step))

@@ -13,8 +13,8 @@ import pytest
 
 from analysis.load import load
 from analysis.replicates import replicates
+from paretopipe_worker import attempts, planner, records, resume, spec
 from paretopipe_worker import plan as plans
-from paretopipe_worker import planner, records, resume, spec
 from paretopipe_worker.attempts import MEASURED
 from paretopipe_worker.link import tc
 from paretopipe_worker.plan import Plan, PlanError, Point, Session
@@ -24,6 +24,7 @@ from paretopipe_worker.records import (
     Item,
     Phase,
     PhaseEnd,
+    PointBegin,
     PointEnd,
     RecordError,
     Writer,
@@ -53,12 +54,15 @@ def write(
     failed: Iterable[str] = (),
     hosts: Iterable[str] | None = None,
     phases: Iterable[Phase] = ("latency", "throughput"),
+    in_hand: str | None = None,
     end: str | None = "ok",
+    interrupted: bool = False,
     **changes: Any,
 ) -> None:
     """Each host's records of one attempt; without an `end` they are cut short.
 
-    On all hosts the points `ok` have the ends of `phases`, on the source `failed` ones too.
+    On all hosts the points `ok` have the ends of `phases`, on the source `failed` ones too; the
+    point `in_hand` was only begun. `interrupted` ones were told to end.
     """
     for rank, host in enumerate(session.placement):
         if hosts is not None and host not in hosts:
@@ -73,8 +77,11 @@ def write(
             for point in (*ok, *failed) if rank == 0 else ():
                 status, reason = ("ok", None) if point in ok else ("failed", "too slow")
                 writer.write(PointEnd(point, status, reason, True, "exact", None))  # type: ignore[arg-type]
+            if in_hand and rank == 0:
+                writer.write(PointBegin(in_hand))
             if end:
-                writer.write(End(end, None, 0, 1, {}))  # type: ignore[arg-type]
+                reason = None if end == "ok" else f"{host}: broke"
+                writer.write(End(end, reason, 0, 1, {}, interrupted=interrupted))  # type: ignore[arg-type]
 
 
 def header(made: Plan, session: Session, attempt: int, rank: int, **changes: Any) -> Header:
@@ -221,11 +228,52 @@ def test_a_point_lost_with_its_session_is_always_tried_again(tmp_path: Path, mad
     assert left(made, tmp_path)[first.id] == list(first.points[1:])
 
 
+def test_what_was_in_hand_when_a_session_broke_comes_last_and_fails_after_two_tries(
+    tmp_path: Path, made: Plan
+) -> None:
+    first, _ = made.sessions
+    done, killer, *rest = first.points
+    write(made, tmp_path, first, 1, ok=[done], in_hand=killer, end=None)
+    assert left(made, tmp_path)[first.id] == [*rest, killer]
+    # What comes behind it is measured before it breaks the session again.
+    again = (*rest, killer)
+    write(made, tmp_path, first, 2, ok=rest, in_hand=killer, end="failed", points=again)
+    found = resume.todo(made, tmp_path)
+    assert first.id not in [task["id"] for task in found["sessions"]]
+    assert found["failed"] == 1
+    [(_, lost), (_, failed)] = attempts.outcomes(
+        attempts.read(made, tmp_path).of(first.id), made.point(killer)
+    )
+    assert (lost.status, failed.status) == ("lost", "failed")
+    assert failed.reason == "in hand when the session broke 2 times: edge: broke; server: broke"
+    assert left(made, tmp_path, retry_failed=True)[first.id] == [killer]
+    write(made, tmp_path, first, 3, ok=[killer], points=(killer,))
+    assert first.id not in left(made, tmp_path, retry_failed=True)
+
+
+def test_a_session_that_was_told_to_end_is_not_held_against_the_point_in_hand(
+    tmp_path: Path, made: Plan
+) -> None:
+    first, _ = made.sessions
+    ended: Any = {"in_hand": first.points[0], "end": "failed", "interrupted": True}
+    for attempt in (1, 2, 3):
+        write(made, tmp_path, first, attempt, **ended)
+    assert resume.todo(made, tmp_path)["failed"] == 0
+    assert left(made, tmp_path)[first.id] == [*first.points[1:], first.points[0]]
+    # One stage that vanished tells more than the others, which were ended then.
+    for attempt in (21, 22):
+        write(made, tmp_path, first, attempt, hosts=["edge"], **ended)
+        write(made, tmp_path, first, attempt, hosts=["server"], end=None)
+    assert resume.todo(made, tmp_path)["failed"] == 1
+
+
 def test_a_session_takes_no_points_of_another(made: Plan) -> None:
     first, second = made.sessions
     assert first.only(None) == first
     some = (first.points[2], first.points[0])
-    assert first.only(some).points == (first.points[0], first.points[2])
+    assert first.only(some).points == some
+    with pytest.raises(PlanError, match="a point is given twice"):
+        first.only(some[:1] * 2)
     with pytest.raises(PlanError, match=f"'{first.id}' has no point {second.points[0]}"):
         first.only(second.points[:1])
 

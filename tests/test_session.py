@@ -22,7 +22,17 @@ from paretopipe_worker import records, resume
 from paretopipe_worker.link.counters import CountersFile
 from paretopipe_worker.plan import Session
 from paretopipe_worker.probe import ROUND_TRIPS, TRANSFER_BYTES
-from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointEnd, Probe, Ready, Record
+from paretopipe_worker.records import (
+    End,
+    Header,
+    Item,
+    PhaseEnd,
+    PointBegin,
+    PointEnd,
+    Probe,
+    Ready,
+    Record,
+)
 from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 from tests.sessions import Lab, lab
 
@@ -291,6 +301,17 @@ def test_too_few_items_are_a_failed_point(tmp_path: Path) -> None:
     assert {end.ended_by for end in of(PhaseEnd, lines)} == {"maximum"}
 
 
+def test_a_model_that_cannot_be_run_fails_its_point_and_not_the_session(tmp_path: Path) -> None:
+    made = lab(tmp_path, experiment("tests.synthetic:exhausting"))
+    [session] = made.plan.sessions
+    made.run(session)
+    first, *others = of(PointEnd, written(made, session, "edge"))
+    assert first.status == "failed"
+    assert first.reason == "RuntimeError: can't allocate memory: you tried to allocate 9 bytes."
+    assert others and {end.status for end in others} == {"ok"}
+    assert resume.todo(made.plan, made.results)["failed"] == 1
+
+
 @pytest.mark.parametrize("victim", ["edge", "server"])
 def test_a_killed_stage_ends_the_session_and_the_next_attempt_measures_it(
     tmp_path: Path, victim: str
@@ -315,7 +336,10 @@ def test_a_killed_stage_ends_the_session_and_the_next_attempt_measures_it(
     assert task["attempt"] == 2
     finished = [end.point for end in of(PointEnd, written(made, session, "edge"))]
     assert 0 < len(finished) < len(session.points)
-    assert task["points"] == [point for point in session.points if point not in finished]
+    rest = [point for point in session.points if point not in finished]
+    begun = [line.point for line in of(PointBegin, written(made, session, "edge"))]
+    # What was in hand may have been the reason, so all else comes before it.
+    assert task["points"] == (rest if begun == finished else [*rest[1:], rest[0]])
     made.run(session.only(task["points"]), attempt=2)
     again = written(made, session, "edge", attempt=2)
     assert isinstance(again[0], Header)
@@ -343,7 +367,7 @@ def test_a_signal_is_the_recorded_reason(tmp_path: Path) -> None:
     stage.communicate(timeout=30)
     end = written(made, session, "server")[-1]
     assert isinstance(end, End)
-    assert end.reason == "server: ended by SIGTERM"
+    assert (end.reason, end.interrupted) == ("server: ended by SIGTERM", True)
 
 
 def test_a_port_in_use_is_named_in_the_records(tmp_path: Path) -> None:
