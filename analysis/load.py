@@ -63,7 +63,7 @@ class Run:
     attempts
         The attempts at each session, and what became of the points in them.
     warnings
-        What was found to be cut short, each naming the file.
+        What was found to be damaged or cut short, each naming the file.
     """
 
     path: Path
@@ -90,7 +90,8 @@ def load(path: Path) -> Run:
     paretopipe_worker.belonging.ForeignRecords
         When records of another run, plan, session, host, weights or version lie in it.
     paretopipe_worker.records.RecordError
-        When a record is damaged, naming file and line.
+        When records are of another schema. Damaged ones are told in the warnings, and nothing of
+        their attempt counts.
     """
     _require(path)
     plan = plans.load(path / "plan.json")
@@ -100,10 +101,10 @@ def load(path: Path) -> Run:
     told = Attempts(plan)
     for file in attempts.files(path):
         found = list(told.reading(file))
-        if not found or not isinstance(found[0], records.Header):
+        header = found[0] if found else None
+        if not isinstance(header, records.Header):
             warnings.append(f"{file}: truncated: it holds no header; nothing of it counts")
             continue
-        header = found[0]
         end = found[-1] if isinstance(found[-1], records.End) else None
         if end is None:
             warnings.append(
@@ -121,7 +122,7 @@ def load(path: Path) -> Run:
         plan=plan,
         sessions=_sessions(sessions),
         attempts=told,
-        warnings=tuple(warnings),
+        warnings=(*told.damages, *warnings),
         **{name: _frame(rows[kind], kind) for kind, name in _FRAMES.items()},
     )
 

@@ -16,7 +16,16 @@ from paretopipe_worker import records
 from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.belonging import CONTROLLER, Belonging, ForeignRecords
 from paretopipe_worker.plan import Plan, Point, Session
-from paretopipe_worker.records import End, Header, Item, PhaseEnd, PointBegin, PointEnd, Record
+from paretopipe_worker.records import (
+    DamagedRecord,
+    End,
+    Header,
+    Item,
+    PhaseEnd,
+    PointBegin,
+    PointEnd,
+    Record,
+)
 from paretopipe_worker.spec import MIN_ITEMS
 
 MEASURED = ("latency", "throughput")
@@ -61,6 +70,9 @@ class Attempt:
         Items that came back to the source, by point, phase and leg.
     files
         Rank, host and last line of each file that has a header; no last line in one cut short.
+    damage
+        What is wrong with files that are damaged, by host, each naming file and line: nothing of
+        such an attempt counts, since what else was lost cannot be known.
     """
 
     session: Session
@@ -71,32 +83,44 @@ class Attempt:
     legs: dict[str, list[tuple[int, PhaseEnd]]] = field(default_factory=dict)
     items: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     files: list[tuple[int, str, End | None]] = field(default_factory=list)
+    damage: dict[str, str] = field(default_factory=dict)
 
     def reading(self, path: Path, belonging: Belonging) -> Iterator[Record]:
-        """Yield the records of one host's file, once what they tell is noted."""
+        """Yield the records of one host's file, once what they tell is noted.
+
+        They end where the file is damaged.
+        """
         header: Header | None = None
         end: End | None = None
-        for record in records.read(path):
-            match record:
-                case Header():
+        try:
+            for record in records.read(path):
+                if isinstance(record, Header):
                     belonging.check(path, record)
                     header = record
-                    # What a stage was told counts more than what the controller knew.
-                    if record.rank != CONTROLLER or not self.points:
-                        self.points = record.points
-                case Item() if header and header.rank == 0 and record.done_ns is not None:
-                    self.items[record.point, record.phase, record.leg] += 1
-                case PhaseEnd() if header:
-                    self.legs.setdefault(record.point, []).append((header.rank, record))
-                case PointBegin():
-                    self.begun = record.point
-                case PointEnd():
-                    self.ended[record.point] = record
-                case End():
+                elif isinstance(record, End):
                     end = record
-            yield record
+                if header:
+                    self._note(header, record)
+                yield record
+        except DamagedRecord as error:
+            self.damage[path.parent.name] = str(error)
         if header:
             self.files.append((header.rank, header.host, end))
+
+    def _note(self, header: Header, record: Record) -> None:
+        """Keep what one record tells of points."""
+        match record:
+            # What a stage was told counts more than what the controller knew.
+            case Header() if header.rank != CONTROLLER or not self.points:
+                self.points = header.points
+            case Item() if header.rank == 0 and record.done_ns is not None:
+                self.items[record.point, record.phase, record.leg] += 1
+            case PhaseEnd():
+                self.legs.setdefault(record.point, []).append((header.rank, record))
+            case PointBegin():
+                self.begun = record.point
+            case PointEnd():
+                self.ended[record.point] = record
 
     def outcome(self, point: Point) -> Outcome:
         """Judge this attempt at a point.
@@ -105,6 +129,8 @@ class Attempt:
         the end of the last leg of both phases, each of them has items enough for a median, and what
         was to cross did, in every leg.
         """
+        if self.damage:
+            return Outcome("lost", f"records of {', '.join(self.damage)} are damaged")
         end = self.ended.get(point.id)
         if end is None:
             return Outcome("lost", self.fault or "the session ended without this point")
@@ -121,7 +147,7 @@ class Attempt:
     @property
     def in_hand(self) -> str | None:
         """The point at which the session broke: begun and not ended."""
-        return None if self.begun in self.ended else self.begun
+        return None if self.begun in self.ended or self.damage else self.begun
 
     @property
     def interrupted(self) -> bool:
@@ -232,13 +258,11 @@ class Attempts:
         Raises
         ------
         RecordError
-            When the file is damaged, or its records must not be mixed with those of this run.
+            When its records are of another schema, or must not be mixed with those of this run.
         """
         session, _, number = path.name.removesuffix(".jsonl").rpartition(".")
         if session not in self._sessions or not number.isdecimal():
-            header = next(records.read(path), None)
-            if isinstance(header, Header):
-                self.belonging.check(path, header)
+            self.belonging.check_first(path)
             raise ForeignRecords(f"{path}: is of no session of this run's plan.json")
         found = self._found[session]
         if int(number) not in found:
@@ -249,6 +273,16 @@ class Attempts:
         """The attempts at a session that there is a trace of, the first one first."""
         return [attempt for _, attempt in sorted(self._found[session].items())]
 
+    @property
+    def damages(self) -> list[str]:
+        """Which files are damaged and where, and which attempts count for nothing by that."""
+        return [
+            f"{where}; nothing of attempt {attempt.number} at session {name} counts"
+            for name in self._sessions
+            for attempt in self.of(name)
+            for where in attempt.damage.values()
+        ]
+
 
 def read(plan: Plan, results: Path) -> Attempts:
     """Read the records of a run for what they tell of its attempts.
@@ -256,7 +290,7 @@ def read(plan: Plan, results: Path) -> Attempts:
     Raises
     ------
     RecordError
-        When a file is damaged, or its records must not be mixed with those of this run.
+        When records are of another schema, or must not be mixed with those of this run.
     """
     attempts = Attempts(plan)
     for path in files(results):

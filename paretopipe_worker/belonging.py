@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from paretopipe_worker import plan as plans
 from paretopipe_worker import records
 from paretopipe_worker.plan import Plan
-from paretopipe_worker.records import Header, RecordError
+from paretopipe_worker.records import DamagedRecord, Header, RecordError
 
 CONTROLLER = -1
 """Rank of a file in which the controller says how it saw a session fail."""
@@ -47,6 +48,13 @@ class Belonging:
         self.hold_code(header.code_sha256, str(file))
         self._torch.setdefault(header.host, (file, header.torch))
         self.hold_torch({header.host: header.torch}, str(file))
+
+    def check_first(self, file: Path) -> None:
+        """Do the same by reading only the first line of a file, if there is a whole one."""
+        with contextlib.suppress(StopIteration, DamagedRecord):
+            header = next(records.read(file))
+            if isinstance(header, Header):
+                self.check(file, header)
 
     def hold_code(self, sha256: str, whose: str) -> None:
         """Refuse to have what the records seen so far hold measured by other code of the worker.

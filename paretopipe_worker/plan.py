@@ -166,7 +166,7 @@ def load(path: Path) -> Plan:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PlanError(f"{path}: {where}: {first['msg']}") from error
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise PlanError(f"{path}: is not a plan: {error}") from error
 
 

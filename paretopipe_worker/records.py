@@ -408,6 +408,10 @@ class RecordError(ValueError):
     """A record file that cannot be used: the text says which file and line, and why."""
 
 
+class DamagedRecord(RecordError):
+    """A line is no record: what was written there is not what is there now."""
+
+
 class Writer:
     """Append records to one new file, each flushed before the next is made.
 
@@ -447,31 +451,36 @@ def read(path: Path) -> Iterator[Record]:
     """Yield the records of one file, checked.
 
     A file cut short ends early: the caller sees no :class:`End`. An unfinished last line is what a
-    killed stage leaves and is passed over.
+    killed stage leaves, and a host that lost power, and is passed over.
 
     Raises
     ------
+    DamagedRecord
+        Naming file and line, when a line is no record, or the first is no header.
     RecordError
-        Naming file and line, when a line is no record of this schema or the first is no header.
+        When the records are of another schema.
     """
-    with path.open(encoding="utf-8") as lines:
+    # As bytes, since a damaged file need not be text.
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             record = _parse(line, f"{path}:{number}")
             if (number == 1) != isinstance(record, Header):
-                raise RecordError(f"{path}:{number}: the header must be the first line, and once")
+                raise DamagedRecord(f"{path}:{number}: the header must be the first line, and once")
             yield record
 
 
-def _parse(line: str, where: str) -> Record:
+def _parse(line: bytes, where: str) -> Record:
     """One line as a record, or an error that names `where`."""
     try:
-        document = json.loads(line)
+        document = json.loads(line.decode())
         kind = document["kind"]
         adapter = _adapter(_KINDS[kind])
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecordError(f"{where}: is not a record; kinds are {', '.join(_KINDS)}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedRecord(
+            f"{where}: is not a record ({error}); kinds are {', '.join(_KINDS)}"
+        ) from error
     if kind == "header" and document.get("schema") != SCHEMA:
         raise RecordError(
             f"{where}: has schema {document.get('schema')}, this version reads {SCHEMA}"
@@ -481,7 +490,7 @@ def _parse(line: str, where: str) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{where}: {kind}.{path}: {first['msg']}") from error
+        raise DamagedRecord(f"{where}: {kind}.{path}: {first['msg']}") from error
     return record
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -57,10 +56,7 @@ def hold(plan: Plan, results: Path) -> None:
     """
     belonging = Belonging(plan)
     for path in attempts.files(results):
-        with contextlib.suppress(StopIteration):
-            header = next(records.read(path))
-            if isinstance(header, Header):
-                belonging.check(path, header)
+        belonging.check_first(path)
     belonging.hold_code(code.digest(), _HERE)
 
 
@@ -88,7 +84,7 @@ def todo(
         When records of something else lie there, or what is left would be measured with other code
         or another torch.
     RecordError
-        When a record is damaged, naming file and line.
+        When records are of another schema.
     """
     tasks, failed = [], 0
     read = attempts.read(plan, results)
@@ -117,7 +113,7 @@ def todo(
         "sessions": tasks,
         "failed": failed,
         "predicted_s": round(seconds, 1),
-        "text": _text(len(plan.sessions), tasks, failed, seconds),
+        "text": "\n".join([_text(len(plan.sessions), tasks, failed, seconds), *read.damages]),
     }
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from analysis import pareto
 from analysis.load import RunError, load
+from analysis.points import points
+from paretopipe_worker import resume
 from paretopipe_worker.belonging import ForeignRecords
-from paretopipe_worker.records import RecordError
 from tests.fake_run import FakeRun, make, tiny_table
 
 
@@ -63,13 +65,32 @@ def test_an_empty_file_is_named_and_counts_as_nothing(fake: FakeRun) -> None:
     assert run.warnings == (f"{path}: truncated: it holds no header; nothing of it counts",)
 
 
-def test_a_damaged_line_is_refused_by_file_and_line(fake: FakeRun) -> None:
-    path = fake.session(fake.plan.sessions[0])[0]
-    lines = path.read_text().splitlines()
-    lines[4] = lines[4].replace('"seq"', '"sec"')
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(RecordError, match=rf"{path.name}:5: "):
-        load(fake.path)
+def test_a_damaged_file_is_named_its_session_counts_for_nothing_and_the_rest_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make(tiny_table(), replicates=2)
+    fake = FakeRun(tmp_path / "made-up", plan, items=6)
+    _, first = fake.session(plan.sessions[0])
+    second, _ = fake.session(plan.sessions[1])
+    lines = first.read_bytes().splitlines(keepends=True)
+    lines[4] = lines[4].replace(b'"seq"', b'"s\xffq"')
+    first.write_bytes(b"".join(lines))
+    assert pareto.main([str(fake.path)]) == 0
+    printed = capsys.readouterr()
+    assert f"warning: {first}:5: is not a record" in printed.err
+    assert "4 of 4 points measured" in printed.out
+    table = points(load(fake.path))
+    assert set(table["replicates"]) == {1}
+    assert set(table["reason"]) == {"records of server are damaged (replicate 0)"}
+    # Zeros in the middle of the other one: nothing is left, and it is still told.
+    content = second.read_bytes()
+    second.write_bytes(content[:2000] + bytes(1000) + content[3000:])
+    assert pareto.main([str(fake.path)]) == 0
+    printed = capsys.readouterr()
+    assert f"warning: {second}:" in printed.err and "there is no front" in printed.out
+    todo = resume.todo(plan, fake.path)
+    assert [task["points"] for task in todo["sessions"]] == [list(s.points) for s in plan.sessions]
+    assert f"{first}:5: is not a record" in todo["text"] and f"{second}:" in todo["text"]
 
 
 @pytest.mark.parametrize(

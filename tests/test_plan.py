@@ -26,11 +26,16 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("{", "is not a plan"), ("[]", "is not a plan"), ('{"schema": 99}', "has schema 99")],
+    [
+        ("{", "is not a plan"),
+        ("[]", "is not a plan"),
+        ('{"schema": 3, "run": "\xff"}', "is not a plan"),
+        ('{"schema": 99}', "has schema 99"),
+    ],
 )
 def test_a_damaged_plan_is_refused_by_name(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "plan.json"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(plan.PlanError, match=reason):
         plan.load(path)
 
