@@ -72,7 +72,7 @@ def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.
 
 
 def marked(points: pd.DataFrame) -> pd.Series:
-    """Which points' links were not what was asked for, by their session's certificate."""
+    """Which points' links were not what was asked for, by the certificates around them."""
     return points["link_certified"].eq(False).fillna(False).astype("bool")
 
 

@@ -164,14 +164,22 @@ def _session(run: Run, files: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str,
 def _certificate(
     run: Run, session: str, attempt: int, verdicts: pd.DataFrame
 ) -> dict[str, Any] | None:
-    """What was asked of the link, what was measured of it, and the verdict; null without stages."""
+    """What was asked of the link, and what each two measurements of it say of the points between.
+
+    Null without stages.
+    """
     found = verdicts[(verdicts["session"] == session) & (verdicts["attempt"] == attempt)]
     if found.empty:
         return None
-    measured = found[list(COLUMNS)].to_json(orient="records", double_precision=9)
     paths = [[asdict(way) for way in path] for path in paths_of(run.plan, session)]
-    asked = paths[0] if len(paths) == 1 else paths
-    return {"asked": asked, **json.loads(measured)[0]}
+    told = json.loads(found[["point", *COLUMNS]].to_json(orient="records", double_precision=9))
+    stretches: list[dict[str, Any]] = []
+    for row in told:
+        point = row.pop("point")
+        if not stretches or not row.items() <= stretches[-1].items():
+            stretches.append({"points": []} | row)
+        stretches[-1]["points"].append(point)
+    return {"asked": paths[0] if len(paths) == 1 else paths, "stretches": stretches}
 
 
 def _shares(row: dict[Any, Any]) -> dict[str, float] | None:

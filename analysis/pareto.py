@@ -195,7 +195,8 @@ def _marks(rows: list[dict[str, Any]], uncertified: bool) -> list[str]:
         text = f"{row['link']}: {row['link_certificate']}"
         reasons[text] = reasons.get(text, 0) + 1
     said = f"{len(rows)} points have a link that was not as asked for ({where}):"
-    return [said, *(f"  {count} over {text}" for text, count in reasons.items())]
+    again = "  -e retry_uncertified=true measures them again"
+    return [said, *(f"  {count} over {text}" for text, count in reasons.items()), again]
 
 
 def _late(rows: list[dict[str, Any]]) -> list[str]:

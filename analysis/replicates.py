@@ -58,10 +58,10 @@ def replicates(run: Run) -> pd.DataFrame:
     )
     for figure in figures:
         chosen = chosen.merge(figure, on=_TRY, how="left")
-    chosen = chosen.merge(certificates(run), on=["session", "attempt"], how="left")
+    chosen = chosen.merge(certificates(run), on=_TRY, how="left")
     own = ["session", "replicate", "point", "attempt", "tries", "status", "reason"]
-    figures = chosen.columns.difference(own)
-    chosen[figures] = chosen[figures].where(chosen["status"] == "ok")
+    measured = chosen.columns.difference(own)
+    chosen[measured] = chosen[measured].where(chosen["status"] == "ok")
     return chosen
 
 

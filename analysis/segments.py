@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.certificate import WHEN, described, probes_of
+from analysis.certificate import WHEN, around, described, probes_of
 from analysis.column import Column
 from analysis.load import Run
 from analysis.replicates import choose, tries
@@ -30,16 +30,16 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "round_trip_before_ms",
         "ms",
-        "Round trip of a small message before the points, while the segment was held: median,"
-        " then the mean over replicates; of datagrams, where packets are lost.",
+        "Round trip of a small message, measured last before the point while the segment was held: "
+        "median, then the mean over replicates; of datagrams, where packets are lost.",
     ),
-    Column("round_trip_after_ms", "ms", "The same after the points."),
+    Column("round_trip_after_ms", "ms", "The same, measured first after the point."),
     Column(
         "goodput_before_mbit",
         "Mbit/s",
         "Tensor data per time of a bulk transfer forward, likewise; empty where packets are lost.",
     ),
-    Column("goodput_after_mbit", "Mbit/s", "The same after the points."),
+    Column("goodput_after_mbit", "Mbit/s", "The same, measured first after the point."),
     Column(
         "latency_items",
         "items",
@@ -156,13 +156,16 @@ def _means(figures: pd.DataFrame, point: str, segment: int) -> dict[str, Any]:
 
 def _path(run: Run, complete: pd.DataFrame, row: dict[str, Any]) -> dict[str, float]:
     """What the stages measured of the link while the segment was held."""
-    sessions = complete.loc[complete["point"] == row["point"], ["session", "attempt"]]
-    taken = run.probes[run.probes["rank"] == 0].merge(sessions, on=["session", "attempt"])
+    tried = complete.loc[complete["point"] == row["point"], ["session", "attempt"]]
+    source = run.probes[run.probes["rank"] == 0]
     found: dict[str, list[float]] = {
         f"{name}_{when}_{unit}": [] for when in WHEN for name, unit in _PROBED
     }
-    for _, probes in taken.groupby(["session", "attempt"]):
-        for when, probe in probes_of(probes, row["segment"]).items():
+    for session, number in tried.itertuples(index=False, name=None):
+        taken = source[(source["session"] == session) & (source["attempt"] == number)]
+        [attempt] = [each for each in run.attempts.of(session) if each.number == number]
+        taken = around(taken, attempt.points.index(row["point"]))
+        for when, probe in probes_of(taken, row["segment"]).items():
             alone, goodput = probe["datagrams"], probe["goodput_mbit"]
             times = alone.round_trip_ns if alone else probe["round_trip_ns"]
             found[f"round_trip_{when}_ms"].append(np.median(times) / 1e6 if times else np.nan)

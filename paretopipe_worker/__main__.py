@@ -161,6 +161,12 @@ def _add_todo(commands: Commands) -> None:
         "--retry-failed", action="store_true", help="also points that failed by themselves"
     )
     parser.add_argument(
+        "--uncertified",
+        type=argparse.FileType(),
+        metavar="FILE",
+        help="also what `python -m analysis.uncertified` wrote there; - is standard input",
+    )
+    parser.add_argument(
         "--torch", type=json.loads, default={}, metavar="JSON", help="version of torch, by host"
     )
     parser.set_defaults(run=_todo)
@@ -172,7 +178,11 @@ def _todo(options: argparse.Namespace) -> int:
 
     loaded = plan.load(options.results / "plan.json")
     made = resume.todo(
-        loaded, options.results, retry_failed=options.retry_failed, torch=options.torch
+        loaded,
+        options.results,
+        retry_failed=options.retry_failed,
+        uncertified=json.load(options.uncertified) if options.uncertified else None,
+        torch=options.torch,
     )
     print(json.dumps(made))
     return 0

@@ -140,8 +140,8 @@ class Attempt:
         if hosts := _lacking(point, legs):
             reason = f"records of {', '.join(hosts)} lack the end of a phase"
             return Outcome("lost", "; ".join(filter(None, (reason, self.fault))))
-        if reason := self._few(point, legs) or _uncrossed(point, legs):
-            return Outcome("failed", reason)
+        if unfit := self._few(point, legs) or _uncrossed(point, legs):
+            return Outcome("failed", unfit)
         return Outcome("ok")
 
     @property

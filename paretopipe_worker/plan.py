@@ -60,10 +60,7 @@ class Point:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Session:
-    """One launch of the stage processes: walks its points without restarting.
-
-    `overhead_s` is how long all but the points is thought to take.
-    """
+    """One launch of the stage processes: walks its points without restarting."""
 
     id: str
     replicate: int
@@ -72,7 +69,6 @@ class Session:
     model: str
     placement: tuple[str, ...]
     points: tuple[str, ...]
-    overhead_s: float
     deadline_s: float
 
     def only(self, points: Sequence[str] | None) -> Session:
@@ -199,7 +195,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
     }
 
 
-_PREDICTED = ("predicted_latency_s", "predicted_s", "overhead_s", "deadline_s")
+_PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 
 def _without(part: Any, *names: str) -> dict[str, Any]:

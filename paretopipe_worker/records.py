@@ -20,7 +20,8 @@ Format history
 4
     A header tells by digests whose records it begins: of the plan, and of the worker's code, beside
     the version of torch. The source records when a point begins, and an end whether the process was
-    told to end.
+    told to end. A probe has the number of points walked before it, since the path is measured
+    between points too.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
@@ -316,13 +317,15 @@ class Datagrams:
 
 @dataclass(frozen=True)
 class Probe:
-    """The path as the stages measured it with their own connections, before or after.
+    """The path as the stages measured it with their own connections: a certificate of the link.
 
     On a link that follows a trace there is one for each segment, which was held meanwhile, and
     where packets are lost it consists of datagrams alone.
 
     Parameters
     ----------
+    after_points
+        How many of the session's points, in the header's order, had been walked by then.
     round_trip_ns
         Small messages around all stages, several under way at once, timed at the source.
     goodput_mbit
@@ -336,7 +339,7 @@ class Probe:
         Of the link's trace; null where it follows none.
     """
 
-    when: Literal["before", "after"]
+    after_points: int
     round_trip_ns: tuple[int, ...]
     goodput_mbit: tuple[float, ...]
     transfers: tuple[Transfer, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from paretopipe_worker.belonging import CONTROLLER as NO_RANK
 from paretopipe_worker.belonging import Belonging
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.plan import Plan, Point, Session
-from paretopipe_worker.predict import duration
+from paretopipe_worker.predict import duration, overhead_s
 from paretopipe_worker.records import End, Header, Writer
 from paretopipe_worker.spec import Experiment
 
@@ -65,6 +65,7 @@ def todo(
     results: Path,
     *,
     retry_failed: bool = False,
+    uncertified: Mapping[str, Collection[str]] | None = None,
     torch: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """List the sessions that are not finished, in the plan's order, as the playbook needs them.
@@ -75,6 +76,9 @@ def todo(
 
     Parameters
     ----------
+    uncertified
+        Points by session that count and are to be measured again all the same, since their link
+        was not as asked for.
     torch
         Public version of torch by host, where it is known.
 
@@ -86,7 +90,7 @@ def todo(
     RecordError
         When records are of another schema.
     """
-    tasks, failed = [], 0
+    tasks, failed, again = [], 0, 0
     read = attempts.read(plan, results)
     read.belonging.hold_code(code.digest(), _HERE)
     read.belonging.hold_torch(torch or {}, "now")
@@ -96,8 +100,10 @@ def todo(
         for point in map(plan.point, session.points):
             found = {outcome.status for _, outcome in attempts.outcomes(tried, point)}
             if "ok" in found:
-                continue
-            if "failed" in found and not retry_failed:
+                if point.id in (uncertified or {}).get(session.id, ()):
+                    left.append(point)
+                    again += 1
+            elif "failed" in found and not retry_failed:
                 failed += 1
             else:
                 left.append(point)
@@ -108,21 +114,26 @@ def todo(
             number = max((attempt.number for attempt in tried), default=0) + 1
             tasks.append(_task(plan, session, number, left))
     seconds = sum(task["predicted_s"] for task in tasks)
+    text = _text(len(plan.sessions), tasks, failed, again, seconds)
     return {
         "done": len(plan.sessions) - len(tasks),
         "sessions": tasks,
         "failed": failed,
         "predicted_s": round(seconds, 1),
-        "text": "\n".join([_text(len(plan.sessions), tasks, failed, seconds), *read.damages]),
+        "text": "\n".join([text, *read.damages]),
     }
 
 
-def _text(sessions: int, tasks: list[dict[str, Any]], failed: int, seconds: float) -> str:
+def _text(
+    sessions: int, tasks: list[dict[str, Any]], failed: int, again: int, seconds: float
+) -> str:
     """What is left, for people."""
     text = f"{len(tasks)} of {sessions} sessions to go"
     if tasks:
         points = sum(len(task["points"]) for task in tasks)
         text += f": {points} points, about {duration(seconds)} predicted"
+    if again:
+        text += f"\n{again} of them are measured again: their link was not as asked for"
     if failed:
         text += (
             f"\n{failed} points failed by themselves and are not tried again; "
@@ -175,6 +186,8 @@ def _tables(plan: Plan, session: Session) -> list[Any]:
 def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> dict[str, Any]:
     """One session as the playbook needs it, with the points that are left."""
     hosts = [plan.host(name) for name in session.placement]
+    points_s = [point.predicted_s for point in left]
+    rest_s = overhead_s(plan.experiment, plan.link(session.link), len(hosts), points_s)
     return {
         "id": session.id,
         "attempt": attempt,
@@ -185,7 +198,7 @@ def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> 
         "link": _link(plan, session),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": session.deadline_s,
-        "predicted_s": session.overhead_s + sum(point.predicted_s for point in left),
+        "predicted_s": rest_s + sum(points_s),
         "points": [point.id for point in left],
         "planned": len(session.points),
         "ranks": {host.name: rank for rank, host in enumerate(hosts)},

@@ -45,7 +45,7 @@ HEADER = Header(
 )
 ITEM = Item("p", "latency", 0, 1, 2, 3, 1, 1, 4, 5, 4)
 PROBE = Probe(
-    "before",
+    0,
     (1, 2),
     (3.5, 4.0),
     (Transfer(0, 8192, (5, 6, 7)),),
