@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import plan
+from paretopipe_worker import plan, spec
 from paretopipe_worker.fleet import Host
+from paretopipe_worker.prepare import prepare
+from tests.sessions import lab
 from tests.tables import HOSTS
 from tests.test_planner import make
 
@@ -65,3 +67,21 @@ def test_what_is_measured_is_in_the_digest() -> None:
     digests = {plan.digest(each) for each in (make(), *(make(**keys) for keys in others))}
     assert len(digests) == 4
     assert plan.digest(replace(make(), run="other")) not in digests
+
+
+def test_a_run_is_planned_anew_where_only_words_and_predictions_change(tmp_path: Path) -> None:
+    asked = {"models": ["paretopipe_worker.tiny:network"], "splits": {"cuts": ["6"]}}
+    made = lab(tmp_path, asked)
+    hosts = [replace(host, speed_hint=9.0) for host in made.plan.hosts]
+
+    def again(**keys: Any) -> plan.Plan:
+        told = spec.parse(asked | keys)
+        return prepare("test", told, hosts, made.results, made.cache)
+
+    again(description="said otherwise")
+    loaded = plan.load(made.results / "plan.json")
+    assert (loaded.experiment.description, loaded.hosts[0].speed_hint) == ("said otherwise", 9)
+    assert loaded.points != made.plan.points, "nothing was predicted anew"
+    assert plan.digest(loaded) == plan.digest(made.plan)
+    with pytest.raises(plan.PlanError, match="run 'test' was planned with other experiment; undo"):
+        again(phases={"min_items": 21})
