@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -42,32 +43,30 @@ def paths_of(plan: Plan, session: str) -> dict[int | None, tuple[Condition, ...]
 
 
 def certificates(run: Run) -> pd.DataFrame:
-    """Measured figures of the link and the verdict, by attempt at a session.
+    """Measured figures of the link and the verdict, by attempt at a session and point.
+
+    What counts for a point is how the link was when it was measured last before it and first after
+    it.
 
     Returns
     -------
-    Columns session, attempt, and those of ``points.csv`` that begin with ``link_``, but what the
-    profile is.
+    Columns session, attempt, point, and those of ``points.csv`` that begin with ``link_``, but what
+    the profile is.
     """
     stages = run.sessions[run.sessions["rank"] != CONTROLLER]
     probes = run.probes[run.probes["rank"] == 0]
     rows = []
     for (session, attempt), files in stages.groupby(["session", "attempt"]):
         taken = probes[(probes["session"] == session) & (probes["attempt"] == attempt)]
-        paths = paths_of(run.plan, str(session))
-        row: dict[str, Any] = {"session": session, "attempt": attempt}
-        for when in WHEN:
-            found = probes_of(taken, None).get(when)
-            path = paths.get(None, ())
-            row |= {f"link_{name}": value for name, value in _figures(found, path, when)}
-        row["link_engine"] = engines(files["link_engine"])
-        row["link_emulated"] = bool(files["link_emulated"].any())
-        off = list(_all_segments(taken, paths, _idle_slows(run.plan)))
-        asked = any(condition.shaped for path in paths.values() for condition in path)
-        row["link_certified"] = not off if asked else None
-        row["link_certificate"] = "; ".join(off) if asked and off else None
-        rows.append(row)
-    names = ["session", "attempt", *COLUMNS]
+        shaped = {
+            "link_engine": engines(files["link_engine"]),
+            "link_emulated": bool(files["link_emulated"].any()),
+        }
+        for points, probed in _stretches(files.sort_values("rank")["points"].iloc[0], taken):
+            found = _certificate(run.plan, str(session), probed) | shaped
+            about = {"session": session, "attempt": attempt} | found
+            rows += [about | {"point": point} for point in points]
+    names = ["session", "attempt", "point", *COLUMNS]
     return pd.DataFrame.from_records(rows, columns=names).astype(
         {"link_certified": "boolean", "link_emulated": "boolean"}
         | {"link_engine": "str", "link_certificate": "str"}
@@ -80,8 +79,53 @@ def engines(told: pd.Series) -> str:
     return ", ".join(sorted(set(told) - {"none"})) or "none"
 
 
+def _stretches(
+    listed: Sequence[str], taken: pd.DataFrame
+) -> Iterator[tuple[list[str], pd.DataFrame]]:
+    """Points of an attempt between two measurements of its path, and these."""
+    places = sorted({0, *taken["after_points"], len(listed)})
+    for begin, end in itertools.pairwise(places):
+        yield list(listed[begin:end]), around(taken, begin)
+
+
+def around(taken: pd.DataFrame, walked: int) -> pd.DataFrame:
+    """Of an attempt's probes the last before a point and the first after it.
+
+    Parameters
+    ----------
+    walked
+        How many points were walked before this one.
+
+    Returns
+    -------
+    Their rows, with the column ``when``: ``before`` or ``after``.
+    """
+    places = taken["after_points"]
+    ends = [places[places <= walked].max(), places[places > walked].min()]
+    kept = taken[places.isin(ends)]
+    return kept.assign(when=np.where(kept["after_points"] <= walked, *WHEN))
+
+
+def _certificate(plan: Plan, session: str, taken: pd.DataFrame) -> dict[str, Any]:
+    """What two measurements of a path show, and the verdict."""
+    paths = paths_of(plan, session)
+    row: dict[str, Any] = {}
+    for when in WHEN:
+        found = probes_of(taken, None).get(when)
+        path = paths.get(None, ())
+        row |= {f"link_{name}": value for name, value in _figures(found, path, when)}
+    off = list(_all_segments(taken, paths, _idle_slows(plan)))
+    asked = any(condition.shaped for path in paths.values() for condition in path)
+    row["link_certified"] = not off if asked else None
+    row["link_certificate"] = "; ".join(off) if asked and off else None
+    return row
+
+
 def probes_of(taken: pd.DataFrame, segment: int | None) -> dict[str, dict[Any, Any]]:
-    """The probes of one segment of a trace, or of a link without one, by when they were made."""
+    """The probes of one segment of a trace, or of a link without one, by when they were made.
+
+    `taken` are those around a point, see :func:`around`.
+    """
     numbers = taken["segment"]
     of = taken[numbers.isna() if segment is None else numbers.eq(segment).fillna(False)]
     return {str(row["when"]): row for row in of.to_dict("records")}
@@ -125,7 +169,7 @@ def _verdict(
     erratic = any(condition.erratic for condition in path)
     for when in WHEN:
         if when not in probes:
-            yield f"not measured {when} the session"
+            yield f"not measured {when} the point"
             continue
         probe = probes[when]
         if erratic:
@@ -133,7 +177,7 @@ def _verdict(
         else:
             found = list(_steady_off(probe, path))
             found += [] if idle_slows else list(_single_off(probe, path))
-        yield from (f"{text} {when} the session" for text in found)
+        yield from (f"{text} {when} the point" for text in found)
 
 
 def _steady_off(probe: dict[Any, Any], path: Sequence[Condition]) -> Iterator[str]:

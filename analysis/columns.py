@@ -261,11 +261,11 @@ def _trust() -> Iterator[Column]:
         "model returns.",
         "it was not tried",
     )
-    for when in ("before", "after"):
+    for when, measured in (("before", "last before the point"), ("after", "first after it")):
         yield Column(
             f"link_round_trip_{when}_ms",
             "ms",
-            f"Round trip of a small message {when} the session: median, then the mean over "
+            f"Round trip of a small message, measured {measured}: median, then the mean over "
             "replicates.",
             _UNPROBED,
         )
@@ -273,16 +273,16 @@ def _trust() -> Iterator[Column]:
             yield Column(
                 f"link_{name}_{when}_mbit",
                 "Mbit/s",
-                f"Tensor data per time of a bulk transfer {way}, {when} the session, mean over "
+                f"Tensor data per time of a bulk transfer {way}, measured {measured}, mean over "
                 "replicates.",
                 _UNPROBED,
             )
         yield Column(
             f"link_transfer_off_{when}_ms",
             "ms",
-            f"By how much single transfers {when} the session, of 8 to 512 KiB after a pause, took "
-            "longer than the round trip and their bytes at the rate asked for: the one that is "
-            "furthest out of its tolerance, median of three, mean over replicates.",
+            f"By how much single transfers, measured {measured}, of 8 to 512 KiB after a pause, "
+            "took longer than the round trip and their bytes at the rate asked for: the one that "
+            "is furthest out of its tolerance, median of three, mean over replicates.",
             f"{_UNPROBED}, or no rate was asked for",
         )
     yield from _certified()
@@ -309,7 +309,8 @@ def _certified() -> Iterator[Column]:
     yield Column(
         "link_certified",
         "",
-        "Whether the link was what was asked for, before and after the session, in all replicates: "
+        "Whether the link was what was asked for, when it was measured last before and first after "
+        "the point, in all replicates: "
         "round trip at most the larger of 3 ms and 5 % above the sum of the delays and no more "
         "than 0.5 ms below it; goodput within 10 % of the rate times 1448/1514; single transfers "
         "within the larger of 1 ms and 5 % of the measured round trip and their bytes at that "

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.clocks import LEAST_COMPARISONS, MOST_DRIFT_PPM, MOST_STEP_S, ahead
 from analysis.column import UNMEASURED, Column, interval
-from analysis.phases import TRY, active_ranks, together
+from analysis.phases import TRY, together
 from paretopipe_worker.plan import Point
 from paretopipe_worker.spec import MIN_ITEMS
 
@@ -31,7 +31,7 @@ def forward(items: pd.DataFrame, compared: pd.DataFrame, points: tuple[Point, ..
     points
         The plan's points: the last rank with a part in a point is its sink.
     """
-    sinks = items["point"].map({point.id: active_ranks(point)[-1] for point in points})
+    sinks = items["point"].map({point.id: point.active_ranks[-1] for point in points})
     pair = [*TRY, "leg", "seq"]
     source = items.loc[items["rank"] == 0, [*pair, "ready_ns"]]
     sink = items.loc[items["rank"] == sinks, [*pair, "rank", "computed_ns"]]

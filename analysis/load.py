@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from paretopipe_worker import attempts, belonging, records
 from paretopipe_worker import plan as plans
-from paretopipe_worker import records
+from paretopipe_worker.attempts import Attempts
 from paretopipe_worker.plan import Plan
 
-CONTROLLER = -1
+CONTROLLER = belonging.CONTROLLER
 """Rank of a file in which the controller says how it saw a session fail."""
 
 _KEYS = ("session", "attempt", "replicate", "host", "rank")
@@ -59,8 +60,10 @@ class Run:
         One row per :class:`~paretopipe_worker.records.Item`, ``PhaseEnd``, ``PointEnd``, ``Probe``,
         ``Clock``. The rank a clock's exchanges were made with is ``other``, since ``rank`` is who
         wrote the record.
+    attempts
+        The attempts at each session, and what became of the points in them.
     warnings
-        What was found to be cut short, each naming the file.
+        What was found to be damaged or cut short, each naming the file.
     """
 
     path: Path
@@ -71,6 +74,7 @@ class Run:
     points: pd.DataFrame
     probes: pd.DataFrame
     clocks: pd.DataFrame
+    attempts: Attempts
     warnings: tuple[str, ...]
 
 
@@ -80,24 +84,27 @@ def load(path: Path) -> Run:
     Raises
     ------
     RunError
-        When there is no such run, or records of another run, session, host or weights lie in it.
+        When there is no such run.
     paretopipe_worker.plan.PlanError
         When the plan is damaged.
+    paretopipe_worker.belonging.ForeignRecords
+        When records of another run, plan, session, host, weights or version lie in it.
     paretopipe_worker.records.RecordError
-        When a record is damaged, naming file and line.
+        When records are of another schema. Damaged ones are told in the warnings, and nothing of
+        their attempt counts.
     """
     _require(path)
     plan = plans.load(path / "plan.json")
     rows: dict[type, list[dict[str, Any]]] = {kind: [] for kind in _FRAMES}
     sessions: list[dict[str, Any]] = []
     warnings: list[str] = []
-    for file in sorted(path.glob("records/*/*.jsonl")):
-        found = list(records.read(file))
-        if not found or not isinstance(found[0], records.Header):
+    told = Attempts(plan)
+    for file in attempts.files(path):
+        found = list(told.reading(file))
+        header = found[0] if found else None
+        if not isinstance(header, records.Header):
             warnings.append(f"{file}: truncated: it holds no header; nothing of it counts")
             continue
-        header = found[0]
-        _check(file, header, plan)
         end = found[-1] if isinstance(found[-1], records.End) else None
         if end is None:
             warnings.append(
@@ -114,7 +121,8 @@ def load(path: Path) -> Run:
         path=path,
         plan=plan,
         sessions=_sessions(sessions),
-        warnings=tuple(warnings),
+        attempts=told,
+        warnings=(*told.damages, *warnings),
         **{name: _frame(rows[kind], kind) for kind, name in _FRAMES.items()},
     )
 
@@ -167,41 +175,6 @@ def _require(path: Path) -> None:
     beside = sorted(other.parent.name for other in path.parent.glob("*/plan.json"))
     known = f"runs in {path.parent}: {', '.join(beside)}" if beside else f"none in {path.parent}"
     raise RunError(f"{path}: no such run (it has no plan.json); {known}")
-
-
-def _check(file: Path, header: records.Header, plan: Plan) -> None:
-    """Refuse records that are not of this plan: figures of different things must not mix."""
-    if header.run != plan.run:
-        raise RunError(f"{file}: records of run '{header.run}' among those of run '{plan.run}'")
-    if file.name != records.file_name(header.session, header.attempt):
-        raise RunError(
-            f"{file}: holds attempt {header.attempt} of session '{header.session}', whose file is "
-            f"'{records.file_name(header.session, header.attempt)}'"
-        )
-    if header.session not in {session.id for session in plan.sessions}:
-        raise RunError(f"{file}: session '{header.session}' is not in plan.json")
-    if header.rank == CONTROLLER:
-        return
-    session = plan.session(header.session)
-    if header.rank >= len(session.placement) or session.placement[header.rank] != header.host:
-        raise RunError(
-            f"{file}: written by rank {header.rank} on '{header.host}'; session '{session.id}' has "
-            f"{', '.join(session.placement)} in this order"
-        )
-    if file.parent.name != header.host:
-        raise RunError(f"{file}: written on '{header.host}', in the directory of another host")
-    weights = {table.weights_sha256 for table in plan.tables if table.model == session.model}
-    if header.weights_sha256 not in weights:
-        raise RunError(
-            f"{file}: measured with weights {header.weights_sha256[:12]}; the plan's for "
-            f"'{session.model}' are {', '.join(sorted(digest[:12] for digest in weights))}"
-        )
-    factor = plan.host(header.host).device_emulated
-    if header.device_emulated != factor:
-        raise RunError(
-            f"{file}: measured with device_emulated {header.device_emulated:g}; the plan has "
-            f"{factor:g} for '{header.host}'"
-        )
 
 
 def _ending(end: records.End | None) -> dict[str, Any]:

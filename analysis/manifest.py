@@ -9,7 +9,6 @@ overlap by all but that difference, which no clock here can tell.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import sys
@@ -22,6 +21,7 @@ import pandas as pd
 from analysis.certificate import COLUMNS, certificates, paths_of
 from analysis.load import CONTROLLER, Run, RunError, load, processes
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
+from paretopipe_worker import plan as plans
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.plan import written as resolved
 from paretopipe_worker.records import LEGS, RecordError
@@ -73,14 +73,13 @@ def manifest(
         (see :mod:`analysis.provenance`).
     """
     plan = run.plan
-    plan_file = run.path / "plan.json"
     verdicts = certificates(run)
     return {
         "run": plan.run,
         "experiment": resolved(plan.experiment),
         "spec": written(plan.experiment),
         "seed": plan.experiment.seed,
-        "plan_sha256": hashlib.sha256(plan_file.read_bytes()).hexdigest(),
+        "plan_sha256": plans.digest(plan),
         "weights_sha256": {table.model: table.weights_sha256 for table in plan.tables},
         "predicted_hours": plan.predicted_hours,
         "checkout": checkout(Path(__file__).resolve().parent.parent),
@@ -166,17 +165,25 @@ def _session(run: Run, files: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str,
 def _certificate(
     run: Run, session: str, attempt: int, verdicts: pd.DataFrame
 ) -> dict[str, Any] | None:
-    """What was asked of the link, what was measured of it, and the verdict; null without stages."""
+    """What was asked of the link, and what each two measurements of it say of the points between.
+
+    Null without stages.
+    """
     found = verdicts[(verdicts["session"] == session) & (verdicts["attempt"] == attempt)]
     if found.empty:
         return None
-    measured = found[list(COLUMNS)].to_json(orient="records", double_precision=9)
     paths = {
         number: [asdict(way) for way in path]
         for number, path in paths_of(run.plan, session).items()
     }
-    asked = paths.get(None, paths)
-    return {"asked": asked, **json.loads(measured)[0]}
+    told = json.loads(found[["point", *COLUMNS]].to_json(orient="records", double_precision=9))
+    stretches: list[dict[str, Any]] = []
+    for row in told:
+        point = row.pop("point")
+        if not stretches or not row.items() <= stretches[-1].items():
+            stretches.append({"points": []} | row)
+        stretches[-1]["points"].append(point)
+    return {"asked": paths.get(None, paths), "stretches": stretches}
 
 
 def _shares(row: dict[Any, Any]) -> dict[str, float] | None:
@@ -193,7 +200,8 @@ def _environments(run: Run, host: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     for row in run.sessions[run.sessions["host"] == host].to_dict("records"):
         facts = {name: value for name, value in row["facts"].items() if name != "network"}
-        environment = {"versions": row["versions"], "facts": facts}
+        environment = {"versions": row["versions"], "code_sha256": row["code_sha256"]}
+        environment |= {"facts": facts}
         name = f"{row['session']}.{row['attempt']}"
         for known in found:
             if environment.items() <= known.items():

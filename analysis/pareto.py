@@ -19,9 +19,9 @@ from analysis.load_curve import load_curve
 from analysis.points import points
 from analysis.replicates import replicates
 from analysis.segments import segments
+from paretopipe_worker.attempts import MEASURED
 from paretopipe_worker.plan import PlanError
 from paretopipe_worker.records import RecordError
-from paretopipe_worker.resume import MEASURED
 
 _MARKS = ("link_certified", "link_certificate")
 _SHOWN = {
@@ -213,7 +213,8 @@ def _marks(rows: list[dict[str, Any]], uncertified: bool) -> list[str]:
         text = f"{row['link']}: {row['link_certificate']}"
         reasons[text] = reasons.get(text, 0) + 1
     said = f"{len(rows)} points have a link that was not as asked for ({where}):"
-    return [said, *(f"  {count} over {text}" for text, count in reasons.items())]
+    again = "  -e retry_uncertified=true measures them again"
+    return [said, *(f"  {count} over {text}" for text, count in reasons.items()), again]
 
 
 def _rateless(rows: list[dict[str, Any]]) -> list[str]:

@@ -13,20 +13,11 @@ import pandas as pd
 
 from analysis.certificate import LATE_MS
 from analysis.column import IDLE, STAGES, UNMEASURED, Column
-from paretopipe_worker.plan import Point
+from paretopipe_worker.attempts import MEASURED
 from paretopipe_worker.records import Health
-from paretopipe_worker.resume import MEASURED
 
 TRY = ["session", "attempt", "point"]
 """What tells one attempt at one replicate of a point from all others."""
-
-WIRE_SHARE = 1.2
-"""What may cross for a byte of payload, beside the backend's framing of each message."""
-
-
-def active_ranks(point: Point) -> list[int]:
-    """Ranks with a part in a point: the source, and whoever something is sent to."""
-    return [0] + [rank for rank, hop in enumerate(point.hops[:-1], start=1) if hop]
 
 
 def last_legs(phases: pd.DataFrame) -> pd.DataFrame:
@@ -68,30 +59,21 @@ def endings(counted: pd.DataFrame, min_items: int) -> pd.DataFrame:
 
 
 def crossing(phases: pd.DataFrame) -> pd.DataFrame:
-    """Hold what each try's ranks sent in any leg against what they were to and what was counted.
+    """Sum what each try's ranks sent in all legs, and say whether the network counted it.
+
+    Of tries that count: in those that do, what was counted is what was to cross (see
+    :meth:`paretopipe_worker.attempts.Attempt.outcome`).
 
     Parameters
     ----------
     phases
-        Phase ends, with the columns ``hop_bytes``, what the rank is to send for each item, and
-        ``least_framing``, ``most_framing``: what its backend needs besides for each message.
+        Phase ends of all legs.
     """
-    expected = phases["items"] * phases["hop_bytes"]
-    sent, wire = phases["payload_sent_bytes"], phases["wire_sent_bytes"]
-    # Warm-up is in what was sent but not in the count of items; a mark ends each phase.
-    messages = (sent / phases["hop_bytes"].where(phases["hop_bytes"] > 0)).fillna(0)
-    least = sent + phases["least_framing"] * messages
-    most = WIRE_SHARE * sent + phases["most_framing"] * (messages + 1)
-    most += phases["retransmitted_bytes"].fillna(0)
-    wrong = (sent < expected) | ((expected == 0) & (sent > 0))
-    wrong |= ((wire < least) | (wire > most)).fillna(False)
-    rows = phases.assign(expected_bytes=expected, wrong=wrong.astype("bool"))
-    groups = rows.groupby(TRY)
-    table = groups[["expected_bytes", "payload_sent_bytes"]].sum()
+    groups = phases.groupby(TRY)
+    table = groups[["payload_sent_bytes"]].sum()
     table["wire_sent_bytes"] = groups["wire_sent_bytes"].agg(_total).astype("Int64")
-    crossed = ~groups["wrong"].any().astype("boolean")
-    unproven = table["wire_sent_bytes"].isna() | (table["expected_bytes"] == 0)
-    table["crossed"] = crossed.mask(unproven & crossed)
+    proven = table["wire_sent_bytes"].notna() & (table["payload_sent_bytes"] > 0)
+    table["crossed"] = proven.astype("boolean").where(proven)
     return table.reset_index()
 
 

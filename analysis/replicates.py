@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from analysis.certificate import certificates
 from analysis.clocks import comparisons
 from analysis.column import PERCENTILE_CONFIDENCE, PERCENTILE_ITEMS, STAGES
 from analysis.forward import forward
-from analysis.load import CONTROLLER, Run
+from analysis.load import Run
 from analysis.phases import TRY as _TRY
 from analysis.phases import (
     crossing,
@@ -26,10 +25,7 @@ from analysis.phases import (
     lateness,
     of_last_legs,
 )
-from paretopipe_worker.backends import BACKENDS
-from paretopipe_worker.plan import Plan
-from paretopipe_worker.resume import MEASURED, lacking
-from paretopipe_worker.spec import MIN_ITEMS
+from paretopipe_worker.attempts import MEASURED, outcomes
 
 _SHORTEST_NS = 10_000
 """CPU time below which its ratio says nothing: `@last` leaves the source next to no computation."""
@@ -57,7 +53,7 @@ def replicates(run: Run) -> pd.DataFrame:
         totals(items),
         forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
         endings(counted, run.plan.experiment.phases.min_items),
-        crossing(phases.merge(_expected(run.plan), on=["session", "point", "rank"])),
+        crossing(phases),
         lateness(counted),
         disturbances(phases),
         hosts(counted),
@@ -65,8 +61,11 @@ def replicates(run: Run) -> pd.DataFrame:
     )
     for figure in figures:
         chosen = chosen.merge(figure, on=_TRY, how="left")
-    chosen = chosen.merge(certificates(run), on=["session", "attempt"], how="left")
-    return _refuse(chosen)
+    chosen = chosen.merge(certificates(run), on=_TRY, how="left")
+    own = ["session", "replicate", "point", "attempt", "tries", "status", "reason"]
+    measured = chosen.columns.difference(own)
+    chosen[measured] = chosen[measured].where(chosen["status"] == "ok")
+    return chosen
 
 
 def tries(run: Run) -> pd.DataFrame:
@@ -78,49 +77,20 @@ def tries(run: Run) -> pd.DataFrame:
     -------
     Columns session, replicate, point, attempt (null where nothing was tried), status, reason.
     """
-    attempts = _attempts(run)
-    ended = {
-        (row.session, row.attempt, row.point): row for row in run.points.itertuples(index=False)
-    }
-    done: dict[tuple[str, int, str], set[tuple[int, str]]] = {}
-    keys = of_last_legs(run.phases, run.phases)[[*_TRY, "rank", "phase"]]
-    for session_id, number, point_id, rank, phase in keys.itertuples(index=False, name=None):
-        done.setdefault((session_id, number, point_id), set()).add((rank, phase))
-    planned = {point.id: point for point in run.plan.points}
-    faults = _faults(run)
+    points = {point.id: point for point in run.plan.points}
     rows: list[tuple[str, int, str, int | None, str, str | None]] = []
     for session in run.plan.sessions:
         for point in session.points:
             about = (session.id, session.replicate, point)
-            tried = [n for n, listed in attempts.get(session.id, {}).items() if point in listed]
+            tried = list(outcomes(run.attempts.of(session.id), points[point]))
             if not tried:
                 rows.append((*about, None, "missing", "was not tried yet"))
-            for attempt in tried:
-                key = (session.id, attempt, point)
-                end = ended.get(key)
-                if end is None:
-                    reason = faults.get(key[:2], "the session ended without this point")
-                elif end.status == "failed":
-                    reason = str(end.reason)
-                elif without := lacking(planned[point], done.get(key, ())):
-                    reason = f"records of {', '.join(without)} lack the end of a phase"
-                    reason = "; ".join(filter(None, (reason, faults.get(key[:2]))))
-                else:
-                    reason = None
-                rows.append((*about, attempt, "failed" if reason else "ok", reason))
+            for attempt, outcome in tried:
+                status = "ok" if outcome.status == "ok" else "failed"
+                rows.append((*about, attempt.number, status, outcome.reason))
     columns = ["session", "replicate", "point", "attempt", "status", "reason"]
     frame = pd.DataFrame.from_records(rows, columns=columns)
     return frame.astype({"attempt": "Int64", "status": "str", "reason": "str"})
-
-
-def _attempts(run: Run) -> dict[str, dict[int, set[str]]]:
-    """Attempts at each session, and the points that each was to measure."""
-    attempts: dict[str, dict[int, set[str]]] = {}
-    # What the stages were told counts more than what the controller knew.
-    for row in run.sessions.sort_values("rank").to_dict("records"):
-        listed = attempts.setdefault(row["session"], {})
-        listed[row["attempt"]] = set(row["points"])
-    return {session: dict(sorted(listed.items())) for session, listed in attempts.items()}
 
 
 def choose(tried: pd.DataFrame) -> pd.DataFrame:
@@ -244,78 +214,3 @@ def stages(items: pd.DataFrame) -> pd.DataFrame:
         part = part.drop(columns=["rank", "phase"]).set_index(_TRY)
         wide = wide.join(part.add_prefix(f"stage{rank}_{start}"), on=_TRY)
     return wide
-
-
-def _refuse(measured: pd.DataFrame) -> pd.DataFrame:
-    """Fail the replicates whose figures must not be used, saying why, and take those away."""
-    reasons = measured["reason"].astype("object").where(measured["reason"].notna(), None)
-    for phase in reversed(MEASURED):
-        count = measured[f"{phase}_items"].fillna(0)
-        few = (measured["status"] == "ok") & (count < MIN_ITEMS)
-        text = f"phase {phase} has " + count.astype("int64").astype("str")
-        reasons = reasons.mask(few, text + f" items, at least {MIN_ITEMS} are needed")
-    reasons = reasons.mask(
-        measured["crossed"].eq(False).fillna(False).astype("bool"), _bytes_differ(measured)
-    )
-    status = measured["status"].mask((measured["status"] == "ok") & reasons.notna(), "failed")
-    table = measured.assign(status=status, reason=reasons.astype("str"))
-    figures = table.columns.difference(
-        ["session", "replicate", "point", "attempt", "tries", "status", "reason"]
-    )
-    table[figures] = table[figures].where(status == "ok")
-    return table
-
-
-def _bytes_differ(measured: pd.DataFrame) -> pd.Series:
-    """Say for each row what was to cross and what did."""
-    return pd.Series(
-        [
-            f"{row.expected_bytes} bytes were to cross, {row.payload_sent_bytes} were handed to "
-            f"the transport, the network counted {row.wire_sent_bytes}"
-            for row in measured.itertuples(index=False)
-        ],
-        index=measured.index,
-        dtype="object",
-    )
-
-
-def _expected(plan: Plan) -> pd.DataFrame:
-    """What each rank is to send for one item of each point, by its session's backend."""
-    rows = [
-        (session.id, name, rank, sent, *_framing(session.backend))
-        for session in plan.sessions
-        for name in session.points
-        for rank, sent in enumerate(plan.point(name).hop_bytes)
-    ]
-    columns = ["session", "point", "rank", "hop_bytes", "least_framing", "most_framing"]
-    return pd.DataFrame.from_records(rows, columns=columns)
-
-
-def _framing(backend: str) -> tuple[int, int]:
-    """Least and most framing of a backend's message."""
-    known = BACKENDS[backend]
-    return known.least_framing_bytes, known.most_framing_bytes
-
-
-def _faults(run: Run) -> dict[tuple[str, int], str]:
-    """Why each attempt at a session broke, as its hosts and the controller saw it."""
-    faults: dict[tuple[str, int], str] = {}
-    for _, files in run.sessions.groupby(["session", "attempt"]):
-        session, attempt = str(files["session"].iloc[0]), int(files["attempt"].iloc[0])
-        placement = run.plan.session(session).placement
-        found = dict.fromkeys(_complaints(files.sort_values("rank").to_dict("records"), placement))
-        if found:
-            faults[session, attempt] = "; ".join(found)
-    return faults
-
-
-def _complaints(files: list[dict[Any, Any]], placement: tuple[str, ...]) -> Iterator[str]:
-    """What is wrong with one attempt's files, the controller's view first."""
-    for file in files:
-        if file["status"] == "failed":
-            # A stage's reason begins with its host's name; the controller's need not.
-            yield f"controller: {file['reason']}" if file["rank"] == CONTROLLER else file["reason"]
-        elif file["status"] == "truncated":
-            yield f"{file['host']}: records were cut short"
-    written = {file["host"] for file in files}
-    yield from (f"{host}: no records" for host in placement if host not in written)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import completions
-from analysis.certificate import WHEN, described
+from analysis.certificate import WHEN, around, described
 from analysis.column import Column
 from analysis.load import Run
 from analysis.replicates import choose, tries
@@ -40,16 +40,16 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "round_trip_before_ms",
         "ms",
-        "Round trip of a small message before the points, while the segment was held: median,"
-        " then the mean over replicates; of datagrams, where packets are lost.",
+        "Round trip of a small message, measured last before the point while the segment was held: "
+        "median, then the mean over replicates; of datagrams, where packets are lost.",
     ),
-    Column("round_trip_after_ms", "ms", "The same after the points."),
+    Column("round_trip_after_ms", "ms", "The same, measured first after the point."),
     Column(
         "goodput_before_mbit",
         "Mbit/s",
         "Tensor data per time of a bulk transfer forward, likewise; empty where packets are lost.",
     ),
-    Column("goodput_after_mbit", "Mbit/s", "The same after the points."),
+    Column("goodput_after_mbit", "Mbit/s", "The same, measured first after the point."),
     Column(
         "latency_items",
         "items",
@@ -177,24 +177,26 @@ def _means(figures: pd.DataFrame) -> pd.DataFrame:
 
 
 def _probed(run: Run, complete: pd.DataFrame) -> pd.DataFrame:
-    """What the stages measured of the link while a segment was held, by point and that segment."""
+    """What the stages measured of the link around each point, by that and the segment held."""
     probes = run.probes[(run.probes["rank"] == 0) & run.probes["segment"].notna()]
+    taken = dict(list(probes.groupby(["session", "attempt"])))
     rows = []
-    for probe in probes.to_dict("records"):
-        alone, goodput, when = probe["datagrams"], probe["goodput_mbit"], probe["when"]
-        times = alone.round_trip_ns if alone else probe["round_trip_ns"]
-        rows.append(
-            {name: probe[name] for name in ("session", "attempt")}
-            | {"certified_as": probe["segment"]}
-            | {f"round_trip_{when}_ms": np.median(times) / 1e6 if times else np.nan}
-            | {f"goodput_{when}_mbit": goodput[0] if goodput else np.nan}
-        )
+    for session, number, point in complete[_TRY].itertuples(index=False, name=None):
+        if (session, number) not in taken:
+            continue
+        [attempt] = [each for each in run.attempts.of(session) if each.number == number]
+        near = around(taken[session, number], attempt.points.index(point))
+        for probe in near.to_dict("records"):
+            alone, goodput, when = probe["datagrams"], probe["goodput_mbit"], probe["when"]
+            times = alone.round_trip_ns if alone else probe["round_trip_ns"]
+            rows.append(
+                {"session": session, "point": point, "certified_as": probe["segment"]}
+                | {f"round_trip_{when}_ms": np.median(times) / 1e6 if times else np.nan}
+                | {f"goodput_{when}_mbit": goodput[0] if goodput else np.nan}
+            )
     figures = [f"{name}_{when}_{unit}" for when in WHEN for name, unit in _PROBED]
-    taken = pd.DataFrame.from_records(
-        rows, columns=["session", "attempt", "certified_as", *figures]
-    )
-    taken = taken.astype({"certified_as": "Int64"} | dict.fromkeys(figures, "float64"))
+    table = pd.DataFrame.from_records(rows, columns=["session", "point", "certified_as", *figures])
+    table = table.astype({"certified_as": "Int64"} | dict.fromkeys(figures, "float64"))
     # Of each session first, then of its replicates: each counts alike.
-    by_session = taken.groupby(["session", "attempt", "certified_as"])[figures].mean().reset_index()
-    joined = complete.merge(by_session, on=["session", "attempt"])
-    return joined.groupby(["point", "certified_as"])[figures].mean().reset_index()
+    by_session = table.groupby(["session", "point", "certified_as"])[figures].mean().reset_index()
+    return by_session.groupby(["point", "certified_as"])[figures].mean().reset_index()

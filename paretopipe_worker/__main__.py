@@ -157,6 +157,7 @@ def _prepare(options: argparse.Namespace) -> int:
             options.cache,
             check=options.check,
         )
+    resume.hold(made, options.results)
     print(planner.summary(made))
     return 0
 
@@ -167,6 +168,15 @@ def _add_todo(commands: Commands) -> None:
     parser.add_argument(
         "--retry-failed", action="store_true", help="also points that failed by themselves"
     )
+    parser.add_argument(
+        "--uncertified",
+        type=argparse.FileType(),
+        metavar="FILE",
+        help="also what `python -m analysis.uncertified` wrote there; - is standard input",
+    )
+    parser.add_argument(
+        "--torch", type=json.loads, default={}, metavar="JSON", help="version of torch, by host"
+    )
     parser.set_defaults(run=_todo)
 
 
@@ -175,7 +185,14 @@ def _todo(options: argparse.Namespace) -> int:
     from paretopipe_worker import plan, resume
 
     loaded = plan.load(options.results / "plan.json")
-    print(json.dumps(resume.todo(loaded, options.results, retry_failed=options.retry_failed)))
+    made = resume.todo(
+        loaded,
+        options.results,
+        retry_failed=options.retry_failed,
+        uncertified=json.load(options.uncertified) if options.uncertified else None,
+        torch=options.torch,
+    )
+    print(json.dumps(made))
     return 0
 
 

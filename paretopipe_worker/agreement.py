@@ -13,6 +13,8 @@ class Agreement:
     ----------
     schema
         Version of the records.
+    plan
+        Digest of what the plan measures.
     cuts
         Digest of the session's points: their ids, splits and the tensors of each hop.
     torch
@@ -22,6 +24,7 @@ class Agreement:
     """
 
     schema: str = ""
+    plan: str = ""
     cuts: str = ""
     torch: str = ""
     weights: str = ""

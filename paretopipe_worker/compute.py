@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from paretopipe_worker.partition import Stage
+from paretopipe_worker.partition import PartitionError, Stage
 from paretopipe_worker.timers import wait_until
 
 
@@ -54,3 +54,14 @@ def compute(stage: Stage | None, inputs: tuple[torch.Tensor, ...], stretch: floa
         computed_ns = wait_until(due_ns)
         overslept_ns = computed_ns - due_ns
     return Computed(tensors, start_ns, computed_ns, compute_ns, cpu_ns, overslept_ns)
+
+
+def failure(error: Exception) -> str:
+    """Why the model could not be split or run, in one line: what code of its own raised.
+
+    That there is not enough memory is among it, in torch's words of several lines.
+    """
+    first = str(error).strip().partition("\n")[0]
+    if isinstance(error, PartitionError):
+        return str(error)
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -25,7 +25,6 @@ def versions() -> dict[str, str]:
     """Versions of what computes and measures here; packages that are not there are left out."""
     return {
         "paretopipe": __version__,
-        "paretopipe_source": source(),
         "python": platform.python_version(),
         "python_compiler": platform.python_compiler(),
         "torch": torch.__version__,
@@ -67,15 +66,6 @@ def numerics() -> str:
             f"torch={torch.__version__}",
         )
     )
-
-
-def source(package: Path = Path(__file__).parent) -> str:
-    """Digest of the worker package that runs: paths and contents of its modules."""
-    total = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"{path.relative_to(package)} {content}\n".encode())
-    return total.hexdigest()[:12]
 
 
 def version(package: str) -> str | None:

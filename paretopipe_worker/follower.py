@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import torch
 
 from paretopipe_worker import clocks, segments
-from paretopipe_worker.compute import compute
+from paretopipe_worker.compute import compute, failure
 from paretopipe_worker.context import Context, Sent
 from paretopipe_worker.control import Channel, ControlError, Message
 from paretopipe_worker.health import Watch, disturbances
-from paretopipe_worker.partition import PartitionError, Stage, split
+from paretopipe_worker.partition import Stage, split
 from paretopipe_worker.plan import Point
 from paretopipe_worker.probe import COMMANDS, answer
 from paretopipe_worker.records import LEGS, Item, Phase, PhaseEnd
@@ -90,8 +90,8 @@ class Follower:
         self._point, self._stage, self._ran = point, None, None
         try:
             self._stage = split(self.context.traced(point), point.split)[self.context.rank]
-        except PartitionError as error:
-            self.channel.send({"failed": str(error)})
+        except Exception as error:
+            self.channel.send({"failed": failure(error)})
         else:
             self.channel.send({"ready": True})
 

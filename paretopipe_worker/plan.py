@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -51,13 +52,15 @@ class Point:
         """Payload of each hop in bytes, the way back last."""
         return tuple(payload_bytes(hop) for hop in self.hops)
 
+    @property
+    def active_ranks(self) -> tuple[int, ...]:
+        """Ranks with a part in it: the source, and whoever something is sent to."""
+        return (0, *(rank for rank, hop in enumerate(self.hops[:-1], start=1) if hop))
+
 
 @dataclass(frozen=True, config=_CONFIG)
 class Session:
-    """One launch of the stage processes: walks its points without restarting.
-
-    `overhead_s` is how long all but the points is thought to take.
-    """
+    """One launch of the stage processes: walks its points without restarting."""
 
     id: str
     replicate: int
@@ -66,22 +69,23 @@ class Session:
     model: str
     placement: tuple[str, ...]
     points: tuple[str, ...]
-    overhead_s: float
     deadline_s: float
 
     def only(self, points: Sequence[str] | None) -> Session:
-        """The same session with some of its points, in its own order; None leaves all.
+        """The same session with some of its points, in the order given; None leaves all.
 
         Raises
         ------
         PlanError
-            When one of them is not its.
+            When one of them is not its, or there twice.
         """
         if points is None:
             return self
         if unknown := sorted(set(points) - set(self.points)):
             raise PlanError(f"session '{self.id}' has no point {', '.join(unknown)}")
-        return replace(self, points=tuple(point for point in self.points if point in points))
+        if len(set(points)) != len(points):
+            raise PlanError(f"session '{self.id}': a point is given twice: {', '.join(points)}")
+        return replace(self, points=tuple(points))
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -170,24 +174,45 @@ def load(path: Path) -> Plan:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PlanError(f"{path}: {where}: {first['msg']}") from error
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise PlanError(f"{path}: is not a plan: {error}") from error
+
+
+def digest(plan: Plan) -> str:
+    """Digest (SHA-256) of what a plan measures, the same as long as results may be mixed.
+
+    A description, and what is only predicted, is no part of it: neither changes a result.
+    """
+    text = json.dumps(_measured(plan), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def differences(old: Plan, new: Plan) -> list[str]:
     """Names of the parts in which two plans of one run differ in what they measure."""
-    parts: list[tuple[str, Any, Any]] = [
-        ("experiment", old.experiment, new.experiment),
-        ("inventory", old.hosts, new.hosts),
-        ("weights", _weights(old), _weights(new)),
-        ("points", {p.id for p in old.points}, {p.id for p in new.points}),
-    ]
-    return [name for name, before, after in parts if before != after]
+    before, after = _measured(old), _measured(new)
+    found = [name for name in before if before[name] != after[name]]
+    # Points and sessions follow from the rest: they differ alone where this version plans anew.
+    return [name for name in found if name not in ("points", "sessions")] or found
 
 
-def _weights(plan: Plan) -> dict[str, str]:
-    """Which weights each model has."""
-    return {table.model: table.weights_sha256 for table in plan.tables}
+def _measured(plan: Plan) -> dict[str, Any]:
+    """What a plan measures, by part."""
+    return {
+        "run": plan.run,
+        "experiment": _without(plan.experiment, "description"),
+        "inventory": [_without(host, "speed_hint") for host in plan.hosts],
+        "models": [_without(table, "forward_ns") for table in plan.tables],
+        "points": [_without(point, *_PREDICTED) for point in plan.points],
+        "sessions": [_without(session, *_PREDICTED) for session in plan.sessions],
+    }
+
+
+_PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
+
+
+def _without(part: Any, *names: str) -> dict[str, Any]:
+    """The fields of a dataclass, some left out."""
+    return {name: value for name, value in asdict(part).items() if name not in names}
 
 
 def weights_file(cache: Path, sha256: str) -> Path:

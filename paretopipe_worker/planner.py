@@ -19,12 +19,11 @@ from paretopipe_worker.fleet import Host, apart
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
 from paretopipe_worker.plan import Plan, PlanError, Point, Session, slug
-from paretopipe_worker.predict import MOST_LOSS, certificate_s, duration, expected_s, phases_s
+from paretopipe_worker.predict import MOST_LOSS, duration, expected_s, overhead_s, phases_s
 from paretopipe_worker.shown import listed, shown
 from paretopipe_worker.spec import MIN_ITEMS, Experiment, ModelSpec
 from paretopipe_worker.window import filling
 
-_SESSION_S = 20.0
 _POINT_S = 0.3
 _PATIENCE_S = 30.0
 
@@ -66,9 +65,9 @@ def make(
             inside = list(_points(experiment, link, backend, model, placement, fleet, tables))
             random.Random(f"{experiment.seed} points {name}").shuffle(inside)
             points.update((point.id, point) for point in inside)
-            certificates_s = 2 * certificate_s(link, experiment.tcp, len(placement))
-            overhead_s = _SESSION_S + certificates_s
-            seconds += overhead_s + sum(point.predicted_s for point in inside)
+            points_s = [point.predicted_s for point in inside]
+            rest_s = overhead_s(experiment, link, len(placement), points_s)
+            seconds += rest_s + sum(points_s)
             sessions.append(
                 Session(
                     id=name,
@@ -78,8 +77,7 @@ def make(
                     model=model.name,
                     placement=placement,
                     points=tuple(point.id for point in inside),
-                    overhead_s=round(overhead_s, 1),
-                    deadline_s=_session_deadline_s(experiment, certificates_s, inside),
+                    deadline_s=_session_deadline_s(experiment, rest_s, inside),
                 )
             )
     return Plan(
@@ -317,16 +315,14 @@ def _hops(table: CutTable, name: str) -> tuple[tuple[TensorSpec, ...], ...]:
     return (table.crossing(name), () if name == FIRST else table.output)
 
 
-def _session_deadline_s(
-    experiment: Experiment, certificates_s: float, points: Sequence[Point]
-) -> float:
+def _session_deadline_s(experiment: Experiment, rest_s: float, points: Sequence[Point]) -> float:
     """An upper bound of a session's time: past it something hangs."""
     phases = experiment.phases
     legs = (2 + (len(phases.load.shares) if phases.load else 0)) * (1 + phases.retries)
     # Warm-up and phase each end with the first item past their time, the leg with a window of them.
     leg_s = phases.cool_down_s + phases.warmup_s + phases.max_s
     points_s = sum(legs * (leg_s + 3 * point.deadline_s) for point in points)
-    return round(120 + 4 * certificates_s + points_s, 1)
+    return round(120 + 4 * rest_s + points_s, 1)
 
 
 def _digest(identity: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker import arrivals, window
+from paretopipe_worker import arrivals, compute, window
 from paretopipe_worker.context import Context
 from paretopipe_worker.control import Channel, ControlError, Message
 from paretopipe_worker.drive import (
@@ -90,8 +90,9 @@ class PointRun:
         with shares.kind("gate"):
             try:
                 self._pass_gate()
-            except PartitionError as error:
-                failure = str(error)
+            except Exception as error:
+                # Nothing has crossed yet: what the model raises, is this point's.
+                failure = compute.failure(error)
         with shares.kind("switch"):
             if failure := self._gather(failure):
                 raise PointFailed(failure)

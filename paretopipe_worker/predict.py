@@ -23,6 +23,10 @@ _LEAST_TIMEOUT_S = 0.2
 MOST_LOSS = 0.5
 """Above it TCP hardly moves, and nobody should wait for it longer."""
 
+_SESSION_S = 20.0
+_LEAST_APART = 10
+"""Times of a measurement of the path that lie between two at least, to bound their share."""
+
 _GLANCE_S = 1.0
 _TRIPS, _TRIP_APART_S = 130, 0.02
 _REPEATS, _TRANSFER_BYTES = 3, (8 << 10, 32 << 10, 128 << 10, 512 << 10)
@@ -82,6 +86,35 @@ def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
     """Seconds that one measurement of a session's path is thought to take, segment by segment."""
     brief = link.timetable is not None
     return sum(_probe_s(each.forward_path(ranks), tcp, brief) for each in link.probed.values())
+
+
+def certified_after(
+    experiment: Experiment, link: LinkSpec, ranks: int, points_s: Sequence[float]
+) -> tuple[int, ...]:
+    """After how many of a session's points its path is measured: first none, at last all.
+
+    Parameters
+    ----------
+    points_s
+        Seconds that each point is thought to take, in the order in which they are measured.
+    """
+    certify = experiment.certify
+    apart_s = max(60 * certify.every_min, _LEAST_APART * certificate_s(link, experiment.tcp, ranks))
+    places, since_s = [0], 0.0
+    for number, point_s in enumerate(points_s[:-1], start=1):
+        since_s += point_s
+        if since_s >= apart_s or number - places[-1] == certify.every_points:
+            places.append(number)
+            since_s = 0.0
+    return (*places, len(points_s))
+
+
+def overhead_s(
+    experiment: Experiment, link: LinkSpec, ranks: int, points_s: Sequence[float]
+) -> float:
+    """Seconds that all of a session but its points is thought to take, see `certified_after`."""
+    places = certified_after(experiment, link, ranks, points_s)
+    return _SESSION_S + len(places) * certificate_s(link, experiment.tcp, ranks)
 
 
 def _probe_s(path: Sequence[Condition], tcp: TcpSettings, brief: bool) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -83,7 +83,7 @@ def pace(path: Sequence[Condition], round_trip_s: float, *, brief: bool = False)
 
 
 def probe(
-    when: Literal["before", "after"],
+    after_points: int,
     path: Sequence[Condition],
     transport: Transport,
     channels: Sequence[Channel],
@@ -97,6 +97,8 @@ def probe(
 
     Parameters
     ----------
+    after_points
+        How many of the session's points have been walked.
     path
         What was asked of each hop, that of rank 0 to 1 first and the way back last.
     channels
@@ -116,14 +118,14 @@ def probe(
     brief, erratic = segment is not None, any(condition.erratic for condition in path)
     if brief and erratic:
         alone = datagrams.send(path, channels, addresses)
-        return Probe(when, (), (), (), datagrams=alone, segment=segment)
+        return Probe(after_points, (), (), (), datagrams=alone, segment=segment)
     greetings, _ = ring.exchange([_SMALL_BYTES] * len(path), 2)
     chosen = pace(path, min(greetings) / 1e9, brief=brief)
     goodput = tuple(ring.goodput_mbit(hop, chosen.ramp_s) for hop in hops)
     round_trips = ring.round_trips(chosen)
     transfers = ring.transfers(goodput, min(round_trips) / 1e9, chosen)
     return Probe(
-        when=when,
+        after_points=after_points,
         round_trip_ns=round_trips,
         goodput_mbit=goodput,
         transfers=transfers,

@@ -18,9 +18,12 @@ Format history
     a phase tells how its warm-up ended, the host's health meanwhile, and what disturbed it. The
     source records what the clocks of the hosts have to do with one another.
 4
-    A header tells by digests whose records it begins. An item tells how late its stretching ended.
-    Clocks are compared between points too, by times that tell how each is corrected. A link's
-    engine may be the kernel's htb.
+    A header tells by digests whose records it begins: of the plan, and of the worker's code,
+    beside the version of torch. An item tells how late its stretching ended. Clocks are
+    compared between points too, by times that tell how each is corrected. A link's engine may
+    be the kernel's htb. A phase ends its warm-up `never steady` where that was so. The source
+    records when a point begins, and an end whether the process was told to end. A probe has the
+    number of points walked before it, since the path is measured between points too.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
@@ -59,6 +62,10 @@ class Header:
     kernel, firmware, threads, allocator, network) and `versions` the software. `link_engine` is who
     shapes what this host sends, `link_emulated` whether that is no kernel but a relay; `tcp` the
     kernel's settings.
+
+    By `plan_sha256` (:func:`paretopipe_worker.plan.digest`), `code_sha256`
+    (:func:`paretopipe_worker.code.digest`) and the public version of `torch` all attempts of a run
+    are held to be alike.
     """
 
     run: str
@@ -71,6 +78,9 @@ class Header:
     link: str
     model: str
     points: tuple[str, ...]
+    plan_sha256: str
+    code_sha256: str
+    torch: str
     weights_sha256: str
     device_emulated: float
     link_engine: Engine
@@ -267,6 +277,14 @@ class PhaseEnd:
 
 
 @dataclass(frozen=True)
+class PointBegin:
+    """A point begins, written by the source: without its end, it was in hand when all ended."""
+
+    point: str
+    kind: Literal["begin"] = "begin"
+
+
+@dataclass(frozen=True)
 class PointEnd:
     """How a point ended, written by the source.
 
@@ -313,13 +331,15 @@ class Datagrams:
 
 @dataclass(frozen=True)
 class Probe:
-    """The path as the stages measured it with their own connections, before or after.
+    """The path as the stages measured it with their own connections: a certificate of the link.
 
     On a link that follows a trace there is one for each segment that is certified, which was held
     meanwhile, and where packets are lost it consists of datagrams alone.
 
     Parameters
     ----------
+    after_points
+        How many of the session's points, in the header's order, had been walked by then.
     round_trip_ns
         Small messages around all stages, several under way at once, timed at the source.
     goodput_mbit
@@ -333,7 +353,7 @@ class Probe:
         Of the link's trace; null where it follows none.
     """
 
-    when: Literal["before", "after"]
+    after_points: int
     round_trip_ns: tuple[int, ...]
     goodput_mbit: tuple[float, ...]
     transfers: tuple[Transfer, ...]
@@ -379,7 +399,8 @@ class End:
     A stage's `reason` begins with its host's name.
     `process_start_ns` and `end_ns` bound the process on the host's own clock; `shares_ns` splits
     the time between them by kind (see :data:`SHARES`). `wall_clock_step_ns` is by how much the
-    host's wall clock moved against that one, from the header to here.
+    host's wall clock moved against that one, from the header to here. `interrupted` says that the
+    process was told to end by a signal: whatever it was at is not the cause.
     """
 
     status: Literal["ok", "failed"]
@@ -388,6 +409,7 @@ class End:
     end_ns: int
     shares_ns: dict[str, int]
     wall_clock_step_ns: int | None = None
+    interrupted: bool = False
     kind: Literal["end"] = "end"
 
 
@@ -399,12 +421,13 @@ SHARES = (
 """Kinds of time a session is split into; what is left over is ``other``. The phases' time is
 counted on the source, which leads them."""
 
-Record = Header | Ready | Item | PhaseEnd | PointEnd | Clock | Probe | End
+Record = Header | Ready | Item | PhaseEnd | PointBegin | PointEnd | Clock | Probe | End
 _KINDS: dict[str, type] = {
     "header": Header,
     "ready": Ready,
     "item": Item,
     "phase": PhaseEnd,
+    "begin": PointBegin,
     "point": PointEnd,
     "clock": Clock,
     "probe": Probe,
@@ -414,6 +437,10 @@ _KINDS: dict[str, type] = {
 
 class RecordError(ValueError):
     """A record file that cannot be used: the text says which file and line, and why."""
+
+
+class DamagedRecord(RecordError):
+    """A line is no record: what was written there is not what is there now."""
 
 
 class Writer:
@@ -455,31 +482,36 @@ def read(path: Path) -> Iterator[Record]:
     """Yield the records of one file, checked.
 
     A file cut short ends early: the caller sees no :class:`End`. An unfinished last line is what a
-    killed stage leaves and is passed over.
+    killed stage leaves, and a host that lost power, and is passed over.
 
     Raises
     ------
+    DamagedRecord
+        Naming file and line, when a line is no record, or the first is no header.
     RecordError
-        Naming file and line, when a line is no record of this schema or the first is no header.
+        When the records are of another schema.
     """
-    with path.open(encoding="utf-8") as lines:
+    # As bytes, since a damaged file need not be text.
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             record = _parse(line, f"{path}:{number}")
             if (number == 1) != isinstance(record, Header):
-                raise RecordError(f"{path}:{number}: the header must be the first line, and once")
+                raise DamagedRecord(f"{path}:{number}: the header must be the first line, and once")
             yield record
 
 
-def _parse(line: str, where: str) -> Record:
+def _parse(line: bytes, where: str) -> Record:
     """One line as a record, or an error that names `where`."""
     try:
-        document = json.loads(line)
+        document = json.loads(line.decode())
         kind = document["kind"]
         adapter = _adapter(_KINDS[kind])
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecordError(f"{where}: is not a record; kinds are {', '.join(_KINDS)}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedRecord(
+            f"{where}: is not a record ({error}); kinds are {', '.join(_KINDS)}"
+        ) from error
     if kind == "header" and document.get("schema") != SCHEMA:
         raise RecordError(
             f"{where}: has schema {document.get('schema')}, this version reads {SCHEMA}"
@@ -489,7 +521,7 @@ def _parse(line: str, where: str) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{where}: {kind}.{path}: {first['msg']}") from error
+        raise DamagedRecord(f"{where}: {kind}.{path}: {first['msg']}") from error
     return record
 
 

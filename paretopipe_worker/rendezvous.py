@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from paretopipe_worker import control, facts, models, records
+from paretopipe_worker import plan as plans
 from paretopipe_worker.agreement import Agreement
 from paretopipe_worker.context import Context, Shares
 from paretopipe_worker.control import Channel
@@ -129,6 +130,7 @@ def agreed(plan: Plan, session: Session) -> Agreement:
     ]
     return Agreement(
         schema=str(records.SCHEMA),
+        plan=plans.digest(plan),
         cuts=hashlib.sha256(json.dumps(cuts).encode()).hexdigest(),
         torch=torch.__version__.partition("+")[0],
         weights=_tables(plan, session)[0].weights_sha256,

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from paretopipe_worker import attempts, code, records
 from paretopipe_worker import plan as plans
-from paretopipe_worker import records
+from paretopipe_worker.belonging import CONTROLLER as NO_RANK
+from paretopipe_worker.belonging import Belonging
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.plan import Plan, Point, Session
-from paretopipe_worker.predict import duration
-from paretopipe_worker.records import End, Header, PhaseEnd, PointEnd, Writer
+from paretopipe_worker.predict import duration, overhead_s
+from paretopipe_worker.records import End, Header, Writer
 from paretopipe_worker.spec import Experiment
 
 CONTROLLER = "controller"
 """Folder of the records by which the controller says that a session failed."""
 
-MEASURED = ("latency", "throughput")
-"""Phases that every point needs."""
-
-
-def lacking(point: Point, ended: Collection[tuple[int, str]]) -> tuple[str, ...]:
-    """Hosts of which an attempt at a point has not the ends of all phases.
-
-    An attempt is complete, its figures count and it is not made again, when this is empty and the
-    source says that the point ended well.
-
-    Parameters
-    ----------
-    point
-        The point.
-    ended
-        Ranks and phases of which the attempt's records hold the end.
-    """
-    # Ranks with a part in it: the source, and whoever something is sent to.
-    active = [0] + [rank for rank, hop in enumerate(point.hops[:-1], start=1) if hop]
-    return tuple(
-        point.placement[rank]
-        for rank in active
-        if not all((rank, phase) in ended for phase in MEASURED)
-    )
+_HERE = "this checkout"
 
 
 def planned(
@@ -66,40 +46,94 @@ def planned(
     return plan if same and all(file.exists() for file in files) else None
 
 
-def todo(plan: Plan, results: Path, *, retry_failed: bool = False) -> dict[str, Any]:
+def hold(plan: Plan, results: Path) -> None:
+    """Refuse to go on with a run whose records are of another plan, or by other code.
+
+    Raises
+    ------
+    ForeignRecords
+        Naming the file, and what to do.
+    """
+    belonging = Belonging(plan)
+    for path in attempts.files(results):
+        belonging.check_first(path)
+    belonging.hold_code(code.digest(), _HERE)
+
+
+def todo(
+    plan: Plan,
+    results: Path,
+    *,
+    retry_failed: bool = False,
+    uncertified: Mapping[str, Collection[str]] | None = None,
+    torch: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """List the sessions that are not finished, in the plan's order, as the playbook needs them.
 
-    A point of a session is left to measure until one attempt at it is complete. One that failed by
-    itself is not, unless `retry_failed`: it would most likely fail again.
+    A point of a session is left to measure until one attempt at it counts. One that failed by
+    itself is not, unless `retry_failed`: it would most likely fail again (see
+    :class:`paretopipe_worker.attempts.Outcome`). What was in hand when a session broke comes last.
+
+    Parameters
+    ----------
+    uncertified
+        Points by session that count and are to be measured again all the same, since their link
+        was not as asked for.
+    torch
+        Public version of torch by host, where it is known.
+
+    Raises
+    ------
+    ForeignRecords
+        When records of something else lie there, or what is left would be measured with other code
+        or another torch.
+    RecordError
+        When records are of another schema.
     """
-    tasks, failed = [], 0
+    tasks, failed, again = [], 0, 0
+    read = attempts.read(plan, results)
+    read.belonging.hold_code(code.digest(), _HERE)
+    read.belonging.hold_torch(torch or {}, "now")
     for session in plan.sessions:
-        attempts = list(_attempts(session, results))
-        points = [plan.point(point_id) for point_id in session.points]
-        left = [point for point in points if not any(each.complete(point) for each in attempts)]
-        if not retry_failed:
-            lost = [point for point in left if not any(each.failed(point) for each in attempts)]
-            failed += len(left) - len(lost)
-            left = lost
+        tried = read.of(session.id)
+        left = []
+        for point in map(plan.point, session.points):
+            found = {outcome.status for _, outcome in attempts.outcomes(tried, point)}
+            if "ok" in found:
+                if point.id in (uncertified or {}).get(session.id, ()):
+                    left.append(point)
+                    again += 1
+            elif "failed" in found and not retry_failed:
+                failed += 1
+            else:
+                left.append(point)
         if left:
-            number = max((each.number for each in attempts), default=0) + 1
+            # What was in hand when a session broke may break the next: all else comes before it.
+            broke = Counter(attempt.in_hand for attempt in tried)
+            left.sort(key=lambda point: broke[point.id])
+            number = max((attempt.number for attempt in tried), default=0) + 1
             tasks.append(_task(plan, session, number, left))
     seconds = sum(task["predicted_s"] for task in tasks)
+    text = _text(len(plan.sessions), tasks, failed, again, seconds)
     return {
         "done": len(plan.sessions) - len(tasks),
         "sessions": tasks,
         "failed": failed,
         "predicted_s": round(seconds, 1),
-        "text": _text(len(plan.sessions), tasks, failed, seconds),
+        "text": "\n".join([text, *read.damages]),
     }
 
 
-def _text(sessions: int, tasks: list[dict[str, Any]], failed: int, seconds: float) -> str:
+def _text(
+    sessions: int, tasks: list[dict[str, Any]], failed: int, again: int, seconds: float
+) -> str:
     """What is left, for people."""
     text = f"{len(tasks)} of {sessions} sessions to go"
     if tasks:
         points = sum(len(task["points"]) for task in tasks)
         text += f": {points} points, about {duration(seconds)} predicted"
+    if again:
+        text += f"\n{again} of them are measured again: their link was not as asked for"
     if failed:
         text += (
             f"\n{failed} points failed by themselves and are not tried again; "
@@ -119,11 +153,14 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
                 attempt=attempt,
                 replicate=session.replicate,
                 host=CONTROLLER,
-                rank=-1,
+                rank=NO_RANK,
                 backend=session.backend,
                 link=session.link,
                 model=session.model,
                 points=session.points,
+                plan_sha256=plans.digest(plan),
+                code_sha256=code.digest(),
+                torch="",
                 weights_sha256=_tables(plan, session)[0].weights_sha256,
                 device_emulated=1.0,
                 link_engine="none",
@@ -141,56 +178,6 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
     return path
 
 
-@dataclass
-class _Attempt:
-    """What the records of one attempt at a session hold of its points.
-
-    `phases` has the last leg of each rank and phase.
-    """
-
-    number: int
-    ends: dict[str, PointEnd] = field(default_factory=dict)
-    phases: dict[str, dict[tuple[int, str], int]] = field(default_factory=dict)
-
-    def add(self, path: Path) -> None:
-        """Read one host's file, which may have been cut short."""
-        rank = -1
-        for record in records.read(path):
-            match record:
-                case Header():
-                    rank = record.rank
-                case PhaseEnd():
-                    legs = self.phases.setdefault(record.point, {})
-                    legs[rank, record.phase] = max(record.leg, legs.get((rank, record.phase), 0))
-                case PointEnd():
-                    self.ends[record.point] = record
-
-    def complete(self, point: Point) -> bool:
-        """Whether it measured the point."""
-        end = self.ends.get(point.id)
-        legs = self.phases.get(point.id, {})
-        last = {name: leg for (_, name), leg in sorted(legs.items(), key=lambda item: item[1])}
-        # Only the last leg of a phase counts, so every rank must have that one.
-        ended = {(rank, name) for (rank, name), leg in legs.items() if leg == last[name]}
-        return end is not None and end.status == "ok" and not lacking(point, ended)
-
-    def failed(self, point: Point) -> bool:
-        """Whether the point failed by itself, and not because the session broke."""
-        end = self.ends.get(point.id)
-        return end is not None and end.status == "failed"
-
-
-def _attempts(session: Session, results: Path) -> Iterator[_Attempt]:
-    """Every attempt at a session there is a trace of."""
-    found: dict[int, _Attempt] = {}
-    for host in (*session.placement, CONTROLLER):
-        for path in (results / "records" / host).glob(f"{session.id}.*.jsonl"):
-            number = path.name.removeprefix(f"{session.id}.").removesuffix(".jsonl")
-            if number.isdecimal():
-                found.setdefault(int(number), _Attempt(int(number))).add(path)
-    yield from found.values()
-
-
 def _tables(plan: Plan, session: Session) -> list[Any]:
     """The cut tables of a session's model."""
     return [table for table in plan.tables if table.model == session.model]
@@ -199,6 +186,8 @@ def _tables(plan: Plan, session: Session) -> list[Any]:
 def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> dict[str, Any]:
     """One session as the playbook needs it, with the points that are left."""
     hosts = [plan.host(name) for name in session.placement]
+    points_s = [point.predicted_s for point in left]
+    rest_s = overhead_s(plan.experiment, plan.link(session.link), len(hosts), points_s)
     return {
         "id": session.id,
         "attempt": attempt,
@@ -209,7 +198,7 @@ def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> 
         "link": _link(plan, session),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": session.deadline_s,
-        "predicted_s": session.overhead_s + sum(point.predicted_s for point in left),
+        "predicted_s": rest_s + sum(points_s),
         "points": [point.id for point in left],
         "planned": len(session.points),
         "ranks": {host.name: rank for rank, host in enumerate(hosts)},

@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from paretopipe_worker import clocks, segments
 from paretopipe_worker.context import Context
@@ -17,8 +16,9 @@ from paretopipe_worker.drive import LegResult
 from paretopipe_worker.outputs import PointFailed
 from paretopipe_worker.plan import Point
 from paretopipe_worker.point import PointRun, References
+from paretopipe_worker.predict import certificate_s, certified_after
 from paretopipe_worker.probe import probe
-from paretopipe_worker.records import PointEnd
+from paretopipe_worker.records import PointBegin, PointEnd
 
 
 @dataclass
@@ -30,8 +30,16 @@ class Source:
     progress: Path
     _references: References = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        plan, session = self.context.plan, self.context.session
+        link, ranks = plan.link(session.link), len(session.placement)
+        self._points = [plan.point(point) for point in session.points]
+        seconds = [point.predicted_s for point in self._points]
+        self._certified_after = certified_after(plan.experiment, link, ranks, seconds)
+        self._certificate_s = certificate_s(link, plan.experiment.tcp, ranks)
+
     def run(self) -> None:
-        """Measure clocks and path, each point, path and clocks again; send the others home.
+        """Measure each point, and clocks and path around and between them; send the others home.
 
         Clocks are compared around each point too: what is in between is known best.
 
@@ -41,12 +49,15 @@ class Source:
             When a link or a rank is lost: the session cannot go on.
         """
         self._clocks("before")
-        self._probe("before")
+        self._probe(0)
         self._clocks("between")
-        for number, point_id in enumerate(self.context.session.points, start=1):
-            self.measure(self.context.plan.point(point_id), number)
+        for number, point in enumerate(self._points, start=1):
+            self.measure(point, number)
             self._clocks("between")
-        self._probe("after")
+            if number in self._certified_after:
+                self._probe(number)
+                if number < len(self._points):
+                    self._clocks("between")
         self._clocks("after")
         self.dismiss()
 
@@ -56,8 +67,8 @@ class Source:
             for rank, channel in enumerate(self.channels, start=1):
                 self.context.writer.write(clocks.compare(when, rank, channel))
 
-    def _probe(self, when: Literal["before", "after"]) -> None:
-        """Measure and record the path."""
+    def _probe(self, after_points: int) -> None:
+        """Measure and record the path, once so many points have been walked."""
         context = self.context
         link, ranks = context.plan.link(context.session.link), len(self.channels) + 1
         with context.shares.kind("probe"):
@@ -66,7 +77,9 @@ class Source:
                 if segment is not None:
                     segments.hold(segment, context.link, self.channels)
                 path, addresses = part.forward_path(ranks), context.addresses
-                taken.append(probe(when, path, context.path, self.channels, addresses, segment))
+                taken.append(
+                    probe(after_points, path, context.path, self.channels, addresses, segment)
+                )
                 context.writer.write(taken[-1])
             # Of a trace the slowest segment: what is sized by it fits into the others too. One that
             # loses packets has no goodput, see `probe`.
@@ -79,6 +92,7 @@ class Source:
 
     def measure(self, point: Point, number: int) -> None:
         """Measure one point, or record why it failed."""
+        self.context.writer.write(PointBegin(point.id))
         run = PointRun(self.context, self.channels, point, self._references)
         reason = None
         ended: tuple[LegResult, ...] = ()
@@ -104,8 +118,8 @@ class Source:
         """Append one line to the progress file, which whoever launched the session may follow."""
         latency, throughput = ended or (None, None)
         rate_per_s = throughput.rate_per_s if throughput else None
-        ahead = self.context.session.points[number:]
-        left_s = sum(self.context.plan.point(each).predicted_s for each in ahead)
+        left_s = sum(each.predicted_s for each in self._points[number:])
+        left_s += self._certificate_s * sum(place >= number for place in self._certified_after)
         line = {
             "point": point.id,
             "model": point.model,

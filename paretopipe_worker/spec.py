@@ -150,6 +150,18 @@ class PhaseSpec:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class CertifySpec:
+    """When the path of a session is measured again between its points.
+
+    After points of `every_min` minutes as the plan predicts them, but at least ten times as long as
+    measuring the path takes; or after `every_points` points, whichever comes first.
+    """
+
+    every_min: Annotated[float, Field(gt=0, le=10_000)] = 10.0
+    every_points: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Experiment:
     """A whole experiment: every combination of its lists is measured.
 
@@ -172,6 +184,7 @@ class Experiment:
     dtype: Annotated[tuple[Dtype, ...], _SOME, _DISTINCT] = ("float32",)
     replicates: Annotated[int, Field(ge=1, le=1000)] = 1
     phases: PhaseSpec = PhaseSpec()
+    certify: CertifySpec = CertifySpec()
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
 
@@ -338,6 +351,7 @@ _NESTED: dict[str, type] = {
     "splits": SplitSpec,
     "phases": PhaseSpec,
     "load": LoadSpec,
+    "certify": CertifySpec,
 }
 _KEYS = frozenset(
     entry.name for owner in (Experiment, *_NESTED.values()) for entry in fields(owner)

@@ -13,7 +13,7 @@ from types import FrameType
 
 import torch
 
-from paretopipe_worker import facts, timers
+from paretopipe_worker import code, facts, timers
 from paretopipe_worker import plan as plans
 from paretopipe_worker.context import Shares
 from paretopipe_worker.control import ControlError
@@ -73,6 +73,7 @@ def run(options: Options) -> int:
     if host.device_emulated > 1:
         timers.be_exact()
     reason: str | None = f"{options.host}: ended unexpectedly"
+    interrupted = False
     wall_clock_ns = time.time_ns() - time.perf_counter_ns()
     with Writer(options.records) as writer:
         writer.write(header(plan, session, options.attempt, options.host, link))
@@ -82,6 +83,7 @@ def run(options: Options) -> int:
             reason = None
         except _EXPECTED as error:
             reason = f"{options.host}: {error}"
+            interrupted = isinstance(error, Interrupted)
         except Exception as error:
             reason = f"{options.host}: {type(error).__name__}: {error}"
             raise
@@ -94,6 +96,7 @@ def run(options: Options) -> int:
                     end_ns=time.perf_counter_ns(),
                     shares_ns=dict(shares.ns),
                     wall_clock_step_ns=time.time_ns() - time.perf_counter_ns() - wall_clock_ns,
+                    interrupted=interrupted,
                 )
             )
     return 1 if reason else 0
@@ -165,6 +168,9 @@ def header(
         link=session.link,
         model=session.model,
         points=session.points,
+        plan_sha256=plans.digest(plan),
+        code_sha256=code.digest(),
+        torch=torch.__version__.partition("+")[0],
         weights_sha256=plan.table(point.model, point.batch, point.dtype).weights_sha256,
         device_emulated=plan.host(host).device_emulated,
         link_engine=link.engine,

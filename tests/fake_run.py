@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis import chance
+from paretopipe_worker import code, planner, predict, records, spec
 from paretopipe_worker import plan as plans
-from paretopipe_worker import planner, records, spec
 from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
 from paretopipe_worker.fleet import Host
@@ -235,6 +235,7 @@ class FakeRun:
         far the last rank's wall clock jumped.
         """
         done = [self.plan.point(id) for id in (session.points if points is None else points)]
+        certified = self.certified_after(session)
         last = len(session.placement) - 1
         paths = []
         for rank, host in enumerate(session.placement):
@@ -247,11 +248,13 @@ class FakeRun:
                 now = begin
                 if rank == 0:
                     writer.write(self.clocks.record("before", last, now - 500_000_000))
-                    writer.write(self.probe(session, "before"))
+                    writer.write(self.probe(session, 0))
                 shares = {"startup": 2_500_000_000}
-                for point in done:
+                for number, point in enumerate(done):
                     if rank == 0:
                         writer.write(self.clocks.record("between", last, now - 40_000_000))
+                    if rank == 0 and number in certified[1:-1]:
+                        writer.write(self.probe(session, number))
                     seed = f"{session.id} {attempt} {point.id}"
                     legs = self.legs(point, seed, scale, now)
                     self.point(writer, point, rank, legs, point.id in disturbed and rank == last)
@@ -263,7 +266,7 @@ class FakeRun:
                         shares[leg.phase] = shares.get(leg.phase, 0) + spent
                 if rank == 0 and end == "ok":
                     writer.write(self.clocks.record("between", last, now - 40_000_000))
-                    writer.write(self.probe(session, "after"))
+                    writer.write(self.probe(session, len(done)))
                     writer.write(self.clocks.record("after", last, now + 100_000_000))
                 if end != "none":
                     writer.write(
@@ -306,6 +309,9 @@ class FakeRun:
             "link": session.link,
             "model": session.model,
             "points": session.points,
+            "plan_sha256": plans.digest(self.plan),
+            "code_sha256": code.digest(),
+            "torch": "" if controller else "2.13.0",
             "weights_sha256": "" if controller else WEIGHTS,
             "device_emulated": 1.0 if controller else self.plan.host(host).device_emulated,
             "link_engine": engine,
@@ -317,7 +323,13 @@ class FakeRun:
         }
         return records.Header(**(values | changes))
 
-    def probe(self, session: Session, when: Literal["before", "after"]) -> records.Probe:
+    def certified_after(self, session: Session) -> tuple[int, ...]:
+        """After how many points the path of a whole session is measured."""
+        link, ranks = self.plan.link(session.link), len(session.placement)
+        seconds = [self.plan.point(point).predicted_s for point in session.points]
+        return predict.certified_after(self.plan.experiment, link, ranks, seconds)
+
+    def probe(self, session: Session, after_points: int) -> records.Probe:
         """The link as the profile says it is."""
         path = self.plan.link(session.link).forward_path(len(session.placement))
         trip_ms = sum(condition.delay_ms for condition in path) + 0.1
@@ -330,7 +342,11 @@ class FakeRun:
         trips = tuple(int((trip_ms + 0.01 * n) * 1e6) for n in range(5))
         erratic = any(condition.erratic for condition in path)
         return records.Probe(
-            when, trips, tuple(goodput), transfers, self.datagrams(path) if erratic else None
+            after_points,
+            trips,
+            tuple(goodput),
+            transfers,
+            self.datagrams(path) if erratic else None,
         )
 
     def datagrams(self, path: Sequence[Condition], count: int = 600) -> records.Datagrams:
@@ -379,6 +395,8 @@ class FakeRun:
         """One rank's lines of one point."""
         if rank > 0 and not point.hops[rank - 1]:
             return
+        if rank == 0:
+            writer.write(records.PointBegin(point.id))
         for leg in legs:
             for step in (*leg.warmup, *leg.items):
                 writer.write(self.item(point, rank, leg, step))

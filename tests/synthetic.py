@@ -6,6 +6,7 @@ Named in specs as ``tests.synthetic:wait_5_ms`` and so on.
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -123,6 +124,32 @@ class Burn(nn.Module):
 def burning() -> nn.Module:
     """Two stages that compute 10 ms each."""
     return _chain(Burn(), Burn())
+
+
+@fx.wrap
+def exhaust(tensor: torch.Tensor) -> torch.Tensor:
+    """Be out of memory when the stage on host `edge` runs it for the first time."""
+    if torch.is_inference_mode_enabled() and "edge" in sys.argv and next(_runs) == 0:
+        raise RuntimeError(
+            "can't allocate memory: you tried to allocate 9 bytes.\nIn torch's words"
+        )
+    return tensor
+
+
+_runs = itertools.count()
+
+
+class Exhaust(nn.Module):
+    """A stage that does not find the memory it needs, once."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape, passed on."""
+        return exhaust(x) * 1.0
+
+
+def exhausting() -> nn.Module:
+    """Two such stages."""
+    return _chain(Exhaust(), Exhaust())
 
 
 wait_0_ms, wait_2_ms, wait_5_ms, wait_20_ms = map(_factory, (0, 2, 5, 20))

@@ -15,6 +15,8 @@ from analysis.captions import MARKED
 from analysis.certificate import described
 from analysis.load import load
 from analysis.points import points
+from analysis.uncertified import uncertified
+from paretopipe_worker import resume
 from paretopipe_worker.link.conditions import Condition
 from tests.fake_run import FakeRun, make, tiny_table
 
@@ -51,7 +53,7 @@ def changed(key: str, factor: float, when: str = "after") -> Change:
     """Multiply the numbers of a probe."""
 
     def edit(line: dict[str, Any]) -> None:
-        if line["when"] == when:
+        if (line["after_points"] > 0) == (when == "after"):
             line[key] = [type(value)(value * factor) for value in line[key]]
 
     return edit
@@ -98,7 +100,7 @@ def test_an_unshaped_link_has_no_verdict(tmp_path: Path) -> None:
         (DELAY, changed("round_trip_ns", 0.99), "round trip 99.1 ms"),
         (RATE, changed("goodput_mbit", 0.89), "goodput forward 17 Mbit/s (asked: 19.1 ± 10%)"),
         (RATE, changed("goodput_mbit", 1.11), "goodput back 21.2 Mbit/s"),
-        (RATE, slower(8 << 10, -1.1), "8 KiB back -1.1 ms (allowed: ± 1.0) before the session"),
+        (RATE, slower(8 << 10, -1.1), "8 KiB back -1.1 ms (allowed: ± 1.0) before the point"),
         (RATE, slower(512 << 10, 12), "512 KiB back +11.9 ms (allowed: ± 11.0)"),
         (LOSSY, datagrams(received=[570, 500]), "loss back 12.3% (asked: 5.0% ± "),
         (LOSSY, datagrams(received=[600, 571]), "loss forward 0.0% (asked: 5.0% ± "),
@@ -115,7 +117,7 @@ def test_what_is_out_of_tolerance_is_told(
     found = row(fake)
     assert found["link_certified"] is not pd.NA and not found["link_certified"]
     assert said in found["link_certificate"]
-    assert ("after the session" in found["link_certificate"]) or "before" in said
+    assert ("after the point" in found["link_certificate"]) or "before" in said
 
 
 @pytest.mark.parametrize(
@@ -149,10 +151,50 @@ def test_a_session_without_a_second_probe_is_not_certified(tmp_path: Path) -> No
     fake = run_of(tmp_path, RATE)
 
     def edit(line: dict[str, Any]) -> None:
-        line["when"] = "before"
+        line["after_points"] = 0
 
     change(fake, "probe", edit)
-    assert row(fake)["link_certificate"] == "not measured after the session"
+    assert row(fake)["link_certificate"] == "not measured after the point"
+
+
+def test_each_point_has_the_certificates_around_it(tmp_path: Path) -> None:
+    fake = run_of(tmp_path, RATE, certify={"every_points": 1})
+    [session] = [s for s in fake.plan.sessions if s.link == "rate20"]
+
+    def edit(line: dict[str, Any]) -> None:
+        # The one between the third point and the last.
+        if line["after_points"] == 3:
+            line["goodput_mbit"] = [value / 2 for value in line["goodput_mbit"]]
+
+    change(fake, "probe", edit)
+    table = points(load(fake.path)).set_index("point").loc[list(session.points)]
+    assert table["link_certified"].tolist() == [True, True, False, False]
+    third, last = table["link_certificate"].tolist()[2:]
+    assert "goodput forward 9.57 Mbit/s (asked: 19.1 ± 10%) after the point" in third
+    assert "before the point" in last and "after the point" not in last
+    assert uncertified(load(fake.path)) == {session.id: list(session.points[2:])}
+
+
+def test_points_behind_the_last_certificate_of_a_session_are_measured_again_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make(tiny_table(), links=[RATE], certify={"every_points": 2})
+    fake = FakeRun(tmp_path / "run", plan, items=6)
+    [session] = plan.sessions
+    fake.session(session, 1, points=session.points, end="none")
+    assert pareto.main([str(fake.path)]) == 0
+    said = capsys.readouterr().out
+    assert "2 over rate20: not measured after the point" in said
+    assert "-e retry_uncertified=true measures them again" in said
+    off = uncertified(load(fake.path))
+    assert off == {session.id: list(session.points[2:])}
+    assert resume.todo(plan, fake.path)["sessions"] == []
+    todo = resume.todo(plan, fake.path, uncertified=off)
+    assert [task["points"] for task in todo["sessions"]] == [list(session.points[2:])]
+    assert "2 of them are measured again: their link was not as asked for" in todo["text"]
+    fake.session(session, 2, points=session.points[2:], header={"points": session.points[2:]})
+    assert uncertified(load(fake.path)) == {}
+    assert points(load(fake.path))["link_certified"].all()
 
 
 def test_marked_points_are_off_the_front_unless_asked_for(
@@ -188,8 +230,8 @@ def test_a_late_relay_marks_its_point_alone(tmp_path: Path) -> None:
 def test_marked_points_are_hollow_and_told_with_the_relay(tmp_path: Path) -> None:
     fake = run_of(tmp_path, RATE)
     change(fake, "probe", changed("goodput_mbit", 0.5))
-    for uncertified in (False, True):
-        [figure] = figures.front(points(load(fake.path), uncertified=uncertified))
+    for shown in (False, True):
+        [figure] = figures.front(points(load(fake.path), uncertified=shown))
         drawn = [line for line in figure.axes[-1].lines if line.get_marker() is MARKED]
         assert sum(len(line.get_xdata()) for line in drawn) == 4
         assert {line.get_markerfacecolor() for line in drawn} == {"none"}
@@ -197,7 +239,7 @@ def test_marked_points_are_hollow_and_told_with_the_relay(tmp_path: Path) -> Non
         assert "link not as asked for" in [text.get_text() for text in legend.get_texts()]
         note = legend.get_title().get_text()
         assert "shaped by relay (link_emulated: in userspace): rate20" in note
-        assert ("left off the front" in note) != uncertified
+        assert ("left off the front" in note) != shown
 
 
 def test_the_manifest_has_what_was_asked_and_measured(tmp_path: Path) -> None:
@@ -208,6 +250,8 @@ def test_the_manifest_has_what_was_asked_and_measured(tmp_path: Path) -> None:
     shaped = next(s for s in sessions if "rate20" in s["session"])
     certificate = shaped["certificate"]
     assert [way["rate_mbit"] for way in certificate["asked"]] == [20, 20]
+    [certificate] = certificate["stretches"]
+    assert len(certificate["points"]) == 4
     assert certificate["link_certified"] is True and certificate["link_emulated"] is True
     assert certificate["link_goodput_before_mbit"] == pytest.approx(20 / 1.045)
     assert shaped["hosts"]["pi"]["link_engine"] == "relay"

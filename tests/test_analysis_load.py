@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from analysis import pareto
 from analysis.load import RunError, load
-from paretopipe_worker.records import RecordError
+from analysis.points import points
+from paretopipe_worker import resume
+from paretopipe_worker.belonging import ForeignRecords
 from tests.fake_run import FakeRun, make, tiny_table
 
 
@@ -62,19 +65,39 @@ def test_an_empty_file_is_named_and_counts_as_nothing(fake: FakeRun) -> None:
     assert run.warnings == (f"{path}: truncated: it holds no header; nothing of it counts",)
 
 
-def test_a_damaged_line_is_refused_by_file_and_line(fake: FakeRun) -> None:
-    path = fake.session(fake.plan.sessions[0])[0]
-    lines = path.read_text().splitlines()
-    lines[4] = lines[4].replace('"seq"', '"sec"')
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(RecordError, match=rf"{path.name}:5: "):
-        load(fake.path)
+def test_a_damaged_file_is_named_its_session_counts_for_nothing_and_the_rest_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make(tiny_table(), replicates=2)
+    fake = FakeRun(tmp_path / "made-up", plan, items=6)
+    _, first = fake.session(plan.sessions[0])
+    second, _ = fake.session(plan.sessions[1])
+    lines = first.read_bytes().splitlines(keepends=True)
+    lines[4] = lines[4].replace(b'"seq"', b'"s\xffq"')
+    first.write_bytes(b"".join(lines))
+    assert pareto.main([str(fake.path)]) == 0
+    printed = capsys.readouterr()
+    assert f"warning: {first}:5: is not a record" in printed.err
+    assert "4 of 4 points measured" in printed.out
+    table = points(load(fake.path))
+    assert set(table["replicates"]) == {1}
+    assert set(table["reason"]) == {"records of server are damaged (replicate 0)"}
+    # Zeros in the middle of the other one: nothing is left, and it is still told.
+    content = second.read_bytes()
+    second.write_bytes(content[:2000] + bytes(1000) + content[3000:])
+    assert pareto.main([str(fake.path)]) == 0
+    printed = capsys.readouterr()
+    assert f"warning: {second}:" in printed.err and "there is no front" in printed.out
+    todo = resume.todo(plan, fake.path)
+    assert [task["points"] for task in todo["sessions"]] == [list(s.points) for s in plan.sessions]
+    assert f"{first}:5: is not a record" in todo["text"] and f"{second}:" in todo["text"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"run": "other"}, "records of run 'other' among those of run 'made-up'"),
+        ({"plan_sha256": "ef" * 32}, "measured by plan efefefefefef, and plan.json of run"),
         ({"weights_sha256": "cd" * 32}, "measured with weights cdcdcdcdcdcd; the plan's"),
         ({"device_emulated": 9.0}, "measured with device_emulated 9; the plan has"),
         ({"session": "elsewhere"}, "whose file is 'elsewhere.1.jsonl'"),
@@ -86,8 +109,27 @@ def test_records_of_something_else_are_refused(
     fake: FakeRun, change: dict[str, Any], message: str
 ) -> None:
     fake.session(fake.plan.sessions[0], attempt=1, header=change)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(ForeignRecords, match=message):
         load(fake.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"code_sha256": "ab" * 32}, "has code of the worker abababababab, and .* was measured by"),
+        ({"torch": "2.12.1"}, "pi has torch 2.12.1, and measured .* with torch 2.13.0"),
+    ],
+)
+def test_attempts_by_other_code_or_torch_are_not_mixed(
+    fake: FakeRun, change: dict[str, Any], message: str
+) -> None:
+    session = fake.plan.sessions[0]
+    first, _ = fake.session(session, attempt=1)
+    second, _ = fake.session(session, attempt=2, header=change)
+    with pytest.raises(ForeignRecords, match=message) as refused:
+        load(fake.path)
+    assert str(first) in str(refused.value) and str(second) in str(refused.value)
+    assert "-e run=NAME" in str(refused.value)
 
 
 def test_a_run_that_is_not_there_is_refused_with_those_that_are(fake: FakeRun) -> None:

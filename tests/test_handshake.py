@@ -29,6 +29,7 @@ from paretopipe_worker.transport.handshake import (
     HandshakeError,
     Identity,
     Patience,
+    PlanMismatch,
     RunMismatch,
     SchemaMismatch,
     SecretFileError,
@@ -42,13 +43,14 @@ from paretopipe_worker.transport.handshake import (
 from tests.rings import endpoints, free_ports
 
 SECRET, WRONG = b"the secret of this launch, 64 long".ljust(64, b"."), b"guessed".ljust(64, b".")
-AGREED = Agreement(schema="4", cuts="c" * 64, torch="2.13.0", weights="w" * 64)
+AGREED = Agreement(schema="4", plan="p" * 64, cuts="c" * 64, torch="2.13.0", weights="w" * 64)
 
 Meet = Callable[[dict[str, Any]], list[BaseException | None]]
 
 DIFFERENT = {
     "secret": ({"secret": WRONG}, SecretMismatch, ["does not know the run's secret", "playbook"]),
     "schema": ({"agreement": replace(AGREED, schema="5")}, SchemaMismatch, ["4", "5", "same"]),
+    "plan": ({"agreement": replace(AGREED, plan="q" * 64)}, PlanMismatch, ["ppp", "qqq", "same"]),
     "cuts": ({"agreement": replace(AGREED, cuts="d" * 64)}, CutsMismatch, ["ccc", "ddd", "same"]),
     "torch": (
         {"agreement": replace(AGREED, torch="2.12.1")},

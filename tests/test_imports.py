@@ -14,7 +14,8 @@ WORKER = "paretopipe_worker"
 
 ASKED = {f"link.{name}" for name in ("conditions", "profiles", "presets", "samples", "traces")}
 PLAIN = {"backends", "cuts", "spec", "fleet", "records", "window"} | ASKED
-PLANNING = PLAIN | {"plan", "planner", "predict", "resume", "warmup"}
+PLANNED = {"attempts", "belonging", "planner", "predict", "resume"}
+PLANNING = PLAIN | PLANNED | {"code", "plan", "warmup"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
 TRANSPORT = {"agreement", "backends", "cuts", "transport"} | {
     f"transport.{name}" for name in ("handshake", "ring", "sockets", "group", "tcp", "rpc", "gloo")
@@ -35,7 +36,8 @@ DEVICE = {
     )
 }
 MAY_IMPORT = {
-    **{name: set() for name in ("agreement", "cuts", "fleet", "link.conditions", "link.presets")},
+    **{name: set() for name in ("agreement", "code", "cuts", "fleet")},
+    **{name: set() for name in ("link.conditions", "link.presets")},
     "records": {"link.conditions"},
     "link.profiles": ASKED,
     "backends": set(),
@@ -45,7 +47,7 @@ MAY_IMPORT = {
     "arrivals": {"spec", "window"},
     "outputs": {"partition"},
     "plan": PLAIN,
-    **dict.fromkeys(("planner", "predict", "resume"), PLANNING),
+    **dict.fromkeys(PLANNED, PLANNING),
     **dict.fromkeys(MODELS - {"cuts"}, MODELS),
     **dict.fromkeys(TRANSPORT - {"agreement", "backends", "cuts"}, TRANSPORT),
     **dict.fromkeys(DEVICE, DEVICE),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker import facts
+from paretopipe_worker import code, facts
 from paretopipe_worker.machine import cpu_field, machine, network
 from tests.fake_host import FakeHost
 from tests.namespaces import INTERFACE, joined_pair, reason_without_namespaces
@@ -108,9 +108,9 @@ def test_versions_of_what_the_numbers_depend_on_are_told() -> None:
 
 def test_the_digest_of_the_package_tells_one_source_from_another(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\n")
-    first = facts.source(tmp_path)
-    assert facts.source(tmp_path) == first
+    first = code.digest(tmp_path)
+    assert code.digest(tmp_path) == first
     (tmp_path / "a.py").write_text("x = 2\n")
-    second = facts.source(tmp_path)
+    second = code.digest(tmp_path)
     (tmp_path / "a.py").rename(tmp_path / "b.py")
-    assert len({first, second, facts.source(tmp_path)}) == 3
+    assert len({first, second, code.digest(tmp_path)}) == 3

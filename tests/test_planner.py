@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from paretopipe_worker import plan as plans
-from paretopipe_worker import planner, spec
+from paretopipe_worker import planner, predict, resume, spec
 from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.fleet import Host
 from tests.tables import HOSTS, table
@@ -161,6 +161,31 @@ def test_certificates_take_time_of_a_session() -> None:
     # 24 transfers of 680 KiB in all, six times, at 0.5 Mbit/s, before and after.
     assert (slow.predicted_hours - fast.predicted_hours) * 3600 > 60
     assert slow.sessions[0].deadline_s - fast.sessions[0].deadline_s > 240
+
+
+def test_long_sessions_are_certified_in_between_and_not_too_often() -> None:
+    def places(points_s: list[float], **certify: Any) -> tuple[int, ...]:
+        made = make(certify=certify)
+        return predict.certified_after(made.experiment, made.link("slow"), 2, points_s)
+
+    minutes = [60.0] * 25
+    assert places(minutes) == (0, 10, 20, 25)
+    assert places(minutes[:10]) == (0, 10)
+    assert places(minutes, every_points=7) == (0, 7, 14, 21, 25)
+    # A certificate of that link takes more than 20 s: not after every minute.
+    assert places(minutes, every_min=1)[1:3] == (4, 8)
+    assert places([1.0]) == (0, 1)
+
+
+def test_certificates_in_between_take_time_of_a_session(tmp_path: Path) -> None:
+    few, many = make(), make(certify={"every_points": 1})
+    predicted_s = (many.predicted_hours - few.predicted_hours) * 3600
+    link = many.link("slow")
+    each_s = 1 + predict.certificate_s(link, many.experiment.tcp, 2)
+    assert predicted_s == pytest.approx(4 * each_s, abs=4)
+    tasks = resume.todo(many, tmp_path)["sessions"]
+    seconds = sum(task["predicted_s"] for task in tasks)
+    assert seconds == pytest.approx(many.predicted_hours * 3600, abs=4)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker import records
+from paretopipe_worker import code, records
 from paretopipe_worker.records import (
+    DamagedRecord,
     Datagrams,
     End,
     Header,
@@ -30,6 +31,9 @@ HEADER = Header(
     link="none",
     model="tiny",
     points=("p",),
+    plan_sha256="1",
+    code_sha256=code.digest(),
+    torch="2.13.0",
     weights_sha256="0",
     device_emulated=1.0,
     link_engine="relay",
@@ -41,7 +45,7 @@ HEADER = Header(
 )
 ITEM = Item("p", "latency", 0, 1, 2, 3, 1, 1, 4, 5, 4)
 PROBE = Probe(
-    "before",
+    0,
     (1, 2),
     (3.5, 4.0),
     (Transfer(0, 8192, (5, 6, 7)),),
@@ -90,7 +94,7 @@ def test_half_a_line_at_the_end_is_passed_over(path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("}", "is not a record; kinds are header"),
+        ("}", "is not a record .*; kinds are header"),
         ('{"kind":"other"}', "is not a record"),
         ("[1]", "is not a record"),
         (json.dumps({**vars(ITEM), "latency_ns": "fast"}), "item.latency_ns"),
@@ -98,16 +102,25 @@ def test_half_a_line_at_the_end_is_passed_over(path: Path) -> None:
         (json.dumps({**vars(ITEM), "phase": "cooldown"}), "item.phase"),
         (probe(hop="first"), "probe.transfers.0.hop"),
         (probe(why="slow"), "probe.transfers.0.why"),
+        (json.dumps(vars(ITEM)).replace("latency", "latenc\xff"), "is not a record .*byte 0xff in"),
+        ("\0" * 4096, "is not a record"),
+        ("[" * 100_000, "is not a record"),
         (json.dumps(vars(HEADER)), "header must be the first line, and once"),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_a_damaged_line_is_refused_by_file_and_line(path: Path, line: str, reason: str) -> None:
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
-    with pytest.raises(RecordError, match=reason) as refused:
+    lines = path.read_bytes().splitlines()
+    damaged = line.encode("latin-1")
+    path.write_bytes(b"\n".join([lines[0], damaged, *lines[1:]]) + b"\n")
+    with pytest.raises(DamagedRecord, match=reason) as refused:
         list(records.read(path))
     assert str(refused.value).startswith(f"{path}:2: ")
+
+
+def test_zeros_at_the_end_as_a_power_failure_leaves_are_passed_over(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20] + b"\0" * 4096)
+    assert list(records.read(path)) == [HEADER, ITEM, PROBE]
 
 
 def test_a_file_without_header_is_refused(path: Path) -> None:

@@ -28,6 +28,7 @@ from paretopipe_worker.records import (
     Header,
     Item,
     PhaseEnd,
+    PointBegin,
     PointEnd,
     Probe,
     Ready,
@@ -63,7 +64,8 @@ def of(kind: type[Kind], lines: list[Record]) -> list[Kind]:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, Session]]:
     """A finished session of the tiny model, at two batch sizes."""
-    made = lab(tmp_path_factory.mktemp("lab"), experiment(batch=[1, 4]))
+    again = {"every_points": 9}
+    made = lab(tmp_path_factory.mktemp("lab"), experiment(batch=[1, 4], certify=again))
     [session] = made.plan.sessions
     made.run(session)
     yield made, session
@@ -163,10 +165,12 @@ def test_bytes_cross_where_they_should_and_nowhere_else(measured: tuple[Lab, Ses
             assert end.wire_sent_bytes <= 1.2 * end.payload_sent_bytes + 64 * (messages + 2)
 
 
-def test_the_path_is_probed_before_and_after(measured: tuple[Lab, Session]) -> None:
+def test_the_path_is_probed_around_and_between_points(
+    measured: tuple[Lab, Session],
+) -> None:
     made, session = measured
     probes = of(Probe, written(made, session, "edge"))
-    assert [probe.when for probe in probes] == ["before", "after"]
+    assert [probe.after_points for probe in probes] == [0, 9, len(session.points)]
     for probe in probes:
         assert len(probe.round_trip_ns) == ROUND_TRIPS
         assert all(0 < value < 1e9 for value in probe.round_trip_ns)
@@ -243,7 +247,9 @@ def test_progress_has_a_line_per_point(measured: tuple[Lab, Session]) -> None:
     assert lines[-1]["done"] == lines[-1]["of"] == len(session.points)
     seconds = [made.plan.point(point).predicted_s for point in session.points]
     assert [line["predicted_left_s"] for line in lines] == pytest.approx(
-        [sum(seconds[number:]) for number in range(1, len(seconds) + 1)], abs=0.1
+        # An open link takes a second to look at: between points, and after them.
+        [sum(seconds[number:]) + 1 + (number <= 9) for number in range(1, len(seconds) + 1)],
+        abs=0.1,
     )
     assert all(line["latency_ms"] > 0 and line["images_per_s"] > 0 for line in lines)
 
@@ -331,6 +337,17 @@ def test_too_few_items_are_a_failed_point(tmp_path: Path) -> None:
     assert {end.ended_by for end in of(PhaseEnd, lines)} == {"maximum"}
 
 
+def test_a_model_that_cannot_be_run_fails_its_point_and_not_the_session(tmp_path: Path) -> None:
+    made = lab(tmp_path, experiment("tests.synthetic:exhausting"))
+    [session] = made.plan.sessions
+    made.run(session)
+    first, *others = of(PointEnd, written(made, session, "edge"))
+    assert first.status == "failed"
+    assert first.reason == "RuntimeError: can't allocate memory: you tried to allocate 9 bytes."
+    assert others and {end.status for end in others} == {"ok"}
+    assert resume.todo(made.plan, made.results)["failed"] == 1
+
+
 @pytest.mark.parametrize("victim", ["edge", "server"])
 def test_a_killed_stage_ends_the_session_and_the_next_attempt_measures_it(
     tmp_path: Path, victim: str
@@ -355,7 +372,10 @@ def test_a_killed_stage_ends_the_session_and_the_next_attempt_measures_it(
     assert task["attempt"] == 2
     finished = [end.point for end in of(PointEnd, written(made, session, "edge"))]
     assert 0 < len(finished) < len(session.points)
-    assert task["points"] == [point for point in session.points if point not in finished]
+    rest = [point for point in session.points if point not in finished]
+    begun = [line.point for line in of(PointBegin, written(made, session, "edge"))]
+    # What was in hand may have been the reason, so all else comes before it.
+    assert task["points"] == (rest if begun == finished else [*rest[1:], rest[0]])
     made.run(session.only(task["points"]), attempt=2)
     again = written(made, session, "edge", attempt=2)
     assert isinstance(again[0], Header)
@@ -383,7 +403,7 @@ def test_a_signal_is_the_recorded_reason(tmp_path: Path) -> None:
     stage.communicate(timeout=30)
     end = written(made, session, "server")[-1]
     assert isinstance(end, End)
-    assert end.reason == "server: ended by SIGTERM"
+    assert (end.reason, end.interrupted) == ("server: ended by SIGTERM", True)
 
 
 def test_a_port_in_use_is_named_in_the_records(tmp_path: Path) -> None:

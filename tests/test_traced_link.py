@@ -209,8 +209,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 @pytest.mark.must_run
 def test_every_segment_is_certified_before_and_after_the_points(session: Session) -> None:
     probes = [line for line in session.records if isinstance(line, Probe)]
-    assert [(probe.when, probe.segment) for probe in probes] == [
-        (when, segment) for when in ("before", "after") for segment in (0, 1, 2)
+    count = len(session.lab.plan.points)
+    assert [(probe.after_points, probe.segment) for probe in probes] == [
+        (walked, segment) for walked in (0, count) for segment in (0, 1, 2)
     ]
     for probe in probes:
         if probe.segment == 2:  # nothing passes, and datagrams alone are sent to see that
@@ -276,7 +277,7 @@ def test_how_points_fared_in_each_segment_is_a_table(
         [after_ns] = [
             line.round_trip_ns
             for line in session.records
-            if isinstance(line, Probe) and (line.when, line.segment) == ("after", segment)
+            if isinstance(line, Probe) and (line.after_points > 0, line.segment) == (True, segment)
         ]
         latencies_ns = [
             item.latency_ns or 0
@@ -295,10 +296,10 @@ def test_how_points_fared_in_each_segment_is_a_table(
 @pytest.mark.must_run
 def test_a_segment_that_was_not_as_asked_for_is_told_with_its_number(session: Session) -> None:
     probes = session.run.probes.copy()
-    wrong = probes["segment"].eq(1) & probes["when"].eq("after")
+    wrong = probes["segment"].eq(1) & probes["after_points"].gt(0)
     probes.loc[wrong, "round_trip_ns"] = pd.Series([(80_000_000,)], index=probes.index[wrong])
-    [verdict] = certificates(replace(session.run, probes=probes)).to_dict("records")
-    said = "segment 1: round trip 80.0 ms (asked: 60.0, at most 3.0 more) after the session"
+    verdict, *_ = certificates(replace(session.run, probes=probes)).to_dict("records")
+    said = "segment 1: round trip 80.0 ms (asked: 60.0, at most 3.0 more) after the point"
     assert said in verdict["link_certificate"]
     passed = probes["segment"].eq(2) & probes["when"].eq("before")
     came = Datagrams(2_000_000, (600, 600), (600, 600), (60_000_000,) * 600)
@@ -307,6 +308,6 @@ def test_a_segment_that_was_not_as_asked_for_is_told_with_its_number(session: Se
     said = "segment 2: loss forward 0.0% (asked: 100.0% ± 0.2%) before the session"
     assert said in verdict["link_certificate"]
     probes = probes[~probes["segment"].eq(0)]
-    [verdict] = certificates(replace(session.run, probes=probes)).to_dict("records")
+    verdict, *_ = certificates(replace(session.run, probes=probes)).to_dict("records")
     assert not verdict["link_certified"]
-    assert "segment 0: not measured before the session" in verdict["link_certificate"]
+    assert "segment 0: not measured before the point" in verdict["link_certificate"]

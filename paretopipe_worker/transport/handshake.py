@@ -70,6 +70,10 @@ class SecretMismatch(HandshakeError):
     """The other end does not know the run's secret."""
 
 
+class PlanMismatch(HandshakeError):
+    """The other end has a plan that measures something else."""
+
+
 class CutsMismatch(HandshakeError):
     """The other end has other points, splits or hops in its plan."""
 
@@ -321,6 +325,7 @@ def _judge_claim(own: Identity, heard: Hello, ranks: Collection[int], where: str
 
 _AGREED: dict[str, tuple[type[HandshakeError], str]] = {
     "schema": (SchemaMismatch, "schema of records"),
+    "plan": (PlanMismatch, "digest of the plan"),
     "cuts": (CutsMismatch, "digest of the planned cuts"),
     "torch": (TorchMismatch, "version of torch"),
     "weights": (WeightsMismatch, "checksum of the weights"),

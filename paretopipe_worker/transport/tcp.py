@@ -77,6 +77,8 @@ class TcpTransport:
 
     def __init__(self, inbound: socket.socket, outbound: socket.socket) -> None:
         self._in, self._out = inbound, outbound
+        # Asked for now: once a peer is gone, its connection no longer tells who it was.
+        self._before, self._after = peer(inbound), peer(outbound)
         self._overlap = False
         self._deadline_s = 0.0
         self._closed = False
@@ -130,7 +132,7 @@ class TcpTransport:
             size += tensor.nbytes
         if size != (self._outbound_bytes if tag != MARK else 0):
             raise ProtocolError(
-                f"a message of {size} bytes to {peer(self._out)} is not what the plan says: "
+                f"a message of {size} bytes to {self._after} is not what the plan says: "
                 f"{self._outbound_bytes}"
             )
         packed_ns = time.perf_counter_ns()
@@ -161,7 +163,7 @@ class TcpTransport:
             # The thread's own deadline comes first and says more.
             arrived = self._arrived.get(timeout=self._deadline_s + 5)
         except queue.Empty:
-            raise DeadlineExceeded(f"nothing from {peer(self._in)}") from None
+            raise DeadlineExceeded(f"nothing from {self._before}") from None
         if isinstance(arrived, TransportError):
             raise self._fault or arrived
         return arrived
@@ -203,13 +205,11 @@ class TcpTransport:
             got += self._receive_some(_after(slot.parts, got))
         magic, version, phase, seq, size, departed_ns = _HEADER.unpack_from(slot.parts[0])
         if (magic, version) != (_MAGIC, VERSION) or phase >= len(PHASES):
-            raise ProtocolError(
-                f"{peer(self._in)} does not speak version {VERSION} of this protocol"
-            )
+            raise ProtocolError(f"{self._before} does not speak version {VERSION} of this protocol")
         tag = Tag(phase, seq)
         if size != (self._inbound_bytes if tag != MARK else 0):
             raise ProtocolError(
-                f"{peer(self._in)} announced {size} bytes where the plan says "
+                f"{self._before} announced {size} bytes where the plan says "
                 f"{0 if tag == MARK else self._inbound_bytes}"
             )
         while got < _HEADER.size + size:
@@ -217,7 +217,7 @@ class TcpTransport:
             got += self._receive_some(_after(slot.parts, got), socket.MSG_WAITALL)
         now = time.perf_counter_ns()
         if got > _HEADER.size + size:
-            raise ProtocolError(f"{peer(self._in)} sent data behind a mark")
+            raise ProtocolError(f"{self._before} sent data behind a mark")
         return Message(tag, slot.tensors if tag != MARK else (), now, departed_ns)
 
     def _receive_some(self, parts: _Parts, flags: int = 0) -> int:
@@ -229,12 +229,12 @@ class TcpTransport:
                 count = self._in.recvmsg_into(parts, 0, flags)[0]
         except BlockingIOError:
             raise DeadlineExceeded(
-                f"nothing came from {peer(self._in)} for {self._deadline_s:g} s"
+                f"nothing came from {self._before} for {self._deadline_s:g} s"
             ) from None
         except OSError as error:
-            raise PeerGone(f"the connection from {peer(self._in)} broke: {error}") from error
+            raise PeerGone(f"the connection from {self._before} broke: {error}") from error
         if count == 0:
-            raise PeerGone(f"{peer(self._in)} closed its connection to this stage")
+            raise PeerGone(f"{self._before} closed its connection to this stage")
         return count
 
     def _send_some(self, message: _Parts, flags: int = 0) -> int:
@@ -245,10 +245,10 @@ class TcpTransport:
             if flags & socket.MSG_DONTWAIT:
                 return 0
             raise DeadlineExceeded(
-                f"{peer(self._out)} took nothing for {self._deadline_s:g} s"
+                f"{self._after} took nothing for {self._deadline_s:g} s"
             ) from None
         except OSError as error:
-            raise PeerGone(f"the connection to {peer(self._out)} broke: {error}") from error
+            raise PeerGone(f"the connection to {self._after} broke: {error}") from error
 
     def _send_all(self, message: _Parts, size: int, sent: int) -> None:
         """Send what is left of a message of `size` bytes in the calling thread."""

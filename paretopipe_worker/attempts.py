@@ -1,0 +1,304 @@
+"""What a run's records tell of each attempt at each session, and which attempts count.
+
+One rule for both: resume measures again what does not count, the analysis takes figures from what
+does (:meth:`Attempt.outcome`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from paretopipe_worker import records
+from paretopipe_worker.backends import BACKENDS
+from paretopipe_worker.belonging import CONTROLLER, Belonging, ForeignRecords
+from paretopipe_worker.plan import Plan, Point, Session
+from paretopipe_worker.records import (
+    DamagedRecord,
+    End,
+    Header,
+    Item,
+    PhaseEnd,
+    PointBegin,
+    PointEnd,
+    Record,
+)
+from paretopipe_worker.spec import MIN_ITEMS
+
+MEASURED = ("latency", "throughput")
+"""Phases that every point needs."""
+
+WIRE_SHARE = 1.2
+"""What may cross for a byte of payload, beside the backend's framing of each message."""
+
+
+MOST_BREAKS = 2
+"""Sessions that may break at a point before it counts as failed: one may have been bad luck."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a point in one attempt, and why it does not count.
+
+    ``ok`` counts. ``failed`` is a failure of the point itself, which would most likely happen
+    again: it is measured again only if asked. ``lost`` is what its session or its records lack: it
+    is measured again.
+    """
+
+    status: Literal["ok", "failed", "lost"]
+    reason: str | None = None
+
+
+@dataclass
+class Attempt:
+    """What the records of one attempt at a session hold.
+
+    Parameters
+    ----------
+    points
+        What the stages were to measure, in order; what the controller knew where no stage wrote.
+    begun
+        The point that the source began last.
+    ended
+        The source's ends of points.
+    legs
+        Ends of all legs of each point, each with its rank.
+    items
+        Items that came back to the source, by point, phase and leg.
+    files
+        Rank, host and last line of each file that has a header; no last line in one cut short.
+    damage
+        What is wrong with files that are damaged, by host, each naming file and line: nothing of
+        such an attempt counts, since what else was lost cannot be known.
+    """
+
+    session: Session
+    number: int
+    points: tuple[str, ...] = ()
+    begun: str | None = None
+    ended: dict[str, PointEnd] = field(default_factory=dict)
+    legs: dict[str, list[tuple[int, PhaseEnd]]] = field(default_factory=dict)
+    items: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    files: list[tuple[int, str, End | None]] = field(default_factory=list)
+    damage: dict[str, str] = field(default_factory=dict)
+
+    def reading(self, path: Path, belonging: Belonging) -> Iterator[Record]:
+        """Yield the records of one host's file, once what they tell is noted.
+
+        They end where the file is damaged.
+        """
+        header: Header | None = None
+        end: End | None = None
+        try:
+            for record in records.read(path):
+                if isinstance(record, Header):
+                    belonging.check(path, record)
+                    header = record
+                elif isinstance(record, End):
+                    end = record
+                if header:
+                    self._note(header, record)
+                yield record
+        except DamagedRecord as error:
+            self.damage[path.parent.name] = str(error)
+        if header:
+            self.files.append((header.rank, header.host, end))
+
+    def _note(self, header: Header, record: Record) -> None:
+        """Keep what one record tells of points."""
+        match record:
+            # What a stage was told counts more than what the controller knew.
+            case Header() if header.rank != CONTROLLER or not self.points:
+                self.points = header.points
+            case Item() if header.rank == 0 and record.done_ns is not None:
+                self.items[record.point, record.phase, record.leg] += 1
+            case PhaseEnd():
+                self.legs.setdefault(record.point, []).append((header.rank, record))
+            case PointBegin():
+                self.begun = record.point
+            case PointEnd():
+                self.ended[record.point] = record
+
+    def outcome(self, point: Point) -> Outcome:
+        """Judge this attempt at a point.
+
+        It counts when the source says that the point ended well, every rank with a part in it has
+        the end of the last leg of both phases, each of them has items enough for a median, and what
+        was to cross did, in every leg.
+        """
+        if self.damage:
+            return Outcome("lost", f"records of {', '.join(self.damage)} are damaged")
+        end = self.ended.get(point.id)
+        if end is None:
+            return Outcome("lost", self.fault or "the session ended without this point")
+        if end.status == "failed":
+            return Outcome("failed", str(end.reason))
+        legs = self.legs.get(point.id, [])
+        if hosts := _lacking(point, legs):
+            reason = f"records of {', '.join(hosts)} lack the end of a phase"
+            return Outcome("lost", "; ".join(filter(None, (reason, self.fault))))
+        if unfit := self._few(point, legs) or _uncrossed(point, legs):
+            return Outcome("failed", unfit)
+        return Outcome("ok")
+
+    @property
+    def in_hand(self) -> str | None:
+        """The point at which the session broke: begun and not ended."""
+        return None if self.begun in self.ended or self.damage else self.begun
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was broken from outside: a stage was told to end, and none just ended.
+
+        Whoever is killed without a word, as where memory is short, writes no last line. Others
+        that only lose a stage do not tell why it ended; that stage does.
+        """
+        ends = [end for rank, _, end in self.files if rank != CONTROLLER]
+        told = [end for end in ends if end is not None]
+        return len(told) == len(ends) and any(end.interrupted for end in told)
+
+    @property
+    def fault(self) -> str | None:
+        """Why it broke, as its hosts and the controller saw it; None where nobody saw anything."""
+        return "; ".join(dict.fromkeys(self._complaints())) or None
+
+    def _complaints(self) -> Iterator[str]:
+        """What is wrong with its files, the controller's view first."""
+        for rank, host, end in sorted(self.files, key=lambda file: file[0]):
+            if end is None:
+                yield f"{host}: records were cut short"
+            elif end.status == "failed":
+                # A stage's reason begins with its host's name; the controller's need not.
+                yield f"controller: {end.reason}" if rank == CONTROLLER else str(end.reason)
+        written = {host for _, host, _ in self.files}
+        yield from (f"{host}: no records" for host in self.session.placement if host not in written)
+
+    def _few(self, point: Point, legs: list[tuple[int, PhaseEnd]]) -> str | None:
+        """Which phase has too few items for a median, and how many."""
+        last = _last(legs)
+        for phase in MEASURED:
+            count = self.items[point.id, phase, last[phase]]
+            if count < MIN_ITEMS:
+                return f"phase {phase} has {count} items, at least {MIN_ITEMS} are needed"
+        return None
+
+
+def _last(legs: list[tuple[int, PhaseEnd]]) -> dict[str, int]:
+    """The last leg of each phase on any rank: it alone counts, so every rank must have that one."""
+    last: dict[str, int] = {}
+    for _, leg in legs:
+        last[leg.phase] = max(leg.leg, last.get(leg.phase, 0))
+    return last
+
+
+def _lacking(point: Point, legs: list[tuple[int, PhaseEnd]]) -> list[str]:
+    """Hosts of ranks with a part in a point that lack the end of a phase's last leg."""
+    last = _last(legs)
+    ended = {(rank, leg.phase) for rank, leg in legs if leg.leg == last[leg.phase]}
+    return [
+        point.placement[rank]
+        for rank in point.active_ranks
+        if not all((rank, phase) in ended for phase in MEASURED)
+    ]
+
+
+def _uncrossed(point: Point, legs: list[tuple[int, PhaseEnd]]) -> str | None:
+    """In which leg the bytes that were to cross did not, or others did, and how many."""
+    backend = BACKENDS[point.backend]
+    for rank, leg in legs:
+        size, sent, wire = point.hop_bytes[rank], leg.payload_sent_bytes, leg.wire_sent_bytes
+        # Warm-up is in what was sent but not in the count of items; a mark ends each phase.
+        messages = sent / size if size else 0
+        least = sent + backend.least_framing_bytes * messages
+        most = WIRE_SHARE * sent + backend.most_framing_bytes * (messages + 1)
+        most += leg.retransmitted_bytes or 0
+        wrong = sent < leg.items * size or (not size and sent > 0)
+        if wrong or (wire is not None and not least <= wire <= most):
+            return (
+                f"{point.placement[rank]}, {leg.phase}: {leg.items * size} bytes were to cross, "
+                f"{sent} were handed to the transport, the network counted "
+                f"{'nothing' if wire is None else wire}"
+            )
+    return None
+
+
+def outcomes(tried: Iterable[Attempt], point: Point) -> Iterator[tuple[Attempt, Outcome]]:
+    """Judge the attempts at a point in their order, each with what became of it.
+
+    A point that was in hand when a session broke may be why, as one that takes too much memory is:
+    after :data:`MOST_BREAKS` such attempts it has failed. One that was interrupted is none of them.
+    """
+    breaks = 0
+    for attempt in tried:
+        if point.id not in attempt.points:
+            continue
+        outcome = attempt.outcome(point)
+        if outcome.status == "lost" and attempt.in_hand == point.id and not attempt.interrupted:
+            breaks += 1
+            if breaks >= MOST_BREAKS:
+                reason = f"in hand when the session broke {breaks} times: {outcome.reason}"
+                outcome = Outcome("failed", reason)
+        yield attempt, outcome
+
+
+class Attempts:
+    """All attempts of a run, told by its record files one by one."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.belonging = Belonging(plan)
+        self._sessions = {session.id: session for session in plan.sessions}
+        self._found: dict[str, dict[int, Attempt]] = {name: {} for name in self._sessions}
+
+    def reading(self, path: Path) -> Iterator[Record]:
+        """Yield the records of one file, once its attempt has noted what they tell.
+
+        Raises
+        ------
+        RecordError
+            When its records are of another schema, or must not be mixed with those of this run.
+        """
+        session, _, number = path.name.removesuffix(".jsonl").rpartition(".")
+        if session not in self._sessions or not number.isdecimal():
+            self.belonging.check_first(path)
+            raise ForeignRecords(f"{path}: is of no session of this run's plan.json")
+        found = self._found[session]
+        if int(number) not in found:
+            found[int(number)] = Attempt(self._sessions[session], int(number))
+        yield from found[int(number)].reading(path, self.belonging)
+
+    def of(self, session: str) -> list[Attempt]:
+        """The attempts at a session that there is a trace of, the first one first."""
+        return [attempt for _, attempt in sorted(self._found[session].items())]
+
+    @property
+    def damages(self) -> list[str]:
+        """Which files are damaged and where, and which attempts count for nothing by that."""
+        return [
+            f"{where}; nothing of attempt {attempt.number} at session {name} counts"
+            for name in self._sessions
+            for attempt in self.of(name)
+            for where in attempt.damage.values()
+        ]
+
+
+def read(plan: Plan, results: Path) -> Attempts:
+    """Read the records of a run for what they tell of its attempts.
+
+    Raises
+    ------
+    RecordError
+        When records are of another schema, or must not be mixed with those of this run.
+    """
+    attempts = Attempts(plan)
+    for path in files(results):
+        for _ in attempts.reading(path):
+            pass
+    return attempts
+
+
+def files(results: Path) -> list[Path]:
+    """The record files of a run, in order."""
+    return sorted(results.glob("records/*/*.jsonl"))
