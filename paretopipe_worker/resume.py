@@ -70,13 +70,16 @@ def todo(plan: Plan, results: Path, *, retry_failed: bool = False) -> dict[str, 
     """List the sessions that are not finished, in the plan's order, as the playbook needs them.
 
     A point of a session is left to measure until one attempt at it is complete. One that failed by
-    itself is not, unless `retry_failed`: it would most likely fail again.
+    itself is not, unless `retry_failed`: it would most likely fail again. `failures` has a line for
+    each of these, whichever attempt it failed in.
     """
     tasks, failed = [], 0
+    failures: list[str] = []
     for session in plan.sessions:
         attempts = list(_attempts(session, results))
         points = [plan.point(point_id) for point_id in session.points]
         left = [point for point in points if not any(each.complete(point) for each in attempts)]
+        failures += _failures(session, attempts, left)
         if not retry_failed:
             lost = [point for point in left if not any(each.failed(point) for each in attempts)]
             failed += len(left) - len(lost)
@@ -89,9 +92,21 @@ def todo(plan: Plan, results: Path, *, retry_failed: bool = False) -> dict[str, 
         "done": len(plan.sessions) - len(tasks),
         "sessions": tasks,
         "failed": failed,
+        "failures": failures,
         "predicted_s": round(seconds, 1),
         "text": _text(len(plan.sessions), tasks, failed, seconds),
     }
+
+
+def _failures(
+    session: Session, attempts: Sequence[_Attempt], left: Sequence[Point]
+) -> Iterator[str]:
+    """Which of the points that are left failed by themselves, and why, as said last."""
+    for point in left:
+        failed = [each for each in attempts if each.failed(point)]
+        if failed:
+            last = max(failed, key=lambda each: each.number).ends[point.id]
+            yield f"{session.id}, point {point.id} (split {'+'.join(point.split)}): {last.reason}"
 
 
 def _text(sessions: int, tasks: list[dict[str, Any]], failed: int, seconds: float) -> str:
