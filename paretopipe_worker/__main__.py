@@ -62,11 +62,11 @@ def _positive(text: str) -> int:
 
 def _cuts(options: argparse.Namespace) -> int:
     """List a model's cuts with name, crossing tensors and bytes."""
-    from paretopipe_worker import models, partition, weights
+    from paretopipe_worker import models, trial, weights
 
     shape = models.default_input(options.model)
     model = models.build(options.model, seed=0, input_shape=shape)
-    table = partition.cut_table(
+    table = trial.cut_table(
         model,
         options.model,
         options.granularity,

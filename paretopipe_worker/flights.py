@@ -40,8 +40,11 @@ class Flights:
         The source's part of the model; None where all of it runs elsewhere.
     inputs, references
         What is sent in turn, and what must come back.
-    masters
-        Copies of the inputs for a first stage that overwrites them; else None.
+    overwrites_input
+        Whether the first stage writes to what it is given: then it gets copies, one more than there
+        are batches in flight. Its output may be its input, and is read from until it has arrived.
+    window
+        How many batches may be in flight.
     """
 
     context: Context
@@ -50,11 +53,16 @@ class Flights:
     phase: Phase
     stage: Stage | None
     inputs: list[torch.Tensor]
-    masters: list[torch.Tensor] | None
     references: list[tuple[torch.Tensor, ...]]
+    overwrites_input: bool
+    window: int
     check: Check
     watch: Watch
     launched: int = 0
+
+    def __post_init__(self) -> None:
+        count = self.window + 1 if self.overwrites_input else 0
+        self._copies = [self.inputs[0].clone() for _ in range(count)]
 
     def launch(self, *, warmup: bool, arrived_ns: int | None = None) -> Flight:
         """Make one batch's input ready, compute the first stage, hand its output over.
@@ -64,14 +72,14 @@ class Flights:
         arrived_ns
             When the input was to arrive, where that is not now.
         """
-        index = self.launched % len(self.inputs)
         phase: Phase = "warmup" if warmup else self.phase
         tag = Tag(PHASES.index(phase), self.launched)
+        given = self.inputs[tag.seq % len(self.inputs)]
+        if self._copies:
+            given = self._copies[tag.seq % len(self._copies)].copy_(given)
         self.launched += 1
-        if self.masters:
-            self.inputs[index].copy_(self.masters[index])
         position, ready_ns = self.context.position(), arrived_ns or time.perf_counter_ns()
-        computed = compute(self.stage, (self.inputs[index],), self.context.host.device_emulated)
+        computed = compute(self.stage, (given,), self.context.host.device_emulated)
         packed_ns = sent_ns = None
         if self.crosses:
             packed_ns = self.context.transport.send(tag, computed.tensors)

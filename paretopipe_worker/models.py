@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.usercode import RAISED, aside, shortened, told
 from paretopipe_worker.weights import (
     WeightsError,
     has_batch_norm,
@@ -30,6 +32,7 @@ __all__ = [
     "default_input",
     "example_input",
     "load_weights",
+    "runnable",
     "save_weights",
     "weights_sha256",
 ]
@@ -143,8 +146,25 @@ def build(
                 seed=seed,
                 index=CALIBRATION_INDEX,
             )
-        keep_signal_alive(model, batch)
+        try:
+            with aside():
+                keep_signal_alive(model, batch)
+        except RAISED as error:
+            given = f" on a tensor of shape {tuple(batch.shape)}" if batch is not None else ""
+            raise ModelError(
+                f"model {name!r}: drawing its weights and running it{given} failed with "
+                f"{told(error)}; {runnable(model, 'float32')}"
+            ) from error
     return model
+
+
+def runnable(model: nn.Module, dtype: str) -> str:
+    """What is allowed, for the error of a model that does not run on an input of a dtype."""
+    allowed = f"allowed is a forward that needs nothing but one tensor of {dtype}"
+    other = {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {dtype}
+    if other:
+        allowed += f", and parameters of that dtype (it has {', '.join(sorted(other))})"
+    return allowed
 
 
 def _build_loaded(name: str, factory: Callable[[], object], weights: Path) -> nn.Module:
@@ -189,7 +209,16 @@ def _input_of(name: str, factory: Callable[[], object], model: nn.Module | None)
             f"model {name!r} does not say what it takes: give `input`, the shape of one input "
             f"without the batch, or set the attribute `input_shape` on the factory or its model"
         )
-    return tuple(int(length) for length in shape)
+    try:
+        lengths = tuple(map(index, shape))
+    except TypeError:
+        lengths = ()
+    if not lengths or min(lengths) < 1:
+        raise ModelError(
+            f"model {name!r}: its `input_shape` is {shortened(repr(shape))}; allowed is the shape "
+            f"of one input without the batch, such as (3, 224, 224)"
+        )
+    return lengths
 
 
 def _factory(name: str) -> Callable[[], object]:
@@ -214,11 +243,12 @@ def _user_factory(name: str) -> Callable[[], object]:
     """Import ``package.module:factory``."""
     module_name, _, attribute = name.partition(":")
     try:
-        module = _import(module_name)
-    except Exception as error:
+        with aside():
+            module = _import(module_name)
+    except RAISED as error:
         raise ModelError(
-            f"model {name!r}: importing {module_name!r} failed with "
-            f"{type(error).__name__}: {error}; it must be on this host's Python path"
+            f"model {name!r}: importing {module_name!r} failed with {told(error)}; "
+            f"it must be on this host's Python path"
         ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
@@ -232,16 +262,36 @@ def _user_factory(name: str) -> Callable[[], object]:
 def _call(name: str, factory: Callable[[], object]) -> nn.Module:
     """Call the factory; its model comes back in eval mode without gradients."""
     try:
-        model = factory()
-    except Exception as error:
+        with aside():
+            model = _usable(factory())
+            # Not one after the other's result: who overrides `train` may forget to return it.
+            model.eval()
+            model.requires_grad_(False)
+    except ModelError as error:
+        raise ModelError(f"model {name!r}: its factory returned {error}") from None
+    except RAISED as error:
         raise ModelError(
-            f"model {name!r}: its factory failed with {type(error).__name__}: {error}"
+            f"model {name!r}: its factory failed with {told(error)}; allowed is a function or "
+            f"class that takes nothing and returns an nn.Module"
         ) from error
+    return model
+
+
+def _usable(model: object) -> nn.Module:
+    """Refuse what no stages can be made of."""
     if not isinstance(model, nn.Module):
+        raise ModelError(f"{type(model).__name__}, not an nn.Module")
+    compiled = hasattr(model, "_orig_mod")  # by torch.compile, whose types take a second to import
+    if compiled or isinstance(model, torch.jit.ScriptModule):
+        kind = "what torch.compile made" if compiled else "TorchScript"
+        raise ModelError(f"{kind}; allowed is the nn.Module that it was made from")
+    foreign = [key for key, value in model.state_dict().items() if not torch.is_tensor(value)]
+    if foreign:
         raise ModelError(
-            f"model {name!r}: its factory returned {type(model).__name__}, not an nn.Module"
+            f"a model whose state holds more than tensors ({foreign[0]}), which cannot be sent to "
+            f"the hosts; allowed are layers of tensors alone, so none of torch.ao.nn.quantized"
         )
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def example_input(spec: TensorSpec, *, seed: int, index: int) -> torch.Tensor:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
+from paretopipe_worker.cuts import FIRST, LAST, Cut
 from paretopipe_worker.graph import Layout, PartitionError, Place, TracedModel
-from paretopipe_worker.models import example_input
 from paretopipe_worker.tracing import trace
 
 __all__ = [
@@ -24,8 +21,8 @@ __all__ = [
     "SplitCheck",
     "TracedModel",
     "check_split",
-    "cut_table",
     "find_cuts",
+    "run_unchanged",
     "split",
     "trace",
     "whole",
@@ -215,7 +212,7 @@ def check_split(
         given = crossing[0]
         for stage in stages:
             if stage is not None:
-                crossing = _received_copies(_run_unchanged(stage, crossing))
+                crossing = _received_copies(run_unchanged(stage, *crossing))
         overwrites = overwrites or (stages[0] is not None and not torch.equal(given, tensor))
         errors.append(largest_error(crossing, reference))
     return SplitCheck(max(errors) == 0.0, max(errors), overwrites)
@@ -226,12 +223,18 @@ def _received_copies(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, .
     return tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device).copy_(t) for t in tensors)
 
 
-def _run_unchanged(stage: Stage, tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Run a stage and make sure that it keeps no state."""
-    state = stage.state_dict(keep_vars=True)
+def run_unchanged(module: nn.Module, *tensors: torch.Tensor) -> Any:
+    """Run a stage or a model and make sure that it keeps no state.
+
+    Raises
+    ------
+    PartitionError
+        When it changes its parameters or buffers, naming them.
+    """
+    state = module.state_dict(keep_vars=True)
     versions = {name: tensor._version for name, tensor in state.items()}
     with torch.inference_mode():
-        output: tuple[torch.Tensor, ...] = stage(*tensors)
+        output = module(*tensors)
     changed = [name for name, tensor in state.items() if tensor._version != versions[name]]
     if changed:
         raise PartitionError(
@@ -255,58 +258,3 @@ def largest_error(outputs: tuple[torch.Tensor, ...], reference: tuple[torch.Tens
     scale = max(b.double().abs().max().item() for b in reference)
     error = difference / scale if scale else float("inf")
     return error if error == error else float("inf")
-
-
-def cut_table(
-    model: nn.Module,
-    name: str,
-    granularity: str,
-    batch: int,
-    dtype: str,
-    input_shape: tuple[int, ...],
-    weights_sha256: str,
-    *,
-    seed: int = 0,
-) -> CutTable:
-    """Make a model's cut table.
-
-    Parameters
-    ----------
-    model
-        Built model, of the dtype given.
-    name, granularity, batch, dtype, weights_sha256
-        As in :class:`~paretopipe_worker.cuts.CutTable`.
-    input_shape
-        Shape of one input, without the batch.
-    seed
-        Seeds the input of the timed forward passes.
-
-    Raises
-    ------
-    PartitionError
-        When the model cannot be traced, see :func:`trace`.
-    """
-    spec = TensorSpec((batch, *input_shape), dtype)
-    example = example_input(spec, seed=seed, index=0)
-    traced = trace(model, example)
-    return CutTable(
-        model=name,
-        granularity=granularity,
-        batch=batch,
-        dtype=dtype,
-        input=spec,
-        cuts=find_cuts(traced, granularity),
-        output=traced.output,
-        weights_sha256=weights_sha256,
-        forward_ns=_median_ns(lambda: whole(model, example)),
-    )
-
-
-def _median_ns(run: Callable[[], object], repeats: int = 3) -> int:
-    """Median time of a few runs after one that warms up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter_ns()
-        run()
-        times.append(time.perf_counter_ns() - start)
-    return int(statistics.median(times[1:]))

@@ -67,7 +67,7 @@ class PointRun:
         table = self.context.plan.table(point.model, point.batch, point.dtype)
         seed = self.context.plan.experiment.seed
         self._inputs = [example_input(table.input, seed=seed, index=i) for i in range(_INPUTS)]
-        self._masters: list[torch.Tensor] | None = None
+        self._overwrites_input = False
         self._references = references
         self._stage: Stage | None = None
         self._legs = 0
@@ -135,8 +135,7 @@ class PointRun:
             ]
         gate = check_split(stages, self._inputs, self._references[self.point.batch])
         self.gate = gate.exact
-        if gate.overwrites_input:
-            self._masters = [tensor.clone() for tensor in self._inputs]
+        self._overwrites_input = gate.overwrites_input
         if not gate.exact:
             raise PartitionError(
                 "the stages, one after the other on this host, do not return what the model "
@@ -206,8 +205,9 @@ class PointRun:
             phase=result.phase,
             stage=self._stage,
             inputs=self._inputs,
-            masters=self._masters,
             references=self._references[self.point.batch],
+            overwrites_input=self._overwrites_input,
+            window=result.window,
             check=self.check,
             watch=watch,
         )

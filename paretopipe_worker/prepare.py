@@ -12,9 +12,9 @@ from paretopipe_worker import models, planner, weights
 from paretopipe_worker import plan as plans
 from paretopipe_worker.cuts import CutTable
 from paretopipe_worker.fleet import Host
-from paretopipe_worker.partition import cut_table
 from paretopipe_worker.plan import Plan, PlanError
 from paretopipe_worker.spec import Experiment, ModelSpec, SpecError
+from paretopipe_worker.trial import cut_table
 
 
 def prepare(

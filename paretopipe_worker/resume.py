@@ -11,6 +11,7 @@ from typing import Any
 
 from paretopipe_worker import attempts, code, records
 from paretopipe_worker import plan as plans
+from paretopipe_worker.attempts import Outcome
 from paretopipe_worker.belonging import CONTROLLER as NO_RANK
 from paretopipe_worker.belonging import Belonging
 from paretopipe_worker.fleet import Host
@@ -73,6 +74,7 @@ def todo(
     A point of a session is left to measure until one attempt at it counts. One that failed by
     itself is not, unless `retry_failed`: it would most likely fail again (see
     :class:`paretopipe_worker.attempts.Outcome`). What was in hand when a session broke comes last.
+    `failures` has a line for each point that failed by itself and has no attempt that counts.
 
     Parameters
     ----------
@@ -91,6 +93,7 @@ def todo(
         When records are of another schema.
     """
     tasks, failed, again = [], 0, 0
+    failures: list[str] = []
     read = attempts.read(plan, results)
     read.belonging.hold_code(code.digest(), _HERE)
     read.belonging.hold_torch(torch or {}, "now")
@@ -98,7 +101,10 @@ def todo(
         tried = read.of(session.id)
         left = []
         for point in map(plan.point, session.points):
-            found = {outcome.status for _, outcome in attempts.outcomes(tried, point)}
+            outcomes = [outcome for _, outcome in attempts.outcomes(tried, point)]
+            found = {outcome.status for outcome in outcomes}
+            if "failed" in found and "ok" not in found:
+                failures.append(_failure(session, point, outcomes))
             if "ok" in found:
                 if point.id in (uncertified or {}).get(session.id, ()):
                     left.append(point)
@@ -119,9 +125,16 @@ def todo(
         "done": len(plan.sessions) - len(tasks),
         "sessions": tasks,
         "failed": failed,
+        "failures": failures,
         "predicted_s": round(seconds, 1),
         "text": "\n".join([text, *read.damages]),
     }
+
+
+def _failure(session: Session, point: Point, outcomes: Sequence[Outcome]) -> str:
+    """Which point failed by itself, and why, as said last."""
+    *_, reason = [outcome.reason for outcome in outcomes if outcome.status == "failed"]
+    return f"{session.id}, point {point.id} (split {'+'.join(point.split)}): {reason}"
 
 
 def _text(

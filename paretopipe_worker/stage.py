@@ -28,6 +28,7 @@ from paretopipe_worker.rendezvous import StageError, joined
 from paretopipe_worker.source import Source
 from paretopipe_worker.transport import TransportError
 from paretopipe_worker.transport.handshake import SecretFileError, read_secret
+from paretopipe_worker.usercode import told
 
 
 class Interrupted(BaseException):
@@ -85,7 +86,7 @@ def run(options: Options) -> int:
             reason = f"{options.host}: {error}"
             interrupted = isinstance(error, Interrupted)
         except Exception as error:
-            reason = f"{options.host}: {type(error).__name__}: {error}"
+            reason = f"{options.host}: {told(error)}"
             raise
         finally:
             writer.write(

@@ -10,7 +10,6 @@ import itertools
 import linecache
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from paretopipe_worker.graph import (
     TracedModel,
     find_places,
 )
+from paretopipe_worker.usercode import RAISED, aside, place, shortened, told
 
 
 def trace(model: nn.Module, example: torch.Tensor) -> TracedModel:
@@ -67,8 +67,9 @@ class _Tracer(fx.Tracer):
     def follow(self, model: nn.Module) -> fx.Graph:
         """Trace the model, or say where that failed."""
         try:
-            return self.trace(model)
-        except Exception as error:
+            with aside():
+                return self.trace(model)
+        except RAISED as error:
             raise PartitionError(self._reason(model, error)) from error
 
     def create_args_for_root(
@@ -92,23 +93,19 @@ class _Tracer(fx.Tracer):
         self.exits.append((path, next(iter(reversed(self.graph.nodes)))))
         return result
 
-    def _reason(self, model: nn.Module, error: Exception) -> str:
+    def _reason(self, model: nn.Module, error: BaseException) -> str:
         """Text of the error: module, file and line in the model's code, what torch said."""
         path = self.inside[-1] if self.inside else ""
         module = model.get_submodule(path)
         where = f"module {path!r} ({type(module).__name__})" if path else "its forward"
-        library = str(Path(torch.__file__).parent)
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if not frame.filename.startswith(library) and frame.filename != __file__
-        ]
-        if frames:
-            file, line = frames[-1].filename, frames[-1].lineno or 0
-            where += f", {file}:{line}: `{linecache.getline(file, line).strip()}`"
+        if found := place(traceback.extract_tb(error.__traceback__)):
+            file, _, line = found.rpartition(":")
+            where += f", {found}: `{shortened(linecache.getline(file, int(line)).strip())}`"
+        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
         return (
-            f"{type(model).__name__} cannot be traced: in {where}: {error}. The computation must "
-            f"not depend on the values of tensors, only on their shapes where torch.fx allows it"
+            f"{type(model).__name__} cannot be traced: in {where}: {shortened(first)}. The "
+            f"computation must not depend on the values of tensors, only on their shapes where "
+            f"torch.fx allows it"
         )
 
 
@@ -160,17 +157,17 @@ def _propagate(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> Flow
     module = fx.GraphModule(model, graph)
     observer = _Observer(module)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    with contextlib.suppress(Exception), fakes, torch.no_grad():
+    with contextlib.suppress(*RAISED), aside(), fakes, torch.no_grad():
         observer.run(fakes.from_tensor(example))
         return observer.flow
     observer = _Observer(module)
     try:
-        with torch.no_grad():
+        with aside(), torch.no_grad():
             observer.run(example.clone())
-    except Exception as error:
+    except RAISED as error:
         raise PartitionError(
             f"{type(model).__name__} does not run on an input of shape {tuple(example.shape)} "
-            f"and dtype {example.dtype}: {str(error).splitlines()[0]}"
+            f"and dtype {example.dtype}: {told(error)}"
         ) from error
     observer.flow.constants.clear()  # they may depend on this one input
     return observer.flow

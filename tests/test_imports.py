@@ -16,7 +16,7 @@ ASKED = {f"link.{name}" for name in ("conditions", "profiles", "presets", "sampl
 PLAIN = {"backends", "cuts", "spec", "fleet", "records", "window"} | ASKED
 PLANNED = {"attempts", "belonging", "planner", "predict", "resume"}
 PLANNING = PLAIN | PLANNED | {"code", "plan", "warmup"}
-MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
+MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition", "trial", "usercode"}
 TRANSPORT = {"agreement", "backends", "cuts", "transport"} | {
     f"transport.{name}" for name in ("handshake", "ring", "sockets", "group", "tcp", "rpc", "gloo")
 }

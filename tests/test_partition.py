@@ -18,12 +18,12 @@ from paretopipe_worker.partition import (
     PartitionError,
     TracedModel,
     check_split,
-    cut_table,
     find_cuts,
     split,
     trace,
     whole,
 )
+from paretopipe_worker.trial import cut_table
 from tests import cut_oracle
 
 PAPER = ("mobilenet_v2", "resnet18", "resnet50", "alexnet", "vgg16", "inception_v3")

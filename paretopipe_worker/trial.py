@@ -1,0 +1,242 @@
+"""Try a model out, as the hosts will run it, before any of them is touched; say what is in the way.
+
+The whole model runs a few times, its stages at one cut once. What a sweep would find out at each of
+its points, that the outputs differ, is found here, and what it comes from is named.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as every_module
+from torch.overrides import TorchFunctionMode
+
+from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, TensorSpec
+from paretopipe_worker.models import example_input, runnable
+from paretopipe_worker.partition import (
+    PartitionError,
+    TracedModel,
+    check_split,
+    find_cuts,
+    largest_error,
+    run_unchanged,
+    split,
+    trace,
+    whole,
+)
+from paretopipe_worker.usercode import RAISED, aside, place, told
+
+_RUNS, _ENOUGH_S = 3, 1.0
+"""How often a model is timed at most, and the time after which it is not timed again."""
+
+_ALONE = "allowed are models whose output depends on the input alone"
+
+
+def cut_table(
+    model: nn.Module,
+    name: str,
+    granularity: str,
+    batch: int,
+    dtype: str,
+    input_shape: tuple[int, ...],
+    weights_sha256: str,
+    *,
+    seed: int = 0,
+) -> CutTable:
+    """Try a model out and make its cut table.
+
+    Parameters
+    ----------
+    model
+        Built model, of the dtype given.
+    name, granularity, batch, dtype, weights_sha256
+        As in :class:`~paretopipe_worker.cuts.CutTable`.
+    input_shape
+        Shape of one input, without the batch.
+    seed
+        Seeds the inputs.
+
+    Raises
+    ------
+    PartitionError
+        When the model fails as it runs, cannot be traced, returns something else each time, or its
+        stages at a cut do not return what it returns; the text names the model and the reason.
+    """
+    spec = TensorSpec((batch, *input_shape), dtype)
+    inputs = [example_input(spec, seed=seed, index=index) for index in (0, 1)]
+    try:
+        with aside():
+            traced, forward_ns = _tried(model, inputs)
+    except PartitionError as error:
+        raise PartitionError(f"model {name!r}: {error}") from error
+    return CutTable(
+        model=name,
+        granularity=granularity,
+        batch=batch,
+        dtype=dtype,
+        input=spec,
+        cuts=find_cuts(traced, granularity),
+        output=traced.output,
+        weights_sha256=weights_sha256,
+        forward_ns=forward_ns,
+    )
+
+
+def _tried(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[TracedModel, int]:
+    """Run the model, trace it, hold its stages against it; the trace and its median time."""
+    first = _first_output(model, inputs[0])
+    traced = trace(model, inputs[0])
+    if len(traced.nodes) <= 1 + len(traced.results):
+        raise PartitionError("it computes nothing; allowed are models that do")
+    times_ns: list[int] = []
+    while len(times_ns) < _RUNS and sum(times_ns) < _ENOUGH_S * 1e9:
+        start_ns = time.perf_counter_ns()
+        again = whole(model, inputs[0])
+        times_ns.append(time.perf_counter_ns() - start_ns)
+        if largest_error(again, first) > 0:
+            raise PartitionError(_unsteady(model, inputs[0]))
+    middle = traced.places[len(traced.places) // 2].name if traced.places else FIRST
+    references = [first, whole(model, inputs[1])]
+    gate = check_split(split(traced, [middle]), inputs, references)
+    if not gate.exact:
+        raise PartitionError(
+            f"its stages at {middle} do not return what it returns: they differ by "
+            f"{gate.largest_error:.2g} of its largest value; {_outside_the_graph(model, inputs[0])}"
+        )
+    return traced, int(statistics.median(times_ns))
+
+
+def _first_output(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Run the model for the first time; refuse one that fails or returns what cannot cross."""
+    try:
+        output = run_unchanged(model, tensor.clone())
+    except PartitionError:
+        raise
+    except RAISED as error:
+        allowed = runnable(model, str(tensor.dtype).removeprefix("torch."))
+        raise PartitionError(
+            f"forward on a tensor of shape {tuple(tensor.shape)} failed with {told(error)}; "
+            f"{allowed}"
+        ) from error
+    outputs = tuple(output) if isinstance(output, (tuple, list)) else (output,)
+    for each in outputs:
+        if not isinstance(each, torch.Tensor):
+            raise PartitionError(
+                f"forward returns {type(output).__name__} instead of tensors alone; "
+                f"allowed are a tensor or a tuple of tensors"
+            )
+        dtype = str(each.dtype).removeprefix("torch.")
+        if dtype not in DTYPE_BYTES or each.layout is not torch.strided:
+            raise PartitionError(
+                f"forward returns a tensor of {dtype} ({each.layout}), which cannot cross a link; "
+                f"allowed are dense ones of {', '.join(DTYPE_BYTES)}"
+            )
+        if not bool(each.isfinite().all()):
+            raise PartitionError(
+                "forward returns values that are not finite; allowed are models whose output can "
+                "be compared: for an input of numbers between -3 and 3, numbers"
+            )
+    return outputs
+
+
+def _unsteady(model: nn.Module, tensor: torch.Tensor) -> str:
+    """Why two runs on one input may differ."""
+    watch = _watched(model, tensor)
+    causes = [f"it draws random numbers in {name}" for name in watch.drawing]
+    causes += [f"it draws random numbers from {name}" for name in watch.drawn_from]
+    causes += _training(model)
+    if not causes:
+        causes = ["it keeps state that is neither parameter nor buffer, or draws random numbers"]
+    return (
+        f"it returns something else each time it runs on the same input: {'; '.join(causes)}; "
+        f"{_ALONE}"
+    )
+
+
+def _training(model: nn.Module) -> list[str]:
+    """What of the model is in training mode, although it was asked to be in eval mode."""
+    names = [name or "the model itself" for name, part in model.named_modules() if part.training]
+    return [f"{names[0]} and {len(names) - 1} more are in training mode"] if names else []
+
+
+def _outside_the_graph(model: nn.Module, tensor: torch.Tensor) -> str:
+    """Why a model may return something else than its graph."""
+    causes = [
+        f"it computes under torch.autocast ({where}), which is no part of its graph; allowed are "
+        f"casts of its own, with `.to`"
+        for where in _watched(model, tensor).autocast
+    ]
+    hooks = [hook for kept in _root_hooks(model) for hook in kept.values()]
+    if hooks:
+        names = ", ".join(sorted({getattr(h, "__qualname__", type(h).__name__) for h in hooks}))
+        causes.append(
+            f"it has hooks of its own ({names}), which are no part of its graph; allowed are hooks "
+            f"of the modules inside it, or the same in its `forward`"
+        )
+    return "; ".join(causes) or (
+        "something decides that is no part of its graph, such as a context, a wrapped `__call__`, "
+        f"or a value that changes from call to call; {_ALONE}"
+    )
+
+
+def _root_hooks(model: nn.Module) -> Iterator[Mapping[int, Callable[..., Any]]]:
+    """Hooks that calling the model runs and calling its ``forward`` does not."""
+    for kind in ("_forward_pre_hooks", "_forward_hooks"):
+        yield getattr(model, kind)
+        yield getattr(every_module, f"_global{kind}")
+
+
+class _Watch(TorchFunctionMode):
+    """Notes where, while a model runs, something is drawn at random or cast behind its back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawing: list[str] = []
+        self.drawn_from: list[str] = []
+        self.autocast: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one function of torch's."""
+        before = torch.get_rng_state()
+        result = func(*args, **(kwargs or {}))
+        if not self.drawing and not torch.equal(before, torch.get_rng_state()):
+            self.drawing = [f"{getattr(func, '__name__', func)} ({_here()})"]
+        if not self.autocast and torch.is_autocast_enabled("cpu"):
+            self.autocast = [_here()]
+        return result
+
+
+def _here() -> str:
+    """The line of the model that runs."""
+    frames = traceback.extract_stack()
+    start = [frame.name for frame in frames].index(_watched.__name__)
+    return place(frames[start:]) or "in a module of torch"
+
+
+def _watched(model: nn.Module, tensor: torch.Tensor) -> _Watch:
+    """Run the model once more, under observation."""
+    watch = _Watch()
+    before = _python_generators()
+    with watch:
+        whole(model, tensor)
+    after = _python_generators()
+    watch.drawn_from = [name for name, state in after.items() if state != before[name]]
+    return watch
+
+
+def _python_generators() -> dict[str, object]:
+    """States of the generators of others that a model may draw from."""
+    states: dict[str, object] = {"Python's module `random`": random.getstate()}
+    if "numpy" in sys.modules:
+        states["numpy.random"] = repr(sys.modules["numpy"].random.get_state())
+    return states
