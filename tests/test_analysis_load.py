@@ -65,9 +65,10 @@ def test_an_empty_file_is_named_and_counts_as_nothing(fake: FakeRun) -> None:
 def test_a_damaged_line_is_refused_by_file_and_line(fake: FakeRun) -> None:
     path = fake.session(fake.plan.sessions[0])[0]
     lines = path.read_text().splitlines()
-    lines[4] = lines[4].replace('"seq"', '"sec"')
+    item = next(number for number, line in enumerate(lines) if '"seq"' in line)
+    lines[item] = lines[item].replace('"seq"', '"sec"')
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(RecordError, match=rf"{path.name}:5: "):
+    with pytest.raises(RecordError, match=rf"{path.name}:{item + 1}: "):
         load(fake.path)
 
 
