@@ -69,7 +69,7 @@ def test_a_damaged_file_is_named_its_session_counts_for_nothing_and_the_rest_is_
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make(tiny_table(), replicates=2)
-    fake = FakeRun(tmp_path / "made-up", plan, items=6)
+    fake = FakeRun(tmp_path / "made-up", plan, items=8)
     _, first = fake.session(plan.sessions[0])
     second, _ = fake.session(plan.sessions[1])
     lines = first.read_bytes().splitlines(keepends=True)

@@ -135,6 +135,7 @@ def test_the_hosts_are_told_by_the_worst_leg_that_counts(tmp_path: Path) -> None
         throttled=("hot", "throttled"),
         swapped_pages=7,
         peak_rss_bytes=500_000_000,
+        overslept=0.03,
     )
     row = measure(fake_of(tmp_path, health={1: hot}).all_sessions()).loc[CUT]
     names = ("others_cpu", "cpu_mhz_min", "governor", "temperature_c_max", "throttled")
@@ -145,6 +146,7 @@ def test_the_hosts_are_told_by_the_worst_leg_that_counts(tmp_path: Path) -> None
     assert [row[f"stage1_{name}"] for name in names] == [
         *(0.9, 600.0, "ondemand", 84.5, "hot, throttled", 14, 500_000_000)
     ]
+    assert np.isnan(row["stage0_overslept"]) and row["stage1_overslept"] == 0.03
 
 
 def test_what_a_host_does_not_tell_is_null(tmp_path: Path) -> None:

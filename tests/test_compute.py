@@ -85,6 +85,7 @@ def test_how_late_stretching_ended_is_told() -> None:
     assert compute(None, (torch.zeros(1),), 3.0).overslept_ns is None
 
 
+@pytest.mark.alone
 def test_a_wait_lets_other_threads_work_to_its_end() -> None:
     """A thread that receives stamps what comes: it may not wait for the interpreter."""
     stop, seen_ns = threading.Event(), list[int]()
@@ -105,7 +106,7 @@ def test_a_wait_lets_other_threads_work_to_its_end() -> None:
     finally:
         stop.set()
         receiver.join()
-    assert inside > 20
+    assert inside > 10
 
 
 def test_an_exact_thread_has_no_slack_in_its_timers() -> None:

@@ -61,8 +61,8 @@ def test_points_that_failed_end_the_sweep_with_a_status_and_their_reasons(
 ) -> None:
     first, second = run.sessions
     # In an earlier attempt, and so not tried again by this sweep.
-    write(tmp_path, first, 1, ok=first.points[:2], failed=first.points[2:])
-    write(tmp_path, second, 1, failed=second.points)
+    write(run, tmp_path, first, 1, ok=first.points[:2], failed=first.points[2:])
+    write(run, tmp_path, second, 1, failed=second.points)
     done = judged(tmp_path)
     assert done.returncode == 2
     assert "8 points failed by themselves:\n" in done.stdout
@@ -77,18 +77,18 @@ def test_points_that_failed_end_the_sweep_with_a_status_and_their_reasons(
 
 def test_what_failed_once_and_was_measured_since_is_no_failure(tmp_path: Path, run: Plan) -> None:
     first, second = run.sessions
-    write(tmp_path, first, 1, failed=first.points)
-    write(tmp_path, first, 2, ok=first.points)
-    write(tmp_path, second, 1, ok=second.points[1:], failed=second.points[:1], end=None)
-    write(tmp_path, second, 2, ok=second.points[:1])
+    write(run, tmp_path, first, 1, failed=first.points)
+    write(run, tmp_path, first, 2, ok=first.points)
+    write(run, tmp_path, second, 1, ok=second.points[1:], failed=second.points[:1], end=None)
+    write(run, tmp_path, second, 2, ok=second.points[:1])
     done = judged(tmp_path)
     assert done.returncode == 0, done.stdout
 
 
 def test_sessions_and_points_that_failed_are_told_together(tmp_path: Path, run: Plan) -> None:
     first, second = run.sessions
-    write(tmp_path, first, 1, ok=first.points[1:], failed=first.points[:1])
-    write(tmp_path, second, 1, ok=second.points[1:], end=None)
+    write(run, tmp_path, first, 1, ok=first.points[1:], failed=first.points[:1])
+    write(run, tmp_path, second, 1, ok=second.points[1:], end=None)
     done = judged(tmp_path)
     assert done.returncode == 2
     assert f"1 of 2 sessions failed:\n  {second.id}: its records are not complete\n" in done.stdout
