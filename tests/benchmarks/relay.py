@@ -4,9 +4,9 @@ Two namespaces on this machine, a relay in each, measured over the data port lik
 tensors: asked against measured, idle and with busy cores. Where the machine has netem it is hidden
 from the worker. A busy machine has a process that computes on every core, as the stages of a local
 sweep do; what is late then is the relay and the measuring process, of which only the relay's part
-is counted in `late_p99_ms`. Rows called computing say how much longer than their CPU time these
-processes take while the link is full: the engine is in their way, and the measuring process, which
-is the same for both engines.
+is counted in `late_p99_ms`. What both relays take of one core is `cpu_share`. Rows called computing
+say how much longer than their CPU time these processes take while the link is full: the engine is
+in their way, and the measuring process, which is the same for both engines.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def _row(
         if condition.only_rate:  # for htb, however low it is
             words.remove("--emulate")
         engine = link.call("apply", *words, rank=rank)["engine"]
-    [keeper] = link.keepers()
-    cpu_s, begin = _cpu_s(keeper), time.monotonic()
+    keepers = [keeper for rank in (0, 1) for keeper in link.keepers(rank)]
+    cpu_s, begin = sum(map(_cpu_s, keepers)), time.monotonic()
     value = measuring(link)
     took_s = time.monotonic() - begin
     counted = link.counters() if engine == "relay" else None
@@ -152,7 +152,7 @@ def _row(
         "measured": value,
         "late_p99_ms": (counted.late_ns(0.99) or 0) / 1e6 if counted else None,
         "forwarded": counted.forwarded if counted else None,
-        "cpu_share": (_cpu_s(keeper) - cpu_s) / took_s,
+        "cpu_share": (sum(map(_cpu_s, keepers)) - cpu_s) / took_s,
         **more,
     }
 
