@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORKER = "paretopipe_worker"
 
-ASKED = {"link.conditions", "link.profiles", "link.presets", "link.traces"}
+ASKED = {"link.conditions", "link.profiles", "link.presets", "link.traces", "paths"}
 PLAIN = {"backends", "cuts", "spec", "fleet", "records", "window"} | ASKED
 PLANNING = PLAIN | {"plan", "planner", "predict", "resume", "warmup"}
 MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition"}
@@ -27,7 +27,10 @@ DEVICE = {"lease", "daemons", "supervise", "governor", "link.conditions", "link.
     )
 }
 MAY_IMPORT = {
-    **{name: set() for name in ("agreement", "cuts", "fleet", "link.conditions", "link.presets")},
+    **{
+        name: set()
+        for name in ("agreement", "cuts", "fleet", "link.conditions", "link.presets", "paths")
+    },
     "records": {"link.conditions"},
     "link.profiles": ASKED,
     "backends": set(),
