@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.nms import mend_torchvision
 from paretopipe_worker.weights import (
     WeightsError,
     has_batch_norm,
@@ -61,37 +61,11 @@ _VARIANTS = {
     "googlenet": _Variant(_HEADLESS, ("aux1.", "aux2.")),
 }
 
-_MISSING_OPERATOR = "operator torchvision::nms does not exist"
-_schemas: list[torch.library.Library] = []
-
-
-def _import(name: str) -> ModuleType:
-    """Import a module that is torchvision's, or imports it.
-
-    torchvision's wheel for CUDA cannot load its compiled operators into a CPU build of torch, and
-    then dies while it describes two of them, ``nms`` and ``qnms``, to the compiler. No classifier
-    uses either, so their schemas are declared and the import tried again. Any other error, and
-    this one beside a torch with an accelerator, is a broken installation and surfaces.
-    """
-    try:
-        return importlib.import_module(name)
-    except RuntimeError as error:
-        accelerated = torch.version.cuda is not None or torch.version.hip is not None
-        if str(error) != _MISSING_OPERATOR or accelerated:
-            raise
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        library.define(schema)  # type: ignore[no-untyped-call]
-    _schemas.append(library)  # the schemas live as long as the library object
-    for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == "torchvision"]:
-        del sys.modules[loaded]
-    return importlib.import_module(name)
-
 
 def _torchvision_models() -> ModuleType:
     """Import ``torchvision.models``, which nothing needs that has models of its own."""
-    return _import("torchvision.models")
+    mend_torchvision()
+    return importlib.import_module("torchvision.models")
 
 
 def classifiers() -> tuple[str, ...]:
@@ -213,8 +187,9 @@ def _factory(name: str) -> Callable[[], object]:
 def _user_factory(name: str) -> Callable[[], object]:
     """Import ``package.module:factory``."""
     module_name, _, attribute = name.partition(":")
+    mend_torchvision()  # the factory may import it, at its head or when it runs
     try:
-        module = _import(module_name)
+        module = importlib.import_module(module_name)
     except Exception as error:
         raise ModelError(
             f"model {name!r}: importing {module_name!r} failed with "

@@ -339,10 +339,24 @@ def test_torchvision_for_cuda_beside_torch_for_cpu_is_imported(tmp_path: Path) -
     assert (result.stdout.split(), result.stderr) == (["declared"], "")
 
 
+AT_ITS_HEAD = "import torchvision\nfrom torch.nn import Identity as net\n"
+INSIDE_THE_FACTORY = """\
+from torch import nn
+
+def net():
+    try:
+        import torchvision
+    except Exception as error:
+        raise ImportError("install torchvision") from error
+    return nn.Identity()
+"""
+
+
 @pytest.mark.skipif(torch.version.cuda is not None, reason="needs a CPU build of torch")
-def test_a_factory_may_import_torchvision_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [AT_ITS_HEAD, INSIDE_THE_FACTORY], ids=["head", "inside"])
+def test_a_factory_may_import_torchvision_wherever_it_likes(text: str, tmp_path: Path) -> None:
     _fake_torchvision(tmp_path, MISSING_OPERATOR)
-    (tmp_path / "lab.py").write_text("import torchvision\nfrom torch.nn import Identity as net\n")
+    (tmp_path / "lab.py").write_text(text)
     code = "from paretopipe_worker import models; print(models.build('lab:net', seed=1))"
     result = _python(code, tmp_path)
     assert (result.stdout.strip(), result.stderr) == ("Identity()", "")
