@@ -104,6 +104,8 @@ def load(path: Path) -> Run:
                 f"{file}: truncated: it has no end line; only points that are complete count"
             )
         ready = next((record for record in found if isinstance(record, records.Ready)), None)
+        if ready:
+            _check_weights(file, header, ready, plan)
         settings = {"transport": ready.transport if ready else None}
         sessions.append(vars(header) | _ending(end) | settings)
         keys = {key: getattr(header, key) for key in _KEYS}
@@ -190,17 +192,21 @@ def _check(file: Path, header: records.Header, plan: Plan) -> None:
         )
     if file.parent.name != header.host:
         raise RunError(f"{file}: written on '{header.host}', in the directory of another host")
-    weights = {table.weights_sha256 for table in plan.tables if table.model == session.model}
-    if header.weights_sha256 not in weights:
-        raise RunError(
-            f"{file}: measured with weights {header.weights_sha256[:12]}; the plan's for "
-            f"'{session.model}' are {', '.join(sorted(digest[:12] for digest in weights))}"
-        )
     factor = plan.host(header.host).device_emulated
     if header.device_emulated != factor:
         raise RunError(
             f"{file}: measured with device_emulated {header.device_emulated:g}; the plan has "
             f"{factor:g} for '{header.host}'"
+        )
+
+
+def _check_weights(file: Path, header: records.Header, ready: records.Ready, plan: Plan) -> None:
+    """Refuse what was measured with weights that are not the plan's."""
+    weights = {table.weights_sha256 for table in plan.tables if table.model == header.model}
+    if ready.weights_sha256 not in weights:
+        raise RunError(
+            f"{file}: measured with weights {ready.weights_sha256[:12]}; the plan's for "
+            f"'{header.model}' are {', '.join(sorted(digest[:12] for digest in weights))}"
         )
 
 

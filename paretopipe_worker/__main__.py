@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from paretopipe_worker import governor, supervise
-from paretopipe_worker.cuts import FIRST, LAST, payload_bytes
+from paretopipe_worker.cuts import FIRST, LAST, TensorSpec, payload_bytes
 from paretopipe_worker.link import command as link_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -62,18 +62,14 @@ def _positive(text: str) -> int:
 
 def _cuts(options: argparse.Namespace) -> int:
     """List a model's cuts with name, crossing tensors and bytes."""
-    from paretopipe_worker import models, partition, weights
+    from paretopipe_worker import models, partition
 
     shape = models.default_input(options.model)
     model = models.build(options.model, seed=0, input_shape=shape)
+    taken = TensorSpec((options.batch, *shape), "float32")
+    traced = partition.trace(model, models.example_input(taken, seed=0, index=0))
     table = partition.cut_table(
-        model,
-        options.model,
-        options.granularity,
-        options.batch,
-        "float32",
-        shape,
-        weights.weights_sha256(model),
+        traced, options.model, options.granularity, models.weights_sha256(model)
     )
     crossing = {name: table.crossing(name) for name in (FIRST, *table.names, LAST)}
     if options.json:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from paretopipe_worker.checkpoints import load_weights
 from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.drawing import has_batch_norm, keep_signal_alive
 from paretopipe_worker.nms import mend_torchvision
-from paretopipe_worker.weights import (
-    WeightsError,
-    has_batch_norm,
-    keep_signal_alive,
-    load_weights,
-    save_weights,
-    weights_sha256,
-)
+from paretopipe_worker.weights import WeightsError, save_weights, weights_sha256
 
 __all__ = [
     "ModelError",
@@ -31,6 +28,7 @@ __all__ = [
     "example_input",
     "load_weights",
     "save_weights",
+    "skeleton",
     "weights_sha256",
 ]
 
@@ -80,6 +78,7 @@ def build(
     seed: int,
     input_shape: tuple[int, ...] | None = None,
     weights: Path | None = None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> nn.Module:
     """Build a model in eval mode, without gradients.
 
@@ -96,18 +95,25 @@ def build(
         where it is not given.
     weights
         Checkpoint to load in place of random weights, see
-        :func:`paretopipe_worker.weights.load_weights`.
+        :func:`paretopipe_worker.checkpoints.load_weights`.
+    note
+        Told in one line what was changed to make the checkpoint fit.
 
     Raises
     ------
     ModelError
         When there is no such model, its factory fails, or the checkpoint does not fit.
     """
-    factory = _factory(name)
     if weights is not None:
-        return _build_loaded(name, factory, weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        model = skeleton(name, seed=seed)
+        ignored = _VARIANTS.get(name, _Variant()).ignored
+        try:
+            load_weights(model, weights, ignore=ignored, note=note)
+        except WeightsError as error:
+            raise ModelError(f"model {name!r}: {error}") from error
+        return model.eval().requires_grad_(False)
+    factory = _factory(name)
+    with _seeded(seed):
         model = _call(name, factory)
         batch = None
         if has_batch_norm(model):
@@ -121,17 +127,46 @@ def build(
     return model
 
 
-def _build_loaded(name: str, factory: Callable[[], object], weights: Path) -> nn.Module:
-    """Build the model around a checkpoint's tensors."""
-    # On the meta device nothing is drawn that the file replaces: VGG16 is ready in 0.1 s, not 2.
-    # A factory of the user's may compute with tensors, which that device cannot.
-    with torch.device("cpu" if ":" in name else "meta"):
-        model = _call(name, factory)
+def skeleton(name: str, *, seed: int) -> nn.Module:
+    """Build a model whose parameters are to be replaced, as :func:`build` does.
+
+    Those of torchvision's are on the meta device, so that none is drawn: VGG16 is ready in 0.1 s,
+    not 2. A factory of the user's may compute with its parameters, which that device cannot.
+
+    Raises
+    ------
+    ModelError
+        When there is no such model, or its factory fails.
+    """
+    factory = _factory(name)
+    with _seeded(seed), contextlib.nullcontext() if ":" in name else _parameters_on_meta():
+        return _call(name, factory)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw by the seed, and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Move each parameter to the meta device as a module takes it, before it is initialised.
+
+    All else stays real: RegNet's builder computes its widths with tensors, and some models have
+    tables that are neither parameters nor buffers.
+    """
+
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(emptied)  # type: ignore[arg-type]
     try:
-        load_weights(model, weights, ignore=_VARIANTS.get(name, _Variant()).ignored)
-    except WeightsError as error:
-        raise ModelError(f"model {name!r}: {error}") from error
-    return model.eval().requires_grad_(False)
+        yield
+    finally:
+        handle.remove()
 
 
 def default_input(name: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
+from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable
 from paretopipe_worker.graph import Layout, PartitionError, Place, TracedModel
 from paretopipe_worker.models import example_input
 from paretopipe_worker.tracing import trace
@@ -258,47 +258,31 @@ def largest_error(outputs: tuple[torch.Tensor, ...], reference: tuple[torch.Tens
 
 
 def cut_table(
-    model: nn.Module,
-    name: str,
-    granularity: str,
-    batch: int,
-    dtype: str,
-    input_shape: tuple[int, ...],
-    weights_sha256: str,
-    *,
-    seed: int = 0,
+    traced: TracedModel, name: str, granularity: str, weights_sha256: str, *, seed: int = 0
 ) -> CutTable:
-    """Make a model's cut table.
+    """Make a model's cut table for the input it was traced with.
 
     Parameters
     ----------
-    model
-        Built model, of the dtype given.
-    name, granularity, batch, dtype, weights_sha256
+    traced
+        From :func:`trace`.
+    name, granularity, weights_sha256
         As in :class:`~paretopipe_worker.cuts.CutTable`.
-    input_shape
-        Shape of one input, without the batch.
     seed
         Seeds the input of the timed forward passes.
-
-    Raises
-    ------
-    PartitionError
-        When the model cannot be traced, see :func:`trace`.
     """
-    spec = TensorSpec((batch, *input_shape), dtype)
-    example = example_input(spec, seed=seed, index=0)
-    traced = trace(model, example)
+    example = example_input(traced.input, seed=seed, index=0)
     return CutTable(
         model=name,
         granularity=granularity,
-        batch=batch,
-        dtype=dtype,
-        input=spec,
+        batch=traced.input.shape[0],
+        dtype=traced.input.dtype,
+        input=traced.input,
         cuts=find_cuts(traced, granularity),
         output=traced.output,
         weights_sha256=weights_sha256,
-        forward_ns=_median_ns(lambda: whole(model, example)),
+        graph_sha256=traced.sha256(),
+        forward_ns=_median_ns(lambda: whole(traced.model, example)),
     )
 
 

@@ -86,7 +86,10 @@ class Session:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Plan:
-    """Everything a run will do, as ``results/RUN/plan.json`` holds it."""
+    """Everything a run will do, as ``results/RUN/plan.json`` holds it.
+
+    `notes` say for people what was done to a checkpoint to make it fit its model.
+    """
 
     run: str
     experiment: Experiment
@@ -95,6 +98,7 @@ class Plan:
     points: tuple[Point, ...]
     sessions: tuple[Session, ...]
     predicted_hours: float
+    notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def point(self, point_id: str) -> Point:
@@ -165,12 +169,18 @@ def load(path: Path) -> Plan:
 def differences(old: Plan, new: Plan) -> list[str]:
     """Names of the parts in which two plans of one run differ in what they measure."""
     parts: list[tuple[str, Any, Any]] = [
-        ("experiment", old.experiment, new.experiment),
+        ("experiment", without_paths(old.experiment), without_paths(new.experiment)),
         ("inventory", old.hosts, new.hosts),
         ("weights", _weights(old), _weights(new)),
         ("points", {p.id for p in old.points}, {p.id for p in new.points}),
     ]
     return [name for name, before, after in parts if before != after]
+
+
+def without_paths(experiment: Experiment) -> Experiment:
+    """The experiment without where its checkpoints lie: weights are known by their checksum."""
+    models = tuple(replace(model, weights=None) for model in experiment.models)
+    return replace(experiment, models=models)
 
 
 def _weights(plan: Plan) -> dict[str, str]:

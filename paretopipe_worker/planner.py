@@ -111,6 +111,7 @@ def summary(plan: Plan) -> str:
             f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
             "the controller and each host's speed_hint",
             *([warning] if hopeless else []),
+            *plan.notes,
             *_about_traces(plan),
         )
     )

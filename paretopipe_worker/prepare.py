@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker import models, planner, weights
+from paretopipe_worker import loading, models, planner, weights
 from paretopipe_worker import plan as plans
-from paretopipe_worker.cuts import CutTable
+from paretopipe_worker.cuts import CutTable, TensorSpec
 from paretopipe_worker.fleet import Host
+from paretopipe_worker.models import ModelError
 from paretopipe_worker.partition import cut_table
 from paretopipe_worker.plan import Plan, PlanError
 from paretopipe_worker.spec import Experiment, ModelSpec, SpecError
+from paretopipe_worker.weights import WeightsError
+
+Note: TypeAlias = Callable[[str], object]
+"""Takes a line for people about what was done to a model's weights."""
 
 
 def prepare(
@@ -37,12 +44,13 @@ def prepare(
     # Random weights depend on the number of threads, and times on what else this machine does.
     torch.set_num_threads(1)
     tables: list[CutTable] = []
+    notes: list[str] = []
     for number, model in enumerate(experiment.models):
         try:
-            tables.extend(_tables(experiment, model, cache))
+            tables.extend(_tables(experiment, model, cache, notes.append))
         except ValueError as error:
             raise SpecError(f"models[{number}]: {error}") from error
-    plan = planner.make(run, experiment, hosts, tables)
+    plan = replace(planner.make(run, experiment, hosts, tables), notes=tuple(notes))
     if old and (different := plans.differences(old, plan)):
         raise PlanError(
             f"{path}: run '{run}' was planned with other {', '.join(different)}; "
@@ -53,21 +61,56 @@ def prepare(
     return plan
 
 
-def _tables(experiment: Experiment, model: ModelSpec, cache: Path) -> Iterator[CutTable]:
+def _tables(
+    experiment: Experiment, model: ModelSpec, cache: Path, note: Note
+) -> Iterator[CutTable]:
     """The cut tables of one model, with its weights stored under their checksum."""
     shape = model.input or models.default_input(model.name)
+    inputs = [
+        TensorSpec((batch, *shape), dtype)
+        for batch, dtype in itertools.product(experiment.batch, experiment.dtype)
+    ]
+    made = _stored(model, inputs, experiment.seed, cache, note)
+    # From here on with what the hosts will have: the file, and the model built around it.
+    loaded = loading.load(model.name, made.file, inputs, seed=experiment.seed)
+    if loaded.weights_sha256 != made.weights_sha256:
+        raise WeightsError(
+            f"{made.file} holds other tensors than its name says; delete it, it will be made anew"
+        )
+    for taken, traced in loaded.traces.items():
+        if traced.sha256() != made.graphs_sha256[taken]:
+            raise ModelError(
+                f"model {model.name!r}: its factory builds another model each time it is called; "
+                "allowed to differ are the values of tensors, which are sent to the hosts: give "
+                "numbers drawn at random a seed of their own"
+            )
+        yield cut_table(traced, model.name, experiment.splits.granularity, made.weights_sha256)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A model's weights as they were stored, and the graphs of the model that they are of."""
+
+    file: Path
+    weights_sha256: str
+    graphs_sha256: Mapping[TensorSpec, str]
+
+
+def _stored(
+    model: ModelSpec, inputs: Sequence[TensorSpec], seed: int, cache: Path, note: Note
+) -> _Stored:
+    """Build the model and store its weights under their checksum."""
     module = models.build(
         model.name,
-        seed=experiment.seed,
-        input_shape=shape,
+        seed=seed,
+        input_shape=inputs[0].shape[1:],
         weights=Path(model.weights) if model.weights else None,
+        note=note,
     )
+    traces = loading.traced(module, inputs, seed=seed)
     sha256 = weights.weights_sha256(module)
-    path = plans.weights_file(cache, sha256)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        weights.save_weights(module, path)
-    for batch, dtype in itertools.product(experiment.batch, experiment.dtype):
-        yield cut_table(
-            module, model.name, experiment.splits.granularity, batch, dtype, shape, sha256
-        )
+    file = plans.weights_file(cache, sha256)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        weights.save_weights(module, file)
+    return _Stored(file, sha256, {taken: traced.sha256() for taken, traced in traces.items()})

@@ -18,7 +18,7 @@ Format history
     a phase tells how its warm-up ended, the host's health meanwhile, and what disturbed it. The
     source records what the clocks of the hosts have to do with one another.
 4
-    A header tells by digests whose records it begins.
+    A header tells by digests whose records it begins, and ``ready`` what weights were loaded.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
@@ -69,7 +69,6 @@ class Header:
     link: str
     model: str
     points: tuple[str, ...]
-    weights_sha256: str
     device_emulated: float
     link_engine: Engine
     link_emulated: bool
@@ -86,10 +85,13 @@ class Ready:
     """The stages found each other: settings of the links here, `numerics` of the other ranks.
 
     Outputs are held to be equal to the last bit only where the numerics of all ranks agree.
+    `weights_sha256` is the digest of the tensors that this host's model holds, taken when it had
+    been loaded.
     """
 
     transport: dict[str, Any]
     numerics: dict[str, str]
+    weights_sha256: str
     kind: Literal["ready"] = "ready"
 
 

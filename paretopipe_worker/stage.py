@@ -28,6 +28,7 @@ from paretopipe_worker.rendezvous import StageError, joined
 from paretopipe_worker.source import Source
 from paretopipe_worker.transport import TransportError
 from paretopipe_worker.transport.handshake import SecretFileError, read_secret
+from paretopipe_worker.weights import WeightsError
 
 
 class Interrupted(BaseException):
@@ -104,6 +105,7 @@ _EXPECTED = (
     SecretFileError,
     PartitionError,
     ModelError,
+    WeightsError,
     ReplayError,
     Interrupted,
 )
@@ -151,7 +153,6 @@ def header(
     plan: plans.Plan, session: plans.Session, attempt: int, host: str, link: LinkState
 ) -> Header:
     """The first line of the records."""
-    point = plan.point(session.points[0])
     return Header(
         run=plan.run,
         session=session.id,
@@ -163,7 +164,6 @@ def header(
         link=session.link,
         model=session.model,
         points=session.points,
-        weights_sha256=plan.table(point.model, point.batch, point.dtype).weights_sha256,
         device_emulated=plan.host(host).device_emulated,
         link_engine=link.engine,
         link_emulated=link.engine == "relay",

@@ -75,7 +75,6 @@ def test_a_damaged_line_is_refused_by_file_and_line(fake: FakeRun) -> None:
     ("change", "message"),
     [
         ({"run": "other"}, "records of run 'other' among those of run 'made-up'"),
-        ({"weights_sha256": "cd" * 32}, "measured with weights cdcdcdcdcdcd; the plan's"),
         ({"device_emulated": 9.0}, "measured with device_emulated 9; the plan has"),
         ({"session": "elsewhere"}, "whose file is 'elsewhere.1.jsonl'"),
         ({"host": "server"}, "written by rank 0 on 'server'; session"),
@@ -87,6 +86,12 @@ def test_records_of_something_else_are_refused(
 ) -> None:
     fake.session(fake.plan.sessions[0], attempt=1, header=change)
     with pytest.raises(RunError, match=message):
+        load(fake.path)
+
+
+def test_records_of_other_weights_than_the_plans_are_refused(fake: FakeRun) -> None:
+    fake.session(fake.plan.sessions[0], weights="cd" * 32)
+    with pytest.raises(RunError, match="measured with weights cdcdcdcdcdcd; the plan's"):
         load(fake.path)
 
 

@@ -15,7 +15,9 @@ WORKER = "paretopipe_worker"
 ASKED = {"link.conditions", "link.profiles", "link.presets", "link.traces", "paths"}
 PLAIN = {"backends", "cuts", "spec", "fleet", "records", "window"} | ASKED
 PLANNING = PLAIN | {"plan", "planner", "predict", "resume", "warmup"}
-MODELS = {"cuts", "models", "nms", "weights", "graph", "tracing", "partition"}
+MODELS = {"cuts", "models", "drawing", "weights", "checkpoints", "nms"} | {
+    *("graph", "tracing", "partition", "loading"),
+}
 TRANSPORT = {"agreement", "backends", "cuts", "transport"} | {
     f"transport.{name}" for name in ("handshake", "ring", "sockets", "group", "tcp", "rpc", "gloo")
 }

@@ -30,7 +30,6 @@ HEADER = Header(
     link="none",
     model="tiny",
     points=("p",),
-    weights_sha256="0",
     device_emulated=1.0,
     link_engine="relay",
     link_emulated=True,
