@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from paretopipe_worker import governor, supervise
-from paretopipe_worker.cuts import FIRST, LAST, payload_bytes
+from paretopipe_worker.cuts import FIRST, LAST, TensorSpec, payload_bytes
 from paretopipe_worker.link import command as link_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -62,7 +62,7 @@ def _positive(text: str) -> int:
 
 def _cuts(options: argparse.Namespace) -> int:
     """List a model's cuts with name, crossing tensors and bytes."""
-    from paretopipe_worker import models, trial, weights
+    from paretopipe_worker import models, trial
 
     shape = models.default_input(options.model)
     model = models.build(options.model, seed=0, input_shape=shape)
@@ -70,10 +70,7 @@ def _cuts(options: argparse.Namespace) -> int:
         model,
         options.model,
         options.granularity,
-        options.batch,
-        "float32",
-        shape,
-        weights.weights_sha256(model),
+        TensorSpec((options.batch, *shape), "float32"),
     )
     crossing = {name: table.crossing(name) for name in (FIRST, *table.names, LAST)}
     if options.json:

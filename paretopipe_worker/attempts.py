@@ -24,6 +24,7 @@ from paretopipe_worker.records import (
     PhaseEnd,
     PointBegin,
     PointEnd,
+    Ready,
     Record,
 )
 from paretopipe_worker.spec import MIN_ITEMS
@@ -97,6 +98,8 @@ class Attempt:
                 if isinstance(record, Header):
                     belonging.check(path, record)
                     header = record
+                elif isinstance(record, Ready) and header:
+                    belonging.check_loaded(path, header, record)
                 elif isinstance(record, End):
                     end = record
                 if header:

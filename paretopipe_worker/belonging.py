@@ -9,7 +9,7 @@ from pathlib import Path
 from paretopipe_worker import plan as plans
 from paretopipe_worker import records
 from paretopipe_worker.plan import Plan
-from paretopipe_worker.records import DamagedRecord, Header, RecordError
+from paretopipe_worker.records import DamagedRecord, Header, Ready, RecordError
 
 CONTROLLER = -1
 """Rank of a file in which the controller says how it saw a session fail."""
@@ -48,6 +48,22 @@ class Belonging:
         self.hold_code(header.code_sha256, str(file))
         self._torch.setdefault(header.host, (file, header.torch))
         self.hold_torch({header.host: header.torch}, str(file))
+
+    def check_loaded(self, file: Path, header: Header, ready: Ready) -> None:
+        """Refuse what was measured with weights that are not the plan's.
+
+        Raises
+        ------
+        ForeignRecords
+            Naming the file and both.
+        """
+        tables = (table for table in self._plan.tables if table.model == header.model)
+        weights = {table.weights_sha256 for table in tables}
+        if ready.weights_sha256 not in weights:
+            raise ForeignRecords(
+                f"{file}: measured with weights {_short(ready.weights_sha256)}; the plan's for "
+                f"'{header.model}' are {', '.join(sorted(map(_short, weights)))}"
+            )
 
     def check_first(self, file: Path) -> None:
         """Do the same by reading only the first line of a file, if there is a whole one."""
@@ -124,12 +140,6 @@ class Belonging:
         if file.parent.name != header.host:
             raise ForeignRecords(
                 f"{file}: written on '{header.host}', in the directory of another host"
-            )
-        weights = {table.weights_sha256 for table in plan.tables if table.model == session.model}
-        if header.weights_sha256 not in weights:
-            raise ForeignRecords(
-                f"{file}: measured with weights {_short(header.weights_sha256)}; the plan's for "
-                f"'{session.model}' are {', '.join(sorted(map(_short, weights)))}"
             )
         factor = plan.host(header.host).device_emulated
         if header.device_emulated != factor:

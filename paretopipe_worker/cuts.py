@@ -61,7 +61,8 @@ class CutTable:
     """All valid cuts of one model at one batch size, in topological order, without endpoints.
 
     `forward_ns` is the time of one whole forward pass where the table was made, used only to
-    predict how long a sweep will take; `weights_sha256` names the weights every host must load.
+    predict how long a sweep will take; `weights_sha256` names the weights every host must load,
+    `graph_sha256` the graph that it must trace.
     """
 
     model: str
@@ -72,6 +73,7 @@ class CutTable:
     cuts: tuple[Cut, ...]
     output: tuple[TensorSpec, ...]
     weights_sha256: str
+    graph_sha256: str
     forward_ns: int
 
     @property

@@ -6,6 +6,7 @@ contiguous) does no work: the places before and after it are one place, listed o
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,24 @@ class TracedModel:
         """What the model returns."""
         return tuple(self.layouts[node].spec for node in self.results)
 
+    def sha256(self) -> str:
+        """Digest of what is computed, but for the values of tensors.
+
+        Operations in order with their arguments, settings of torch's own modules, and layouts:
+        equal on every host that builds the same model.
+        """
+        digest = hashlib.sha256()
+        places = {node: f"%{number}" for number, node in enumerate(self.nodes)}
+        for node in self.nodes:
+            arguments = fx.map_arg((node.args, node.kwargs), places.__getitem__)
+            # How a tensor of the model lies in memory is up to who put it there.
+            layout = None if node.op == "get_attr" else self.layouts.get(node)
+            digest.update(f"{node.op} {_written(node.target)} {arguments} {layout}\n".encode())
+            if node.op == "call_module":
+                leaf = self.model.get_submodule(str(node.target))
+                digest.update(f"{[_settings(module) for module in leaf.modules()]}\n".encode())
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -139,6 +158,27 @@ def result_nodes(output: fx.Node) -> tuple[fx.Node, ...]:
     """Nodes that the graph returns."""
     returned: Any = output.args[0]
     return tuple(returned) if isinstance(returned, (tuple, list)) else (returned,)
+
+
+def _written(target: Any) -> str:
+    """What a node calls or reads, by name."""
+    if isinstance(target, str):
+        # fx numbers the constants of a model over all its traces.
+        return "constant" if target.startswith("_tensor_constant") else target
+    return f"{target.__module__}.{getattr(target, '__name__', type(target).__name__)}"
+
+
+def _settings(module: nn.Module) -> list[tuple[str, str]]:
+    """A module's type and the plain values that it is set up with."""
+    values = [(name, str(value)) for name, value in vars(module).items() if _is_plain(value)]
+    return [("type", type(module).__qualname__), *sorted(values)]
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is written alike on every host."""
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
 def _blocks(model: nn.Module, prefix: str = "") -> Iterator[str]:

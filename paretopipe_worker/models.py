@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
@@ -13,17 +13,14 @@ from types import ModuleType
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from paretopipe_worker.checkpoints import load_weights
 from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.drawing import has_batch_norm, keep_signal_alive
+from paretopipe_worker.nms import mend_torchvision
 from paretopipe_worker.usercode import RAISED, aside, shortened, told
-from paretopipe_worker.weights import (
-    WeightsError,
-    has_batch_norm,
-    keep_signal_alive,
-    load_weights,
-    save_weights,
-    weights_sha256,
-)
+from paretopipe_worker.weights import WeightsError, save_weights, weights_sha256
 
 __all__ = [
     "ModelError",
@@ -34,6 +31,7 @@ __all__ = [
     "load_weights",
     "runnable",
     "save_weights",
+    "skeleton",
     "weights_sha256",
 ]
 
@@ -64,37 +62,11 @@ _VARIANTS = {
     "googlenet": _Variant(_HEADLESS, ("aux1.", "aux2.")),
 }
 
-_MISSING_OPERATOR = "operator torchvision::nms does not exist"
-_schemas: list[torch.library.Library] = []
-
-
-def _import(name: str) -> ModuleType:
-    """Import a module that is torchvision's, or imports it.
-
-    torchvision's wheel for CUDA cannot load its compiled operators into a CPU build of torch, and
-    then dies while it describes two of them, ``nms`` and ``qnms``, to the compiler. No classifier
-    uses either, so their schemas are declared and the import tried again. Any other error, and
-    this one beside a torch with an accelerator, is a broken installation and surfaces.
-    """
-    try:
-        return importlib.import_module(name)
-    except RuntimeError as error:
-        accelerated = torch.version.cuda is not None or torch.version.hip is not None
-        if str(error) != _MISSING_OPERATOR or accelerated:
-            raise
-    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        library.define(schema)  # type: ignore[no-untyped-call]
-    _schemas.append(library)  # the schemas live as long as the library object
-    for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == "torchvision"]:
-        del sys.modules[loaded]
-    return importlib.import_module(name)
-
 
 def _torchvision_models() -> ModuleType:
     """Import ``torchvision.models``, which nothing needs that has models of its own."""
-    return _import("torchvision.models")
+    mend_torchvision()
+    return importlib.import_module("torchvision.models")
 
 
 def classifiers() -> tuple[str, ...]:
@@ -109,6 +81,7 @@ def build(
     seed: int,
     input_shape: tuple[int, ...] | None = None,
     weights: Path | None = None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> nn.Module:
     """Build a model in eval mode, without gradients.
 
@@ -125,18 +98,25 @@ def build(
         where it is not given.
     weights
         Checkpoint to load in place of random weights, see
-        :func:`paretopipe_worker.weights.load_weights`.
+        :func:`paretopipe_worker.checkpoints.load_weights`.
+    note
+        Told in one line what was changed to make the checkpoint fit.
 
     Raises
     ------
     ModelError
         When there is no such model, its factory fails, or the checkpoint does not fit.
     """
-    factory = _factory(name)
     if weights is not None:
-        return _build_loaded(name, factory, weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        model = skeleton(name, seed=seed)
+        ignored = _VARIANTS.get(name, _Variant()).ignored
+        try:
+            load_weights(model, weights, ignore=ignored, note=note)
+        except WeightsError as error:
+            raise ModelError(f"model {name!r}: {error}") from error
+        return model.eval().requires_grad_(False)
+    factory = _factory(name)
+    with _seeded(seed):
         model = _call(name, factory)
         batch = None
         if has_batch_norm(model):
@@ -167,17 +147,46 @@ def runnable(model: nn.Module, dtype: str) -> str:
     return allowed
 
 
-def _build_loaded(name: str, factory: Callable[[], object], weights: Path) -> nn.Module:
-    """Build the model around a checkpoint's tensors."""
-    # On the meta device nothing is drawn that the file replaces: VGG16 is ready in 0.1 s, not 2.
-    # A factory of the user's may compute with tensors, which that device cannot.
-    with torch.device("cpu" if ":" in name else "meta"):
-        model = _call(name, factory)
+def skeleton(name: str, *, seed: int) -> nn.Module:
+    """Build a model whose parameters are to be replaced, as :func:`build` does.
+
+    Those of torchvision's are on the meta device, so that none is drawn: VGG16 is ready in 0.1 s,
+    not 2. A factory of the user's may compute with its parameters, which that device cannot.
+
+    Raises
+    ------
+    ModelError
+        When there is no such model, or its factory fails.
+    """
+    factory = _factory(name)
+    with _seeded(seed), contextlib.nullcontext() if ":" in name else _parameters_on_meta():
+        return _call(name, factory)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw by the seed, and leave the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Move each parameter to the meta device as a module takes it, before it is initialised.
+
+    All else stays real: RegNet's builder computes its widths with tensors, and some models have
+    tables that are neither parameters nor buffers.
+    """
+
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(emptied)  # type: ignore[arg-type]
     try:
-        load_weights(model, weights, ignore=_VARIANTS.get(name, _Variant()).ignored)
-    except WeightsError as error:
-        raise ModelError(f"model {name!r}: {error}") from error
-    return model.eval().requires_grad_(False)
+        yield
+    finally:
+        handle.remove()
 
 
 def default_input(name: str) -> tuple[int, ...]:
@@ -242,9 +251,10 @@ def _factory(name: str) -> Callable[[], object]:
 def _user_factory(name: str) -> Callable[[], object]:
     """Import ``package.module:factory``."""
     module_name, _, attribute = name.partition(":")
+    mend_torchvision()  # the factory may import it, at its head or when it runs
     try:
         with aside():
-            module = _import(module_name)
+            module = importlib.import_module(module_name)
     except RAISED as error:
         raise ModelError(
             f"model {name!r}: importing {module_name!r} failed with {told(error)}; "

@@ -90,7 +90,10 @@ class Session:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Plan:
-    """Everything a run will do, as ``results/RUN/plan.json`` holds it."""
+    """Everything a run will do, as ``results/RUN/plan.json`` holds it.
+
+    `notes` say for people what was done to a checkpoint to make it fit its model.
+    """
 
     run: str
     experiment: Experiment
@@ -99,6 +102,7 @@ class Plan:
     points: tuple[Point, ...]
     sessions: tuple[Session, ...]
     predicted_hours: float
+    notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def point(self, point_id: str) -> Point:
@@ -199,12 +203,19 @@ def _measured(plan: Plan) -> dict[str, Any]:
     """What a plan measures, by part."""
     return {
         "run": plan.run,
-        "experiment": _without(plan.experiment, "description"),
+        "experiment": _without(_without_paths(plan.experiment), "description"),
         "inventory": [_without(host, "speed_hint") for host in plan.hosts],
-        "models": [_without(table, "forward_ns") for table in plan.tables],
+        "weights": {table.model: table.weights_sha256 for table in plan.tables},
+        "models": [_without(table, "forward_ns", "weights_sha256") for table in plan.tables],
         "points": [_without(point, *_PREDICTED) for point in plan.points],
         "sessions": [_without(session, *_PREDICTED) for session in plan.sessions],
     }
+
+
+def _without_paths(experiment: Experiment) -> Experiment:
+    """The experiment without where its checkpoints lie: weights are known by their checksum."""
+    models = tuple(replace(model, weights=None) for model in experiment.models)
+    return replace(experiment, models=models)
 
 
 _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")

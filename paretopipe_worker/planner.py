@@ -105,6 +105,7 @@ def summary(plan: Plan) -> str:
             "the controller and each host's speed_hint",
             *_about_hopeless(plan),
             *_about_losses(plan),
+            *plan.notes,
             *_about_traces(plan),
         )
     )

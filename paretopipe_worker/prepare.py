@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker import models, planner, weights
+from paretopipe_worker import loading, models, planner, weights
 from paretopipe_worker import plan as plans
-from paretopipe_worker.cuts import CutTable
+from paretopipe_worker.cuts import CutTable, TensorSpec
 from paretopipe_worker.fleet import Host
+from paretopipe_worker.models import ModelError
 from paretopipe_worker.plan import Plan, PlanError
 from paretopipe_worker.spec import Experiment, ModelSpec, SpecError
 from paretopipe_worker.trial import cut_table
+from paretopipe_worker.weights import WeightsError
+
+Note: TypeAlias = Callable[[str], object]
+"""Takes a line for people about what was done to a model's weights."""
 
 
 def prepare(
@@ -48,12 +55,13 @@ def prepare(
     # Random weights depend on the number of threads, and times on what else this machine does.
     torch.set_num_threads(1)
     tables: list[CutTable] = []
+    notes: list[str] = []
     for number, model in enumerate(experiment.models):
         try:
-            tables.extend(_tables(experiment, model, cache))
+            tables.extend(_tables(experiment, model, cache, notes.append))
         except ValueError as error:
             raise SpecError(f"models[{number}]: {error}") from error
-    plan = planner.make(run, experiment, hosts, tables)
+    plan = replace(planner.make(run, experiment, hosts, tables), notes=tuple(notes))
     if old and (different := plans.differences(old, plan)):
         raise PlanError(
             f"{path}: run '{run}' was planned with other {', '.join(different)}; "
@@ -65,21 +73,44 @@ def prepare(
     return plan
 
 
-def _tables(experiment: Experiment, model: ModelSpec, cache: Path) -> Iterator[CutTable]:
+def _tables(
+    experiment: Experiment, model: ModelSpec, cache: Path, note: Note
+) -> Iterator[CutTable]:
     """The cut tables of one model, with its weights stored under their checksum."""
     shape = model.input or models.default_input(model.name)
+    inputs = [
+        TensorSpec((batch, *shape), dtype)
+        for batch, dtype in itertools.product(experiment.batch, experiment.dtype)
+    ]
     module = models.build(
         model.name,
         seed=experiment.seed,
         input_shape=shape,
         weights=Path(model.weights) if model.weights else None,
+        note=note,
     )
+    tables = [
+        cut_table(module, model.name, experiment.splits.granularity, taken, seed=experiment.seed)
+        for taken in inputs
+    ]
+    # Constants of the graphs are on the model only now.
     sha256 = weights.weights_sha256(module)
-    path = plans.weights_file(cache, sha256)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        weights.save_weights(module, path)
-    for batch, dtype in itertools.product(experiment.batch, experiment.dtype):
-        yield cut_table(
-            module, model.name, experiment.splits.granularity, batch, dtype, shape, sha256
+    file = plans.weights_file(cache, sha256)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        weights.save_weights(module, file)
+    del module
+    # Once more with what the hosts will have: the file, and the model built around it.
+    loaded = loading.load(model.name, file, inputs, seed=experiment.seed)
+    if loaded.weights_sha256 != sha256:
+        raise WeightsError(
+            f"{file} holds other tensors than its name says; delete it, it will be made anew"
         )
+    for table in tables:
+        if loaded.traces[table.input].sha256() != table.graph_sha256:
+            raise ModelError(
+                f"model {model.name!r}: its factory builds another model each time it is called; "
+                "allowed to differ are the values of tensors, which are sent to the hosts: give "
+                "numbers drawn at random a seed of their own"
+            )
+        yield replace(table, weights_sha256=sha256)

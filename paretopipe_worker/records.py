@@ -23,7 +23,8 @@ Format history
     compared between points too, by times that tell how each is corrected. A link's engine may
     be the kernel's htb. A phase ends its warm-up `never steady` where that was so. The source
     records when a point begins, and an end whether the process was told to end. A probe has the
-    number of points walked before it, since the path is measured between points too.
+    number of points walked before it, since the path is measured between points too. Weights
+    are told in ``ready``: those that were loaded.
 
 All times come from the writing host's ``perf_counter_ns``, but those that say whose they are. Times
 of two hosts must not be subtracted from each other without a :class:`Clock` record between them.
@@ -81,7 +82,6 @@ class Header:
     plan_sha256: str
     code_sha256: str
     torch: str
-    weights_sha256: str
     device_emulated: float
     link_engine: Engine
     link_emulated: bool
@@ -98,10 +98,13 @@ class Ready:
     """The stages found each other: settings of the links here, `numerics` of the other ranks.
 
     Outputs are held to be equal to the last bit only where the numerics of all ranks agree.
+    `weights_sha256` is the digest of the tensors that this host's model holds, taken when it had
+    been loaded.
     """
 
     transport: dict[str, Any]
     numerics: dict[str, str]
+    weights_sha256: str
     kind: Literal["ready"] = "ready"
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from paretopipe_worker import control, facts, models, records
+from paretopipe_worker import control, facts, loading, records
 from paretopipe_worker import plan as plans
 from paretopipe_worker.agreement import Agreement
 from paretopipe_worker.context import Context, Shares
@@ -21,7 +20,7 @@ from paretopipe_worker.control import Channel
 from paretopipe_worker.cuts import CutTable
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.partition import TracedModel, trace
+from paretopipe_worker.loading import Loaded
 from paretopipe_worker.plan import Plan, Session
 from paretopipe_worker.records import Ready, Writer
 from paretopipe_worker.transport import Endpoint, Transport, connect
@@ -70,15 +69,15 @@ def joined(
 
     Raises
     ------
-    StageError, ModelError, TransportError, ControlError
-        When the weights are missing, the model does not fit them, a port is in use, another rank
-        does not come, does not agree or does not know the secret.
+    StageError, ModelError, WeightsError, TransportError, ControlError
+        When the weights are missing or not the plan's, the model does not fit them, a port is in
+        use, another rank does not come, does not agree or does not know the secret.
     """
     hosts = [plan.host(name) for name in session.placement]
     with shares.kind("startup"):
-        model, traces = _loaded(plan, session, weights)
+        loaded = load(plan, session, weights)
     numerics, name = facts.numerics(), f"{plan.run}/{session.id}.{attempt}"
-    agreement = agreed(plan, session)
+    agreement = agreed(plan, session, loaded.weights_sha256)
     following = hosts[(rank + 1) % len(hosts)]
     endpoint = Endpoint(
         rank=rank,
@@ -103,6 +102,7 @@ def joined(
             Ready(
                 transport=transport.facts(),
                 numerics={str(c.hello["rank"]): c.hello["numerics"] for c in channels},
+                weights_sha256=loaded.weights_sha256,
             )
         )
         context = Context(
@@ -110,8 +110,8 @@ def joined(
             session=session,
             rank=rank,
             host=hosts[rank],
-            model=model,
-            traces=traces,
+            model=loaded.model,
+            traces={(i.shape[0], i.dtype): traced for i, traced in loaded.traces.items()},
             numerics=numerics,
             transport=transport,
             path=path,
@@ -122,8 +122,8 @@ def joined(
         yield context, channels
 
 
-def agreed(plan: Plan, session: Session) -> Agreement:
-    """What every rank of a session must have as this one has it."""
+def agreed(plan: Plan, session: Session, weights_sha256: str) -> Agreement:
+    """What every rank of a session must have as this one has it, which loaded these weights."""
     points = [plan.point(point) for point in session.points]
     cuts = [
         (point.id, point.split, [list(map(asdict, hop)) for hop in point.hops]) for point in points
@@ -133,7 +133,7 @@ def agreed(plan: Plan, session: Session) -> Agreement:
         plan=plans.digest(plan),
         cuts=hashlib.sha256(json.dumps(cuts).encode()).hexdigest(),
         torch=torch.__version__.partition("+")[0],
-        weights=_tables(plan, session)[0].weights_sha256,
+        weights=weights_sha256,
     )
 
 
@@ -142,23 +142,36 @@ def _tables(plan: Plan, session: Session) -> list[CutTable]:
     return [table for table in plan.tables if table.model == session.model]
 
 
-def _loaded(
-    plan: Plan, session: Session, weights: Path
-) -> tuple[nn.Module, dict[tuple[int, str], TracedModel]]:
-    """Build the session's model with the plan's weights, and trace it for each of its inputs."""
+def load(plan: Plan, session: Session, weights: Path) -> Loaded:
+    """Load the session's model, and hold what was loaded against the plan.
+
+    Raises
+    ------
+    StageError
+        When the weights are missing, or the model that was built holds others or computes
+        something else than the one that was planned.
+    ModelError, WeightsError, PartitionError
+        As :func:`paretopipe_worker.loading.load`.
+    """
     tables, seed = _tables(plan, session), plan.experiment.seed
-    model = models.build(
-        session.model,
-        seed=seed,
-        input_shape=tables[0].input.shape[1:],
-        weights=_file(weights, tables[0].weights_sha256),
-    )
-    return model, {
-        (table.batch, table.dtype): trace(
-            model, models.example_input(table.input, seed=seed, index=0)
+    planned = tables[0].weights_sha256
+    file = _file(weights, planned)
+    loaded = loading.load(session.model, file, [table.input for table in tables], seed=seed)
+    if loaded.weights_sha256 != planned:
+        raise StageError(
+            f"{file}: what was loaded for '{session.model}' has the checksum "
+            f"{loaded.weights_sha256}, the plan's weights have {planned}; delete the file and run "
+            "the sweep again"
         )
-        for table in tables
-    }
+    for table in tables:
+        if (traced := loaded.traces[table.input].sha256()) != table.graph_sha256:
+            raise StageError(
+                f"'{session.model}' at batch {table.batch} is another model here than on the "
+                f"controller: its graph has the checksum {traced}, the plan's {table.graph_sha256};"
+                " its code and what it reads must be the same on all hosts, and numbers that a "
+                "factory draws at random must not depend on the host"
+            )
+    return loaded
 
 
 def _connected(

@@ -31,7 +31,7 @@ def planned(
 ) -> Plan | None:
     """The plan that was made before for a run, if it is of the same and its weights are there.
 
-    Then no model need be built again to go on.
+    Then no model need be built again to go on; but one with a checkpoint is, to look at that.
 
     Raises
     ------
@@ -44,7 +44,9 @@ def planned(
     plan = plans.load(path)
     files = [plans.weights_file(cache, table.weights_sha256) for table in plan.tables]
     same = (plan.experiment, plan.hosts) == (experiment, tuple(hosts))
-    return plan if same and all(file.exists() for file in files) else None
+    # What lies under a checkpoint's name now only reading it tells.
+    read = any(model.weights for model in experiment.models)
+    return plan if same and not read and all(file.exists() for file in files) else None
 
 
 def hold(plan: Plan, results: Path) -> None:
@@ -174,7 +176,6 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
                 plan_sha256=plans.digest(plan),
                 code_sha256=code.digest(),
                 torch="",
-                weights_sha256=_tables(plan, session)[0].weights_sha256,
                 device_emulated=1.0,
                 link_engine="none",
                 link_emulated=False,

@@ -27,6 +27,7 @@ from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.link import profiles
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
+from paretopipe_worker.paths import located
 from paretopipe_worker.shown import shown
 from paretopipe_worker.window import MOST
 
@@ -89,7 +90,8 @@ class ModelSpec:
     """A model: a torchvision classifier's name, or ``package.module:factory``.
 
     `input` is the shape of one image ``(channels, height, width)``, by default the model's own;
-    `weights` a checkpoint on the controller, by default seeded random weights.
+    `weights` the path of a checkpoint on the controller, absolute once the spec is read, by default
+    seeded random weights.
     """
 
     name: _Model
@@ -225,7 +227,8 @@ def parse(document: object, source: str = "spec", folder: Path = Path()) -> Expe
     source
         What errors call it.
     folder
-        Where paths of traces begin.
+        Where relative paths of traces and weights begin, see
+        :func:`paretopipe_worker.paths.located`.
 
     Raises
     ------
@@ -234,7 +237,7 @@ def parse(document: object, source: str = "spec", folder: Path = Path()) -> Expe
     """
     if not isinstance(document, dict):
         raise SpecError(f"{source}: must be a mapping with at least the key 'models'")
-    full = _written_out(document)
+    full = _written_out(document, folder)
     faults = _resolve_links(source, full, folder)
     try:
         # As JSON, where strict mode takes lists for tuples and mappings for dataclasses.
@@ -246,17 +249,24 @@ def parse(document: object, source: str = "spec", folder: Path = Path()) -> Expe
     return experiment
 
 
-def _written_out(document: dict[str, Any]) -> dict[str, Any]:
+def _written_out(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Write out what may be short: ``8`` for ``[8]``, ``resnet18`` for ``{name: resnet18}``."""
     full = dict(document)
     for key in ("backends", "batch", "window", "dtype"):
         if key in full and not isinstance(full[key], list):
             full[key] = [full[key]]
     if isinstance(full.get("models"), list):
-        full["models"] = [
-            {"name": part} if isinstance(part, str) else part for part in full["models"]
-        ]
+        full["models"] = [_model_written_out(part, folder) for part in full["models"]]
     return full
+
+
+def _model_written_out(part: object, folder: Path) -> object:
+    """Write out a model: its name alone, and where its checkpoint lies."""
+    if isinstance(part, str):
+        return {"name": part}
+    if isinstance(part, dict) and isinstance(part.get("weights"), str):
+        return part | {"weights": str(located(part["weights"], folder))}
+    return part
 
 
 def _resolve_links(source: str, document: dict[str, Any], folder: Path) -> list[str]:

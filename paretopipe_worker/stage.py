@@ -29,6 +29,7 @@ from paretopipe_worker.source import Source
 from paretopipe_worker.transport import TransportError
 from paretopipe_worker.transport.handshake import SecretFileError, read_secret
 from paretopipe_worker.usercode import told
+from paretopipe_worker.weights import WeightsError
 
 
 class Interrupted(BaseException):
@@ -110,6 +111,7 @@ _EXPECTED = (
     SecretFileError,
     PartitionError,
     ModelError,
+    WeightsError,
     ReplayError,
     Interrupted,
 )
@@ -157,7 +159,6 @@ def header(
     plan: plans.Plan, session: plans.Session, attempt: int, host: str, link: LinkState
 ) -> Header:
     """The first line of the records."""
-    point = plan.point(session.points[0])
     return Header(
         run=plan.run,
         session=session.id,
@@ -172,7 +173,6 @@ def header(
         plan_sha256=plans.digest(plan),
         code_sha256=code.digest(),
         torch=torch.__version__.partition("+")[0],
-        weights_sha256=plan.table(point.model, point.batch, point.dtype).weights_sha256,
         device_emulated=plan.host(host).device_emulated,
         link_engine=link.engine,
         link_emulated=link.engine == "relay",

@@ -44,10 +44,7 @@ def cut_table(
     model: nn.Module,
     name: str,
     granularity: str,
-    batch: int,
-    dtype: str,
-    input_shape: tuple[int, ...],
-    weights_sha256: str,
+    taken: TensorSpec,
     *,
     seed: int = 0,
 ) -> CutTable:
@@ -56,13 +53,18 @@ def cut_table(
     Parameters
     ----------
     model
-        Built model, of the dtype given.
-    name, granularity, batch, dtype, weights_sha256
+        Built model, of the dtype of the input.
+    name, granularity
         As in :class:`~paretopipe_worker.cuts.CutTable`.
-    input_shape
-        Shape of one input, without the batch.
+    taken
+        Shape, batch first, and dtype of the model's input.
     seed
         Seeds the inputs.
+
+    Returns
+    -------
+    The table, which names no weights: constants of graphs come to the model as it is traced, so
+    that its checksum is known when it has been for all of its inputs.
 
     Raises
     ------
@@ -70,8 +72,7 @@ def cut_table(
         When the model fails as it runs, cannot be traced, returns something else each time, or its
         stages at a cut do not return what it returns; the text names the model and the reason.
     """
-    spec = TensorSpec((batch, *input_shape), dtype)
-    inputs = [example_input(spec, seed=seed, index=index) for index in (0, 1)]
+    inputs = [example_input(taken, seed=seed, index=index) for index in (0, 1)]
     try:
         with aside():
             traced, forward_ns = _tried(model, inputs)
@@ -80,12 +81,13 @@ def cut_table(
     return CutTable(
         model=name,
         granularity=granularity,
-        batch=batch,
-        dtype=dtype,
-        input=spec,
+        batch=taken.shape[0],
+        dtype=taken.dtype,
+        input=taken,
         cuts=find_cuts(traced, granularity),
         output=traced.output,
-        weights_sha256=weights_sha256,
+        weights_sha256="",
+        graph_sha256=traced.sha256(),
         forward_ns=forward_ns,
     )
 

@@ -1,15 +1,14 @@
-"""Weights: drawn so that the signal stays alive, saved, loaded and named by a digest.
+"""Weights as they travel: every tensor that a model holds, in one file, under one digest.
 
-Random draws and BatchNorm statistics differ in the last bits between CPUs and thread counts, so
-weights are made once, on the controller, and every host loads the same file.
+Random draws, BatchNorm statistics and whatever else a factory computes differ in the last bits
+between CPUs and thread counts, so all of it is made once, on the controller, and every host puts
+the same file's tensors in place of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,204 +16,162 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
-
-DEAD = 1e-3
-"""A parameter whose elements are all one number no larger than this passes no usable signal."""
-
-NORMALISING = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-"""Layers that set the size of a signal anew."""
 
 
 class WeightsError(ValueError):
-    """A weights file cannot be read, or does not fit the model."""
+    """A weights file cannot be read or written, or does not fit the model."""
 
 
-@torch.no_grad()
-def keep_signal_alive(model: nn.Module, batch: torch.Tensor | None) -> None:
-    """Change freshly drawn weights so that the output depends on the input and on every stage.
+def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every tensor that a model holds, by qualified name; one with two names is under both.
 
-    Parameters
-    ----------
-    model
-        In eval mode. Parameters that pass nothing on (ViT's zero head, ConvNeXt's 1e-6 layer
-        scale) and the layers of a model that never normalises (AlexNet) are drawn from the global
-        generator, and BatchNorm takes its statistics from one forward pass. With torchvision's
-        defaults MobileNetV2 returns 1e-9, ViT exactly zero, AlexNet little but its biases.
-    batch
-        The batch, ``(batch, *input)``, for the statistics; needed where the model has BatchNorm.
+    These are parameters, buffers, those outside the state dict among them, and tensors that are
+    plain attributes of a module: so also the constants that a trace keeps on the model.
+
+    Raises
+    ------
+    WeightsError
+        When the model's state has parts that are no tensors, such as packed parameters.
     """
-    if not any(isinstance(module, NORMALISING) for module in model.modules()):
-        _preserve_variance(model)
-    for parameter in model.parameters():
-        _revive(parameter)
-    if batch is not None:
-        _calibrate(model, batch)
-
-
-def has_batch_norm(model: nn.Module) -> bool:
-    """Whether :func:`keep_signal_alive` needs a batch to calibrate the model."""
-    return any(_calibrated(model))
-
-
-def _preserve_variance(model: nn.Module) -> None:
-    """Draw weights with which a chain of ReLU layers keeps its signal's size (He et al., 2015).
-
-    PyTorch's default shrinks its variance sixfold per layer, so that biases decide the output.
-    """
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, _ConvNd)):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def _revive(parameter: nn.Parameter) -> None:
-    """Draw the parameter anew where every element is the same number, near zero."""
-    first = parameter.flatten()[:1]
-    if parameter.numel() == 0 or first.abs().item() > DEAD or not bool((parameter == first).all()):
-        return
-    # 1-dimensional ones are biases and gains: large draws would drown the input.
-    fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
-    parameter.normal_(std=fan_in**-0.5)
-
-
-def _calibrated(model: nn.Module) -> list[_BatchNorm]:
-    """Modules of the model that keep running statistics."""
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-
-
-def _calibrate(model: nn.Module, batch: torch.Tensor) -> None:
-    """Set the running statistics to those of one forward pass with everything else in eval mode."""
-    norms = _calibrated(model)
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average: after one batch, that batch's statistics
-        norm.train()
-    model(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    found: dict[str, torch.Tensor] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        held = {**vars(module), **module._parameters, **module._buffers}
+        for name, value in held.items():
+            if isinstance(value, torch.Tensor):
+                found[f"{path}.{name}" if path else name] = value
+    held_ids = {id(tensor) for tensor in found.values()}
+    state = model.state_dict(keep_vars=True)
+    if others := [name for name, value in state.items() if id(value) not in held_ids]:
+        faults = listed("no tensor of its modules", others)
+        raise WeightsError(
+            f"{type(model).__name__} cannot be moved to a host: in its state {faults[0]}; allowed "
+            "are parameters, buffers and attributes that are tensors (models quantised "
+            "dynamically pack theirs)"
+        )
+    return found
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 over name, dtype, shape and bytes of every parameter and buffer, sorted by name."""
+    """SHA-256 over name, dtype, shape and bytes of all its :func:`tensors`, sorted by name."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(_tensors(model).items()):
+    for name, tensor in sorted(tensors(model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().view(-1)
+        flat = _plain(name, tensor).view(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers by name; one that has two names is listed under both."""
-    return dict(
-        itertools.chain(
-            model.named_parameters(remove_duplicate=False),
-            model.named_buffers(remove_duplicate=False),
+def _plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor without gradients, its elements in order; the same memory where it is so."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device.type}"
+        raise WeightsError(
+            f"tensor {name!r} ({kind}) cannot be stored; allowed are dense ones in memory"
         )
-    )
+    return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
-def save_weights(model: nn.Module, path: Path) -> str:
-    """Write the model's state as safetensors, whole or not at all.
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write all :func:`tensors` of the model as safetensors, whole or not at all.
 
-    Returns
-    -------
-    str
-        :func:`weights_sha256` of the model: loaded elsewhere, it must give the same.
+    Raises
+    ------
+    WeightsError
+        When the format has no place for one of them.
     """
     written: set[int] = set()
     state: dict[str, torch.Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        # safetensors refuses shared storage: tied weights are written once under each name.
-        storage = tensor.untyped_storage().data_ptr()
-        state[name] = tensor.clone() if storage in written else tensor.contiguous()
+    for name, tensor in tensors(model).items():
+        flat = _plain(name, tensor)
+        # safetensors refuses shared storage: what has several names, or is a view of another, is
+        # written under each.
+        storage = flat.untyped_storage().data_ptr()
+        state[name] = flat.clone() if storage in written else flat
         written.add(storage)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         save_file(state, partial)
         partial.replace(path)
+    except (SafetensorError, KeyError) as error:
+        dtypes = ", ".join(sorted({str(tensor.dtype) for tensor in state.values()}))
+        raise WeightsError(f"cannot store tensors of {dtypes}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    return weights_sha256(model)
 
 
-def load_weights(model: nn.Module, path: Path, *, ignore: Iterable[str] = ()) -> None:
-    """Load a checkpoint into the model; one on the meta device takes the file's tensors over.
-
-    Parameters
-    ----------
-    model
-        Receives the tensors.
-    path
-        A state dict: safetensors by the suffix ``.safetensors``, else ``torch.save``'s format,
-        which is read with ``weights_only=True`` and so runs no code.
-    ignore
-        Prefixes of names in the file that the model is known not to have.
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file by name, mapped into memory and read when used.
 
     Raises
     ------
     WeightsError
-        When the file cannot be read, or names, shapes or dtypes differ from the model's.
+        When it cannot be read.
     """
-    found = {
-        name: tensor for name, tensor in _read(path).items() if not name.startswith(tuple(ignore))
-    }
-    expected = model.state_dict()
-    for name, tensor in expected.items():
-        # Files older than this counter lack it; it has no effect outside training.
-        if name.endswith(".num_batches_tracked"):
-            found.setdefault(name, torch.zeros_like(tensor, device="cpu"))
-    faults = [
-        *_listed("not in the file", expected.keys() - found.keys()),
-        *_listed("not in the model", found.keys() - expected.keys()),
-        *_listed("of another shape or dtype", _mismatched(expected, found)),
-    ]
-    if faults:
-        raise WeightsError(f"{path} does not fit {type(model).__name__}: {'; '.join(faults)}")
-    model.load_state_dict(found, assign=any(t.is_meta for t in expected.values()))
-
-
-def _read(path: Path) -> Mapping[str, torch.Tensor]:
-    """State dict in the file, by its suffix."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot read weights from {path}: {error}") from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(t, torch.Tensor) for t in state.values()
-    ):
-        raise WeightsError(
-            f"{path} holds no state dict (names to tensors) at its top level, "
-            f"save `model.state_dict()` itself"
-        )
-    return state
 
 
-def _mismatched(
-    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
-) -> Iterable[str]:
+@torch.no_grad()
+def place(model: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Put tensors in place of those that the model holds under the same names.
+
+    A tensor is overwritten where it lies, so that whoever else holds it, or a view of it, sees the
+    new values; one on the meta device is replaced.
+
+    Parameters
+    ----------
+    model
+        Receives the tensors; names that it does not hold are passed over.
+    state
+        Tensors by qualified name.
+    source
+        Where they are from, for errors.
+
+    Raises
+    ------
+    WeightsError
+        When shapes or dtypes differ.
+    """
+    own = tensors(model)
+    if faults := listed("of another shape or dtype", mismatched(own, state)):
+        raise WeightsError(f"{source} does not fit {type(model).__name__}: {faults[0]}")
+    for name in own.keys() & state.keys():
+        if own[name].is_meta:
+            _replace(model, name, state[name])
+        else:
+            _overwrite(model, name, own[name], state[name])
+
+
+def _overwrite(model: nn.Module, name: str, old: torch.Tensor, new: torch.Tensor) -> None:
+    """Copy the values; a tensor whose elements share memory is replaced instead."""
+    try:
+        old.copy_(new)
+    except RuntimeError:
+        _replace(model, name, new)
+
+
+def _replace(model: nn.Module, name: str, new: torch.Tensor) -> None:
+    """Have the model hold another tensor under this name, as what the old one was."""
+    path, _, attribute = name.rpartition(".")
+    module = model.get_submodule(path)
+    if attribute in module._parameters:
+        new = nn.Parameter(new, requires_grad=False)
+    setattr(module, attribute, new)
+
+
+def mismatched(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> Iterable[str]:
     """Names whose tensors differ in shape or dtype, with both."""
-    for name in expected.keys() & found.keys():
-        want, have = expected[name], found[name]
+    for name in own.keys() & given.keys():
+        want, have = own[name], given[name]
         if (want.shape, want.dtype) != (have.shape, have.dtype):
             yield (
                 f"{name} ({tuple(have.shape)} {have.dtype} for {tuple(want.shape)} {want.dtype})"
             )
 
 
-def _listed(what: str, names: Iterable[str], most: int = 5) -> list[str]:
+def listed(what: str, names: Iterable[str], most: int = 5) -> list[str]:
     """One clause of an error: how many names and the first few, nothing where there are none."""
     ordered = sorted(names)
     if not ordered:

@@ -21,7 +21,7 @@ from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import Plan, Point, Session
 
-WEIGHTS = "ab" * 32
+WEIGHTS, GRAPH = "ab" * 32, "12" * 32
 FORWARD_MS = 40.0
 WIRE_OVERHEAD = 1.045
 WARMUP = 2
@@ -57,6 +57,7 @@ def table(cuts: tuple[Cut, ...], batch: int = 1, model: str = "mobilenet_v2") ->
         cuts=cuts,
         output=(TensorSpec((batch, 1000), "float32"),),
         weights_sha256=WEIGHTS,
+        graph_sha256=GRAPH,
         forward_ns=int(FORWARD_MS * 1e6) * batch,
     )
 
@@ -227,12 +228,13 @@ class FakeRun:
         header: dict[str, Any] | None = None,
         disturbed: Sequence[str] = (),
         wall_clock_step_ns: int = 0,
+        weights: str = WEIGHTS,
     ) -> list[Path]:
         """Both hosts' files of one attempt; `header` holds other values for the first line.
 
         `points` are those measured (all by default); `scale` multiplies compute times; at those of
         `disturbed` the last rank's throughput leg stayed disturbed; `wall_clock_step_ns` is how
-        far the last rank's wall clock jumped.
+        far the last rank's wall clock jumped; `weights` is what the hosts loaded.
         """
         done = [self.plan.point(id) for id in (session.points if points is None else points)]
         certified = self.certified_after(session)
@@ -242,7 +244,7 @@ class FakeRun:
             with records.Writer(self.file(session, attempt, host)) as writer:
                 paths.append(writer.path)
                 writer.write(self.header(session, attempt, host, rank, header or {}))
-                writer.write(records.Ready({"congestion": "cubic"}, {}))
+                writer.write(records.Ready({"congestion": "cubic"}, {}, weights))
                 # Sessions of one machine begin one after the other.
                 begin = _START_NS + attempt * 10**12 + 10**13 * self.plan.sessions.index(session)
                 now = begin
@@ -312,7 +314,6 @@ class FakeRun:
             "plan_sha256": plans.digest(self.plan),
             "code_sha256": code.digest(),
             "torch": "" if controller else "2.13.0",
-            "weights_sha256": "" if controller else WEIGHTS,
             "device_emulated": 1.0 if controller else self.plan.host(host).device_emulated,
             "link_engine": engine,
             "link_emulated": engine == "relay",

@@ -98,7 +98,6 @@ def test_a_damaged_file_is_named_its_session_counts_for_nothing_and_the_rest_is_
     [
         ({"run": "other"}, "records of run 'other' among those of run 'made-up'"),
         ({"plan_sha256": "ef" * 32}, "measured by plan efefefefefef, and plan.json of run"),
-        ({"weights_sha256": "cd" * 32}, "measured with weights cdcdcdcdcdcd; the plan's"),
         ({"device_emulated": 9.0}, "measured with device_emulated 9; the plan has"),
         ({"session": "elsewhere"}, "whose file is 'elsewhere.1.jsonl'"),
         ({"host": "server"}, "written by rank 0 on 'server'; session"),
@@ -130,6 +129,12 @@ def test_attempts_by_other_code_or_torch_are_not_mixed(
         load(fake.path)
     assert str(first) in str(refused.value) and str(second) in str(refused.value)
     assert "-e run=NAME" in str(refused.value)
+
+
+def test_records_of_other_weights_than_the_plans_are_refused(fake: FakeRun) -> None:
+    fake.session(fake.plan.sessions[0], weights="cd" * 32)
+    with pytest.raises(ForeignRecords, match="measured with weights cdcdcdcdcdcd; the plan's"):
+        load(fake.path)
 
 
 def test_a_run_that_is_not_there_is_refused_with_those_that_are(fake: FakeRun) -> None:

@@ -12,11 +12,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORKER = "paretopipe_worker"
 
-ASKED = {f"link.{name}" for name in ("conditions", "profiles", "presets", "samples", "traces")}
+ASKED = {"paths"} | {
+    f"link.{name}" for name in ("conditions", "profiles", "presets", "samples", "traces")
+}
 PLAIN = {"backends", "cuts", "spec", "fleet", "records", "window"} | ASKED
 PLANNED = {"attempts", "belonging", "planner", "predict", "resume"}
 PLANNING = PLAIN | PLANNED | {"code", "plan", "warmup"}
-MODELS = {"cuts", "models", "weights", "graph", "tracing", "partition", "trial", "usercode"}
+MODELS = {"cuts", "models", "drawing", "weights", "checkpoints", "nms", "usercode"} | {
+    *("graph", "tracing", "partition", "loading", "trial"),
+}
 TRANSPORT = {"agreement", "backends", "cuts", "transport"} | {
     f"transport.{name}" for name in ("handshake", "ring", "sockets", "group", "tcp", "rpc", "gloo")
 }
@@ -36,7 +40,7 @@ DEVICE = {
     )
 }
 MAY_IMPORT = {
-    **{name: set() for name in ("agreement", "code", "cuts", "fleet")},
+    **{name: set() for name in ("agreement", "code", "cuts", "fleet", "paths")},
     **{name: set() for name in ("link.conditions", "link.presets")},
     "records": {"link.conditions"},
     "link.profiles": ASKED,

@@ -56,6 +56,9 @@ class Sized(Normed):
     input_shape = (2, 9, 9)
 
 
+SIZED = f"{__name__}:Sized"
+
+
 def fails() -> nn.Module:
     """Raise in a factory."""
     raise OSError("no such table")
@@ -202,11 +205,11 @@ def test_default_inputs_are_those_of_the_smallest_weights() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", f"{__name__}:Sized"])
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", SIZED])
 def test_saved_weights_make_the_same_model_again(name: str, suffix: str, tmp_path: Path) -> None:
     model, path = build(name, seed=1), tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
-        assert save_weights(model, path) == weights_sha256(model)
+        save_weights(model, path)
     else:
         torch.save(model.state_dict(), path)
     loaded = build(name, seed=2, weights=path)
@@ -266,6 +269,56 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_file_and_names(tmp_path:
     model.head = nn.Linear(4, 7)
     with pytest.raises(WeightsError, match=r"of another shape.*head\.bias \(\(3,\) .* for \(7,\)"):
         load_weights(model, path)
+
+
+WRAPPED = {
+    "DataParallel": (("module.",), "prefix 'module.' taken off the names of its 13 tensors"),
+    "compiled": (("_orig_mod.",), "prefix '_orig_mod.' taken off the names of its 13 tensors"),
+    "both": (("_orig_mod.", "module."), "prefix 'module._orig_mod.' taken off"),
+    "both, the other way": (("module.", "_orig_mod."), "prefix '_orig_mod.module.' taken off"),
+}
+
+
+@pytest.mark.parametrize("prefixes,told", WRAPPED.values(), ids=WRAPPED)
+def test_prefixes_of_wrapped_models_are_taken_off_with_a_word(
+    prefixes: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    model, path, notes = build(SIZED, seed=1), tmp_path / "trained.pt", []
+    state = model.state_dict()
+    for prefix in prefixes:
+        state = {prefix + name: tensor for name, tensor in state.items()}
+    torch.save(state, path)
+    loaded = build(SIZED, seed=2, weights=path, note=notes.append)
+    assert weights_sha256(loaded) == weights_sha256(model)
+    [note] = notes
+    assert note.startswith(f"{path}: {told}")
+
+
+def test_a_prefix_that_is_the_models_own_or_not_all_names_have_stays(tmp_path: Path) -> None:
+    wrapped, path, notes = nn.DataParallel(Normed()), tmp_path / "own.pt", []
+    torch.save(wrapped.state_dict(), path)
+    load_weights(wrapped, path, note=notes.append)
+    assert notes == []
+    state = build(SIZED, seed=1).state_dict()
+    torch.save({f"module.{n}" if n != "head.bias" else n: t for n, t in state.items()}, path)
+    with pytest.raises(ModelError, match=r"12 not in the model: module\.first\.bias"):
+        build(SIZED, seed=1, weights=path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_checkpoint_of_16_bits_becomes_float32_with_a_word(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model, path, notes = build(SIZED, seed=1), tmp_path / "half.pt", []
+    torch.save({f"module.{n}": t for n, t in model.to(dtype).state_dict().items()}, path)
+    loaded = build(SIZED, seed=2, weights=path, note=notes.append)
+    assert {t.dtype for t in loaded.state_dict().values()} == {torch.float32, torch.int64}
+    assert torch.equal(loaded.head.weight, model.head.weight.float())
+    kind = str(dtype).removeprefix("torch.")
+    assert notes[1:] == [f"{path}: 12 tensors converted from {kind} to the model's float32"]
+    torch.save({n: t.double() for n, t in model.state_dict().items()}, path)
+    with pytest.raises(ModelError, match=r"head\.bias \(\(3,\) torch\.float64 for \(3,\)"):
+        build(SIZED, seed=2, weights=path)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> None:
@@ -339,10 +392,24 @@ def test_torchvision_for_cuda_beside_torch_for_cpu_is_imported(tmp_path: Path) -
     assert (result.stdout.split(), result.stderr) == (["declared"], "")
 
 
+AT_ITS_HEAD = "import torchvision\nfrom torch.nn import Identity as net\n"
+INSIDE_THE_FACTORY = """\
+from torch import nn
+
+def net():
+    try:
+        import torchvision
+    except Exception as error:
+        raise ImportError("install torchvision") from error
+    return nn.Identity()
+"""
+
+
 @pytest.mark.skipif(torch.version.cuda is not None, reason="needs a CPU build of torch")
-def test_a_factory_may_import_torchvision_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [AT_ITS_HEAD, INSIDE_THE_FACTORY], ids=["head", "inside"])
+def test_a_factory_may_import_torchvision_wherever_it_likes(text: str, tmp_path: Path) -> None:
     _fake_torchvision(tmp_path, MISSING_OPERATOR)
-    (tmp_path / "lab.py").write_text("import torchvision\nfrom torch.nn import Identity as net\n")
+    (tmp_path / "lab.py").write_text(text)
     code = "from paretopipe_worker import models; print(models.build('lab:net', seed=1))"
     result = _python(code, tmp_path)
     assert (result.stdout.strip(), result.stderr) == ("Identity()", "")

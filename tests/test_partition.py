@@ -424,7 +424,8 @@ def test_unknown_and_disordered_cuts_are_refused_with_what_is_allowed() -> None:
 
 
 def test_a_cut_table_holds_what_planning_needs() -> None:
-    table = cut_table(_model("resnet18"), "resnet18", "block", 2, "float32", (3, 64, 64), "0" * 64)
+    model = models.build("resnet18", seed=0, input_shape=(3, 64, 64))
+    table = cut_table(model, "resnet18", "block", TensorSpec((2, 3, 64, 64), "float32"))
     assert table.names == tuple(RESNET18_BLOCKS)
     assert table.crossing("layer1.0") == (TensorSpec((2, 64, 16, 16), "float32"),)
     assert table.crossing(LAST) == (TensorSpec((2, 3, 64, 64), "float32"),)

@@ -45,6 +45,10 @@ def test_a_damaged_plan_is_refused_by_name(tmp_path: Path, text: str, reason: st
 def test_differences_name_what_changed() -> None:
     assert plan.differences(make(), make()) == []
     assert plan.differences(make(), make(seed=5)) == ["experiment"]
+    here, there = (
+        make(models=[{"name": "tiny", "weights": f"/{where}/x.pt"}]) for where in ("here", "there")
+    )
+    assert plan.differences(here, there) == []
     other = (HOSTS[0], Host(name="server", data_address="10.0.0.9"))
     assert plan.differences(make(), make(hosts=other)) == ["inventory"]
 

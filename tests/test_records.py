@@ -34,7 +34,6 @@ HEADER = Header(
     plan_sha256="1",
     code_sha256=code.digest(),
     torch="2.13.0",
-    weights_sha256="0",
     device_emulated=1.0,
     link_engine="relay",
     link_emulated=True,

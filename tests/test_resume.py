@@ -93,7 +93,6 @@ def header(made: Plan, session: Session, attempt: int, rank: int, **changes: Any
         "rank": rank,
         "host": session.placement[rank],
         "plan_sha256": plans.digest(made),
-        "weights_sha256": made.tables[0].weights_sha256,
     }
     return replace(HEADER, **(values | changes))
 

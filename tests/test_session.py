@@ -90,6 +90,7 @@ def test_every_host_writes_header_ready_and_end(measured: tuple[Lab, Session]) -
         )
         [ready] = of(Ready, lines)
         assert ready.transport["congestion_control"]
+        assert {t.weights_sha256 for t in made.plan.tables} == {ready.weights_sha256}
         end = lines[-1]
         assert isinstance(end, End)
         assert end.status == "ok"

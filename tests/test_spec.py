@@ -176,6 +176,25 @@ def test_a_trace_is_read_from_the_specs_folder_and_refused_with_its_line(tmp_pat
     )
 
 
+def test_paths_of_weights_and_traces_follow_one_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, folder = tmp_path / "home", tmp_path / "lab"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    paths = {"kept/x": folder / "kept/x", "~/x": home / "x", "../x": tmp_path / "x"}
+    for written, leads in [*paths.items(), (str(tmp_path / "a/x"), tmp_path / "a/x")]:
+        leads.parent.mkdir(parents=True, exist_ok=True)
+        leads.write_text("time_s,delay_ms\n0,5\n10,20\n")
+        text = f"models: [{{name: a, weights: {written}}}]\nlinks: [{{name: d, trace: {written}}}]"
+        (folder / "x.yml").write_text(text)
+        # The same from wherever it is read.
+        for path in (folder / "x.yml", Path("lab/x.yml")):
+            read = spec.load(path)
+            assert read.models[0].weights == str(leads)
+            assert read.links[0].timetable is not None
+
+
 def test_every_fault_is_named_at_once() -> None:
     with pytest.raises(spec.SpecError) as refused:
         parse(batch=0, seed="x", frames=1)

@@ -20,6 +20,7 @@ from paretopipe_worker.link import samples, traces
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.presets import PRESETS
 from paretopipe_worker.link.traces import Timetable, TraceError
+from paretopipe_worker.paths import located
 from paretopipe_worker.shown import shown
 
 UNSHAPED = "none"
@@ -170,7 +171,7 @@ def parse(written: Any, folder: Path = Path()) -> LinkSpec:
     Parameters
     ----------
     folder
-        Where paths of traces begin.
+        Where relative paths of traces begin, see :func:`paretopipe_worker.paths.located`.
 
     Raises
     ------
@@ -278,7 +279,7 @@ def _traced(name: str, given: dict[str, Any], folder: Path) -> LinkSpec:
             timetable, conditions = traces.parse(trace.splitlines(), called, period_s)
         else:
             called = trace if len(trace) <= 200 else shown(trace)
-            timetable, conditions = traces.read(folder / trace, called, period_s)
+            timetable, conditions = traces.read(located(trace, folder), called, period_s)
     except TraceError as error:
         raise ProfileError(("trace",), str(error)) from error
     except ValueError as error:
