@@ -244,7 +244,8 @@ def test_the_same_run_again_measures_what_is_missing_and_nothing_else(
     attempts = (f"{SLOW}.3", f"{NONE}.2")
     new = {f"records/{host}/{attempt}.jsonl" for host in HOSTS for attempt in attempts}
     assert set(now) - set(failing.records) == new
-    assert header(failing, f"{SLOW}.3").points == header(failing, f"{SLOW}.2").points
+    # What was in hand when the stage was killed comes last.
+    assert set(header(failing, f"{SLOW}.3").points) == set(header(failing, f"{SLOW}.2").points)
     assert results.points.set_index("link")["tries"].groupby("link").max().to_dict() == {
         "slow": 3,
         "none": 2,
