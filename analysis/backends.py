@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.attribution import CROSSING, TOTALS
@@ -149,16 +150,17 @@ def _differences(pairs: pd.DataFrame) -> pd.DataFrame:
     )
     table = table.join(each, on=_PAIR)
     table["comes_from"] = None
-    largest = wide["difference"].apply(_largest, axis="columns")
-    table.loc[table.index.get_level_values("quantity") == LATENCY, "comes_from"] = largest.array
+    of_latency = table.index.get_level_values("quantity") == LATENCY
+    table.loc[of_latency, "comes_from"] = _largest(wide["difference"]).array
     return table.reset_index()
 
 
-def _largest(differences: pd.Series) -> str | None:
-    """The kind that differs most in the direction in which the latency does."""
-    sign = 1 if differences[LATENCY] > 0 else -1
-    same = {name: sign * differences[name] for name in TOTALS if sign * differences[name] > 0}
-    return max(same, key=lambda name: same[name]).removesuffix("_ms") if same else None
+def _largest(differences: pd.DataFrame) -> pd.Series:
+    """The kind that differs most in the direction in which the latency does; null where none."""
+    sign = np.where(differences[LATENCY] > 0, 1.0, -1.0)
+    same = differences[list(TOTALS)].mul(sign, axis="index").fillna(0.0).to_numpy()
+    kinds = np.array([name.removesuffix("_ms") for name in TOTALS], dtype=np.object_)
+    return pd.Series(np.where(same.max(axis=1) > 0, kinds[same.argmax(axis=1)], None))
 
 
 def text(table: pd.DataFrame) -> str:

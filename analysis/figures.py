@@ -179,7 +179,8 @@ def _points(axes: Axes, points: pd.DataFrame, colour: Any, crowded: bool) -> Non
     )
     endpoint = points["split"].where(points["split"].isin(MARKERS), "")
     looks = [_radii(points, crowded), uncertified(points), disturbed(points), endpoint]
-    for (radius, off, shaken, split, on_front), part in points.groupby([*looks, "on_front"]):
+    alike: Any = points.groupby([*looks, "on_front"])
+    for (radius, off, shaken, split, on_front), part in alike:
         hollow = off or (radius > MARKER_PT)
         axes.plot(
             part[LATENCY],

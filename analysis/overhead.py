@@ -61,7 +61,7 @@ def overhead(backends: pd.DataFrame) -> list[Figure]:
     rows = _crossing(backends)
     notes = _notes(rows)
     caption_in = 0.8 + 0.15 * len(notes)
-    of_pages = list(pages(rows["link"].unique(), rows_that_fit(_PANEL_IN, caption_in)))
+    of_pages = list(pages(list(rows["link"].unique()), rows_that_fit(_PANEL_IN, caption_in)))
     with sns.axes_style("ticks"), mpl.rc_context(STYLE):
         return [
             _page(rows, links, caption_in, notes, page_of(number, len(of_pages)))

@@ -157,7 +157,7 @@ def means(measured: pd.DataFrame) -> pd.DataFrame:
     names = measured.columns.difference(own, sort=False)
     ranks = {
         name: measured[name].map({value: rank for rank, value in enumerate(_WORST[name])})
-        for name in names.intersection(_WORST, sort=False)
+        for name in names.intersection(list(_WORST), sort=False)
     }
     plain = names.difference([*ranks, *_OVER_REPLICATES], sort=False)
     # All columns at once: a call for each point and column would take most of an analysis' time.
@@ -190,4 +190,5 @@ def half_widths(groups: Any) -> pd.DataFrame:
     """Half of the t-interval of the mean of each group and column; null below two values."""
     count = groups.size()
     quantile = pd.Series(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1), index=count.index)
-    return groups.std(ddof=1).mul(quantile / np.sqrt(count), axis=0)
+    halves: pd.DataFrame = groups.std(ddof=1).mul(quantile / np.sqrt(count), axis=0)
+    return halves
