@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
-from paretopipe_worker import governor, supervise
+from paretopipe_worker import governor, preflight, supervise
 from paretopipe_worker.cuts import FIRST, LAST, TensorSpec, payload_bytes
 from paretopipe_worker.link import command as link_command
 
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     supervise.add_parsers(commands)
     link_command.add_parser(commands)
     governor.add_parser(commands)
+    preflight.add_parser(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:

@@ -61,6 +61,7 @@ MAY_IMPORT = {
     "sensors": set(),
     "clocks": {"control", "records"},
     "machine": {"sensors"},
+    "preflight": {"daemons", "machine"},
     "facts": {"machine", "supervise"},
     "segments": {"control", "link.state", "link.replay"},
     "compute": {"partition", "timers"},

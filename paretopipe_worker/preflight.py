@@ -1,0 +1,162 @@
+"""Have torch compute a little before a host is relied on, in a process of its own.
+
+A build for another processor is ended by the kernel at its first illegal instruction, which may
+come as it is imported or only as it computes. It takes seconds on a small computer, so a host on
+which it went well is not asked again before its processor, its Python or its torch is another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from paretopipe_worker.daemons import read_json, write_json
+from paretopipe_worker.machine import cpu_field
+
+PATIENCE_S = 300.0
+"""Seconds after which torch is taken to hang: a slow card reads it for a minute."""
+
+_STEPS = ("the import of torch", "a convolution", "a matrix product")
+_PROGRAM = """\
+import json, sys
+print(0, flush=True)
+import torch
+print(1, flush=True)
+image, kernel = torch.ones(1, 8, 32, 32), torch.ones(16, 8, 3, 3)
+assert torch.nn.functional.conv2d(image, kernel).eq(8 * 3 * 3).all(), "its result is wrong"
+print(2, flush=True)
+assert (torch.ones(64, 128) @ torch.ones(128, 64)).eq(128).all(), "its result is wrong"
+print(json.dumps(torch.__version__), flush=True)
+"""
+"""Prints the number of each step that it begins, and torch's version after the last."""
+
+_ANOTHER_PROCESSOR = (
+    "torch is built for another processor than {processor}: {step} was ended by SIGILL, an illegal "
+    "instruction. Install a build that runs here, and name its Python as worker_python: the "
+    "distribution's own package (python3-torch on Debian and Raspberry Pi OS), which is for every "
+    "processor of its architecture, or an older release, where newer ones need instructions that "
+    "this processor lacks. All hosts must have the same version."
+)
+
+
+class PreflightError(ValueError):
+    """Torch does not work on this host: how it ended, at which step, and what to do."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Where torch computed well, and its version."""
+
+    processor: str
+    python: str
+    build: str
+    torch: str
+
+
+def torch_works(home: Path) -> Tried:
+    """Have torch compute, unless the same build has done so on this host before.
+
+    Parameters
+    ----------
+    home
+        Folder in which it is kept, as ``preflight.json``, that it went well.
+
+    Raises
+    ------
+    PreflightError
+        When it cannot be imported, does not compute, or computes wrongly.
+    """
+    kept, build = home / "preflight.json", _build()
+    before = _read(kept)
+    now = (processor(), sys.executable, build)
+    if before and (before.processor, before.python, before.build) == now:
+        return before
+    tried = Tried(*now, torch=_run())
+    write_json(kept, asdict(tried))
+    return tried
+
+
+def processor() -> str:
+    """What the processor is called, and its architecture."""
+    names = (cpu_field("model name"), cpu_field("Model"), cpu_field("CPU part"))
+    return ", ".join((next(filter(None, names), "an unnamed one"), platform.machine()))
+
+
+def _build() -> str:
+    """What tells one installation of torch from another: where it is, and since when."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise PreflightError(f"{sys.executable} has no torch")
+    return f"{spec.origin} {Path(spec.origin).stat().st_mtime_ns}"
+
+
+def _read(path: Path) -> Tried | None:
+    """What was kept of an earlier time, None where that is nothing of use."""
+    try:
+        found = read_json(path) or {}
+    except ValueError:
+        return None
+    return Tried(**found) if set(found) == set(Tried.__dataclass_fields__) else None
+
+
+def _run() -> str:
+    """Run the program; return torch's version, or raise what went wrong."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PreflightError(
+            f"torch hangs: it computed nothing for {PATIENCE_S:g} s on {processor()}"
+        ) from error
+    if done.returncode == 0:
+        return str(json.loads(done.stdout.splitlines()[-1]))
+    raise PreflightError(_reason(done))
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """How the process ended, and what to do about it."""
+    begun = [line for line in done.stdout.splitlines() if line.isdecimal()]
+    step = _STEPS[int(begun[-1])] if begun else "the start of Python"
+    code = done.returncode
+    number = -code if code < 0 else code - 128  # the latter where a shell stands in between
+    if number == signal.SIGILL:
+        return _ANOTHER_PROCESSOR.format(processor=processor(), step=step)
+    if number in set(signal.Signals):
+        why = " (memory may have run out)" if number == signal.SIGKILL else ""
+        return (
+            f"torch does not work: {step} was ended by {signal.Signals(number).name}{why} on "
+            f"{processor()}"
+        )
+    said = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {code}"]
+    return f"torch does not work: {step} failed: {said[-1].strip()}"
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``preflight`` to the worker's command line."""
+    parser = commands.add_parser("preflight", help="have torch compute, in a process of its own")
+    parser.add_argument("--home", type=Path, required=True, metavar="DIR", help="of the worker")
+    parser.set_defaults(run=_preflight)
+
+
+def _preflight(options: argparse.Namespace) -> int:
+    """Print as JSON where torch works, and its version."""
+    found: dict[str, Any] = asdict(torch_works(options.home))
+    print(json.dumps(found))
+    return 0
