@@ -147,10 +147,12 @@ def test_hosts_with_different_versions_of_torch_are_named(tmp_path: Path) -> Non
     assert re.search(r"these differ: host0 2\.1\.0\+cpu \(.+\); host1 2\.2\.0 \(", done.stdout)
 
 
-def test_planning_that_dies_of_its_torch_says_so() -> None:
-    worker = {"plan_worker": [sys.executable, "-c", KILL.format("SIGILL")]}
-    chosen = ("-e", json.dumps(worker), "-e", "run=killed", "-e", "experiment=experiments/tiny.yml")
-    done = playbook("sweep.yml", "-i", "inventory/local", *chosen)
+def test_planning_that_dies_of_its_torch_says_so(tmp_path: Path) -> None:
+    plan = [{"name": "Plan", "hosts": "localhost", "gather_facts": False, "roles": ["plan"]}]
+    (tmp_path / "plan.yml").write_text(json.dumps(plan))
+    worker = {"plan_worker": [sys.executable, "-c", KILL.format("SIGILL")], "run": "killed"}
+    chosen = ("-e", json.dumps(worker), "-e", "experiment=experiments/tiny.yml")
+    done = playbook(str(tmp_path / "plan.yml"), "-i", "inventory/local", *chosen)
     assert done.returncode == 2
     said = "planning was ended on this computer by signal 4 (SIGILL), as a build of torch for anoth"
     assert said in done.stdout, done.stdout
