@@ -54,7 +54,7 @@ REFUSED = {
 }
 """What is said of each of `tests.unfit`."""
 
-ACCEPTED = ("works", "talks", "Forgetful")
+ACCEPTED = ("works", "talks", "Forgetful", "reads_a_value")
 
 PREPARE = """\
 import sys
