@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging.handlers
+import queue
 import random
 import re
 import time
@@ -408,8 +410,13 @@ def test_a_model_that_does_not_return_tensors_is_refused() -> None:
 
 
 def test_an_input_that_does_not_fit_is_refused_with_its_shape() -> None:
+    logged = logging.handlers.QueueHandler(queue.SimpleQueue())
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addHandler(logged)
     with pytest.raises(PartitionError, match=r"does not run on .*\(1, 5\)"):
         trace(nn.Sequential(nn.Linear(4, 4)).eval(), torch.randn(1, 5))
+    logger.removeHandler(logged)
+    assert logged.queue.empty(), "torch logs a traceback of its own"
 
 
 def test_unknown_and_disordered_cuts_are_refused_with_what_is_allowed() -> None:

@@ -54,10 +54,10 @@ REFUSED = {
 }
 """What is said of each of `tests.unfit`."""
 
-ACCEPTED = ("works", "talks", "Forgetful")
+ACCEPTED = ("works", "talks", "Forgetful", "reads_a_value")
 
 PREPARE = """\
-import sys
+import sys, traceback
 from paretopipe_worker.__main__ import main
 folder, fleet, *names = sys.argv[1:]
 for name in names:
@@ -65,7 +65,11 @@ for name in names:
         spec.write(f"models: ['tests.unfit:{name}']")
     places = ("--results", f"{folder}/{name}", "--cache", f"{folder}/cache")
     arguments = ("--experiment", f"{folder}/spec.yml", "--fleet", fleet, "--run", name)
-    status = main(["prepare", *arguments, *places])
+    try:
+        status = main(["prepare", *arguments, *places])
+    except BaseException:
+        traceback.print_exc()
+        status = 1
     print("\\nended", name, status, file=sys.stderr, flush=True)
 main(["cuts", "tests.unfit:talks", "--json"])
 """

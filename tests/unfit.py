@@ -78,6 +78,9 @@ class Forgetful(Network):
         super().train(mode)
 
 
+reads_a_value = between(lambda x: x / (1 + x.abs().max().item()))
+
+
 # What it returns is not decided by its input alone.
 
 dropout = between(lambda x: functional.dropout(x, 0.5, training=True))
