@@ -8,6 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from paretopipe_worker.weights import attributes_kept
+
 DEAD = 1e-3
 """A parameter whose elements are all one number no larger than this passes no usable signal."""
 
@@ -81,12 +83,8 @@ def _calibrate(model: nn.Module, batch: torch.Tensor) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average: after one batch, that batch's statistics
         norm.train()
-    held = {module: dict(vars(module)) for module in model.modules()}
-    model(batch)
-    for module, attributes in held.items():
-        # What a forward pass leaves behind, hosts do not have when they trace the model.
-        vars(module).clear()
-        vars(module).update(attributes)
+    with attributes_kept(model):
+        model(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

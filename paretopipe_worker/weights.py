@@ -7,9 +7,10 @@ the same file's tensors in place of its own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -49,6 +50,16 @@ def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
             "dynamically pack theirs)"
         )
     return found
+
+
+@contextlib.contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Take away what running a model leaves on its modules: hosts trace it before they run it."""
+    held = {module: dict(vars(module)) for module in model.modules()}
+    yield
+    for module, attributes in held.items():
+        vars(module).clear()
+        vars(module).update(attributes)
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -215,6 +215,12 @@ def test_a_checkpoint_is_known_by_its_content_wherever_it_lies(
     assert "run 'run' was planned with other weights" in refused
 
 
+def test_what_a_model_keeps_of_its_first_run_is_not_taken_for_part_of_it(tmp_path: Path) -> None:
+    made = lab(tmp_path, {"models": ["tests.travellers:Cached"], "batch": [1, 2]})
+    [session] = made.plan.sessions
+    assert rendezvous.load(made.plan, session, made.cache / "weights")
+
+
 def test_prepare_refuses_a_factory_that_draws_numbers(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"models\[0\]: .*:Scaled': its factory builds another"):
         lab(tmp_path, {"models": ["tests.travellers:Scaled"]})

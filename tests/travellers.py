@@ -91,6 +91,23 @@ class Scaled(nn.Module):
         return torch.relu(x * self.scale) + 1
 
 
+class Cached(nn.Module):
+    """Makes a table when it first runs, and keeps it."""
+
+    input_shape = (4, 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.table: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 4, 3) to (batch, 4, 3)."""
+        if self.table is None:
+            self.table = torch.arange(3.0).sin()
+        return torch.relu(self.norm(x)) + self.table
+
+
 class Packed(nn.Linear):
     """Keeps what is no tensor in its state, as quantised layers do."""
 
