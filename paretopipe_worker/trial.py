@@ -33,6 +33,7 @@ from paretopipe_worker.partition import (
     whole,
 )
 from paretopipe_worker.usercode import RAISED, aside, place, told
+from paretopipe_worker.weights import attributes_kept
 
 _RUNS, _ENOUGH_S = 3, 1.0
 """How often a model is timed at most, and the time after which it is not timed again."""
@@ -94,8 +95,18 @@ def cut_table(
 
 def _tried(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[TracedModel, int]:
     """Run the model, trace it, hold its stages against it; the trace and its median time."""
-    first = _first_output(model, inputs[0])
+    with attributes_kept(model):
+        first = _first_output(model, inputs[0])
     traced = trace(model, inputs[0])
+    with attributes_kept(model):
+        return traced, _repeated(traced, inputs, first)
+
+
+def _repeated(
+    traced: TracedModel, inputs: Sequence[torch.Tensor], first: tuple[torch.Tensor, ...]
+) -> int:
+    """Hold the model against its first output, and its stages against it; its median time."""
+    model = traced.model
     if len(traced.nodes) <= 1 + len(traced.results):
         raise PartitionError("it computes nothing; allowed are models that do")
     times_ns: list[int] = []
@@ -113,7 +124,7 @@ def _tried(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[TracedMode
             f"its stages at {middle} do not return what it returns: they differ by "
             f"{gate.largest_error:.2g} of its largest value; {_outside_the_graph(model, inputs[0])}"
         )
-    return traced, int(statistics.median(times_ns))
+    return int(statistics.median(times_ns))
 
 
 def _first_output(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
