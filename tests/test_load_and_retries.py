@@ -55,7 +55,7 @@ def load_legs(lines: list[Record]) -> list[tuple[PhaseEnd, list[Item]]]:
 
 
 def test_load_is_offered_at_its_rate_until_the_knee(tmp_path: Path) -> None:
-    load = {"shares": [0.2, 0.6, 1.6, 1.8], "min_items": 100, "min_s": 0}
+    load = {"shares": [0.2, 0.6, 1.6, 1.8], "min_items": 60, "min_s": 0}
     made, session, point = run(tmp_path, "tests.synthetic:two_of_5_ms", load=load)
     lines = lines_of(made, session, point)
     [throughput] = [e for e in lines if isinstance(e, PhaseEnd) and e.phase == "throughput"]
@@ -68,11 +68,11 @@ def test_load_is_offered_at_its_rate_until_the_knee(tmp_path: Path) -> None:
     medians = []
     for (end, items), share in zip(legs, load["shares"], strict=False):
         assert end.offered_per_s == pytest.approx(share * rate)
-        assert (end.window, end.items) == (throughput.window, len(items)) == (3, 100)
+        assert (end.window, end.items) == (throughput.window, len(items)) == (3, 60)
         # As drawn beforehand, to the nanosecond: no completion has moved an arrival.
         seed = f"{made.plan.experiment.seed} {session.replicate} {point} {share}"
         drawn = arrivals.poisson(
-            seed, end.offered_per_s, LoadSpec(min_items=100, min_s=0), end.window
+            seed, end.offered_per_s, LoadSpec(min_items=60, min_s=0), end.window
         )
         offsets = [item.ready_ns - items[0].ready_ns for item in items]
         assert offsets == [time - drawn[3] for time in drawn[3:]]
