@@ -11,7 +11,7 @@ from analysis.column import PERCENTILE_ITEMS, WHOLE, Column
 from analysis.column import percentiles as percentile_columns
 from analysis.load import Run
 from analysis.phases import TRY, of_last_legs
-from analysis.replicates import percentiles, replicates
+from analysis.replicates import percentiles
 from paretopipe_worker.arrivals import KEEPS_UP, KNEE_LATENCY, beyond_knee, trend
 from paretopipe_worker.spec import MIN_ITEMS
 
@@ -22,7 +22,7 @@ _POINT = (
 _STEP = [*TRY, "step"]
 
 
-def load_curve(run: Run, points: pd.DataFrame) -> pd.DataFrame:
+def load_curve(run: Run, points: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """Latency against offered load, for the points that have legs of it.
 
     Parameters
@@ -30,7 +30,10 @@ def load_curve(run: Run, points: pd.DataFrame) -> pd.DataFrame:
     run
         The run.
     points
-        The table ``points.csv``, whose order and latency with one item in flight are taken.
+        The table ``points.csv``, whose order is taken.
+    measured
+        The run's replicates, see :func:`analysis.replicates.replicates`, whose latency with one
+        item in flight is taken.
 
     Returns
     -------
@@ -41,7 +44,6 @@ def load_curve(run: Run, points: pd.DataFrame) -> pd.DataFrame:
     empty = pd.DataFrame({name: pd.Series(dtype="object") for name in NAMES})
     if not (run.phases["phase"] == "load").any():
         return empty
-    measured = replicates(run)
     complete = measured.loc[measured["status"] == "ok", [*TRY, "latency_median_ms"]]
     steps = _steps(run.phases.merge(complete, on=TRY))
     if steps.empty:

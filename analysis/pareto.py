@@ -93,7 +93,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     measured = replicates(run)
     table = points(run, uncertified=uncertified, measured=measured)
     best = front.fronts(table)
-    curve = load_curve(run, table)
+    curve = load_curve(run, table, measured)
     parts = attribution(run.items, run.plan, measured, comparisons(run))
     tables = {"points.csv": table, "front.csv": best, "attribution.csv": parts}
     tables |= {"load.csv": curve} if len(curve) else {}

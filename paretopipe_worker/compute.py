@@ -9,6 +9,7 @@ import torch
 
 from paretopipe_worker.partition import PartitionError, Stage
 from paretopipe_worker.timers import wait_until
+from paretopipe_worker.usercode import told
 
 
 class Computed(NamedTuple):
@@ -57,11 +58,5 @@ def compute(stage: Stage | None, inputs: tuple[torch.Tensor, ...], stretch: floa
 
 
 def failure(error: Exception) -> str:
-    """Why the model could not be split or run, in one line: what code of its own raised.
-
-    That there is not enough memory is among it, in torch's words of several lines.
-    """
-    first = str(error).strip().partition("\n")[0]
-    if isinstance(error, PartitionError):
-        return str(error)
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    """Why the model could not be split or run, in one line: what code of its own raised."""
+    return str(error) if isinstance(error, PartitionError) else told(error)

@@ -95,7 +95,7 @@ def _refuse_remade(name: str, before: TracedModel, spec: TensorSpec, seed: int) 
     Its stages would compute with the file's and the model itself with its own.
     """
     model = before.model
-    known = vars(model).keys() | set()
+    known = set(vars(model))
     again = trace(model, models.example_input(spec, seed=seed, index=0))
     pairs = list(zip(_attributes(before), _attributes(again), strict=True))
     held = weights.tensors(model)

@@ -17,6 +17,7 @@ from analysis.load import load
 from analysis.load_curve import NAMES, load_curve
 from analysis.load_figure import load_figure
 from analysis.points import points
+from analysis.replicates import replicates
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, period_ms, tiny_table
 from tests.test_analysis_figures import one_page, overlapping, shown_texts
 
@@ -27,8 +28,9 @@ SHARES = (0.3, 0.6, 1.5)
 def curve_of(fake: FakeRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The points of a run, and its load curve."""
     run = load(fake.path)
-    table = points(run)
-    return table, load_curve(run, table)
+    measured = replicates(run)
+    table = points(run, measured=measured)
+    return table, load_curve(run, table, measured)
 
 
 def fake_of(path: Path, *, replicates: int = 1, items: int = 70, **options: Any) -> FakeRun:

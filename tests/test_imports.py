@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "preflight": {"daemons", "machine"},
     "facts": {"machine", "supervise"},
     "segments": {"control", "link.state", "link.replay"},
-    "compute": {"partition", "timers"},
+    "compute": {"partition", "timers", "usercode"},
     "probe": TRANSPORT | {"control", "records", "link.conditions", "datagrams"},
     "datagrams": {"control", "records", "link.conditions"},
     "link.state": {"link.conditions", "link.counters", "link.replay"},
