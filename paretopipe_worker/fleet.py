@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from paretopipe_worker.shown import shown
+from paretopipe_worker.usertext import shown
 
 _ALLOWED = "an IPv4 or IPv6 address of the host's own, such as 192.0.2.11 or 2001:db8::11"
 

@@ -20,8 +20,8 @@ from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
 from paretopipe_worker.plan import Plan, PlanError, Point, Session, slug
 from paretopipe_worker.predict import MOST_LOSS, duration, expected_s, overhead_s, phases_s
-from paretopipe_worker.shown import listed, shown
 from paretopipe_worker.spec import MIN_ITEMS, Experiment, ModelSpec
+from paretopipe_worker.usertext import listed, shown
 from paretopipe_worker.window import filling
 
 _POINT_S = 0.3

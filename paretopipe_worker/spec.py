@@ -28,7 +28,7 @@ from paretopipe_worker.link import profiles
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
 from paretopipe_worker.paths import located
-from paretopipe_worker.shown import shown
+from paretopipe_worker.usertext import shown
 from paretopipe_worker.window import MOST
 
 

@@ -17,7 +17,7 @@ from paretopipe_worker.link import htb, interfaces, tc
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.shaping import Change, apply, engine_for, restore
 from paretopipe_worker.link.tc import Shaping, ShapingError
-from paretopipe_worker.shown import shown
+from paretopipe_worker.usertext import shown
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from paretopipe_worker.shown import shown
+from paretopipe_worker.usertext import shown
 
 Distribution = Literal["uniform", "normal", "pareto", "paretonormal"]
 """How jitter is spread about the delay, in netem's words (tc-netem(8))."""

@@ -21,7 +21,7 @@ from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.presets import PRESETS
 from paretopipe_worker.link.traces import Timetable, TraceError
 from paretopipe_worker.paths import located
-from paretopipe_worker.shown import shown
+from paretopipe_worker.usertext import shown
 
 UNSHAPED = "none"
 """Name of the link profile that leaves the link as it is."""

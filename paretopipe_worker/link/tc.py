@@ -19,7 +19,7 @@ from typing import Any
 from paretopipe_worker.link import htb, netem
 from paretopipe_worker.link.conditions import Condition, Engine, Way
 from paretopipe_worker.link.traces import Timetable
-from paretopipe_worker.shown import shown
+from paretopipe_worker.usertext import shown
 
 HANDLE = "7070:"
 """Handle of our root qdisc: by it we know our own work, whatever files were lost."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.shown import shown
+from paretopipe_worker.usertext import shown
 
 MAX_SEGMENTS = 20_000
 """Five hours and a half by the second; what a host replays, and a plan holds, without delay."""
