@@ -27,8 +27,7 @@ from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.link import profiles
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
-from paretopipe_worker.paths import located
-from paretopipe_worker.usertext import shown
+from paretopipe_worker.usertext import located, shown
 from paretopipe_worker.window import MOST
 
 
@@ -228,7 +227,7 @@ def parse(document: object, source: str = "spec", folder: Path = Path()) -> Expe
         What errors call it.
     folder
         Where relative paths of traces and weights begin, see
-        :func:`paretopipe_worker.paths.located`.
+        :func:`paretopipe_worker.usertext.located`.
 
     Raises
     ------

@@ -20,8 +20,7 @@ from paretopipe_worker.link import samples, traces
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.presets import PRESETS
 from paretopipe_worker.link.traces import Timetable, TraceError
-from paretopipe_worker.paths import located
-from paretopipe_worker.usertext import shown
+from paretopipe_worker.usertext import located, shown
 
 UNSHAPED = "none"
 """Name of the link profile that leaves the link as it is."""
@@ -171,7 +170,7 @@ def parse(written: Any, folder: Path = Path()) -> LinkSpec:
     Parameters
     ----------
     folder
-        Where relative paths of traces begin, see :func:`paretopipe_worker.paths.located`.
+        Where relative paths of traces begin, see :func:`paretopipe_worker.usertext.located`.
 
     Raises
     ------
