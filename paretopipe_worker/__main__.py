@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from paretopipe_worker import governor, preflight, supervise
 from paretopipe_worker.cuts import FIRST, LAST, TensorSpec, payload_bytes
-from paretopipe_worker.link import command as link_command
+from paretopipe_worker.shaping import command as link_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.link import interfaces
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.counters import RelayCounters
-from paretopipe_worker.link.relay import TUN
-from paretopipe_worker.link.shaping import restore
 from paretopipe_worker.link.traces import Timetable
+from paretopipe_worker.shaping import interfaces
+from paretopipe_worker.shaping.apply import restore
+from paretopipe_worker.shaping.relay import TUN
 from tests.namespaces import Namespace, joined_pair, reason_without_namespaces
 
 DATA_PORT = 29400

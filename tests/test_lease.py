@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from paretopipe_worker.lease import Lease
-from paretopipe_worker.link import tcp_settings
 from paretopipe_worker.link.conditions import Condition, TcpSettings
+from paretopipe_worker.shaping import tcp_settings
 from tests.namespaces import INTERFACE, reason_without_namespaces
 from tests.shaped_link import Link, shaped_link
 from tests.waiting import until

@@ -18,7 +18,7 @@ import pytest
 
 from paretopipe_worker.link.conditions import Condition, Distribution, TcpSettings
 from paretopipe_worker.link.counters import CountersFile, RelayCounters
-from paretopipe_worker.link.relay import TUN, Egress
+from paretopipe_worker.shaping.relay import TUN, Egress
 from tests.namespaces import INTERFACE
 from tests.shaped_link import (
     DATA_PORT,

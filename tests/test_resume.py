@@ -16,7 +16,6 @@ from analysis.replicates import replicates
 from paretopipe_worker import attempts, planner, records, resume, spec
 from paretopipe_worker import plan as plans
 from paretopipe_worker.attempts import MEASURED
-from paretopipe_worker.link import tc
 from paretopipe_worker.plan import Plan, PlanError, Point, Session
 from paretopipe_worker.records import (
     End,
@@ -29,6 +28,7 @@ from paretopipe_worker.records import (
     RecordError,
     Writer,
 )
+from paretopipe_worker.shaping import tc
 from tests import fake_run
 from tests.fake_run import FakeRun
 from tests.tables import HOSTS, table

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker.link import tc, tcp_settings
 from paretopipe_worker.link.conditions import Condition, TcpSettings
+from paretopipe_worker.shaping import tc, tcp_settings
 from tests.namespaces import INTERFACE, reason_without_namespaces
 from tests.shaped_link import (
     DATA_PORT,

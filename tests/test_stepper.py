@@ -17,8 +17,8 @@ from paretopipe_worker import segments
 from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.link.stepper import Stepper
 from paretopipe_worker.link.traces import Timetable
+from paretopipe_worker.shaping.stepper import Stepper
 from tests.waiting import until
 
 pytestmark = pytest.mark.alone

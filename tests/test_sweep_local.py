@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from paretopipe_worker.link.interfaces import probe_kernel
 from paretopipe_worker.records import SHARES, Header, PhaseEnd, Probe
+from paretopipe_worker.shaping.interfaces import probe_kernel
 from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 from tests.labs import HOSTS, Lab, nothing_left, shaped, throwaway, watched
 from tests.namespaces import reason_without_namespaces

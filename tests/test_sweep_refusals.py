@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker.link.interfaces import probe_kernel
+from paretopipe_worker.shaping.interfaces import probe_kernel
 from tests.labs import SMALLEST, nothing_left, shaped, throwaway, watched
 from tests.namespaces import reason_without_namespaces
 from tests.sweeps import Checkout

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from paretopipe_worker import records
-from paretopipe_worker.link.interfaces import probe_kernel
 from paretopipe_worker.records import End
+from paretopipe_worker.shaping.interfaces import probe_kernel
 from tests.sshd import USER_ID, WORKER_HOME, Fleet, Host, Task, fleet, reason_without_sshd
 from tests.sweeps import Checkout, Done, Running, checkout
 from tests.waiting import until

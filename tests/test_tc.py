@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker.link import netem, tc
 from paretopipe_worker.link.conditions import Condition, Engine, Way
-from paretopipe_worker.link.tc import Shaping, ShapingError
+from paretopipe_worker.shaping import netem, tc
+from paretopipe_worker.shaping.tc import Shaping, ShapingError
 
 FRAME = 1514
 """Bytes of a full Ethernet frame at an MTU of 1500."""

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker.link import profiles, samples, tc, traces
+from paretopipe_worker.link import profiles, samples, traces
 from paretopipe_worker.link.conditions import Condition, Way
 from paretopipe_worker.link.profiles import Hop, ProfileError
-from paretopipe_worker.link.tc import Shaping, ShapingError
 from paretopipe_worker.link.traces import MAX_SEGMENTS, Timetable, TraceError
+from paretopipe_worker.shaping import tc
+from paretopipe_worker.shaping.tc import Shaping, ShapingError
 from tests.shaped_link import (
     DATA_PORT,
     traced,

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker.link import tc
 from paretopipe_worker.link.conditions import Condition
+from paretopipe_worker.shaping import tc
 from tests import uml
 from tests.namespaces import INTERFACE
 from tests.uml_link import (

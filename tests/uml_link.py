@@ -18,10 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.link import interfaces
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.replay import Replay
 from paretopipe_worker.link.traces import Timetable
+from paretopipe_worker.shaping import interfaces
 from tests.namespaces import INTERFACE, Namespace, joined_pair
 
 DATA_PORT = 29400

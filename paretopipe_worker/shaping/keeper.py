@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 
 from paretopipe_worker.daemons import Process, detach, locked, read_json, write_json
-from paretopipe_worker.link import interfaces, tc
-from paretopipe_worker.link.goal import Goal
-from paretopipe_worker.link.relay import Relay, be_prompt
-from paretopipe_worker.link.stepper import Stepper
-from paretopipe_worker.link.tc import ShapingError
+from paretopipe_worker.shaping import interfaces, tc
+from paretopipe_worker.shaping.goal import Goal
+from paretopipe_worker.shaping.relay import Relay, be_prompt
+from paretopipe_worker.shaping.stepper import Stepper
+from paretopipe_worker.shaping.tc import ShapingError
 
 _WATCHING = "watching"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from paretopipe_worker.daemons import read_json
 from paretopipe_worker.lease import Lease
-from paretopipe_worker.link import interfaces, tc, tcp_settings
 from paretopipe_worker.link.conditions import TcpSettings
-from paretopipe_worker.link.interfaces import Interface
-from paretopipe_worker.link.tc import Shaping
+from paretopipe_worker.shaping import interfaces, tc, tcp_settings
+from paretopipe_worker.shaping.interfaces import Interface
+from paretopipe_worker.shaping.tc import Shaping
 
 
 def what_was(state_dir: Path) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import re
 
-from paretopipe_worker.link import netem
 from paretopipe_worker.link.conditions import Condition, Engine
+from paretopipe_worker.shaping import netem
 
 CERTIFIED_FROM_MBIT = 10.0
 """From this rate on no transfer that is certified is early by more than the millisecond that it may

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from paretopipe_worker.link import interfaces
 from paretopipe_worker.link.conditions import TcpSettings
-from paretopipe_worker.link.tc import ShapingError
+from paretopipe_worker.shaping import interfaces
+from paretopipe_worker.shaping.tc import ShapingError
 
 _SYSCTL = Path("/proc/sys/net/ipv4")
 _CONTROL = "tcp_congestion_control"

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from paretopipe_worker.lease import Lease
-from paretopipe_worker.link import htb, interfaces, tc
 from paretopipe_worker.link.conditions import TcpSettings
-from paretopipe_worker.link.shaping import Change, apply, engine_for, restore
-from paretopipe_worker.link.tc import Shaping, ShapingError
+from paretopipe_worker.shaping import htb, interfaces, tc
+from paretopipe_worker.shaping.apply import Change, apply, engine_for, restore
+from paretopipe_worker.shaping.tc import Shaping, ShapingError
 from paretopipe_worker.usertext import shown
 
 

@@ -26,11 +26,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from paretopipe_worker import timers
-from paretopipe_worker.link import interfaces, netem, tc
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.counters import CountersFile
-from paretopipe_worker.link.interfaces import Interface
-from paretopipe_worker.link.tc import Shaping, ShapingError
+from paretopipe_worker.shaping import interfaces, netem, tc
+from paretopipe_worker.shaping.interfaces import Interface
+from paretopipe_worker.shaping.tc import Shaping, ShapingError
 
 TUN = Path("/dev/net/tun")
 

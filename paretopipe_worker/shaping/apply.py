@@ -20,11 +20,12 @@ from typing import Any
 
 from paretopipe_worker.daemons import locked, write_json
 from paretopipe_worker.lease import Lease
-from paretopipe_worker.link import htb, interfaces, keeper, relay, replay, tc, tcp_settings
+from paretopipe_worker.link import replay
 from paretopipe_worker.link.conditions import Engine, TcpSettings
-from paretopipe_worker.link.goal import Goal, what_was
-from paretopipe_worker.link.interfaces import Interface
-from paretopipe_worker.link.tc import Shaping, ShapingError
+from paretopipe_worker.shaping import htb, interfaces, keeper, relay, tc, tcp_settings
+from paretopipe_worker.shaping.goal import Goal, what_was
+from paretopipe_worker.shaping.interfaces import Interface
+from paretopipe_worker.shaping.tc import Shaping, ShapingError
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from paretopipe_worker.link import htb, netem
 from paretopipe_worker.link.conditions import Condition, Engine, Way
 from paretopipe_worker.link.traces import Timetable
+from paretopipe_worker.shaping import htb, netem
 from paretopipe_worker.usertext import shown
 
 HANDLE = "7070:"

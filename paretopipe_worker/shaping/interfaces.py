@@ -11,8 +11,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from paretopipe_worker.link import tc
-from paretopipe_worker.link.tc import ShapingError
+from paretopipe_worker.shaping import tc
+from paretopipe_worker.shaping.tc import ShapingError
 
 _GSO_MAX_SEGS = 65535
 _TIMEOUT_S = 20
