@@ -63,10 +63,10 @@ def _positive(text: str) -> int:
 
 def _cuts(options: argparse.Namespace) -> int:
     """List a model's cuts with name, crossing tensors and bytes."""
-    from paretopipe_worker import models, trial
+    from paretopipe_worker.model import trial, zoo
 
-    shape = models.default_input(options.model)
-    model = models.build(options.model, seed=0, input_shape=shape)
+    shape = zoo.default_input(options.model)
+    model = zoo.build(options.model, seed=0, input_shape=shape)
     table = trial.cut_table(
         model,
         options.model,

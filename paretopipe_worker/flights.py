@@ -11,8 +11,8 @@ import torch
 from paretopipe_worker.compute import Computed, compute
 from paretopipe_worker.context import Context
 from paretopipe_worker.health import Watch
+from paretopipe_worker.model.partition import Stage
 from paretopipe_worker.outputs import Check
-from paretopipe_worker.partition import Stage
 from paretopipe_worker.plan import Point
 from paretopipe_worker.records import Item, Phase
 from paretopipe_worker.transport import MARK, PHASES, ProtocolError, Tag

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from paretopipe_worker.partition import largest_error
+from paretopipe_worker.model.partition import largest_error
 
 TOLERANCE = 1e-4
 """Largest relative error of an output that came by way of hosts of different processors."""

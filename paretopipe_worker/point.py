@@ -24,9 +24,9 @@ from paretopipe_worker.drive import (
 )
 from paretopipe_worker.flights import Flights
 from paretopipe_worker.health import Watch, disturbances
-from paretopipe_worker.models import example_input
+from paretopipe_worker.model.partition import PartitionError, Stage, check_split, split, whole
+from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.outputs import Check, PointFailed
-from paretopipe_worker.partition import PartitionError, Stage, check_split, split, whole
 from paretopipe_worker.plan import Point
 from paretopipe_worker.records import PhaseEnd
 from paretopipe_worker.spec import MIN_ITEMS, LoadSpec

@@ -10,15 +10,16 @@ from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker import loading, models, planner, weights
 from paretopipe_worker import plan as plans
+from paretopipe_worker import planner
 from paretopipe_worker.cuts import CutTable, TensorSpec
 from paretopipe_worker.fleet import Host
-from paretopipe_worker.models import ModelError
+from paretopipe_worker.model import loading, weights, zoo
+from paretopipe_worker.model.trial import cut_table
+from paretopipe_worker.model.weights import WeightsError
+from paretopipe_worker.model.zoo import ModelError
 from paretopipe_worker.plan import Plan, PlanError
 from paretopipe_worker.spec import Experiment, ModelSpec, SpecError
-from paretopipe_worker.trial import cut_table
-from paretopipe_worker.weights import WeightsError
 
 Note: TypeAlias = Callable[[str], object]
 """Takes a line for people about what was done to a model's weights."""
@@ -77,12 +78,12 @@ def _tables(
     experiment: Experiment, model: ModelSpec, cache: Path, note: Note
 ) -> Iterator[CutTable]:
     """The cut tables of one model, with its weights stored under their checksum."""
-    shape = model.input or models.default_input(model.name)
+    shape = model.input or zoo.default_input(model.name)
     inputs = [
         TensorSpec((batch, *shape), dtype)
         for batch, dtype in itertools.product(experiment.batch, experiment.dtype)
     ]
-    module = models.build(
+    module = zoo.build(
         model.name,
         seed=experiment.seed,
         input_shape=shape,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker import control, facts, loading, records
+from paretopipe_worker import control, facts, records
 from paretopipe_worker import plan as plans
 from paretopipe_worker.agreement import Agreement
 from paretopipe_worker.context import Context, Shares
@@ -20,7 +20,8 @@ from paretopipe_worker.control import Channel
 from paretopipe_worker.cuts import CutTable
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.loading import Loaded
+from paretopipe_worker.model import loading
+from paretopipe_worker.model.loading import Loaded
 from paretopipe_worker.plan import Plan, Session
 from paretopipe_worker.records import Ready, Writer
 from paretopipe_worker.transport import Endpoint, Transport, connect
@@ -151,7 +152,7 @@ def load(plan: Plan, session: Session, weights: Path) -> Loaded:
         When the weights are missing, or the model that was built holds others or computes
         something else than the one that was planned.
     ModelError, WeightsError, PartitionError
-        As :func:`paretopipe_worker.loading.load`.
+        As :func:`paretopipe_worker.model.loading.load`.
     """
     tables, seed = _tables(plan, session), plan.experiment.seed
     planned = tables[0].weights_sha256

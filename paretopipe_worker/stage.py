@@ -21,15 +21,15 @@ from paretopipe_worker.follower import Follower
 from paretopipe_worker.link import state as linkstate
 from paretopipe_worker.link.replay import ReplayError
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.models import ModelError
-from paretopipe_worker.partition import PartitionError
+from paretopipe_worker.model.partition import PartitionError
+from paretopipe_worker.model.usercode import told
+from paretopipe_worker.model.weights import WeightsError
+from paretopipe_worker.model.zoo import ModelError
 from paretopipe_worker.records import End, Header, Writer
 from paretopipe_worker.rendezvous import StageError, joined
 from paretopipe_worker.source import Source
 from paretopipe_worker.transport import TransportError
 from paretopipe_worker.transport.handshake import SecretFileError, read_secret
-from paretopipe_worker.usercode import told
-from paretopipe_worker.weights import WeightsError
 
 
 class Interrupted(BaseException):

@@ -19,7 +19,7 @@ from tests.waiting import until
 HOSTS = ("edge", "server")
 
 SMALLEST = """\
-models: [paretopipe_worker.tiny:network]
+models: [paretopipe_worker.model.tiny:network]
 links: [{name: rate20, rate_mbit: 20}]
 splits: {granularity: block, cuts: ["6"]}
 phases: {min_items: 20, min_s: 0.1, max_s: 30}

@@ -52,7 +52,7 @@ def measured(folder: Path, model: str) -> Run:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A network that computes for a fraction of a millisecond."""
-    return measured(tmp_path_factory.mktemp("tiny"), "paretopipe_worker.tiny:network")
+    return measured(tmp_path_factory.mktemp("tiny"), "paretopipe_worker.model.tiny:network")
 
 
 @pytest.fixture(scope="module")

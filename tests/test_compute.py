@@ -14,7 +14,7 @@ import torch
 
 from paretopipe_worker import timers
 from paretopipe_worker.compute import Computed, compute
-from paretopipe_worker.partition import Stage
+from paretopipe_worker.model.partition import Stage
 
 WAIT_NS = 20_000_000
 

@@ -14,7 +14,7 @@ from paretopipe_worker.cuts import Cut, TensorSpec
 from paretopipe_worker.flights import Flights
 from paretopipe_worker.health import Watch
 from paretopipe_worker.link import state
-from paretopipe_worker.models import example_input
+from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.outputs import Check
 from paretopipe_worker.records import Writer
 from paretopipe_worker.transport import MARK, Transport

@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from paretopipe_worker import loading, models, rendezvous, weights
+from paretopipe_worker import rendezvous
 from paretopipe_worker.__main__ import main
 from paretopipe_worker.cuts import FIRST, LAST, TensorSpec
-from paretopipe_worker.partition import check_split, find_cuts, split, whole
+from paretopipe_worker.model import loading, weights, zoo
+from paretopipe_worker.model.partition import check_split, find_cuts, split, whole
+from paretopipe_worker.model.weights import WeightsError
 from paretopipe_worker.rendezvous import StageError
 from paretopipe_worker.spec import SpecError
-from paretopipe_worker.weights import WeightsError
 from tests import travellers
 from tests.sessions import Lab, lab
 
-TINY = "paretopipe_worker.tiny:network"
+TINY = "paretopipe_worker.model.tiny:network"
 FLEET = json.dumps(
     [{"name": f"host{n}", "data_address": f"10.0.0.{n}", "data_port": 29500} for n in (1, 2)]
 )
@@ -30,9 +31,9 @@ FOUR = TensorSpec((2, 4), "float32")
 
 def families() -> list[str]:
     """The classifier of each of torchvision's modules that computes least, and a second Swin."""
-    vision = models._torchvision_models()
+    vision = zoo._torchvision_models()
     found: dict[str, tuple[float, str]] = {}
-    for name in models.classifiers():
+    for name in zoo.classifiers():
         operations = min(each.meta["_ops"] for each in vision.get_model_weights(name))
         family = vision.get_model_builder(name).__module__
         found[family] = min((operations, name), found.get(family, (operations, name)))
@@ -42,17 +43,17 @@ def families() -> list[str]:
 @pytest.mark.parametrize("name", families())
 def test_every_family_of_classifiers_loads_as_a_host_loads_it(name: str, tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
-    model = models.skeleton(name, seed=0)
+    model = zoo.skeleton(name, seed=0)
     # Nothing is drawn, which takes most of the time: which values are loaded does not matter.
     held = weights.tensors(model).items()
     same = {key: torch.full(t.shape, 0.01) for key, t in held if t.is_meta}
     weights.place(model, same, file)
-    taken = TensorSpec((1, *models.default_input(name)), "float32")
+    taken = TensorSpec((1, *zoo.default_input(name)), "float32")
     loading.traced(model, [taken], seed=0)
     weights.save_weights(model, file)
     loaded = loading.load(name, file, [taken], seed=1)
     assert loaded.weights_sha256 == weights.weights_sha256(model)
-    traced, inputs = loaded.traces[taken], [models.example_input(taken, seed=1, index=0)]
+    traced, inputs = loaded.traces[taken], [zoo.example_input(taken, seed=1, index=0)]
     references = [whole(loaded.model, tensor) for tensor in inputs]
     assert 0 < references[0][0].abs().max() < float("inf")
     cuts = find_cuts(traced, "block")
@@ -62,7 +63,7 @@ def test_every_family_of_classifiers_loads_as_a_host_loads_it(name: str, tmp_pat
 
 def stored(name: str, folder: Path, taken: TensorSpec) -> tuple[nn.Module, Path]:
     """A model as the controller makes it, and its file."""
-    model, file = models.build(name, seed=1), folder / "weights.safetensors"
+    model, file = zoo.build(name, seed=1), folder / "weights.safetensors"
     loading.traced(model, [taken], seed=1)
     weights.save_weights(model, file)
     return model, file
@@ -71,10 +72,10 @@ def stored(name: str, folder: Path, taken: TensorSpec) -> tuple[nn.Module, Path]
 @pytest.mark.parametrize("name", ["Scattered", "Tied"])
 def test_every_tensor_that_a_model_computes_with_travels(name: str, tmp_path: Path) -> None:
     named = f"tests.travellers:{name}"
-    taken = TensorSpec((2, *models.default_input(named)), "float32")
+    taken = TensorSpec((2, *zoo.default_input(named)), "float32")
     model, file = stored(named, tmp_path, taken)
     sha256 = weights.weights_sha256(model)
-    tensor = models.example_input(taken, seed=1, index=0)
+    tensor = zoo.example_input(taken, seed=1, index=0)
     [output] = whole(model, tensor)
     loaded = loading.load(named, file, [taken], seed=1)
     assert loaded.weights_sha256 == sha256
@@ -200,7 +201,7 @@ def test_a_checkpoint_is_known_by_its_content_wherever_it_lies(
 
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
-    state = models.build(TINY, seed=1).half().state_dict()
+    state = zoo.build(TINY, seed=1).half().state_dict()
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, before / "trained.pt")
     status, said, _ = plan(before)
     assert status == 0

@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.models import (
+from paretopipe_worker.model.partition import find_cuts, trace
+from paretopipe_worker.model.weights import WeightsError
+from paretopipe_worker.model.zoo import (
     ModelError,
     build,
     classifiers,
@@ -25,8 +27,6 @@ from paretopipe_worker.models import (
     save_weights,
     weights_sha256,
 )
-from paretopipe_worker.partition import find_cuts, trace
-from paretopipe_worker.weights import WeightsError
 
 PAPER = ("mobilenet_v2", "resnet18", "resnet50", "alexnet", "vgg16", "inception_v3")
 DEAD_BY_DEFAULT = ("vit_b_32", "convnext_tiny", "squeezenet1_1", "mobilenet_v3_small")
@@ -383,7 +383,7 @@ def _fake_torchvision(folder: Path, text: str) -> Path:
 
 
 MISSING_OPERATOR = "operator torchvision::nms does not exist"
-LIST = "from paretopipe_worker.models import classifiers; print(*classifiers())"
+LIST = "from paretopipe_worker.model.zoo import classifiers; print(*classifiers())"
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="needs a CPU build of torch")

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from paretopipe_worker import models
 from paretopipe_worker.cuts import FIRST, LAST, TensorSpec
-from paretopipe_worker.partition import (
+from paretopipe_worker.model import zoo
+from paretopipe_worker.model.partition import (
     PartitionError,
     TracedModel,
     check_split,
@@ -25,7 +25,7 @@ from paretopipe_worker.partition import (
     trace,
     whole,
 )
-from paretopipe_worker.trial import cut_table
+from paretopipe_worker.model.trial import cut_table
 from tests import cut_oracle
 
 PAPER = ("mobilenet_v2", "resnet18", "resnet50", "alexnet", "vgg16", "inception_v3")
@@ -72,14 +72,14 @@ def _one_thread() -> Iterator[None]:
 @functools.cache
 def _model(name: str) -> nn.Module:
     """Built once for all tests; none changes it for good."""
-    return models.build(name, seed=3)
+    return zoo.build(name, seed=3)
 
 
 def _inputs(name: str, batch: int = 1, size: int | None = None) -> list[torch.Tensor]:
     """Two inputs of the model's default size or a given one."""
-    channels, *default = models.default_input(name)
+    channels, *default = zoo.default_input(name)
     spec = TensorSpec((batch, channels, *([size, size] if size else default)), "float32")
-    return [models.example_input(spec, seed=3, index=index) for index in (0, 1)]
+    return [zoo.example_input(spec, seed=3, index=index) for index in (0, 1)]
 
 
 @functools.cache
@@ -431,7 +431,7 @@ def test_unknown_and_disordered_cuts_are_refused_with_what_is_allowed() -> None:
 
 
 def test_a_cut_table_holds_what_planning_needs() -> None:
-    model = models.build("resnet18", seed=0, input_shape=(3, 64, 64))
+    model = zoo.build("resnet18", seed=0, input_shape=(3, 64, 64))
     table = cut_table(model, "resnet18", "block", TensorSpec((2, 3, 64, 64), "float32"))
     assert table.names == tuple(RESNET18_BLOCKS)
     assert table.crossing("layer1.0") == (TensorSpec((2, 64, 16, 16), "float32"),)

@@ -28,7 +28,7 @@ EXPERIMENTS = sorted(ROOT.glob("experiments/*.yml"))
 SECRETS = ("hunter2", "swordfish", "opensesame", "BEGIN OPENSSH", "id_ed25519", "tr0ub4dor")
 
 HOPS: dict[str, Any] = {
-    "models": ["paretopipe_worker.tiny:network"],
+    "models": ["paretopipe_worker.model.tiny:network"],
     "placements": [["pi", "mid", "server"]],
     "links": [
         {"name": "ring", "hops": [{"delay_ms": 3}, {"rate_mbit": 9}], "return": {"delay_ms": 20}},
@@ -56,7 +56,7 @@ def test_links_of_several_hops_can_be_read_back_as_well() -> None:
 
 def test_the_manifest_alone_is_enough_to_plan_the_same_again(tmp_path: Path) -> None:
     experiment = {
-        "models": ["paretopipe_worker.tiny:network"],
+        "models": ["paretopipe_worker.model.tiny:network"],
         "links": ["none", {"name": "far", "delay_ms": 5}],
         "replicates": 2,
         "seed": 7,

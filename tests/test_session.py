@@ -46,7 +46,7 @@ PHASES = {"min_items": 8, "min_s": 0.05, "max_s": 20, "retries": 0}
 Kind = TypeVar("Kind", bound=Record)
 
 
-def experiment(model: str = "paretopipe_worker.tiny:network", **keys: Any) -> dict[str, Any]:
+def experiment(model: str = "paretopipe_worker.model.tiny:network", **keys: Any) -> dict[str, Any]:
     """A short experiment of one model."""
     return {"models": [model], "phases": PHASES, **keys}
 

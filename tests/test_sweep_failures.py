@@ -36,17 +36,17 @@ SOON = ("-e", "session_poll_s=0.3")
 # The slow link comes first with this seed, and on it the point at which nothing crosses: once
 # that one is reported, two follow of seconds each.
 TROUBLE = """\
-models: [paretopipe_worker.tiny:network]
+models: [paretopipe_worker.model.tiny:network]
 links: [none, {name: rate20, rate_mbit: 20}, {name: slow, rate_mbit: 0.5}]
 splits: {granularity: block, cuts: ["0"]}
 phases: {min_items: 20, min_s: 0.1, max_s: 30}
 seed: 11
 """
-SLOW, NONE = (f"r0-{link}-tcp-paretopipe_worker.tiny.network-p0" for link in ("slow", "none"))
+SLOW, NONE = (f"r0-{link}-tcp-paretopipe_worker.model.tiny.network-p0" for link in ("slow", "none"))
 
 # All of it is on one slow link, so that there is time to kill the controller.
 ONE_SLOW = """\
-models: [paretopipe_worker.tiny:network]
+models: [paretopipe_worker.model.tiny:network]
 links: [{name: slow, rate_mbit: 0.5}]
 splits: {granularity: block, cuts: ["0"]}
 phases: {min_items: 20, min_s: 0.1, max_s: 30}

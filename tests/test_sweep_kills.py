@@ -32,7 +32,7 @@ pytestmark = [
 
 RUN = "killed"
 EXPERIMENT = """\
-models: [paretopipe_worker.tiny:network]
+models: [paretopipe_worker.model.tiny:network]
 links: [{link}]
 backends: {backends}
 splits: {{granularity: block, cuts: ["0", "3"]}}

@@ -26,7 +26,7 @@ pytestmark = [
 TINY = "experiments/tiny.yml"
 LINKS = {"none", "far"}
 SPLITS = {"@first", "@last", *(str(layer) for layer in range(7))}
-SESSIONS = sorted(f"r0-{link}-tcp-paretopipe_worker.tiny.network-p0" for link in LINKS)
+SESSIONS = sorted(f"r0-{link}-tcp-paretopipe_worker.model.tiny.network-p0" for link in LINKS)
 
 
 @dataclass
@@ -60,7 +60,7 @@ def test_make_sweep_ends_well_and_leaves_all_that_is_promised(measured: Measured
     names = {str(path.relative_to(measured.results.folder))
              for path in measured.results.folder.rglob("*")}  # fmt: skip
     files = {f"records/{host}/{session}.1.jsonl" for host in HOSTS for session in SESSIONS}
-    figures = {f"figures/{kind}-paretopipe_worker.tiny.network.{ending}"
+    figures = {f"figures/{kind}-paretopipe_worker.model.tiny.network.{ending}"
                for kind in ("front", "breakdown") for ending in ("png", "svg")}  # fmt: skip
     assert names >= files | figures | {"plan.json", "manifest.json", "points.csv", "front.csv"}
     assert (measured.checkout.root / "results/latest").resolve() == measured.results.folder
@@ -91,7 +91,9 @@ def test_the_sweep_says_what_it_does_and_prints_the_front(measured: Measured) ->
     # On a busy machine a relayed link may not be what was asked for: then it has no front.
     points = measured.results.points
     for link in set(points[points["link_certified"].ne(False)]["link"]):
-        assert f"paretopipe_worker.tiny:network over link {link}: edge > server, tcp" in output
+        assert (
+            f"paretopipe_worker.model.tiny:network over link {link}: edge > server, tcp" in output
+        )
     for row in measured.results.front.itertuples():
         line = rf"{row.split} +{row.latency_median_ms:.2f} +{row.throughput_images_s:.2f}"
         assert re.search(line, output), output

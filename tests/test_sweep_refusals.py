@@ -72,10 +72,10 @@ def test_what_cannot_be_measured_is_refused_before_any_host_is_touched(copy: Che
     )
     places = ("--results", "results/planned", "--cache", ".cache")
     copy.run(".venv/bin/python", *plan, "--fleet", fleet, *places).succeeded()
-    network = "models: [paretopipe_worker.tiny:network]\nlinks: "
+    network = "models: [paretopipe_worker.model.tiny:network]\nlinks: "
     cases = {
         "a": ("models: [mobilenet_v2]\nlinks: [none]\nreplicate: 3", "replicate"),
-        "b": ("models: [paretopipe_worker.tiny:nothing]\nlinks: [none]", "nothing"),
+        "b": ("models: [paretopipe_worker.model.tiny:nothing]\nlinks: [none]", "nothing"),
         "../c": (SMALLEST, "run: '../c' cannot name a folder; allowed are up to 100 letters"),
         "d": (network + "[{name: x, loss_percent: 100}]", "links[0].loss_percent: loses 100 %"),
         "planned": (SMALLEST, "run 'planned' was planned with other experiment"),

@@ -30,7 +30,7 @@ DEADLINE_S = 240.0
 """Seconds a sweep may take while other tests have a core."""
 
 SHORT = """\
-models: [paretopipe_worker.tiny:network]
+models: [paretopipe_worker.model.tiny:network]
 links: [none, {name: rate20, rate_mbit: 20}]
 splits: {granularity: block, cuts: ["2"]}
 phases: {min_items: 20, min_s: 0.1, max_s: 10}
@@ -40,7 +40,7 @@ seed: 1
 # With this seed the slow session comes first, and in it first the point at which nothing crosses:
 # then it has two points left, of over 5 and 10 s, longer than the lease.
 SLOW_FIRST = """\
-models: [paretopipe_worker.tiny:network]
+models: [paretopipe_worker.model.tiny:network]
 links: [none, {name: slow, rate_mbit: 0.4}]
 splits: {granularity: block, cuts: ["0"]}
 phases: {min_items: 20, min_s: 0.1, max_s: 30}

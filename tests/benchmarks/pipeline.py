@@ -30,11 +30,12 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker import models, records
+from paretopipe_worker import records
 from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.compute import compute
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.partition import TracedModel, split
+from paretopipe_worker.model import zoo
+from paretopipe_worker.model.partition import TracedModel, split
 from paretopipe_worker.plan import Point, Session
 from paretopipe_worker.records import Item, Record
 from paretopipe_worker.spec import MIN_ITEMS
@@ -214,7 +215,7 @@ def session(piece: Piece) -> list[dict[str, Any]]:
             bare = stack.enter_context(wire((own, port), other_side))
         leader = stack.enter_context(led(made, planned, source_side, other_side))
         context = leader.context
-        example = models.example_input(made.plan.tables[0].input, seed=0, index=0)
+        example = zoo.example_input(made.plan.tables[0].input, seed=0, index=0)
         points = [p for p in map(made.plan.point, planned.points) if p.split[0][0] != "@"]
         apart = {}
         for number, point in enumerate(points, start=1):

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from paretopipe_worker import models, weights
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.graph import TracedModel
-from paretopipe_worker.tracing import trace
-from paretopipe_worker.weights import WeightsError, listed
+from paretopipe_worker.model import weights, zoo
+from paretopipe_worker.model.capture import trace
+from paretopipe_worker.model.graph import TracedModel
+from paretopipe_worker.model.weights import WeightsError, listed
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Loaded:
         By the shape and dtype of an input.
     weights_sha256
         Digest of the tensors that the model holds, see
-        :func:`paretopipe_worker.weights.weights_sha256`.
+        :func:`paretopipe_worker.model.weights.weights_sha256`.
     """
 
     model: nn.Module
@@ -40,9 +40,9 @@ def load(name: str, file: Path, inputs: Sequence[TensorSpec], *, seed: int) -> L
     Parameters
     ----------
     name
-        As in :func:`paretopipe_worker.models.build`.
+        As in :func:`paretopipe_worker.model.zoo.build`.
     file
-        From :func:`paretopipe_worker.weights.save_weights`, of a model that was traced for the
+        From :func:`paretopipe_worker.model.weights.save_weights`, of a model that was traced for the
         same inputs in the same order.
     inputs
         What to trace it for, batch first.
@@ -58,7 +58,7 @@ def load(name: str, file: Path, inputs: Sequence[TensorSpec], *, seed: int) -> L
     PartitionError
         When the model cannot be traced.
     """
-    model = models.skeleton(name, seed=seed)
+    model = zoo.skeleton(name, seed=seed)
     state = weights.read_weights(file)
     weights.place(model, state, file)
     placed = weights.tensors(model)
@@ -86,7 +86,7 @@ def traced(
     model: nn.Module, inputs: Sequence[TensorSpec], *, seed: int
 ) -> dict[TensorSpec, TracedModel]:
     """Trace a model for each of its inputs; constants of the traces stay on the model."""
-    return {spec: trace(model, models.example_input(spec, seed=seed, index=0)) for spec in inputs}
+    return {spec: trace(model, zoo.example_input(spec, seed=seed, index=0)) for spec in inputs}
 
 
 def _refuse_remade(name: str, before: TracedModel, spec: TensorSpec, seed: int) -> None:
@@ -96,7 +96,7 @@ def _refuse_remade(name: str, before: TracedModel, spec: TensorSpec, seed: int) 
     """
     model = before.model
     known = set(vars(model))
-    again = trace(model, models.example_input(spec, seed=seed, index=0))
+    again = trace(model, zoo.example_input(spec, seed=seed, index=0))
     pairs = list(zip(_attributes(before), _attributes(again), strict=True))
     held = weights.tensors(model)
     for left in vars(model).keys() - known:

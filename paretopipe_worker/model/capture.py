@@ -16,14 +16,14 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from paretopipe_worker.graph import (
+from paretopipe_worker.model.graph import (
     Flow,
     Layout,
     PartitionError,
     TracedModel,
     find_places,
 )
-from paretopipe_worker.usercode import RAISED, aside, place, shortened, told
+from paretopipe_worker.model.usercode import RAISED, aside, place, shortened, told
 
 
 def trace(model: nn.Module, example: torch.Tensor) -> TracedModel:

@@ -9,7 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from paretopipe_worker.weights import WeightsError, listed, mismatched, place, read_weights, tensors
+from paretopipe_worker.model.weights import (
+    WeightsError,
+    listed,
+    mismatched,
+    place,
+    read_weights,
+    tensors,
+)
 
 WRAPPERS = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}
 """Prefixes that wrapping a model puts before the name of every tensor, and what wraps so."""

@@ -20,8 +20,7 @@ from torch.nn.modules import module as every_module
 from torch.overrides import TorchFunctionMode
 
 from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, TensorSpec
-from paretopipe_worker.models import example_input, runnable
-from paretopipe_worker.partition import (
+from paretopipe_worker.model.partition import (
     PartitionError,
     TracedModel,
     check_split,
@@ -32,8 +31,9 @@ from paretopipe_worker.partition import (
     trace,
     whole,
 )
-from paretopipe_worker.usercode import RAISED, aside, place, told
-from paretopipe_worker.weights import attributes_kept
+from paretopipe_worker.model.usercode import RAISED, aside, place, told
+from paretopipe_worker.model.weights import attributes_kept
+from paretopipe_worker.model.zoo import example_input, runnable
 
 _RUNS, _ENOUGH_S = 3, 1.0
 """How often a model is timed at most, and the time after which it is not timed again."""

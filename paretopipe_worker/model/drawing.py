@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from paretopipe_worker.weights import attributes_kept
+from paretopipe_worker.model.weights import attributes_kept
 
 DEAD = 1e-3
 """A parameter whose elements are all one number no larger than this passes no usable signal."""

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from paretopipe_worker.checkpoints import load_weights
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.drawing import has_batch_norm, keep_signal_alive
-from paretopipe_worker.nms import mend_torchvision
-from paretopipe_worker.usercode import RAISED, aside, shortened, told
-from paretopipe_worker.weights import WeightsError, save_weights, weights_sha256
+from paretopipe_worker.model.checkpoints import load_weights
+from paretopipe_worker.model.drawing import has_batch_norm, keep_signal_alive
+from paretopipe_worker.model.nms import mend_torchvision
+from paretopipe_worker.model.usercode import RAISED, aside, shortened, told
+from paretopipe_worker.model.weights import WeightsError, save_weights, weights_sha256
 
 __all__ = [
     "ModelError",
@@ -98,7 +98,7 @@ def build(
         where it is not given.
     weights
         Checkpoint to load in place of random weights, see
-        :func:`paretopipe_worker.checkpoints.load_weights`.
+        :func:`paretopipe_worker.model.checkpoints.load_weights`.
     note
         Told in one line what was changed to make the checkpoint fit.
 
@@ -241,7 +241,7 @@ def _factory(name: str) -> Callable[[], object]:
         hint = f" (close: {', '.join(close)})" if close else ""
         raise ModelError(
             f"unknown model {name!r}{hint}; allowed are torchvision's classifiers, listed by "
-            f"`python -c 'from paretopipe_worker.models import *; print(*classifiers())'`, "
+            f"`python -c 'from paretopipe_worker.model.zoo import *; print(*classifiers())'`, "
             f"and package.module:factory"
         )
     options = _VARIANTS.get(name, _Variant()).options

@@ -12,8 +12,8 @@ import torch
 from torch import fx, nn
 
 from paretopipe_worker.cuts import FIRST, LAST, Cut
-from paretopipe_worker.graph import Layout, PartitionError, Place, TracedModel
-from paretopipe_worker.tracing import trace
+from paretopipe_worker.model.capture import trace
+from paretopipe_worker.model.graph import Layout, PartitionError, Place, TracedModel
 
 __all__ = [
     "GRANULARITIES",
