@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from paretopipe_worker import records
-from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.belonging import CONTROLLER, Belonging, ForeignRecords
 from paretopipe_worker.plan import Plan, Point, Session
 from paretopipe_worker.records import (
@@ -28,6 +27,7 @@ from paretopipe_worker.records import (
     Record,
 )
 from paretopipe_worker.spec import MIN_ITEMS
+from paretopipe_worker.transport.backends import BACKENDS
 
 MEASURED = ("latency", "throughput")
 """Phases that every point needs."""

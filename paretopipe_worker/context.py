@@ -16,7 +16,7 @@ from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model.partition import TracedModel
 from paretopipe_worker.plan import Plan, Point, Session
 from paretopipe_worker.records import SHARES, Probe, Writer
-from paretopipe_worker.transport import Counters, Transport
+from paretopipe_worker.transport.api import Counters, Transport
 
 _LATE = 0.99
 

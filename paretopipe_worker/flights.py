@@ -15,7 +15,7 @@ from paretopipe_worker.model.partition import Stage
 from paretopipe_worker.outputs import Check
 from paretopipe_worker.plan import Point
 from paretopipe_worker.records import Item, Phase
-from paretopipe_worker.transport import MARK, PHASES, ProtocolError, Tag
+from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag
 
 
 class Flight(NamedTuple):

@@ -18,7 +18,7 @@ from paretopipe_worker.model.partition import Stage, split
 from paretopipe_worker.plan import Point
 from paretopipe_worker.probe import COMMANDS, answer
 from paretopipe_worker.records import LEGS, Item, Phase, PhaseEnd
-from paretopipe_worker.transport import MARK, PHASES
+from paretopipe_worker.transport.api import MARK, PHASES
 
 _MOST = 1 << 20
 """Largest number of a leg, or window, that rank 0 may name."""

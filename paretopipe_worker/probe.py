@@ -18,7 +18,7 @@ from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.records import Probe, Transfer
-from paretopipe_worker.transport import MARK, PHASES, ProtocolError, Tag, Transport
+from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag, Transport
 
 ROUND_TRIPS, BRIEF_ROUND_TRIPS = 130, 40
 TRANSFER_BYTES = (8 << 10, 32 << 10, 128 << 10, 512 << 10)

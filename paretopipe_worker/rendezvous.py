@@ -14,7 +14,6 @@ import torch
 
 from paretopipe_worker import control, facts, records
 from paretopipe_worker import plan as plans
-from paretopipe_worker.agreement import Agreement
 from paretopipe_worker.context import Context, Shares
 from paretopipe_worker.control import Channel
 from paretopipe_worker.cuts import CutTable
@@ -24,7 +23,8 @@ from paretopipe_worker.model import loading
 from paretopipe_worker.model.loading import Loaded
 from paretopipe_worker.plan import Plan, Session
 from paretopipe_worker.records import Ready, Writer
-from paretopipe_worker.transport import Endpoint, Transport, connect
+from paretopipe_worker.transport.agreement import Agreement
+from paretopipe_worker.transport.api import Endpoint, Transport, connect
 from paretopipe_worker.transport.handshake import Identity
 
 PATH_BACKEND = "tcp"

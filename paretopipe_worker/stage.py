@@ -28,7 +28,7 @@ from paretopipe_worker.model.zoo import ModelError
 from paretopipe_worker.records import End, Header, Writer
 from paretopipe_worker.rendezvous import StageError, joined
 from paretopipe_worker.source import Source
-from paretopipe_worker.transport import TransportError
+from paretopipe_worker.transport.api import TransportError
 from paretopipe_worker.transport.handshake import SecretFileError, read_secret
 
 

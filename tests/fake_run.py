@@ -15,11 +15,11 @@ from typing import Any, Literal
 from analysis import chance
 from paretopipe_worker import code, planner, predict, records, spec
 from paretopipe_worker import plan as plans
-from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
 from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import Plan, Point, Session
+from paretopipe_worker.transport.backends import BACKENDS
 
 WEIGHTS, GRAPH = "ab" * 32, "12" * 32
 FORWARD_MS = 40.0

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.transport import MARK, Endpoint, Tag, Transport, connect
+from paretopipe_worker.transport.api import MARK, Endpoint, Tag, Transport, connect
+from paretopipe_worker.transport.backends import BACKENDS
 
 ITEM = 2
 

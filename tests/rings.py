@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.transport import Endpoint, Transport, connect
+from paretopipe_worker.transport.api import Endpoint, Transport, connect
 
 ROOT = Path(__file__).parents[1]
 _PATIENCE_S = 60

@@ -17,7 +17,7 @@ from paretopipe_worker.link import state
 from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.outputs import Check
 from paretopipe_worker.records import Writer
-from paretopipe_worker.transport import MARK, Transport
+from paretopipe_worker.transport.api import MARK, Transport
 from tests import fake_run
 from tests.rings import ring
 

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from paretopipe_worker import control
-from paretopipe_worker.agreement import Agreement
 from paretopipe_worker.control import Channel
-from paretopipe_worker.transport import DeadlineExceeded, Endpoint, TransportError, connect
 from paretopipe_worker.transport import handshake as shaking
+from paretopipe_worker.transport.agreement import Agreement
+from paretopipe_worker.transport.api import DeadlineExceeded, Endpoint, TransportError, connect
 from paretopipe_worker.transport.handshake import (
     CutsMismatch,
     HandshakeError,

@@ -24,7 +24,7 @@ from paretopipe_worker.probe import (
     probe,
 )
 from paretopipe_worker.records import Probe
-from paretopipe_worker.transport import Endpoint, Transport
+from paretopipe_worker.transport.api import Endpoint, Transport
 from tests.rings import free_ports, joined, ring
 
 OPEN = Condition()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.transport import MARK, Endpoint, ProtocolError, Tag
+from paretopipe_worker.transport.api import MARK, Endpoint, ProtocolError, Tag
 from paretopipe_worker.transport.sockets import tcp_sockets
 from paretopipe_worker.transport.tcp import _HEADER, _MAGIC, VERSION, TcpTransport
 from tests.rings import free_ports, joined

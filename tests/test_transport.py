@@ -12,9 +12,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import DTYPE_BYTES, TensorSpec
-from paretopipe_worker.transport import (
+from paretopipe_worker.transport.api import (
     MARK,
     DeadlineExceeded,
     Endpoint,
@@ -26,6 +25,7 @@ from paretopipe_worker.transport import (
     gloo,
     rpc,
 )
+from paretopipe_worker.transport.backends import BACKENDS
 from tests.ring_peer import ITEM, resident_kb, tensors_of
 from tests.rings import Pair, Peer, endpoints, free_ports, paired, threads
 

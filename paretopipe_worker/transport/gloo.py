@@ -18,7 +18,7 @@ import torch
 from torch import distributed
 
 from paretopipe_worker.cuts import TensorSpec, payload_bytes
-from paretopipe_worker.transport import (
+from paretopipe_worker.transport.api import (
     MARK,
     DeadlineExceeded,
     Endpoint,

@@ -22,7 +22,7 @@ import torch
 from torch import distributed
 
 from paretopipe_worker.cuts import TensorSpec, payload_bytes
-from paretopipe_worker.transport import (
+from paretopipe_worker.transport.api import (
     MARK,
     Counters,
     DeadlineExceeded,
@@ -153,7 +153,7 @@ def first_line(error: BaseException) -> str:
 
 
 class GroupTransport:
-    """A rank's place in a group of torch.distributed; see `paretopipe_worker.transport.Transport`.
+    """A rank's place in a group of torch.distributed; see `paretopipe_worker.transport.api.Transport`.
 
     A backend calls :meth:`arrive` from its threads, and has :meth:`_ship` and :meth:`_leave`.
     """

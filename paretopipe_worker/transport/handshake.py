@@ -35,8 +35,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from paretopipe_worker.agreement import Agreement
-from paretopipe_worker.transport import TransportError
+from paretopipe_worker.transport.agreement import Agreement
+from paretopipe_worker.transport.api import TransportError
 
 VERSION = 2
 _MAGIC = b"PPRH"

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from paretopipe_worker.transport import DeadlineExceeded, Endpoint, TransportError
+from paretopipe_worker.transport.api import DeadlineExceeded, Endpoint, TransportError
 from paretopipe_worker.transport.handshake import (
     HandshakeError,
     Hello,

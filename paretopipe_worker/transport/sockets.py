@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
-from paretopipe_worker.transport import Counters, TransportError
+from paretopipe_worker.transport.api import Counters, TransportError
 
 SHAPED_FROM = 32768
 """Links shape what has ports from here on at both ends (`paretopipe_worker.shaping.tc`): libraries let

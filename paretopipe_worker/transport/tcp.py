@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 
 from paretopipe_worker.cuts import TensorSpec, payload_bytes
-from paretopipe_worker.transport import (
+from paretopipe_worker.transport.api import (
     MARK,
     PHASES,
     Counters,
@@ -73,7 +73,7 @@ def connect(endpoint: Endpoint, *, deadline_s: float) -> TcpTransport:
 
 
 class TcpTransport:
-    """Both links of one rank over TCP; see :class:`paretopipe_worker.transport.Transport`."""
+    """Both links of one rank over TCP; see :class:`paretopipe_worker.transport.api.Transport`."""
 
     def __init__(self, inbound: socket.socket, outbound: socket.socket) -> None:
         self._in, self._out = inbound, outbound

@@ -28,9 +28,9 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker.backends import BACKENDS
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.transport import MARK, PHASES, Endpoint, Tag, Transport, connect
+from paretopipe_worker.transport.api import MARK, PHASES, Endpoint, Tag, Transport, connect
+from paretopipe_worker.transport.backends import BACKENDS
 from paretopipe_worker.transport.ring import tune
 from tests.benchmarks.report import Check, Rows, main
 from tests.benchmarks.wire import receive

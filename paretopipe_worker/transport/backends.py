@@ -12,7 +12,7 @@ class Backend:
     Parameters
     ----------
     module
-        Where its ``connect`` is; see :mod:`paretopipe_worker.transport`.
+        Where its ``connect`` is; see :mod:`paretopipe_worker.transport.api`.
     least_framing_bytes, most_framing_bytes
         What it sends for a message beside the tensors' bytes, answers to a message that came
         included. A phase whose messages took more went wrong; where they took less, their tensors
