@@ -21,7 +21,7 @@ import pandas as pd
 from analysis.clocks import ahead
 from analysis.cost_columns import ATTRIBUTION, TOLERANCE
 from analysis.phases import TRY as _TRY
-from paretopipe_worker.plan import Plan
+from paretopipe_worker.plan.plan import Plan
 
 KINDS = ("queue", "compute", "serialise", "send_queue", "wire")
 """Kinds of time at and behind one rank, in the order in which an item meets them."""

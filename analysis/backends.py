@@ -22,7 +22,7 @@ from analysis.marks import disturbed, late
 from analysis.overhead import APART, doubts, draw
 from analysis.points import half_widths, planned
 from analysis.replicates import replicates
-from paretopipe_worker.plan import PlanError
+from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
 LATENCY, THROUGHPUT = OBJECTIVES

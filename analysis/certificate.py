@@ -15,8 +15,8 @@ from analysis.load import CONTROLLER, Run
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import Timetable, outage_s
-from paretopipe_worker.plan import Plan
-from paretopipe_worker.predict import WIRE_OVERHEAD
+from paretopipe_worker.plan.plan import Plan
+from paretopipe_worker.plan.predict import WIRE_OVERHEAD
 from paretopipe_worker.records import Datagrams, Transfer
 
 WHEN = ("before", "after")

@@ -11,7 +11,7 @@ from analysis import cost_columns, forward, load_curve, phases, segments
 from analysis.column import IDLE, STAGES, WHOLE, Column, interval, percentiles, table
 from analysis.column import UNMEASURED as _UNMEASURED
 from analysis.completions import LITTLE_OFF
-from paretopipe_worker.spec import MIN_ITEMS
+from paretopipe_worker.plan.spec import MIN_ITEMS
 
 _UNPROBED = "it was not measured, or follows a trace (see `segments.csv`)"
 

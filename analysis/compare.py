@@ -35,7 +35,7 @@ from analysis.load import CONTROLLER, Run, RunError, load
 from analysis.marks import MARKS
 from analysis.points import CONFIDENCE, planned
 from analysis.replicates import replicates
-from paretopipe_worker.plan import PlanError
+from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
 AIM_PERCENT = 5.0

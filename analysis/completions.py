@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from paretopipe_worker.spec import MIN_ITEMS
-from paretopipe_worker.window import needed, whole
+from paretopipe_worker.plan.spec import MIN_ITEMS
+from paretopipe_worker.plan.window import needed, whole
 
 LITTLE_OFF = 0.03
 """Share by which throughput times mean latency may differ from the window."""
@@ -17,7 +17,7 @@ def whole_windows(items: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """What the completions of each group's whole windows amount to.
 
     Results may come home in bursts of a window each, so that a rate is taken over whole windows
-    alone, see :func:`paretopipe_worker.window.whole`.
+    alone, see :func:`paretopipe_worker.plan.window.whole`.
 
     Parameters
     ----------

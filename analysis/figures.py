@@ -34,7 +34,7 @@ from analysis.load_figure import load_figure
 from analysis.marks import disturbed, uncertified
 from analysis.pages import GRIDS, Grid, laid_out
 from analysis.style import STYLE, freeze, palette, save
-from paretopipe_worker.plan import slug
+from paretopipe_worker.plan.plan import slug
 
 LATENCY = "latency_median_ms"
 THROUGHPUT = "throughput_images_s"

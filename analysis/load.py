@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from paretopipe_worker import attempts, belonging, records
-from paretopipe_worker import plan as plans
-from paretopipe_worker.attempts import Attempts
-from paretopipe_worker.plan import Plan
+from paretopipe_worker import records
+from paretopipe_worker.plan import attempts, belonging
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan.attempts import Attempts
+from paretopipe_worker.plan.plan import Plan
 
 CONTROLLER = belonging.CONTROLLER
 """Rank of a file in which the controller says how it saw a session fail."""
@@ -85,9 +86,9 @@ def load(path: Path) -> Run:
     ------
     RunError
         When there is no such run.
-    paretopipe_worker.plan.PlanError
+    paretopipe_worker.plan.plan.PlanError
         When the plan is damaged.
-    paretopipe_worker.belonging.ForeignRecords
+    paretopipe_worker.plan.belonging.ForeignRecords
         When records of another run, plan, session, host, weights or version lie in it.
     paretopipe_worker.records.RecordError
         When records are of another schema. Damaged ones are told in the warnings, and nothing of

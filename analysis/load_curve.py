@@ -12,8 +12,8 @@ from analysis.column import percentiles as percentile_columns
 from analysis.load import Run
 from analysis.phases import TRY, of_last_legs
 from analysis.replicates import percentiles
-from paretopipe_worker.arrivals import KEEPS_UP, KNEE_LATENCY, beyond_knee, trend
-from paretopipe_worker.spec import MIN_ITEMS
+from paretopipe_worker.plan.arrivals import KEEPS_UP, KNEE_LATENCY, beyond_knee, trend
+from paretopipe_worker.plan.spec import MIN_ITEMS
 
 _POINT = (
     *("point", "model", "split", "position", "placement", "link", "backend"),

@@ -28,7 +28,7 @@ from analysis.captions import (
 from analysis.crowded import ENDPOINTS, NAMED, thin
 from analysis.pages import GRIDS, Grid, laid_out
 from analysis.style import STYLE, freeze, palette
-from paretopipe_worker.arrivals import KEEPS_UP, KNEE_LATENCY
+from paretopipe_worker.plan.arrivals import KEEPS_UP, KNEE_LATENCY
 
 _OFFERED, _LATENCY, _P90 = "offered_images_s", "latency_median_ms", "latency_p90_ms"
 _MARKERS = "osD^vP*X"

@@ -21,9 +21,9 @@ import pandas as pd
 from analysis.certificate import COLUMNS, certificates, paths_of
 from analysis.load import CONTROLLER, Run, RunError, load, processes
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
-from paretopipe_worker import plan as plans
-from paretopipe_worker.plan import PlanError
-from paretopipe_worker.plan import written as resolved
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan.plan import PlanError
+from paretopipe_worker.plan.plan import written as resolved
 from paretopipe_worker.records import LEGS, RecordError
 
 PHASES = ("clock", "probe", "warmup", *LEGS)

@@ -20,7 +20,7 @@ from analysis.captions import page_of
 from analysis.columns import OBJECTIVES
 from analysis.pages import pages, rows_that_fit
 from analysis.style import STYLE, freeze, save
-from paretopipe_worker.plan import slug
+from paretopipe_worker.plan.plan import slug
 
 APART = "crossing_ms"
 _PANELS = {next(iter(OBJECTIVES)): "response latency", APART: "computing apart"}

@@ -19,8 +19,8 @@ from analysis.load_curve import load_curve
 from analysis.points import points
 from analysis.replicates import replicates
 from analysis.segments import segments
-from paretopipe_worker.attempts import MEASURED
-from paretopipe_worker.plan import PlanError
+from paretopipe_worker.plan.attempts import MEASURED
+from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
 _MARKS = ("link_certified", "link_certificate")

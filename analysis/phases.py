@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.certificate import LATE_MS
 from analysis.column import IDLE, STAGES, UNMEASURED, Column
-from paretopipe_worker.attempts import MEASURED
+from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.records import Health
 
 TRY = ["session", "attempt", "point"]
@@ -62,7 +62,7 @@ def crossing(phases: pd.DataFrame) -> pd.DataFrame:
     """Sum what each try's ranks sent in all legs, and say whether the network counted it.
 
     Of tries that count: in those that do, what was counted is what was to cross (see
-    :meth:`paretopipe_worker.attempts.Attempt.outcome`).
+    :meth:`paretopipe_worker.plan.attempts.Attempt.outcome`).
 
     Parameters
     ----------

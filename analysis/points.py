@@ -16,7 +16,7 @@ from analysis.load import Run
 from analysis.phases import together
 from analysis.replicates import replicates
 from paretopipe_worker.cuts import FIRST, LAST
-from paretopipe_worker.plan import Plan
+from paretopipe_worker.plan.plan import Plan
 
 CONFIDENCE = 0.95
 

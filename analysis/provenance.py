@@ -16,7 +16,7 @@ from typing import Any
 from paretopipe_worker.link import traces
 from paretopipe_worker.link.presets import PRESETS
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
-from paretopipe_worker.spec import Experiment
+from paretopipe_worker.plan.spec import Experiment
 
 VARIABLES = (
     *("data_address", "data_port", "threads", "device_emulated", "speed_hint", "lease_s"),
@@ -48,7 +48,7 @@ def written(experiment: Experiment) -> dict[str, Any]:
 
     Returns
     -------
-    What :func:`paretopipe_worker.spec.parse` takes.
+    What :func:`paretopipe_worker.plan.spec.parse` takes.
     """
     links = [_link(link) for link in experiment.links]
     return asdict(experiment) | {"links": links}

@@ -25,7 +25,7 @@ from analysis.phases import (
     lateness,
     of_last_legs,
 )
-from paretopipe_worker.attempts import MEASURED, outcomes
+from paretopipe_worker.plan.attempts import MEASURED, outcomes
 
 _SHORTEST_NS = 10_000
 """CPU time below which its ratio says nothing: `@last` leaves the source next to no computation."""

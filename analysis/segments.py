@@ -14,7 +14,7 @@ from analysis.column import Column
 from analysis.load import Run
 from analysis.replicates import choose, tries
 from paretopipe_worker.link import samples
-from paretopipe_worker.spec import MIN_ITEMS
+from paretopipe_worker.plan.spec import MIN_ITEMS
 
 _TRY = ["session", "attempt", "point"]
 _PROBED = (("round_trip", "ms"), ("goodput", "mbit"))

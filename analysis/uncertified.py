@@ -15,7 +15,7 @@ from analysis.certificate import certificates
 from analysis.load import Run, RunError, load
 from analysis.phases import TRY
 from analysis.replicates import choose, tries
-from paretopipe_worker.plan import PlanError
+from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
 

@@ -139,7 +139,7 @@ def _add_prepare(commands: Commands) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     """Check what a person wrote, then make the plan and print it."""
-    from paretopipe_worker import fleet, planner, resume, spec
+    from paretopipe_worker.plan import fleet, planner, resume, spec
 
     experiment = spec.load(options.experiment)
     hosts = fleet.parse(options.fleet)
@@ -180,7 +180,7 @@ def _add_todo(commands: Commands) -> None:
 
 def _todo(options: argparse.Namespace) -> int:
     """Print the sessions that lack a complete set of records, and which of their points."""
-    from paretopipe_worker import plan, resume
+    from paretopipe_worker.plan import plan, resume
 
     loaded = plan.load(options.results / "plan.json")
     made = resume.todo(
@@ -215,7 +215,7 @@ def _add_points(parser: argparse.ArgumentParser) -> None:
 
 def _record_failure(options: argparse.Namespace) -> int:
     """Write the controller's record of a failed session and print its path."""
-    from paretopipe_worker import plan, resume
+    from paretopipe_worker.plan import plan, resume
 
     loaded = plan.load(options.results / "plan.json")
     session = loaded.session(options.session).only(options.points)

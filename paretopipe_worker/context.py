@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.counters import RelayCounters
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model.partition import TracedModel
-from paretopipe_worker.plan import Plan, Point, Session
+from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records import SHARES, Probe, Writer
 from paretopipe_worker.transport.api import Counters, Transport
 

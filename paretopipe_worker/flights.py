@@ -13,7 +13,7 @@ from paretopipe_worker.context import Context
 from paretopipe_worker.health import Watch
 from paretopipe_worker.model.partition import Stage
 from paretopipe_worker.outputs import Check
-from paretopipe_worker.plan import Point
+from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.records import Item, Phase
 from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag
 

@@ -15,7 +15,7 @@ from paretopipe_worker.context import Context, Sent
 from paretopipe_worker.control import Channel, ControlError, Message
 from paretopipe_worker.health import Watch, disturbances
 from paretopipe_worker.model.partition import Stage, split
-from paretopipe_worker.plan import Point
+from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.probe import COMMANDS, answer
 from paretopipe_worker.records import LEGS, Item, Phase, PhaseEnd
 from paretopipe_worker.transport.api import MARK, PHASES

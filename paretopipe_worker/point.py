@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker import arrivals, compute, window
+from paretopipe_worker import compute
 from paretopipe_worker.context import Context
 from paretopipe_worker.control import Channel, ControlError, Message
 from paretopipe_worker.drive import (
@@ -27,9 +27,10 @@ from paretopipe_worker.health import Watch, disturbances
 from paretopipe_worker.model.partition import PartitionError, Stage, check_split, split, whole
 from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.outputs import Check, PointFailed
-from paretopipe_worker.plan import Point
+from paretopipe_worker.plan import arrivals, window
+from paretopipe_worker.plan.plan import Point
+from paretopipe_worker.plan.spec import MIN_ITEMS, LoadSpec
 from paretopipe_worker.records import PhaseEnd
-from paretopipe_worker.spec import MIN_ITEMS, LoadSpec
 
 References: TypeAlias = dict[int, list[tuple[torch.Tensor, ...]]]
 """What the whole model returns for each input, by batch size: computed once in a session."""

@@ -10,16 +10,16 @@ from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker import plan as plans
-from paretopipe_worker import planner
 from paretopipe_worker.cuts import CutTable, TensorSpec
-from paretopipe_worker.fleet import Host
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model.trial import cut_table
 from paretopipe_worker.model.weights import WeightsError
 from paretopipe_worker.model.zoo import ModelError
-from paretopipe_worker.plan import Plan, PlanError
-from paretopipe_worker.spec import Experiment, ModelSpec, SpecError
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan import planner
+from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.plan import Plan, PlanError
+from paretopipe_worker.plan.spec import Experiment, ModelSpec, SpecError
 
 Note: TypeAlias = Callable[[str], object]
 """Takes a line for people about what was done to a model's weights."""

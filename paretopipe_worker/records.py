@@ -64,8 +64,8 @@ class Header:
     shapes what this host sends, `link_emulated` whether that is no kernel but a relay; `tcp` the
     kernel's settings.
 
-    By `plan_sha256` (:func:`paretopipe_worker.plan.digest`), `code_sha256`
-    (:func:`paretopipe_worker.code.digest`) and the public version of `torch` all attempts of a run
+    By `plan_sha256` (:func:`paretopipe_worker.plan.plan.digest`), `code_sha256`
+    (:func:`paretopipe_worker.plan.code.digest`) and the public version of `torch` all attempts of a run
     are held to be alike.
     """
 

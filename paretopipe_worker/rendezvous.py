@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from paretopipe_worker import control, facts, records
-from paretopipe_worker import plan as plans
 from paretopipe_worker.context import Context, Shares
 from paretopipe_worker.control import Channel
 from paretopipe_worker.cuts import CutTable
-from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model import loading
 from paretopipe_worker.model.loading import Loaded
-from paretopipe_worker.plan import Plan, Session
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.records import Ready, Writer
 from paretopipe_worker.transport.agreement import Agreement
 from paretopipe_worker.transport.api import Endpoint, Transport, connect

@@ -14,9 +14,9 @@ from paretopipe_worker.context import Context
 from paretopipe_worker.control import Channel
 from paretopipe_worker.drive import LegResult
 from paretopipe_worker.outputs import PointFailed
-from paretopipe_worker.plan import Point
+from paretopipe_worker.plan.plan import Point
+from paretopipe_worker.plan.predict import certificate_s, certified_after
 from paretopipe_worker.point import PointRun, References
-from paretopipe_worker.predict import certificate_s, certified_after
 from paretopipe_worker.probe import probe
 from paretopipe_worker.records import PointBegin, PointEnd
 

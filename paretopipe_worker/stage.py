@@ -13,8 +13,7 @@ from types import FrameType
 
 import torch
 
-from paretopipe_worker import code, facts, timers
-from paretopipe_worker import plan as plans
+from paretopipe_worker import facts, timers
 from paretopipe_worker.context import Shares
 from paretopipe_worker.control import ControlError
 from paretopipe_worker.follower import Follower
@@ -25,6 +24,8 @@ from paretopipe_worker.model.partition import PartitionError
 from paretopipe_worker.model.usercode import told
 from paretopipe_worker.model.weights import WeightsError
 from paretopipe_worker.model.zoo import ModelError
+from paretopipe_worker.plan import code
+from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.records import End, Header, Writer
 from paretopipe_worker.rendezvous import StageError, joined
 from paretopipe_worker.source import Source

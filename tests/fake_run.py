@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis import chance
-from paretopipe_worker import code, planner, predict, records, spec
-from paretopipe_worker import plan as plans
+from paretopipe_worker import records
 from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
-from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.plan import Plan, Point, Session
+from paretopipe_worker.plan import code, planner, predict, spec
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.transport.backends import BACKENDS
 
 WEIGHTS, GRAPH = "ab" * 32, "12" * 32

@@ -18,10 +18,11 @@ from typing import Any, TypeAlias
 
 import torch
 
-from paretopipe_worker import fleet, records, spec
+from paretopipe_worker import records
 from paretopipe_worker.context import Shares
 from paretopipe_worker.link import state
-from paretopipe_worker.plan import Plan, Session
+from paretopipe_worker.plan import fleet, spec
+from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.prepare import prepare
 from paretopipe_worker.rendezvous import joined
 from paretopipe_worker.source import Source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paretopipe_worker.cuts import Cut, CutTable, TensorSpec
-from paretopipe_worker.fleet import Host
+from paretopipe_worker.plan.fleet import Host
 
 HOSTS = (Host(name="edge", data_address="10.0.0.1"), Host(name="server", data_address="10.0.0.2"))
 

@@ -18,7 +18,7 @@ from analysis.cost_columns import ATTRIBUTION
 from analysis.load import Run, load
 from analysis.points import points
 from analysis.replicates import replicates
-from paretopipe_worker.plan import Point
+from paretopipe_worker.plan.plan import Point
 from tests.fake_run import TWO_LINKS, Clocks, FakeRun, expected_ms, make, tiny_table
 from tests.test_analysis_figures import assert_texts_are_clear
 

@@ -15,7 +15,7 @@ from analysis import backends, overhead, pareto
 from analysis.cost_columns import BACKENDS
 from analysis.load import RunError, load
 from analysis.replicates import replicates
-from paretopipe_worker.plan import Session
+from paretopipe_worker.plan.plan import Session
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, mobilenet_table, tiny_table
 from tests.test_analysis_attribution import edit
 from tests.test_analysis_figures import assert_texts_are_clear

@@ -16,8 +16,8 @@ from analysis.certificate import described
 from analysis.load import load
 from analysis.points import points
 from analysis.uncertified import uncertified
-from paretopipe_worker import resume
 from paretopipe_worker.link.conditions import Condition
+from paretopipe_worker.plan import resume
 from tests.fake_run import FakeRun, make, tiny_table
 
 RATE = {"name": "rate20", "rate_mbit": 20}

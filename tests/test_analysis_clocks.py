@@ -17,7 +17,7 @@ from analysis.attribution import parts
 from analysis.clocks import ahead, comparisons
 from analysis.load import Run, load
 from analysis.points import points
-from paretopipe_worker.plan import Plan
+from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.records import Exchange
 from tests.fake_run import Clocks, FakeRun, expected_ms, make, mobilenet_table, tiny_table
 

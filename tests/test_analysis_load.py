@@ -12,8 +12,8 @@ import pytest
 from analysis import pareto
 from analysis.load import RunError, load
 from analysis.points import points
-from paretopipe_worker import resume
-from paretopipe_worker.belonging import ForeignRecords
+from paretopipe_worker.plan import resume
+from paretopipe_worker.plan.belonging import ForeignRecords
 from tests.fake_run import FakeRun, make, tiny_table
 
 

@@ -19,7 +19,7 @@ from analysis.columns import FRONT, POINTS
 from analysis.load import load
 from analysis.points import points
 from analysis.replicates import percentiles
-from paretopipe_worker.plan import Point
+from paretopipe_worker.plan.plan import Point
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, mobilenet_table, tiny_table
 
 CUT = "body.1"

@@ -14,9 +14,9 @@ import pytest
 
 from analysis.load import load
 from analysis.points import points
-from paretopipe_worker import resume
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition, TcpSettings
+from paretopipe_worker.plan import resume
 from paretopipe_worker.records import End, PointEnd
 from paretopipe_worker.transport.backends import BACKENDS
 from tests.rings import Peer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import fleet
+from paretopipe_worker.plan import fleet
 
 EDGE = {"name": "edge", "data_address": "10.0.0.1"}
 SERVER = {"name": "server", "data_address": "10.0.0.2"}

@@ -14,10 +14,11 @@ import pytest
 import torch
 from scipy import stats
 
-from paretopipe_worker import records, window
+from paretopipe_worker import records
 from paretopipe_worker.context import Context
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.plan import Session
+from paretopipe_worker.plan import window
+from paretopipe_worker.plan.plan import Session
 from paretopipe_worker.records import Item, PhaseEnd, PointEnd, Probe, Record
 from tests import synthetic
 from tests.namespaces import reason_without_namespaces

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import arrivals, records
-from paretopipe_worker.plan import Session
+from paretopipe_worker import records
+from paretopipe_worker.plan import arrivals
+from paretopipe_worker.plan.plan import Session
+from paretopipe_worker.plan.spec import LoadSpec
+from paretopipe_worker.plan.window import rate_per_s
 from paretopipe_worker.records import End, Item, PhaseEnd, PointEnd, Record
-from paretopipe_worker.spec import LoadSpec
-from paretopipe_worker.window import rate_per_s
 from tests.sessions import Lab, lab
 
 pytestmark = pytest.mark.alone

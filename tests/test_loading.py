@@ -16,8 +16,8 @@ from paretopipe_worker.cuts import FIRST, LAST, TensorSpec
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model.partition import check_split, find_cuts, split, whole
 from paretopipe_worker.model.weights import WeightsError
+from paretopipe_worker.plan.spec import SpecError
 from paretopipe_worker.rendezvous import StageError
-from paretopipe_worker.spec import SpecError
 from tests import travellers
 from tests.sessions import Lab, lab
 

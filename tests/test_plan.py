@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import plan, spec
-from paretopipe_worker.fleet import Host
+from paretopipe_worker.plan import plan, spec
+from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.prepare import prepare
 from tests.sessions import lab
 from tests.tables import HOSTS

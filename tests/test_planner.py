@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import plan as plans
-from paretopipe_worker import planner, predict, resume, spec
 from paretopipe_worker.cuts import FIRST, LAST
-from paretopipe_worker.fleet import Host
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan import planner, predict, resume, spec
+from paretopipe_worker.plan.fleet import Host
 from tests.tables import HOSTS, table
 
 LINKS = ["none", {"name": "slow", "rate_mbit": 5, "delay_ms": 20}]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker import code, records
+from paretopipe_worker import records
+from paretopipe_worker.plan import code
 from paretopipe_worker.records import (
     DamagedRecord,
     Datagrams,

@@ -13,10 +13,11 @@ import pytest
 
 from analysis.load import load
 from analysis.replicates import replicates
-from paretopipe_worker import attempts, planner, records, resume, spec
-from paretopipe_worker import plan as plans
-from paretopipe_worker.attempts import MEASURED
-from paretopipe_worker.plan import Plan, PlanError, Point, Session
+from paretopipe_worker import records
+from paretopipe_worker.plan import attempts, planner, resume, spec
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan.attempts import MEASURED
+from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session
 from paretopipe_worker.records import (
     End,
     Header,

@@ -18,9 +18,11 @@ import pytest
 
 from analysis.load import load
 from analysis.points import points
-from paretopipe_worker import records, resume
+from paretopipe_worker import records
 from paretopipe_worker.link.counters import CountersFile
-from paretopipe_worker.plan import Session
+from paretopipe_worker.plan import resume
+from paretopipe_worker.plan.plan import Session
+from paretopipe_worker.plan.window import rate_per_s
 from paretopipe_worker.probe import ROUND_TRIPS, TRANSFER_BYTES
 from paretopipe_worker.records import (
     Clock,
@@ -35,7 +37,6 @@ from paretopipe_worker.records import (
     Record,
 )
 from paretopipe_worker.supervise import STAGE_ENVIRONMENT
-from paretopipe_worker.window import rate_per_s
 from tests import synthetic
 from tests.sessions import Lab, lab
 

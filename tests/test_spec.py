@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import spec
+from paretopipe_worker.plan import spec
 
 ROOT = Path(__file__).parents[1]
 

@@ -19,13 +19,14 @@ from analysis.certificate import certificates
 from analysis.load import Run, load
 from analysis.points import points
 from analysis.segments import COLUMNS
-from paretopipe_worker import records, resume
+from paretopipe_worker import records
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
 from paretopipe_worker.link.traces import Timetable
+from paretopipe_worker.plan import resume
+from paretopipe_worker.plan.spec import MIN_ITEMS
 from paretopipe_worker.probe import BRIEF_ROUND_TRIPS, BRIEF_TRANSFER_BYTES
 from paretopipe_worker.records import Datagrams, Item, Probe, Record
-from paretopipe_worker.spec import MIN_ITEMS
 from tests.sessions import Lab, lab
 from tests.shaped_link import (
     DATA_PORT,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker import plan as plans
-from paretopipe_worker import planner, spec
-from paretopipe_worker.plan import Plan
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan import planner, spec
+from paretopipe_worker.plan.plan import Plan
 from tests.sweeps import ROOT
 from tests.tables import HOSTS, table
 from tests.test_resume import write

@@ -35,11 +35,11 @@ from paretopipe_worker.compute import compute
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.model import zoo
 from paretopipe_worker.model.partition import TracedModel, split
-from paretopipe_worker.plan import Point, Session
+from paretopipe_worker.plan.plan import Point, Session
+from paretopipe_worker.plan.spec import MIN_ITEMS
+from paretopipe_worker.plan.window import rate_per_s
 from paretopipe_worker.records import Item, Record
-from paretopipe_worker.spec import MIN_ITEMS
 from paretopipe_worker.transport.backends import BACKENDS
-from paretopipe_worker.window import rate_per_s
 from tests.benchmarks.report import Check, Rows, parser, show
 from tests.benchmarks.wire import Wire, wire
 from tests.sessions import Inside, Lab, lab, led

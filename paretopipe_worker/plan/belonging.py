@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from paretopipe_worker import plan as plans
 from paretopipe_worker import records
-from paretopipe_worker.plan import Plan
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.records import DamagedRecord, Header, Ready, RecordError
 
 CONTROLLER = -1

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from paretopipe_worker import records
-from paretopipe_worker.belonging import CONTROLLER, Belonging, ForeignRecords
-from paretopipe_worker.plan import Plan, Point, Session
+from paretopipe_worker.plan.belonging import CONTROLLER, Belonging, ForeignRecords
+from paretopipe_worker.plan.plan import Plan, Point, Session
+from paretopipe_worker.plan.spec import MIN_ITEMS
 from paretopipe_worker.records import (
     DamagedRecord,
     End,
@@ -26,7 +27,6 @@ from paretopipe_worker.records import (
     Ready,
     Record,
 )
-from paretopipe_worker.spec import MIN_ITEMS
 from paretopipe_worker.transport.backends import BACKENDS
 
 MEASURED = ("latency", "throughput")

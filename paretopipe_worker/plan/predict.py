@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec, payload_bytes
-from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.profiles import LinkSpec
-from paretopipe_worker.spec import Experiment
-from paretopipe_worker.warmup import FEWEST
-from paretopipe_worker.window import needed
+from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.spec import Experiment
+from paretopipe_worker.plan.warmup import FEWEST
+from paretopipe_worker.plan.window import needed
 
 WIRE_OVERHEAD = 1514 / 1448
 """Bytes on the wire per byte of payload in full Ethernet frames with TCP timestamps."""

@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
-from paretopipe_worker.fleet import Host, apart
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
-from paretopipe_worker.plan import Plan, PlanError, Point, Session, slug
-from paretopipe_worker.predict import MOST_LOSS, duration, expected_s, overhead_s, phases_s
-from paretopipe_worker.spec import MIN_ITEMS, Experiment, ModelSpec
+from paretopipe_worker.plan.fleet import Host, apart
+from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session, slug
+from paretopipe_worker.plan.predict import MOST_LOSS, duration, expected_s, overhead_s, phases_s
+from paretopipe_worker.plan.spec import MIN_ITEMS, Experiment, ModelSpec
+from paretopipe_worker.plan.window import filling
 from paretopipe_worker.usertext import listed, shown
-from paretopipe_worker.window import filling
 
 _POINT_S = 0.3
 _PATIENCE_S = 30.0

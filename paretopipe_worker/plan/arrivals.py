@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from paretopipe_worker import window
-from paretopipe_worker.spec import LoadSpec
+from paretopipe_worker.plan import window
+from paretopipe_worker.plan.spec import LoadSpec
 
 KNEE_LATENCY = 2.0
 """Latency at the knee, over that of an idle pipeline."""

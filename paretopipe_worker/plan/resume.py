@@ -9,16 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker import attempts, code, records
-from paretopipe_worker import plan as plans
-from paretopipe_worker.attempts import Outcome
-from paretopipe_worker.belonging import CONTROLLER as NO_RANK
-from paretopipe_worker.belonging import Belonging
-from paretopipe_worker.fleet import Host
-from paretopipe_worker.plan import Plan, Point, Session
-from paretopipe_worker.predict import duration, overhead_s
+from paretopipe_worker import records
+from paretopipe_worker.plan import attempts, code
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan.attempts import Outcome
+from paretopipe_worker.plan.belonging import CONTROLLER as NO_RANK
+from paretopipe_worker.plan.belonging import Belonging
+from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.plan import Plan, Point, Session
+from paretopipe_worker.plan.predict import duration, overhead_s
+from paretopipe_worker.plan.spec import Experiment
 from paretopipe_worker.records import End, Header, Writer
-from paretopipe_worker.spec import Experiment
 
 CONTROLLER = "controller"
 """Folder of the records by which the controller says that a session failed."""
@@ -75,7 +76,7 @@ def todo(
 
     A point of a session is left to measure until one attempt at it counts. One that failed by
     itself is not, unless `retry_failed`: it would most likely fail again (see
-    :class:`paretopipe_worker.attempts.Outcome`). What was in hand when a session broke comes last.
+    :class:`paretopipe_worker.plan.attempts.Outcome`). What was in hand when a session broke comes last.
     `failures` has a line for each point that failed by itself and has no attempt that counts.
 
     Parameters

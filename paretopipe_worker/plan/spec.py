@@ -26,9 +26,9 @@ from pydantic.dataclasses import dataclass
 from paretopipe_worker.link import profiles
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
+from paretopipe_worker.plan.window import MOST
 from paretopipe_worker.transport.backends import BACKENDS
 from paretopipe_worker.usertext import located, shown
-from paretopipe_worker.window import MOST
 
 
 def _known_backend(value: str) -> str:

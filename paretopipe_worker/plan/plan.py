@@ -13,10 +13,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from paretopipe_worker.cuts import CutTable, TensorSpec, payload_bytes
-from paretopipe_worker.fleet import Host
 from paretopipe_worker.link.profiles import LinkSpec
-from paretopipe_worker.spec import Experiment, ModelSpec
-from paretopipe_worker.window import Window
+from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.spec import Experiment, ModelSpec
+from paretopipe_worker.plan.window import Window
 
 SCHEMA = 3
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from paretopipe_worker.spec import PhaseSpec
+from paretopipe_worker.plan.spec import PhaseSpec
 
 FEWEST, MOST = 6, 10
 """Items that must agree: the most where they are quick, the fewest where they are slow."""
