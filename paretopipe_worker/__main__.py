@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
-from paretopipe_worker import governor, preflight, supervise
 from paretopipe_worker.cuts import FIRST, LAST, TensorSpec, payload_bytes
+from paretopipe_worker.host import governor, preflight, supervise
 from paretopipe_worker.shaping import command as link_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

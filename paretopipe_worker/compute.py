@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from paretopipe_worker.host.timers import wait_until
 from paretopipe_worker.model.partition import PartitionError, Stage
 from paretopipe_worker.model.usercode import told
-from paretopipe_worker.timers import wait_until
 
 
 class Computed(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 
 from paretopipe_worker.compute import Computed, compute
 from paretopipe_worker.context import Context
-from paretopipe_worker.health import Watch
+from paretopipe_worker.host.health import Watch
 from paretopipe_worker.model.partition import Stage
 from paretopipe_worker.outputs import Check
 from paretopipe_worker.plan.plan import Point

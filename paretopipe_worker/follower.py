@@ -13,7 +13,7 @@ from paretopipe_worker import clocks, segments
 from paretopipe_worker.compute import compute, failure
 from paretopipe_worker.context import Context, Sent
 from paretopipe_worker.control import Channel, ControlError, Message
-from paretopipe_worker.health import Watch, disturbances
+from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.model.partition import Stage, split
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.probe import COMMANDS, answer

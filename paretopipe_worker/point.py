@@ -23,7 +23,7 @@ from paretopipe_worker.drive import (
     window_in_flight,
 )
 from paretopipe_worker.flights import Flights
-from paretopipe_worker.health import Watch, disturbances
+from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.model.partition import PartitionError, Stage, check_split, split, whole
 from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.outputs import Check, PointFailed

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker import control, facts, records
+from paretopipe_worker import control, records
 from paretopipe_worker.context import Context, Shares
 from paretopipe_worker.control import Channel
 from paretopipe_worker.cuts import CutTable
+from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model import loading
 from paretopipe_worker.model.loading import Loaded

@@ -13,10 +13,10 @@ from types import FrameType
 
 import torch
 
-from paretopipe_worker import facts, timers
 from paretopipe_worker.context import Shares
 from paretopipe_worker.control import ControlError
 from paretopipe_worker.follower import Follower
+from paretopipe_worker.host import facts, timers
 from paretopipe_worker.link import state as linkstate
 from paretopipe_worker.link.replay import ReplayError
 from paretopipe_worker.link.state import LinkState

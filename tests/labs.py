@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paretopipe_worker.daemons import Process, read_json
+from paretopipe_worker.host.daemons import Process, read_json
 from tests.sweeps import Checkout, Running, checkout
 from tests.waiting import until
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from paretopipe_worker.daemons import Process
+from paretopipe_worker.host.daemons import Process
 from tests.namespaces import Namespace, reason_without_namespaces
 from tests.sweeps import ROOT
 from tests.waiting import until

@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from paretopipe_worker import timers
 from paretopipe_worker.compute import Computed, compute
+from paretopipe_worker.host import timers
 from paretopipe_worker.model.partition import Stage
 
 WAIT_NS = 20_000_000

@@ -12,7 +12,7 @@ from torch import nn
 from paretopipe_worker.context import Context, Shares
 from paretopipe_worker.cuts import Cut, TensorSpec
 from paretopipe_worker.flights import Flights
-from paretopipe_worker.health import Watch
+from paretopipe_worker.host.health import Watch
 from paretopipe_worker.link import state
 from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.outputs import Check

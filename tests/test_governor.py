@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from paretopipe_worker.governor import GovernorError, choose, restore
+from paretopipe_worker.host.governor import GovernorError, choose, restore
 from tests.fake_host import FakeHost
 
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker.health import Watch, disturbances
+from paretopipe_worker.host.health import Watch, disturbances
+from paretopipe_worker.host.sensors import throttled
 from paretopipe_worker.records import Health
-from paretopipe_worker.sensors import throttled
 from tests.fake_host import FakeHost
 
 ROOT = Path(__file__).parents[1]
@@ -303,7 +303,7 @@ def test_the_clocks_of_a_gpu_are_read_through_nvml(
     source.write_text(NVML % {"init": init, "clock": clock})
     library = tmp_path / "libnvidia-ml.so.1"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
-    code = "from paretopipe_worker.health import Watch\nw = Watch()\nprint(w.end().gpu_mhz)"
+    code = "from paretopipe_worker.host.health import Watch\nw = Watch()\nprint(w.end().gpu_mhz)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -317,7 +317,7 @@ def test_the_clocks_of_a_gpu_are_read_through_nvml(
 
 def test_without_the_package_of_nvml_there_is_no_gpu(host: FakeHost) -> None:
     code = "import sys; sys.modules['pynvml'] = None\n"
-    code += "from paretopipe_worker.health import Watch\nprint(Watch().end().gpu_mhz)"
+    code += "from paretopipe_worker.host.health import Watch\nprint(Watch().end().gpu_mhz)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

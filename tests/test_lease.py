@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker.lease import Lease
+from paretopipe_worker.host.lease import Lease
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.shaping import tcp_settings
 from tests.namespaces import INTERFACE, reason_without_namespaces

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker.daemons import Process, read_json
+from paretopipe_worker.host.daemons import Process, read_json
 from tests.labs import SMALLEST, nothing_left, throwaway
 from tests.sweeps import ROOT
 from tests.waiting import until

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker import facts
-from paretopipe_worker.machine import cpu_field, machine, network
+from paretopipe_worker.host import facts
+from paretopipe_worker.host.machine import cpu_field, machine, network
 from paretopipe_worker.plan import code
 from tests.fake_host import FakeHost
 from tests.namespaces import INTERFACE, joined_pair, reason_without_namespaces

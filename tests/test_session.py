@@ -19,6 +19,7 @@ import pytest
 from analysis.load import load
 from analysis.points import points
 from paretopipe_worker import records
+from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.link.counters import CountersFile
 from paretopipe_worker.plan import resume
 from paretopipe_worker.plan.plan import Session
@@ -36,7 +37,6 @@ from paretopipe_worker.records import (
     Ready,
     Record,
 )
-from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 from tests import synthetic
 from tests.sessions import Lab, lab
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from paretopipe_worker.host.supervise import Job, launch, stop
 from paretopipe_worker.records import End, PointEnd, Writer
-from paretopipe_worker.supervise import Job, launch, stop
 from tests.test_records import HEADER
 from tests.test_roles import ROOT, module
 from tests.waiting import until

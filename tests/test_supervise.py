@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker.daemons import Process
-from paretopipe_worker.supervise import STAGE_ENVIRONMENT, stop
+from paretopipe_worker.host.daemons import Process
+from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT, stop
 from tests.waiting import until
 
 pytestmark = pytest.mark.alone

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.records import SHARES, Header, PhaseEnd, Probe
 from paretopipe_worker.shaping.interfaces import probe_kernel
-from paretopipe_worker.supervise import STAGE_ENVIRONMENT
 from tests.labs import HOSTS, Lab, nothing_left, shaped, throwaway, watched
 from tests.namespaces import reason_without_namespaces
 from tests.sweeps import Checkout, Done

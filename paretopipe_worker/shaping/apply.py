@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.daemons import locked, write_json
-from paretopipe_worker.lease import Lease
+from paretopipe_worker.host.daemons import locked, write_json
+from paretopipe_worker.host.lease import Lease
 from paretopipe_worker.link import replay
 from paretopipe_worker.link.conditions import Engine, TcpSettings
 from paretopipe_worker.shaping import htb, interfaces, keeper, relay, tc, tcp_settings

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.lease import Lease
+from paretopipe_worker.host.lease import Lease
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.shaping import htb, interfaces, tc
 from paretopipe_worker.shaping.apply import Change, apply, engine_for, restore

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.daemons import read_json
-from paretopipe_worker.lease import Lease
+from paretopipe_worker.host.daemons import read_json
+from paretopipe_worker.host.lease import Lease
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.shaping import interfaces, tc, tcp_settings
 from paretopipe_worker.shaping.interfaces import Interface

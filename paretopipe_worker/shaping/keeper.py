@@ -16,7 +16,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from paretopipe_worker.daemons import Process, detach, locked, read_json, write_json
+from paretopipe_worker.host.daemons import Process, detach, locked, read_json, write_json
 from paretopipe_worker.shaping import interfaces, tc
 from paretopipe_worker.shaping.goal import Goal
 from paretopipe_worker.shaping.relay import Relay, be_prompt

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from paretopipe_worker import timers
+from paretopipe_worker.host import timers
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.counters import CountersFile
 from paretopipe_worker.shaping import interfaces, netem, tc

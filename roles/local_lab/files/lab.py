@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from paretopipe_worker.daemons import Process, locked, read_json, write_json
+from paretopipe_worker.host.daemons import Process, locked, read_json, write_json
 
 GRACE_S = 3.0
 """Seconds between asking what runs in the namespaces to end and killing it."""

@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.daemons import read_json, write_json
-from paretopipe_worker.machine import cpu_field
+from paretopipe_worker.host.daemons import read_json, write_json
+from paretopipe_worker.host.machine import cpu_field
 
 PATIENCE_S = 300.0
 """Seconds after which torch is taken to hang: a slow card reads it for a minute."""

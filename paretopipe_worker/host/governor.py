@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from paretopipe_worker.daemons import locked, read_json, write_json
+from paretopipe_worker.host.daemons import locked, read_json, write_json
 
 _POLICIES = "sys/devices/system/cpu/cpufreq"
 

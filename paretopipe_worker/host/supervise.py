@@ -22,8 +22,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.daemons import Process, detach, group_members, locked, read_json, write_json
-from paretopipe_worker.lease import Lease
+from paretopipe_worker.host.daemons import (
+    Process,
+    detach,
+    group_members,
+    locked,
+    read_json,
+    write_json,
+)
+from paretopipe_worker.host.lease import Lease
 
 GRACE_S = 5.0
 """Seconds between asking a stage to end and killing it."""

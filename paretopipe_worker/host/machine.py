@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.sensors import content, firmware, line, vcgencmd
+from paretopipe_worker.host.sensors import content, firmware, line, vcgencmd
 
 _DMI = ("sys_vendor", "product_name", "board_name", "bios_vendor", "bios_version", "bios_date")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from paretopipe_worker import __version__
-from paretopipe_worker.machine import cpu_field, machine, network
-from paretopipe_worker.supervise import STAGE_ENVIRONMENT
+from paretopipe_worker.host.machine import cpu_field, machine, network
+from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 
 _PACKAGES = ("numpy", "nvidia-ml-py", "orjson", "pydantic", "PyYAML", "safetensors", "torchvision")
 
