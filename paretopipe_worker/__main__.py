@@ -244,7 +244,7 @@ def _add_stage(commands: Commands) -> None:
 
 def _stage(options: argparse.Namespace) -> int:
     """Run one stage process."""
-    from paretopipe_worker import stage
+    from paretopipe_worker.session import stage
 
     return stage.run(
         stage.Options(

@@ -19,15 +19,15 @@ from typing import Any, TypeAlias
 import torch
 
 from paretopipe_worker import records
-from paretopipe_worker.context import Shares
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.link import state
 from paretopipe_worker.plan import fleet, spec
 from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.prepare import prepare
-from paretopipe_worker.rendezvous import joined
-from paretopipe_worker.source import Source
-from paretopipe_worker.stage import header
+from paretopipe_worker.session.context import Shares
+from paretopipe_worker.session.join import joined
+from paretopipe_worker.session.source import Source
+from paretopipe_worker.session.stage import header
 from paretopipe_worker.transport.handshake import read_secret
 from tests.rings import free_ports
 

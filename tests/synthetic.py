@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import fx, nn
 
-from paretopipe_worker.probe import TRANSFER_BYTES
+from paretopipe_worker.session.probe import TRANSFER_BYTES
 
 
 @fx.wrap

@@ -13,11 +13,11 @@ import torch
 
 from analysis import completions
 from paretopipe_worker import records
-from paretopipe_worker.context import Context
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import window
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.records import Item, PhaseEnd
+from paretopipe_worker.session.context import Context
 from tests.sessions import Lab, lab, led
 from tests.shaped_link import DATA_PORT, Relayed, reason_without_relay, shaped_link
 

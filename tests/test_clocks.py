@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import clocks
-from paretopipe_worker.control import Channel, ControlError
+from paretopipe_worker.session import clocks
+from paretopipe_worker.session.control import Channel, ControlError
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from paretopipe_worker.compute import Computed, compute
 from paretopipe_worker.host import timers
 from paretopipe_worker.model.partition import Stage
+from paretopipe_worker.session.compute import Computed, compute
 
 WAIT_NS = 20_000_000
 

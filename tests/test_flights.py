@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from paretopipe_worker.context import Context, Shares
 from paretopipe_worker.cuts import Cut, TensorSpec
-from paretopipe_worker.flights import Flights
 from paretopipe_worker.host.health import Watch
 from paretopipe_worker.link import state
 from paretopipe_worker.model.zoo import example_input
-from paretopipe_worker.outputs import Check
 from paretopipe_worker.records import Writer
+from paretopipe_worker.session.check import Check
+from paretopipe_worker.session.context import Context, Shares
+from paretopipe_worker.session.flights import Flights
 from paretopipe_worker.transport.api import MARK, Transport
 from tests import fake_run
 from tests.rings import ring

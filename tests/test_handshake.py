@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import control
-from paretopipe_worker.control import Channel
+from paretopipe_worker.session import control
+from paretopipe_worker.session.control import Channel
 from paretopipe_worker.transport import handshake as shaking
 from paretopipe_worker.transport.agreement import Agreement
 from paretopipe_worker.transport.api import DeadlineExceeded, Endpoint, TransportError, connect

@@ -128,7 +128,7 @@ def test_no_package_imports_what_its_machine_need_not_have(package: str) -> None
     [
         ("import paretopipe_worker.__main__", ["torch", "pydantic", "pandas"]),
         ("import analysis.pareto", ["torch", "ansible"]),
-        ("import paretopipe_worker.stage", ["pandas", "ansible"]),
+        ("import paretopipe_worker.session.stage", ["pandas", "ansible"]),
         ("import paretopipe_worker.plan.planner, paretopipe_worker.plan.resume", ["torch"]),
     ],
 )

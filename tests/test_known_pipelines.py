@@ -15,11 +15,11 @@ import torch
 from scipy import stats
 
 from paretopipe_worker import records
-from paretopipe_worker.context import Context
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import window
 from paretopipe_worker.plan.plan import Session
 from paretopipe_worker.records import Item, PhaseEnd, PointEnd, Probe, Record
+from paretopipe_worker.session.context import Context
 from tests import synthetic
 from tests.namespaces import reason_without_namespaces
 from tests.sessions import Lab, lab, led

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from paretopipe_worker import rendezvous
 from paretopipe_worker.__main__ import main
 from paretopipe_worker.cuts import FIRST, LAST, TensorSpec
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model.partition import check_split, find_cuts, split, whole
 from paretopipe_worker.model.weights import WeightsError
 from paretopipe_worker.plan.spec import SpecError
-from paretopipe_worker.rendezvous import StageError
+from paretopipe_worker.session import join
+from paretopipe_worker.session.join import StageError
 from tests import travellers
 from tests.sessions import Lab, lab
 
@@ -147,10 +147,10 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 def test_a_host_says_what_it_loaded_and_not_what_it_was_to_load(planned: Lab) -> None:
     [session] = planned.plan.sessions
-    loaded = rendezvous.load(planned.plan, session, planned.cache / "weights")
+    loaded = join.load(planned.plan, session, planned.cache / "weights")
     [sha256] = {table.weights_sha256 for table in planned.plan.tables}
     assert loaded.weights_sha256 == weights.weights_sha256(loaded.model) == sha256
-    agreement = rendezvous.agreed(planned.plan, session, loaded.weights_sha256)
+    agreement = join.agreed(planned.plan, session, loaded.weights_sha256)
     assert agreement.weights == sha256
 
 
@@ -165,7 +165,7 @@ def test_other_weights_under_the_plans_name_are_refused_with_both_checksums(
     content[-1] ^= 1
     damaged.write_bytes(content)
     with pytest.raises(StageError) as refused:
-        rendezvous.load(planned.plan, session, tmp_path)
+        join.load(planned.plan, session, tmp_path)
     assert str(damaged) in str(refused.value)
     [found, wanted] = re.findall(r"\b[0-9a-f]{64}\b", str(refused.value).partition(": ")[2])
     assert (found != sha256, wanted) == (True, sha256)
@@ -186,7 +186,7 @@ def test_a_model_that_is_another_one_on_a_host_is_refused(
     monkeypatch.setattr(travellers, "Scattered", edited)
     monkeypatch.setattr(edited, "input_shape", (4,), raising=False)
     with pytest.raises(StageError, match="at batch 1 is another model here than on the controller"):
-        rendezvous.load(planned.plan, session, planned.cache / "weights")
+        join.load(planned.plan, session, planned.cache / "weights")
 
 
 def test_a_checkpoint_is_known_by_its_content_wherever_it_lies(
@@ -219,7 +219,7 @@ def test_a_checkpoint_is_known_by_its_content_wherever_it_lies(
 def test_what_a_model_keeps_of_its_first_run_is_not_taken_for_part_of_it(tmp_path: Path) -> None:
     made = lab(tmp_path, {"models": ["tests.travellers:Cached"], "batch": [1, 2]})
     [session] = made.plan.sessions
-    assert rendezvous.load(made.plan, session, made.cache / "weights")
+    assert join.load(made.plan, session, made.cache / "weights")
 
 
 def test_prepare_refuses_a_factory_that_draws_numbers(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from analysis import pareto
 from analysis.load import load
 from analysis.points import points
-from paretopipe_worker.control import ControlError
-from paretopipe_worker.drive import LegResult
 from paretopipe_worker.plan import arrivals, window
 from paretopipe_worker.plan.spec import LoadSpec, PhaseSpec
 from paretopipe_worker.plan.warmup import Warmup, steady
+from paretopipe_worker.session.control import ControlError
+from paretopipe_worker.session.legs import LegResult
 from tests.fake_run import FakeRun, make, tiny_table
 
 MS = 1_000_000

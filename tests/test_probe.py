@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import datagrams
-from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.probe import (
+from paretopipe_worker.records import Probe
+from paretopipe_worker.session import datagrams
+from paretopipe_worker.session.control import Channel, ControlError
+from paretopipe_worker.session.probe import (
     BRIEF_ROUND_TRIPS,
     BRIEF_TRANSFER_BYTES,
     REPEATS,
@@ -23,7 +24,6 @@ from paretopipe_worker.probe import (
     pace,
     probe,
 )
-from paretopipe_worker.records import Probe
 from paretopipe_worker.transport.api import Endpoint, Transport
 from tests.rings import free_ports, joined, ring
 

@@ -24,7 +24,6 @@ from paretopipe_worker.link.counters import CountersFile
 from paretopipe_worker.plan import resume
 from paretopipe_worker.plan.plan import Session
 from paretopipe_worker.plan.window import rate_per_s
-from paretopipe_worker.probe import ROUND_TRIPS, TRANSFER_BYTES
 from paretopipe_worker.records import (
     Clock,
     End,
@@ -37,6 +36,7 @@ from paretopipe_worker.records import (
     Ready,
     Record,
 )
+from paretopipe_worker.session.probe import ROUND_TRIPS, TRANSFER_BYTES
 from tests import synthetic
 from tests.sessions import Lab, lab
 

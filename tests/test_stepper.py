@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import segments
-from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.link.traces import Timetable
+from paretopipe_worker.session import hold
+from paretopipe_worker.session.control import Channel, ControlError
 from paretopipe_worker.shaping.stepper import Stepper
 from tests.waiting import until
 
@@ -130,9 +130,9 @@ def test_a_link_that_was_not_applied_with_its_trace_ends_the_session() -> None:
     rank0, rank1 = Channel(here, "rank 1"), Channel(there, "rank 0")
     unapplied = LinkState("none", {})
     with here, there, ThreadPoolExecutor(1) as pool:
-        following = pool.submit(lambda: segments.answer(rank1.receive(30), unapplied, rank1))
+        following = pool.submit(lambda: hold.answer(rank1.receive(30), unapplied, rank1))
         with pytest.raises(ReplayError, match="was not applied to this host with its trace"):
-            segments.hold(0, unapplied, [rank0])
+            hold.hold(0, unapplied, [rank0])
         with pytest.raises(ReplayError):
             following.result(timeout=30)
         assert "was not applied" in rank0.receive(30)["failed"]
@@ -154,11 +154,11 @@ def test_a_rank_that_does_not_hold_the_segment_ends_the_session(
         Channel(there, "rank 0").send(answer)
         link = LinkState("none", {}, replay=stepping.replay)
         with pytest.raises(ControlError, match=said):
-            segments.hold(1, link, [Channel(here, "rank 1")])
+            hold.hold(1, link, [Channel(here, "rank 1")])
 
 
 @pytest.mark.parametrize("segment", [-1, "1", None, True])
 def test_a_segment_that_makes_no_sense_is_refused(segment: Any) -> None:
     here, there = socket.socketpair()
     with here, there, pytest.raises(ControlError, match=r"rank 0: sent .* as a segment"):
-        segments.answer({"segment": segment}, LinkState("none", {}), Channel(here, "rank 0"))
+        hold.answer({"segment": segment}, LinkState("none", {}), Channel(here, "rank 0"))

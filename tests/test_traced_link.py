@@ -25,8 +25,8 @@ from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
 from paretopipe_worker.link.traces import Timetable
 from paretopipe_worker.plan import resume
 from paretopipe_worker.plan.spec import MIN_ITEMS
-from paretopipe_worker.probe import BRIEF_ROUND_TRIPS, BRIEF_TRANSFER_BYTES
 from paretopipe_worker.records import Datagrams, Item, Probe, Record
+from paretopipe_worker.session.probe import BRIEF_ROUND_TRIPS, BRIEF_TRANSFER_BYTES
 from tests.sessions import Lab, lab
 from tests.shaped_link import (
     DATA_PORT,

@@ -31,7 +31,6 @@ from typing import Any
 import torch
 
 from paretopipe_worker import records
-from paretopipe_worker.compute import compute
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.model import zoo
 from paretopipe_worker.model.partition import TracedModel, split
@@ -39,6 +38,7 @@ from paretopipe_worker.plan.plan import Point, Session
 from paretopipe_worker.plan.spec import MIN_ITEMS
 from paretopipe_worker.plan.window import rate_per_s
 from paretopipe_worker.records import Item, Record
+from paretopipe_worker.session.compute import compute
 from paretopipe_worker.transport.backends import BACKENDS
 from tests.benchmarks.report import Check, Rows, parser, show
 from tests.benchmarks.wire import Wire, wire

@@ -11,10 +11,19 @@ from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker import compute
-from paretopipe_worker.context import Context
-from paretopipe_worker.control import Channel, ControlError, Message
-from paretopipe_worker.drive import (
+from paretopipe_worker.host.health import Watch, disturbances
+from paretopipe_worker.model.partition import PartitionError, Stage, check_split, split, whole
+from paretopipe_worker.model.zoo import example_input
+from paretopipe_worker.plan import arrivals, window
+from paretopipe_worker.plan.plan import Point
+from paretopipe_worker.plan.spec import MIN_ITEMS, LoadSpec
+from paretopipe_worker.records import PhaseEnd
+from paretopipe_worker.session import compute
+from paretopipe_worker.session.check import Check, PointFailed
+from paretopipe_worker.session.context import Context
+from paretopipe_worker.session.control import Channel, ControlError, Message
+from paretopipe_worker.session.flights import Flights
+from paretopipe_worker.session.legs import (
     EndedBy,
     LegPhase,
     LegResult,
@@ -22,15 +31,6 @@ from paretopipe_worker.drive import (
     one_in_flight,
     window_in_flight,
 )
-from paretopipe_worker.flights import Flights
-from paretopipe_worker.host.health import Watch, disturbances
-from paretopipe_worker.model.partition import PartitionError, Stage, check_split, split, whole
-from paretopipe_worker.model.zoo import example_input
-from paretopipe_worker.outputs import Check, PointFailed
-from paretopipe_worker.plan import arrivals, window
-from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.plan.spec import MIN_ITEMS, LoadSpec
-from paretopipe_worker.records import PhaseEnd
 
 References: TypeAlias = dict[int, list[tuple[torch.Tensor, ...]]]
 """What the whole model returns for each input, by batch size: computed once in a session."""

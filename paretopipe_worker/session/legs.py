@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from paretopipe_worker.control import ControlError, Message
-from paretopipe_worker.flights import Flight, Flights
 from paretopipe_worker.host.timers import wait_until
 from paretopipe_worker.plan import warmup, window
 from paretopipe_worker.plan.spec import PhaseSpec
 from paretopipe_worker.plan.warmup import Warmup
 from paretopipe_worker.records import Item
+from paretopipe_worker.session.control import ControlError, Message
+from paretopipe_worker.session.flights import Flight, Flights
 
 EndedBy = Literal["minimum", "maximum"]
 LegPhase = Literal["latency", "throughput", "load"]

@@ -12,9 +12,9 @@ import struct
 import time
 from collections.abc import Sequence
 
-from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.records import Datagrams
+from paretopipe_worker.session.control import Channel, ControlError
 
 COUNT = 600
 

@@ -13,9 +13,6 @@ from types import FrameType
 
 import torch
 
-from paretopipe_worker.context import Shares
-from paretopipe_worker.control import ControlError
-from paretopipe_worker.follower import Follower
 from paretopipe_worker.host import facts, timers
 from paretopipe_worker.link import state as linkstate
 from paretopipe_worker.link.replay import ReplayError
@@ -27,8 +24,11 @@ from paretopipe_worker.model.zoo import ModelError
 from paretopipe_worker.plan import code
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.records import End, Header, Writer
-from paretopipe_worker.rendezvous import StageError, joined
-from paretopipe_worker.source import Source
+from paretopipe_worker.session.context import Shares
+from paretopipe_worker.session.control import ControlError
+from paretopipe_worker.session.follower import Follower
+from paretopipe_worker.session.join import StageError, joined
+from paretopipe_worker.session.source import Source
 from paretopipe_worker.transport.api import TransportError
 from paretopipe_worker.transport.handshake import SecretFileError, read_secret
 

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paretopipe_worker import clocks, segments
-from paretopipe_worker.context import Context
-from paretopipe_worker.control import Channel
-from paretopipe_worker.drive import LegResult
-from paretopipe_worker.outputs import PointFailed
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.predict import certificate_s, certified_after
-from paretopipe_worker.point import PointRun, References
-from paretopipe_worker.probe import probe
 from paretopipe_worker.records import PointBegin, PointEnd
+from paretopipe_worker.session import clocks, hold
+from paretopipe_worker.session.check import PointFailed
+from paretopipe_worker.session.context import Context
+from paretopipe_worker.session.control import Channel
+from paretopipe_worker.session.legs import LegResult
+from paretopipe_worker.session.measure import PointRun, References
+from paretopipe_worker.session.probe import probe
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Source:
             taken = []
             for segment, part in link.probed.items():
                 if segment is not None:
-                    segments.hold(segment, context.link, self.channels)
+                    hold.hold(segment, context.link, self.channels)
                 path, addresses = part.forward_path(ranks), context.addresses
                 taken.append(
                     probe(after_points, path, context.path, self.channels, addresses, segment)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.link.replay import ReplayError
 from paretopipe_worker.link.state import LinkState
+from paretopipe_worker.session.control import Channel, ControlError
 
 COMMAND = "hold"
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker import datagrams
-from paretopipe_worker.control import Channel, ControlError
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.records import Probe, Transfer
+from paretopipe_worker.session import datagrams
+from paretopipe_worker.session.control import Channel, ControlError
 from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag, Transport
 
 ROUND_TRIPS, BRIEF_ROUND_TRIPS = 130, 40

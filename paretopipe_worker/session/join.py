@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker import control, records
-from paretopipe_worker.context import Context, Shares
-from paretopipe_worker.control import Channel
+from paretopipe_worker import records
 from paretopipe_worker.cuts import CutTable
 from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
@@ -24,6 +22,9 @@ from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.records import Ready, Writer
+from paretopipe_worker.session import control
+from paretopipe_worker.session.context import Context, Shares
+from paretopipe_worker.session.control import Channel
 from paretopipe_worker.transport.agreement import Agreement
 from paretopipe_worker.transport.api import Endpoint, Transport, connect
 from paretopipe_worker.transport.handshake import Identity

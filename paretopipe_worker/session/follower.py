@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from paretopipe_worker import clocks, segments
-from paretopipe_worker.compute import compute, failure
-from paretopipe_worker.context import Context, Sent
-from paretopipe_worker.control import Channel, ControlError, Message
 from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.model.partition import Stage, split
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.probe import COMMANDS, answer
 from paretopipe_worker.records import LEGS, Item, Phase, PhaseEnd
+from paretopipe_worker.session import clocks, hold
+from paretopipe_worker.session.compute import compute, failure
+from paretopipe_worker.session.context import Context, Sent
+from paretopipe_worker.session.control import Channel, ControlError, Message
+from paretopipe_worker.session.probe import COMMANDS, answer
 from paretopipe_worker.transport.api import MARK, PHASES
 
 _MOST = 1 << 20
@@ -68,8 +68,8 @@ class Follower:
                     answer(command, context.rank, context.path, self.channel, context.addresses)
                 case clocks.COMMAND:
                     clocks.answer(self.channel)
-                case segments.COMMAND:
-                    segments.answer(command, context.link, self.channel)
+                case hold.COMMAND:
+                    hold.answer(command, context.link, self.channel)
                 case "point":
                     with shares.kind("switch"):
                         self._take(context.plan.point(str(command.get("point"))))
