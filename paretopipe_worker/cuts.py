@@ -1,7 +1,7 @@
 """Cut tables: where a model can be cut and what crosses there.
 
-They are made once per run by :mod:`paretopipe_worker.model.partition`, and are all that planning and
-analysis need to know of a model, so neither needs torch.
+They are made once per run by :mod:`paretopipe_worker.model.partition`, and are all that planning
+and analysis need to know of a model, so neither needs torch.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ class Header:
     kernel's settings.
 
     By `plan_sha256` (:func:`paretopipe_worker.plan.plan.digest`), `code_sha256`
-    (:func:`paretopipe_worker.plan.code.digest`) and the public version of `torch` all attempts of a run
-    are held to be alike.
+    (:func:`paretopipe_worker.plan.code.digest`) and the public version of `torch` all attempts of a
+    run are held to be alike.
     """
 
     run: str

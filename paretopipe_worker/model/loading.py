@@ -42,8 +42,8 @@ def load(name: str, file: Path, inputs: Sequence[TensorSpec], *, seed: int) -> L
     name
         As in :func:`paretopipe_worker.model.zoo.build`.
     file
-        From :func:`paretopipe_worker.model.weights.save_weights`, of a model that was traced for the
-        same inputs in the same order.
+        From :func:`paretopipe_worker.model.weights.save_weights`, of a model that was traced for
+        the same inputs in the same order.
     inputs
         What to trace it for, batch first.
     seed

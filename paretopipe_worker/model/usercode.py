@@ -16,7 +16,7 @@ RAISED = (Exception, SystemExit)
 """What code of others may raise: a script that is imported as a module may want to exit."""
 
 _MOST = 300
-_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 
 
 def told(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 
-def digest(package: Path = Path(__file__).parent) -> str:
+def digest(package: Path = Path(__file__).parents[1]) -> str:
     """Digest (SHA-256) of the worker package: paths and contents of its modules."""
     total = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):

@@ -76,7 +76,8 @@ def todo(
 
     A point of a session is left to measure until one attempt at it counts. One that failed by
     itself is not, unless `retry_failed`: it would most likely fail again (see
-    :class:`paretopipe_worker.plan.attempts.Outcome`). What was in hand when a session broke comes last.
+    :class:`paretopipe_worker.plan.attempts.Outcome`). What was in hand when a session broke comes
+    last.
     `failures` has a line for each point that failed by itself and has no attempt that counts.
 
     Parameters

@@ -2,7 +2,8 @@
 
 The stages of a pipeline form a ring: every rank sends to the next and receives from the one
 before, the last rank sends its output back to rank 0. A backend is a module with a function
-``connect`` that returns a :class:`Transport`, and one entry of `paretopipe_worker.transport.backends`.
+``connect`` that returns a :class:`Transport`, and one entry of
+`paretopipe_worker.transport.backends`.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def first_line(error: BaseException) -> str:
 
 
 class GroupTransport:
-    """A rank's place in a group of torch.distributed; see `paretopipe_worker.transport.api.Transport`.
+    """A rank's place in a group of torch.distributed; see `transport.api.Transport`.
 
     A backend calls :meth:`arrive` from its threads, and has :meth:`_ship` and :meth:`_leave`.
     """
