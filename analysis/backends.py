@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.attribution import CROSSING, TOTALS
 from analysis.columns import OBJECTIVES
 from analysis.cost_columns import BACKENDS
-from analysis.load import Run, RunError, load
-from analysis.marks import disturbed, late
+from analysis.measures.attribution import CROSSING, TOTALS
+from analysis.measures.marks import disturbed, late
+from analysis.measures.replicates import replicates
 from analysis.overhead import APART, doubts, draw
 from analysis.points import half_widths, planned
-from analysis.replicates import replicates
+from analysis.run import Run, RunError, load
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
@@ -79,7 +79,7 @@ def compare(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
     run
         The run.
     measured
-        One row per point and replicate, see :func:`analysis.replicates.replicates`.
+        One row per point and replicate, see :func:`analysis.measures.replicates.replicates`.
 
     Returns
     -------

@@ -16,7 +16,7 @@ from matplotlib.path import Path
 from numpy.typing import ArrayLike
 
 from analysis import labels
-from analysis.marks import disturbed, late, uncertified
+from analysis.measures.marks import disturbed, late, uncertified
 from paretopipe_worker.cuts import FIRST, LAST
 
 CONDITION = ["placement", "backend", "batch", "window", "dtype"]

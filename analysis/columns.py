@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis import cost_columns, forward, load_curve, phases, segments
+from analysis import cost_columns, load_curve, segments
 from analysis.column import IDLE, STAGES, WHOLE, Column, interval, percentiles, table
 from analysis.column import UNMEASURED as _UNMEASURED
-from analysis.completions import LITTLE_OFF
+from analysis.measures import forward, legs
+from analysis.measures.completions import LITTLE_OFF
 from paretopipe_worker.plan.spec import MIN_ITEMS
 
 _UNPROBED = "it was not measured, or follows a trace (see `segments.csv`)"
@@ -355,7 +356,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Forward latency and clocks": tuple(forward.columns()),
     "Stages": tuple(_stages()),
     "Where the response latency went": cost_columns.TOTALS,
-    "Warm-up, window and hosts": tuple(phases.columns()),
+    "Warm-up, window and hosts": tuple(legs.columns()),
     "Checks": tuple(_trust()),
 }
 COLUMNS: tuple[Column, ...] = tuple(column for section in SECTIONS.values() for column in section)

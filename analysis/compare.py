@@ -31,10 +31,10 @@ from scipy import stats
 
 from analysis.columns import OBJECTIVES
 from analysis.comparison import KEY, LEAST, lost_of, text
-from analysis.load import CONTROLLER, Run, RunError, load
-from analysis.marks import MARKS
+from analysis.measures.marks import MARKS
+from analysis.measures.replicates import replicates
 from analysis.points import CONFIDENCE, planned
-from analysis.replicates import replicates
+from analysis.run import CONTROLLER, Run, RunError, load
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
@@ -85,7 +85,7 @@ def compare(first: Run, second: Run, *, uncertified: bool = False) -> dict[str, 
     A document of plain values: ``runs``, their names; ``confidence``; ``uncertified``; ``rows``,
     one per point and objective with the means of both runs (geometric, over replicates), how many
     ``replicates`` of each these are, and how many of them are marked: ``marks``, by run a count
-    for each of :data:`analysis.marks.MARKS`, and ``sound``, whether none is; the ``ratio`` of the
+    for each of :data:`analysis.measures.marks.MARKS`, and ``sound``, whether none is; the ``ratio`` of the
     second to the first with its interval ``low``, ``high``, ``half_width_percent``, ``p`` and,
     corrected, ``p_holm``, and whether they ``differ``; ``differing``, those rows that do;
     ``median_half_width_percent`` and ``aim_percent``; ``left_out``, by run how many ``replicates``

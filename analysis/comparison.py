@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.front import GROUP
-from analysis.marks import MARKS
+from analysis.measures.marks import MARKS
 
 KEY = [*GROUP, "split"]
 """What tells points apart, in any run."""

@@ -31,7 +31,7 @@ from analysis.captions import (
 )
 from analysis.crowded import NAMED, chosen
 from analysis.load_figure import load_figure
-from analysis.marks import disturbed, uncertified
+from analysis.measures.marks import disturbed, uncertified
 from analysis.pages import GRIDS, Grid, laid_out
 from analysis.style import STYLE, freeze, palette, save
 from paretopipe_worker.plan.plan import slug
@@ -76,7 +76,7 @@ def draw(
     curve
         The table ``load.csv``, see :func:`analysis.load_curve.load_curve`.
     attribution
-        The table ``attribution.csv``, see :func:`analysis.attribution.attribution`.
+        The table ``attribution.csv``, see :func:`analysis.measures.attribution.attribution`.
 
     Returns
     -------

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis import marks
 from analysis.columns import FRONT, OBJECTIVES
+from analysis.measures import marks
 
 GROUP = ("model", "placement", "link", "backend", "batch", "window", "dtype")
 """What points of one front share: they differ in nothing but where the model is split."""

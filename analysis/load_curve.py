@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis import completions
 from analysis.column import PERCENTILE_ITEMS, WHOLE, Column
 from analysis.column import percentiles as percentile_columns
-from analysis.load import Run
-from analysis.phases import TRY, of_last_legs
-from analysis.replicates import percentiles
+from analysis.measures import completions
+from analysis.measures.legs import TRY, of_last_legs
+from analysis.measures.replicates import percentiles
+from analysis.run import Run
 from paretopipe_worker.plan.arrivals import KEEPS_UP, KNEE_LATENCY, beyond_knee, trend
 from paretopipe_worker.plan.spec import MIN_ITEMS
 
@@ -32,7 +32,7 @@ def load_curve(run: Run, points: pd.DataFrame, measured: pd.DataFrame) -> pd.Dat
     points
         The table ``points.csv``, whose order is taken.
     measured
-        The run's replicates, see :func:`analysis.replicates.replicates`, whose latency with one
+        The run's replicates, see :func:`analysis.measures.replicates.replicates`, whose latency with one
         item in flight is taken.
 
     Returns

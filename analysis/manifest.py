@@ -18,9 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.certificate import COLUMNS, certificates, paths_of
-from analysis.load import CONTROLLER, Run, RunError, load, processes
+from analysis.measures.certificate import COLUMNS, certificates, paths_of
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
+from analysis.run import CONTROLLER, Run, RunError, load, processes
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.plan.plan import written as resolved
@@ -113,7 +113,7 @@ def overhead(files: pd.DataFrame) -> dict[str, Any] | None:
     Parameters
     ----------
     files
-        The rows of :attr:`analysis.load.Run.sessions` of one attempt.
+        The rows of :attr:`analysis.run.Run.sessions` of one attempt.
 
     Returns
     -------

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import backends, figures, front, marks
-from analysis.attribution import attribution
-from analysis.clocks import comparisons
-from analysis.load import RunError, load, processes
+from analysis import backends, figures, front
 from analysis.load_curve import load_curve
+from analysis.measures import marks
+from analysis.measures.attribution import attribution
+from analysis.measures.clocks import comparisons
+from analysis.measures.replicates import replicates
 from analysis.points import points
-from analysis.replicates import replicates
+from analysis.run import RunError, load, processes
 from analysis.segments import segments
 from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.plan.plan import PlanError
@@ -77,7 +78,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     points without figures, why, and how often they were tried), ``marked`` (those whose link was
     not as asked for, and why), ``late`` (those during which a relay was late, and by how much),
     ``disturbed`` (those measured on a disturbed host), ``unclocked`` (those without a forward
-    latency, and why), ``processes`` (see :func:`analysis.load.processes`), ``uncertified``,
+    latency, and why), ``processes`` (see :func:`analysis.run.processes`), ``uncertified``,
     ``front`` (the rows of ``front.csv``), ``load`` (those of ``load.csv``, which is written where
     load was offered), ``backends`` (those of ``backends.csv``, where there are several),
     ``unattributed`` (the points whose parts do not add up), ``rateless`` (those without a

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import forward, front, phases
-from analysis.certificate import asked_of
+from analysis import front
 from analysis.column import STAGES
 from analysis.columns import POINTS
-from analysis.load import Run
-from analysis.phases import together
-from analysis.replicates import replicates
+from analysis.measures import forward, legs
+from analysis.measures.certificate import asked_of
+from analysis.measures.legs import together
+from analysis.measures.replicates import replicates
+from analysis.run import Run
 from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan.plan import Plan
 
@@ -30,13 +31,13 @@ _OVER_REPLICATES: dict[str, tuple[Any, str]] = {
     "link_engine": (together, "str"),
     "link_certificate": (together, "str"),
     "throughput_note": (together, "str"),
-    **phases.OVER_REPLICATES,
+    **legs.OVER_REPLICATES,
     **forward.OVER_REPLICATES,
 }
 """How replicates become one figure of a point, and its dtype; what is not named is their mean."""
 
 _WORST: dict[str, tuple[object, ...]] = {
-    **phases.WORST,
+    **legs.WORST,
     "attribution_ok": (True, False),
     "little_off": (False, True),
     "output": ("exact", "close", "unchecked"),
@@ -67,7 +68,7 @@ def points(
     uncertified
         Whether points whose link was not as asked for may be on a front.
     measured
-        The run's replicates where they are known, see :func:`analysis.replicates.replicates`.
+        The run's replicates where they are known, see :func:`analysis.measures.replicates.replicates`.
 
     Returns
     -------
@@ -128,7 +129,7 @@ def outcomes(measured: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     measured
-        One row per point and replicate, see :func:`analysis.replicates.replicates`.
+        One row per point and replicate, see :func:`analysis.measures.replicates.replicates`.
     """
     several = measured["replicate"].max() > 0
     groups = measured.groupby("point", sort=False)

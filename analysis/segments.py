@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import completions
-from analysis.certificate import WHEN, around, described
 from analysis.column import Column
-from analysis.load import Run
-from analysis.replicates import choose, tries
+from analysis.measures import completions
+from analysis.measures.certificate import WHEN, around, described
+from analysis.measures.replicates import choose, tries
+from analysis.run import Run
 from paretopipe_worker.link import samples
 from paretopipe_worker.plan.spec import MIN_ITEMS
 

@@ -11,10 +11,10 @@ import json
 import sys
 from pathlib import Path
 
-from analysis.certificate import certificates
-from analysis.load import Run, RunError, load
-from analysis.phases import TRY
-from analysis.replicates import choose, tries
+from analysis.measures.certificate import certificates
+from analysis.measures.legs import TRY
+from analysis.measures.replicates import choose, tries
+from analysis.run import Run, RunError, load
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 

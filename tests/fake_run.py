@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis import chance
+from analysis.measures import chance
 from paretopipe_worker import records
 from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
 from paretopipe_worker.link.conditions import Condition

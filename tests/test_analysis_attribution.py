@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.attribution import KINDS, TOTALS, attribution, parts, sums, totals
 from analysis.breakdown import breakdown, heights
-from analysis.clocks import comparisons
 from analysis.cost_columns import ATTRIBUTION
-from analysis.load import Run, load
+from analysis.measures.attribution import KINDS, TOTALS, attribution, parts, sums, totals
+from analysis.measures.clocks import comparisons
+from analysis.measures.replicates import replicates
 from analysis.points import points
-from analysis.replicates import replicates
+from analysis.run import Run, load
 from paretopipe_worker.plan.plan import Point
 from tests.fake_run import TWO_LINKS, Clocks, FakeRun, expected_ms, make, tiny_table
 from tests.test_analysis_figures import assert_texts_are_clear

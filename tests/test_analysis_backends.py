@@ -13,8 +13,8 @@ from scipy import stats
 
 from analysis import backends, overhead, pareto
 from analysis.cost_columns import BACKENDS
-from analysis.load import RunError, load
-from analysis.replicates import replicates
+from analysis.measures.replicates import replicates
+from analysis.run import RunError, load
 from paretopipe_worker.plan.plan import Session
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, mobilenet_table, tiny_table
 from tests.test_analysis_attribution import edit

@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import chance, figures, pareto
+from analysis import figures, pareto
 from analysis.captions import MARKED
-from analysis.certificate import described
-from analysis.load import load
+from analysis.measures import chance
+from analysis.measures.certificate import described
 from analysis.points import points
+from analysis.run import load
 from analysis.uncertified import uncertified
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import resume

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.attribution import parts
-from analysis.clocks import ahead, comparisons
-from analysis.load import Run, load
+from analysis.measures.attribution import parts
+from analysis.measures.clocks import ahead, comparisons
 from analysis.points import points
+from analysis.run import Run, load
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.records import Exchange
 from tests.fake_run import Clocks, FakeRun, expected_ms, make, mobilenet_table, tiny_table

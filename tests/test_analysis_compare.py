@@ -18,7 +18,7 @@ from scipy import stats
 
 from analysis import compare as module
 from analysis.compare import CompareError, compare, holm, main, welch
-from analysis.load import load
+from analysis.run import load
 from tests.fake_run import ALLOCATOR, FakeRun, make, tiny_table
 from tests.test_analysis_attribution import edit
 

@@ -21,9 +21,9 @@ from analysis import pages as pages_module
 from analysis.captions import STROKE
 from analysis.crowded import NAMED
 from analysis.front import mark
-from analysis.load import load
 from analysis.pages import PAGE_IN
 from analysis.points import points
+from analysis.run import load
 from analysis.style import DPI
 from paretopipe_worker.cuts import FIRST, LAST
 from tests.fake_run import PAPER_LINKS, TWO_LINKS, FakeRun, make, mobilenet_table, tiny_table

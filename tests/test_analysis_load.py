@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from analysis import pareto
-from analysis.load import RunError, load
 from analysis.points import points
+from analysis.run import RunError, load
 from paretopipe_worker.plan import resume
 from paretopipe_worker.plan.belonging import ForeignRecords
 from tests.fake_run import FakeRun, make, tiny_table

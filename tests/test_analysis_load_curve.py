@@ -13,11 +13,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import figures, pareto
-from analysis.load import load
 from analysis.load_curve import NAMES, load_curve
 from analysis.load_figure import load_figure
+from analysis.measures.replicates import replicates
 from analysis.points import points
-from analysis.replicates import replicates
+from analysis.run import load
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, period_ms, tiny_table
 from tests.test_analysis_figures import one_page, overlapping, shown_texts
 

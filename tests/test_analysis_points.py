@@ -16,9 +16,9 @@ from scipy import stats
 from analysis import front
 from analysis.column import PERCENTILE_ITEMS
 from analysis.columns import FRONT, POINTS
-from analysis.load import load
+from analysis.measures.replicates import percentiles
 from analysis.points import points
-from analysis.replicates import percentiles
+from analysis.run import load
 from paretopipe_worker.plan.plan import Point
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, mobilenet_table, tiny_table
 

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.attribution import attribution, parts, sums
-from analysis.clocks import comparisons
-from analysis.load import Run, load
+from analysis.measures.attribution import attribution, parts, sums
+from analysis.measures.clocks import comparisons
+from analysis.measures.replicates import replicates
 from analysis.points import points
-from analysis.replicates import replicates
+from analysis.run import Run, load
 from paretopipe_worker.link.conditions import Condition
 from tests.namespaces import reason_without_namespaces
 from tests.sessions import Lab, lab

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.load import load
 from analysis.points import points
+from analysis.run import load
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.plan import resume

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import completions
+from analysis.measures import completions
 from paretopipe_worker import records
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import window

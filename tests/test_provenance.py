@@ -16,7 +16,7 @@ import yaml
 
 from analysis import manifest as manifests
 from analysis import provenance
-from analysis.load import load
+from analysis.run import load
 from paretopipe_worker.plan import fleet, spec
 from paretopipe_worker.prepare import prepare
 from tests.fake_run import FakeRun, make, tiny_table

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.load import load
-from analysis.replicates import replicates
+from analysis.measures.replicates import replicates
+from analysis.run import load
 from paretopipe_worker import records
 from paretopipe_worker.plan import attempts, planner, resume, spec
 from paretopipe_worker.plan import plan as plans

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 from analysis import pareto
-from analysis.certificate import certificates
-from analysis.load import Run, load
+from analysis.measures.certificate import certificates
 from analysis.points import points
+from analysis.run import Run, load
 from analysis.segments import COLUMNS
 from paretopipe_worker import records
 from paretopipe_worker.link.conditions import Condition

@@ -19,7 +19,7 @@ from paretopipe_worker.shaping import netem
 
 CERTIFIED_FROM_MBIT = 10.0
 """From this rate on no transfer that is certified is early by more than the millisecond that it may
-be (`analysis.certificate`): of 8 KiB at 10 Mbit/s, 0.8 ms were measured. Below, a frame takes too
+be (`analysis.measures.certificate`): of 8 KiB at 10 Mbit/s, 0.8 ms were measured. Below, a frame takes too
 long."""
 
 _BURST_US = {"htb": 100, "netem": 1000}

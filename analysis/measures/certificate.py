@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import chance
-from analysis.load import CONTROLLER, Run
+from analysis.measures import chance
+from analysis.run import CONTROLLER, Run
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import Timetable, outage_s

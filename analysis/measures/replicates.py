@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import completions
-from analysis.attribution import totals
-from analysis.certificate import certificates
-from analysis.clocks import comparisons
 from analysis.column import PERCENTILE_CONFIDENCE, PERCENTILE_ITEMS, STAGES
-from analysis.forward import forward
-from analysis.load import Run
-from analysis.phases import TRY as _TRY
-from analysis.phases import (
+from analysis.measures import completions
+from analysis.measures.attribution import totals
+from analysis.measures.certificate import certificates
+from analysis.measures.clocks import comparisons
+from analysis.measures.forward import forward
+from analysis.measures.legs import TRY as _TRY
+from analysis.measures.legs import (
     crossing,
     disturbances,
     endings,
@@ -25,6 +24,7 @@ from analysis.phases import (
     lateness,
     of_last_legs,
 )
+from analysis.run import Run
 from paretopipe_worker.plan.attempts import MEASURED, outcomes
 
 _SHORTEST_NS = 10_000

@@ -18,9 +18,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.clocks import ahead
 from analysis.cost_columns import ATTRIBUTION, TOLERANCE
-from analysis.phases import TRY as _TRY
+from analysis.measures.clocks import ahead
+from analysis.measures.legs import TRY as _TRY
 from paretopipe_worker.plan.plan import Plan
 
 KINDS = ("queue", "compute", "serialise", "send_queue", "wire")
@@ -51,9 +51,9 @@ def parts(items: pd.DataFrame, clocks: pd.DataFrame | None = None) -> pd.DataFra
     Parameters
     ----------
     items
-        Records of all ranks, as :class:`analysis.load.Run` holds them.
+        Records of all ranks, as :class:`analysis.run.Run` holds them.
     clocks
-        What is known of the ranks' clocks, see :func:`analysis.clocks.comparisons`. Without it
+        What is known of the ranks' clocks, see :func:`analysis.measures.clocks.comparisons`. Without it
         single wires are null.
 
     Returns
@@ -144,7 +144,7 @@ def attribution(
     plan
         What was to be measured.
     measured
-        One row per point and replicate, see :func:`analysis.replicates.replicates`.
+        One row per point and replicate, see :func:`analysis.measures.replicates.replicates`.
 
     Returns
     -------

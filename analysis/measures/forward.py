@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.clocks import LEAST_COMPARISONS, MOST_DRIFT_PPM, MOST_STEP_S, ahead
 from analysis.column import UNMEASURED, Column, interval
-from analysis.phases import TRY, together
+from analysis.measures.clocks import LEAST_COMPARISONS, MOST_DRIFT_PPM, MOST_STEP_S, ahead
+from analysis.measures.legs import TRY, together
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.spec import MIN_ITEMS
 
@@ -27,7 +27,7 @@ def forward(items: pd.DataFrame, compared: pd.DataFrame, points: tuple[Point, ..
     items
         Items of the latency legs that count, of all ranks.
     compared
-        The clocks, see :func:`analysis.clocks.comparisons`.
+        The clocks, see :func:`analysis.measures.clocks.comparisons`.
     points
         The plan's points: the last rank with a part in a point is its sink.
     """

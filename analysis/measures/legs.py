@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.certificate import LATE_MS
 from analysis.column import IDLE, STAGES, UNMEASURED, Column
+from analysis.measures.certificate import LATE_MS
 from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.records import Health
 
