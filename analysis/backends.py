@@ -16,10 +16,10 @@ import pandas as pd
 
 from analysis.columns import OBJECTIVES
 from analysis.cost_columns import BACKENDS
+from analysis.figures.backend_figure import APART, doubts, draw
 from analysis.measures.attribution import CROSSING, TOTALS
 from analysis.measures.marks import disturbed, late
 from analysis.measures.replicates import replicates
-from analysis.overhead import APART, doubts, draw
 from analysis.points import half_widths, planned
 from analysis.run import Run, RunError, load
 from paretopipe_worker.plan.plan import PlanError

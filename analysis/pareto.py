@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import backends, figures, front
+from analysis import backends, front
+from analysis.figures import front_figure
 from analysis.load_curve import load_curve
 from analysis.measures import marks
 from analysis.measures.attribution import attribution
@@ -102,7 +103,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
         tables["segments.csv"] = segments(run)
     for name, content in tables.items():
         content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
-    drawn = figures.draw(table, path / "figures", curve, parts)
+    drawn = front_figure.draw(table, path / "figures", curve, parts)
     compared = backends.compare(run, measured) if backends.several(run) else None
     if compared is not None:
         drawn += backends.write(compared, path)
@@ -110,7 +111,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     marked = table[marks.uncertified(table)]
     late = table[marks.late(table)]
     shaken = table[marks.disturbed(table)]
-    rateless = table[(table["status"] == "ok") & table[figures.THROUGHPUT].isna()]
+    rateless = table[(table["status"] == "ok") & table[front_figure.THROUGHPUT].isna()]
     never = [
         table[f"{phase}_warmup_ended_by"].eq("never steady").fillna(False) for phase in MEASURED
     ]

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.breakdown import breakdown, heights
 from analysis.cost_columns import ATTRIBUTION
+from analysis.figures.breakdown import breakdown, heights
 from analysis.measures.attribution import KINDS, TOTALS, attribution, parts, sums, totals
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates

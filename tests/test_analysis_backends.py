@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import backends, overhead, pareto
+from analysis import backends, pareto
 from analysis.cost_columns import BACKENDS
+from analysis.figures import backend_figure
 from analysis.measures.replicates import replicates
 from analysis.run import RunError, load
 from paretopipe_worker.plan.plan import Session
@@ -125,7 +126,7 @@ def test_one_replicate_has_no_interval(tmp_path: Path) -> None:
     table = backends.compare(run, replicates(run))
     assert table[["difference_low", "difference_high"]].isna().all(axis=None)
     assert one(table, CUT).loc["latency_median_ms", "difference"] > 3
-    [figure] = overhead.overhead(table)
+    [figure] = backend_figure.overhead(table)
     text = figure.legends[0].get_title().get_text()
     assert "no interval" in text
 
@@ -178,7 +179,7 @@ def test_pairs_of_which_a_replicate_is_marked_are_counted_and_told(tmp_path: Pat
     printed = backends.text(table)
     assert printed.count("1 of 12 pairs of replicates were measured while a relay was late") == 1
     assert "3 of 12 pairs of replicates were measured on a disturbed host" in printed
-    [figure] = overhead.overhead(table)
+    [figure] = backend_figure.overhead(table)
     assert "pairs of replicates were measured while a relay was late" in (
         figure.legends[0].get_title().get_text()
     )
@@ -227,7 +228,7 @@ def test_pareto_compares_backends_where_there_are_several(
 def test_the_figure_has_a_mark_for_each_cut_at_which_something_crosses(
     table: pd.DataFrame,
 ) -> None:
-    [figure] = overhead.overhead(table)
+    [figure] = backend_figure.overhead(table)
     for axes in figure.axes:
         marks = [line for line in axes.lines if line.get_marker() == "o"]
         assert sum(len(line.get_xdata()) for line in marks) == 3
@@ -246,5 +247,5 @@ def test_texts_of_the_figure_are_clear_of_each_other(tmp_path: Path, table: pd.D
     rpc = backends.compare(run, replicates(run))
     both = pd.concat([rpc, rpc.assign(backend="gloo", difference=2 * rpc["difference"])])
     for rows in (both, table):
-        [figure] = overhead.overhead(rows)
+        [figure] = backend_figure.overhead(rows)
         assert_texts_are_clear(figure)

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import figures, pareto
-from analysis.captions import MARKED
+from analysis import pareto
+from analysis.figures import front_figure
+from analysis.figures.captions import MARKED
 from analysis.measures import chance
 from analysis.measures.certificate import described
 from analysis.points import points
@@ -232,7 +233,7 @@ def test_marked_points_are_hollow_and_told_with_the_relay(tmp_path: Path) -> Non
     fake = run_of(tmp_path, RATE)
     change(fake, "probe", changed("goodput_mbit", 0.5))
     for shown in (False, True):
-        [figure] = figures.front(points(load(fake.path), uncertified=shown))
+        [figure] = front_figure.front(points(load(fake.path), uncertified=shown))
         drawn = [line for line in figure.axes[-1].lines if line.get_marker() is MARKED]
         assert sum(len(line.get_xdata()) for line in drawn) == 4
         assert {line.get_markerfacecolor() for line in drawn} == {"none"}

@@ -16,15 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN
 from matplotlib.text import Text
 
-from analysis import figures, labels
-from analysis import pages as pages_module
-from analysis.captions import STROKE
-from analysis.crowded import NAMED
+from analysis.figures import front_figure, labels
+from analysis.figures import pages as pages_module
+from analysis.figures.captions import STROKE
+from analysis.figures.crowded import NAMED
+from analysis.figures.pages import PAGE_IN
+from analysis.figures.style import DPI
 from analysis.front import mark
-from analysis.pages import PAGE_IN
 from analysis.points import points
 from analysis.run import load
-from analysis.style import DPI
 from paretopipe_worker.cuts import FIRST, LAST
 from tests.fake_run import PAPER_LINKS, TWO_LINKS, FakeRun, make, mobilenet_table, tiny_table
 
@@ -43,7 +43,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def smoke_front(smoke: pd.DataFrame) -> Figure:
-    return one_page(figures.front(smoke))
+    return one_page(front_figure.front(smoke))
 
 
 def one_page(pages: list[Figure]) -> Figure:
@@ -93,7 +93,7 @@ def assert_readable(figure: Figure, count: int) -> None:
 
 
 def test_the_default_experiments_front_names_every_point_once(smoke: pd.DataFrame) -> None:
-    figure = one_page(figures.front(smoke))
+    figure = one_page(front_figure.front(smoke))
     assert_readable(figure, 42 + smoke["on_front"].sum())
     by_panel = [
         [text.get_text() for text in names(figure) if text.axes is axes] for axes in figure.axes
@@ -134,8 +134,8 @@ def test_all_texts_of_a_figure_are_inside_it_and_clear_of_each_other(
     smoke: pd.DataFrame, smoke_front: Figure
 ) -> None:
     few = smoke[(smoke["link"] == "none") & smoke["position"].isin([0, 3, 9, 20])]
-    narrow = (*figures.front(few), *figures.breakdown(few))
-    for figure in (smoke_front, *figures.breakdown(smoke), *narrow):
+    narrow = (*front_figure.front(few), *front_figure.breakdown(few))
+    for figure in (smoke_front, *front_figure.breakdown(smoke), *narrow):
         assert_texts_are_clear(figure)
 
 
@@ -153,7 +153,7 @@ def test_names_do_not_cover_markers(smoke: pd.DataFrame, smoke_front: Figure) ->
     renderer = FigureCanvasAgg(smoke_front).get_renderer()
     for axes, link in zip(smoke_front.axes[1:], ["none", "rate20"], strict=True):
         table = smoke[smoke["link"] == link]
-        spots = axes.transData.transform(table[[figures.LATENCY, figures.THROUGHPUT]])
+        spots = axes.transData.transform(table[[front_figure.LATENCY, front_figure.THROUGHPUT]])
         for text in axes.texts:
             box = text.get_window_extent(renderer)
             assert not any(box.contains(x, y) for x, y in spots), text.get_text()
@@ -170,7 +170,7 @@ def test_crowded_points_stay_readable(smoke: pd.DataFrame, case: str) -> None:
     }[case]
     table = at(smoke, latency, throughput)
     # Where all are on the front, the panel of all links has more than it can name.
-    figure = one_page(figures.front(table))
+    figure = one_page(front_figure.front(table))
     assert_readable(figure, 42 + min(NAMED, table["on_front"].sum()))
 
 
@@ -178,7 +178,7 @@ def test_long_names_in_one_spot_of_a_full_panel(smoke: pd.DataFrame) -> None:
     table = pd.concat([smoke.iloc[:20], smoke.iloc[:10]], ignore_index=True)
     table["split"] = [f"InceptionAux_{n}_branch_pool_conv_bn" for n in range(NAMED)]
     latency = [50.0] * (NAMED - 2) + [1.0, 5000.0]
-    figure = one_page(figures.front(at(table, latency, 20.0)))
+    figure = one_page(front_figure.front(at(table, latency, 20.0)))
     assert_readable(figure, NAMED)
 
 
@@ -203,14 +203,14 @@ def large(smoke: pd.DataFrame) -> pd.DataFrame:
         stage0_compute_ms=20.0,
         status=np.where(number % 10 == 5, "failed", "ok"),
     )
-    table.loc[table["status"] == "failed", [figures.LATENCY, figures.THROUGHPUT]] = np.nan
+    table.loc[table["status"] == "failed", [front_figure.LATENCY, front_figure.THROUGHPUT]] = np.nan
     return mark(table)
 
 
 def test_figures_of_a_large_run_keep_to_pages(large: pd.DataFrame, tmp_path: Path) -> None:
     for left in ("front-mobilenet_v2-9.png", "front-mobilenet_v2-9x.png"):
         (tmp_path / left).touch()
-    files = figures.draw(large, tmp_path)
+    files = front_figure.draw(large, tmp_path)
     # Six panels and five rows of bars: a page of each.
     assert {file.name for file in files} == {
         f"{kind}-mobilenet_v2.{ending}"
@@ -228,14 +228,16 @@ def test_figures_of_a_large_run_keep_to_pages(large: pd.DataFrame, tmp_path: Pat
 
 
 def test_a_panel_of_many_points_names_its_front_and_the_endpoints(large: pd.DataFrame) -> None:
-    figure = one_page(figures.front(large))
+    figure = one_page(front_figure.front(large))
     short = labels.shorten(list(large["split"].unique()))
     for link, axes in zip(large["link"].unique(), figure.axes[1:], strict=True):
         shown = large[(large["link"] == link) & (large["status"] == "ok")]
         named = shown[shown["on_front"] | shown["split"].isin([FIRST, LAST])]
         texts = [text.get_text() for text in names(figure) if text.axes is axes]
         assert sorted(texts) == sorted(short[split] for split in named["split"])
-        drawn = sum(len(line.get_xdata()) for line in axes.lines if line.get_gid() == figures.GID)
+        drawn = sum(
+            len(line.get_xdata()) for line in axes.lines if line.get_gid() == front_figure.GID
+        )
         assert drawn == len(shown), "a mark for every point"
     assert_readable(figure, len(names(figure)))
     note = figure.legends[0].get_title().get_text()
@@ -249,7 +251,7 @@ def test_a_front_of_many_points_names_its_ends_and_some_between(large: pd.DataFr
     count = np.arange(len(large))
     table = at(large.assign(status="ok"), 50 + count % CUTS, 20.0 + count % CUTS)
     link = table[table["link"] == "link0"]
-    figure = one_page(figures.front(link))
+    figure = one_page(front_figure.front(link))
     texts = {text.get_text() for text in names(figure)}
     assert len(texts) == NAMED and {FIRST, LAST} <= texts
 
@@ -259,7 +261,7 @@ def test_names_without_room_are_left_out_and_that_is_told(smoke: pd.DataFrame) -
     link = smoke[smoke["link"] == "none"].reset_index(drop=True)
     best = link["on_front"]
     split = link["split"].where(best, [f"{'very_long' * 40}_{n}" for n in range(len(link))])
-    pages = figures.front(link.assign(split=split))
+    pages = front_figure.front(link.assign(split=split))
     figure = one_page(pages)
     assert_readable(figure, best.sum())
     note = figure.legends[0].get_title().get_text().replace("\n", " ")
@@ -270,7 +272,7 @@ def test_panels_of_many_conditions_take_pages_of_their_own(smoke: pd.DataFrame) 
     table = pd.concat(
         [smoke[smoke["position"] < 3].assign(batch=2**n) for n in range(5)], ignore_index=True
     )
-    for pages, panels in ((figures.front(table), 3), (figures.breakdown(table), 2)):
+    for pages, panels in ((front_figure.front(table), 3), (front_figure.breakdown(table), 2)):
         assert sum(len(page.axes) for page in pages) == 5 * panels and len(pages) > 1
         for number, page in enumerate(pages, start=1):
             assert_fits_a_page(page)
@@ -280,7 +282,7 @@ def test_panels_of_many_conditions_take_pages_of_their_own(smoke: pd.DataFrame) 
 def test_bars_of_many_cuts_touch_and_only_the_front_and_the_endpoints_are_named(
     large: pd.DataFrame,
 ) -> None:
-    figure = one_page(figures.breakdown(large))
+    figure = one_page(front_figure.breakdown(large))
     assert len(figure.axes) == LINKS
     for link, axes in zip(large["link"].unique(), figure.axes, strict=True):
         shown = large[large["link"] == link]
@@ -307,7 +309,7 @@ def test_examples_of_pages_are_true() -> None:
 def test_six_links_have_six_colours_and_readable_panels(tmp_path: Path) -> None:
     links = [*PAPER_LINKS, {"name": "rate20", "rate_mbit": 20}, {"name": "d5", "delay_ms": 5}]
     table = table_of(tmp_path, links, count=6)
-    figure = one_page(figures.front(table))
+    figure = one_page(front_figure.front(table))
     assert_readable(figure, 36 + table["on_front"].sum())
     colours = {
         line.get_color()
@@ -320,18 +322,18 @@ def test_six_links_have_six_colours_and_readable_panels(tmp_path: Path) -> None:
 
 def test_points_on_one_spot_are_drawn_as_rings_around_each_other(smoke: pd.DataFrame) -> None:
     one = smoke[smoke["link"] == "none"].iloc[:3]
-    figure = one_page(figures.front(at(one, 50.0, 20.0)))
-    marks = [line for line in figure.axes[0].lines if line.get_gid() == figures.GID]
+    figure = one_page(front_figure.front(at(one, 50.0, 20.0)))
+    marks = [line for line in figure.axes[0].lines if line.get_gid() == front_figure.GID]
     assert len({line.get_markersize() for line in marks}) == len(marks) == 3
 
 
 def test_the_front_is_filled_and_joined_and_the_rest_is_hollow(smoke: pd.DataFrame) -> None:
     link = smoke[smoke["link"] == "none"]
-    panel = one_page(figures.front(link)).axes[0]
+    panel = one_page(front_figure.front(link)).axes[0]
     step = next(line for line in panel.lines if line.get_drawstyle() == "steps-post")
     best = link[link["on_front"]].sort_values("latency_median_ms")
     assert np.allclose(step.get_xdata(), best["latency_median_ms"])
-    marks = [line for line in panel.lines if line.get_gid() == figures.GID]
+    marks = [line for line in panel.lines if line.get_gid() == front_figure.GID]
     filled = [line for line in marks if line.get_markerfacecolor() == line.get_color()]
     spots = np.concatenate([line.get_xdata() for line in filled])
     assert sorted(spots) == pytest.approx(list(best["latency_median_ms"]))
@@ -341,7 +343,7 @@ def test_the_front_is_filled_and_joined_and_the_rest_is_hollow(smoke: pd.DataFra
 def test_each_backend_has_panels_of_its_own(tmp_path: Path) -> None:
     plan = make(tiny_table(), links=TWO_LINKS, backends=["tcp", "rpc"])
     table = points(load(FakeRun(tmp_path / "run", plan, items=8).all_sessions().path))
-    titles = [axes.get_title(loc="left") for axes in one_page(figures.front(table)).axes]
+    titles = [axes.get_title(loc="left") for axes in one_page(front_figure.front(table)).axes]
     assert titles == [
         f"{link}, {backend}"
         for backend in ("tcp", "rpc")
@@ -351,7 +353,7 @@ def test_each_backend_has_panels_of_its_own(tmp_path: Path) -> None:
 
 def test_bars_hold_the_stages_and_the_rest_of_the_latency(smoke: pd.DataFrame) -> None:
     link = smoke[smoke["link"] == "rate20"]
-    panel = one_page(figures.breakdown(link)).axes[0]
+    panel = one_page(front_figure.breakdown(link)).axes[0]
     heights = np.array([[bar.get_height() for bar in part] for part in panel.containers])
     assert heights.shape == (3, 21)
     assert np.allclose(heights[1], link["stage1_compute_ms"].fillna(0))
@@ -366,9 +368,9 @@ def test_failed_points_are_told_in_both_figures(smoke: pd.DataFrame) -> None:
     table.loc[lost, "status"] = "failed"
     table.loc[lost, ["latency_median_ms", "throughput_images_s", "stage0_compute_ms"]] = np.nan
     table = mark(table)
-    front = one_page(figures.front(table))
+    front = one_page(front_figure.front(table))
     assert len(names(front)) == 41 + table["on_front"].sum()
-    for figure in (front, one_page(figures.breakdown(table))):
+    for figure in (front, one_page(front_figure.breakdown(table))):
         assert "1 of 42 points have no figures" in figure.legends[0].get_title().get_text()
 
 
@@ -376,7 +378,7 @@ def test_disturbed_points_are_struck_out_and_stay_on_the_front(smoke: pd.DataFra
     link = smoke[smoke["link"] == "none"]
     best = link[link["on_front"]].index[0]
     table = smoke.assign(disturbed=(smoke.index == best) | (smoke.index == link.index[9]))
-    figure = one_page(figures.front(table))
+    figure = one_page(front_figure.front(table))
     struck = [
         [x for line in axes.lines if line.get_marker() is STROKE for x in line.get_xdata()]
         for axes in figure.axes
@@ -399,7 +401,7 @@ def test_emulation_and_short_names_are_explained(smoke_front: Figure) -> None:
 
 
 def test_files_are_png_and_svg_with_text_as_text(smoke: pd.DataFrame, tmp_path: Path) -> None:
-    files = figures.draw(smoke, tmp_path)
+    files = front_figure.draw(smoke, tmp_path)
     assert [file.name for file in files] == [
         f"{figure}-mobilenet_v2.{kind}"
         for figure in ("front", "breakdown")
@@ -415,7 +417,7 @@ def test_files_are_png_and_svg_with_text_as_text(smoke: pd.DataFrame, tmp_path: 
 def test_a_model_without_any_measured_point_has_no_figure(
     smoke: pd.DataFrame, tmp_path: Path
 ) -> None:
-    assert figures.draw(smoke.assign(status="failed"), tmp_path) == []
+    assert front_figure.draw(smoke.assign(status="failed"), tmp_path) == []
 
 
 def test_short_names_stay_different() -> None:

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import figures, pareto
+from analysis import pareto
+from analysis.figures import front_figure
+from analysis.figures.load_figure import load_figure
 from analysis.load_curve import NAMES, load_curve
-from analysis.load_figure import load_figure
 from analysis.measures.replicates import replicates
 from analysis.points import points
 from analysis.run import load
@@ -262,5 +263,5 @@ def test_draw_takes_the_curve_of_each_model_alone(
 ) -> None:
     curve, _ = drawn
     table = points(load(fake_of(tmp_path, items=8).all_sessions().path))
-    files = figures.draw(table, tmp_path / "figures", curve.assign(model="other"))
+    files = front_figure.draw(table, tmp_path / "figures", curve.assign(model="other"))
     assert not [file for file in files if file.name.startswith("load-")]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.captions import Caption, page_of
-from analysis.style import title_of
+from analysis.figures.captions import Caption, page_of
+from analysis.figures.style import title_of
 
 PAGE_IN = (10.5, 14.0)
 """Width and height that no figure exceeds."""

@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from analysis import labels
-from analysis.captions import (
+from analysis.figures import labels
+from analysis.figures.captions import (
     MARKER_PT,
     conditions,
     disturbed_legend,
@@ -25,9 +25,9 @@ from analysis.captions import (
     link_title,
     strike,
 )
-from analysis.crowded import ENDPOINTS, NAMED, thin
-from analysis.pages import GRIDS, Grid, laid_out
-from analysis.style import STYLE, freeze, palette
+from analysis.figures.crowded import ENDPOINTS, NAMED, thin
+from analysis.figures.pages import GRIDS, Grid, laid_out
+from analysis.figures.style import STYLE, freeze, palette
 from paretopipe_worker.plan.arrivals import KEEPS_UP, KNEE_LATENCY
 
 _OFFERED, _LATENCY, _P90 = "offered_images_s", "latency_median_ms", "latency_p90_ms"
@@ -45,7 +45,7 @@ def load_figure(points: pd.DataFrame, curve: pd.DataFrame) -> list[Figure]:
         The model's rows of ``points.csv``.
     curve
         Its rows of ``load.csv``. Splits on the front are drawn; where none is, all are, but no more
-        than :data:`analysis.crowded.NAMED` in a panel.
+        than :data:`analysis.figures.crowded.NAMED` in a panel.
 
     Returns
     -------

@@ -16,12 +16,12 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import CARETDOWN
 from matplotlib.patches import Patch
 
-from analysis import labels
-from analysis.captions import Caption, conditions, explain, link_title, page_of
-from analysis.crowded import ENDPOINTS, NAMED
-from analysis.labels import Floats
-from analysis.pages import NARROWEST_IN, PAGE_IN, pages, rows_that_fit
-from analysis.style import STYLE, freeze, title_of
+from analysis.figures import labels
+from analysis.figures.captions import Caption, conditions, explain, link_title, page_of
+from analysis.figures.crowded import ENDPOINTS, NAMED
+from analysis.figures.labels import Floats
+from analysis.figures.pages import NARROWEST_IN, PAGE_IN, pages, rows_that_fit
+from analysis.figures.style import STYLE, freeze, title_of
 from paretopipe_worker.cuts import FIRST, LAST
 
 PARTS: dict[str, dict[str, Any]] = {

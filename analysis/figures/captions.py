@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.path import Path
 from numpy.typing import ArrayLike
 
-from analysis import labels
+from analysis.figures import labels
 from analysis.measures.marks import disturbed, late, uncertified
 from paretopipe_worker.cuts import FIRST, LAST
 

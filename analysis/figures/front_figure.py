@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from analysis import labels
-from analysis.breakdown import breakdown
-from analysis.captions import (
+from analysis.figures import labels
+from analysis.figures.breakdown import breakdown
+from analysis.figures.captions import (
     MARKED,
     MARKER_PT,
     MARKERS,
@@ -29,11 +29,11 @@ from analysis.captions import (
     strike,
     stroke_pt,
 )
-from analysis.crowded import NAMED, chosen
-from analysis.load_figure import load_figure
+from analysis.figures.crowded import NAMED, chosen
+from analysis.figures.load_figure import load_figure
+from analysis.figures.pages import GRIDS, Grid, laid_out
+from analysis.figures.style import STYLE, freeze, palette, save
 from analysis.measures.marks import disturbed, uncertified
-from analysis.pages import GRIDS, Grid, laid_out
-from analysis.style import STYLE, freeze, palette, save
 from paretopipe_worker.plan.plan import slug
 
 LATENCY = "latency_median_ms"
@@ -103,7 +103,7 @@ def front(points: pd.DataFrame) -> list[Figure]:
     Where there are several links a first panel shows how the front moves from one to the next.
     Each further condition (placement, backend, batch, window, dtype) has panels of its own,
     beginning a new row. Every point is named where a panel has few, see
-    :func:`analysis.crowded.chosen`.
+    :func:`analysis.figures.crowded.chosen`.
 
     Returns
     -------
