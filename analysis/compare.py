@@ -29,12 +29,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from analysis.columns import OBJECTIVES
-from analysis.comparison import KEY, LEAST, lost_of, text
 from analysis.measures.marks import MARKS
 from analysis.measures.replicates import replicates
-from analysis.points import CONFIDENCE, planned
 from analysis.run import CONTROLLER, Run, RunError, load
+from analysis.tables.columns import OBJECTIVES
+from analysis.tables.comparison import KEY, LEAST, lost_of, text
+from analysis.tables.points import CONFIDENCE, planned
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 

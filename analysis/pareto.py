@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import backends, front
 from analysis.figures import front_figure
-from analysis.load_curve import load_curve
 from analysis.measures import marks
 from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
-from analysis.points import points
 from analysis.run import RunError, load, processes
-from analysis.segments import segments
+from analysis.tables import backend_costs, front
+from analysis.tables.load_curve import load_curve
+from analysis.tables.points import points
+from analysis.tables.trace_segments import segments
 from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
@@ -104,9 +104,9 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     for name, content in tables.items():
         content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
     drawn = front_figure.draw(table, path / "figures", curve, parts)
-    compared = backends.compare(run, measured) if backends.several(run) else None
+    compared = backend_costs.compare(run, measured) if backend_costs.several(run) else None
     if compared is not None:
-        drawn += backends.write(compared, path)
+        drawn += backend_costs.write(compared, path)
     failures = table[table["status"] != "ok"]
     marked = table[marks.uncertified(table)]
     late = table[marks.late(table)]
@@ -174,7 +174,7 @@ def text(document: dict[str, Any]) -> str:
     if document["unattributed"]:
         parts.append("\n".join(_unattributed(document["unattributed"])))
     if document["backends"]:
-        parts.append(backends.text(pd.DataFrame(document["backends"])))
+        parts.append(backend_costs.text(pd.DataFrame(document["backends"])))
     parts.append(_processes(document["processes"]))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
     return "\n\n".join(parts)

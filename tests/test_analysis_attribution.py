@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.cost_columns import ATTRIBUTION
 from analysis.figures.breakdown import breakdown, heights
 from analysis.measures.attribution import KINDS, TOTALS, attribution, parts, sums, totals
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
-from analysis.points import points
 from analysis.run import Run, load
+from analysis.tables.cost_columns import ATTRIBUTION
+from analysis.tables.points import points
 from paretopipe_worker.plan.plan import Point
 from tests.fake_run import TWO_LINKS, Clocks, FakeRun, expected_ms, make, tiny_table
 from tests.test_analysis_figures import assert_texts_are_clear

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import backends, pareto
-from analysis.cost_columns import BACKENDS
+from analysis import pareto
 from analysis.figures import backend_figure
 from analysis.measures.replicates import replicates
 from analysis.run import RunError, load
+from analysis.tables import backend_costs
+from analysis.tables.cost_columns import BACKENDS
 from paretopipe_worker.plan.plan import Session
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, mobilenet_table, tiny_table
 from tests.test_analysis_attribution import edit
@@ -70,7 +71,7 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
 @pytest.fixture(scope="module")
 def table(fake: FakeRun) -> pd.DataFrame:
     run = load(fake.path)
-    return backends.compare(run, replicates(run))
+    return backend_costs.compare(run, replicates(run))
 
 
 def one(table: pd.DataFrame, split: str, link: str = "none") -> pd.DataFrame:
@@ -80,7 +81,7 @@ def one(table: pd.DataFrame, split: str, link: str = "none") -> pd.DataFrame:
 
 def test_every_cut_is_compared_in_every_quantity(table: pd.DataFrame) -> None:
     assert list(table.columns) == [column.name for column in BACKENDS]
-    assert len(table) == 2 * 4 * len(backends.QUANTITIES)
+    assert len(table) == 2 * 4 * len(backend_costs.QUANTITIES)
     assert set(table["backend"]) == {"rpc"} and set(table["reference"]) == {"tcp"}
     assert (table["pairs"] == 3).all()
     latency = table[table["quantity"] == "latency_median_ms"]
@@ -123,7 +124,7 @@ def test_nothing_of_a_message_is_compared_where_nothing_crosses(table: pd.DataFr
 
 def test_one_replicate_has_no_interval(tmp_path: Path) -> None:
     run = load(run_of(tmp_path, 1).path)
-    table = backends.compare(run, replicates(run))
+    table = backend_costs.compare(run, replicates(run))
     assert table[["difference_low", "difference_high"]].isna().all(axis=None)
     assert one(table, CUT).loc["latency_median_ms", "difference"] > 3
     [figure] = backend_figure.overhead(table)
@@ -138,7 +139,7 @@ def test_a_replicate_that_one_backend_lacks_makes_no_pair(tmp_path: Path) -> Non
         if (session.backend, session.replicate) != ("rpc", 1):
             fake.session(session)
     run = load(fake.path)
-    assert (backends.compare(run, replicates(run))["pairs"] == 2).all()
+    assert (backend_costs.compare(run, replicates(run))["pairs"] == 2).all()
 
 
 def test_backends_that_share_no_replicate_are_not_compared(tmp_path: Path) -> None:
@@ -146,9 +147,9 @@ def test_backends_that_share_no_replicate_are_not_compared(tmp_path: Path) -> No
     fake = FakeRun(tmp_path / "run", plan, items=8)
     fake.session(next(session for session in plan.sessions if session.backend == "tcp"))
     run = load(fake.path)
-    table = backends.compare(run, replicates(run))
+    table = backend_costs.compare(run, replicates(run))
     assert table.empty and list(table.columns) == [column.name for column in BACKENDS]
-    assert "nothing is compared" in backends.text(table)
+    assert "nothing is compared" in backend_costs.text(table)
 
 
 def test_pairs_of_which_a_replicate_is_marked_are_counted_and_told(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_pairs_of_which_a_replicate_is_marked_are_counted_and_told(tmp_path: Pat
         if session.link == "none" and session.replicate == 2:
             edit(files[0], be_late, "phase")
     run = load(fake.path)
-    table = backends.compare(run, replicates(run))
+    table = backend_costs.compare(run, replicates(run))
     shaped, plain = table["link"] == "rate20", table["link"] == "none"
     assert (table.loc[shaped, ["late_pairs", "disturbed_pairs"]] == 0).all(axis=None)
     active = table["split"] != "@first"
@@ -176,7 +177,7 @@ def test_pairs_of_which_a_replicate_is_marked_are_counted_and_told(tmp_path: Pat
     assert table.loc[plain, "late_pairs"].tolist() == [
         int(split == CUT) for split in table.loc[plain, "split"]
     ]
-    printed = backends.text(table)
+    printed = backend_costs.text(table)
     assert printed.count("1 of 12 pairs of replicates were measured while a relay was late") == 1
     assert "3 of 12 pairs of replicates were measured on a disturbed host" in printed
     [figure] = backend_figure.overhead(table)
@@ -191,8 +192,8 @@ def test_a_run_with_one_backend_is_refused(
     fake = FakeRun(tmp_path / "run", make(tiny_table()), items=8).all_sessions()
     run = load(fake.path)
     with pytest.raises(RunError, match="has one backend, tcp; a comparison needs at least two"):
-        backends.compare(run, replicates(run))
-    assert backends.main([str(fake.path)]) == 2
+        backend_costs.compare(run, replicates(run))
+    assert backend_costs.main([str(fake.path)]) == 2
     assert "error: " in capsys.readouterr().err
     assert not (fake.path / "backends.csv").exists()
 
@@ -200,14 +201,14 @@ def test_a_run_with_one_backend_is_refused(
 def test_the_command_writes_and_prints_what_it_found(
     fake: FakeRun, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert backends.main([str(fake.path)]) == 0
+    assert backend_costs.main([str(fake.path)]) == 0
     printed = capsys.readouterr().out
     assert "tiny over link rate20: rpc minus tcp, pi > server, batch 1" in printed
     assert "rpc takes 3." in printed and "comes from wire at 3 of 4 cuts" in printed
     written = pd.read_csv(fake.path / "backends.csv")
     assert list(written.columns) == list(table.columns)
     assert np.allclose(written["difference"], table["difference"], equal_nan=True)
-    assert backends.main([str(fake.path), "--json"]) == 0
+    assert backend_costs.main([str(fake.path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert len(document["backends"]) == len(table)
     assert {Path(file).name for file in document["files"]} == {
@@ -244,7 +245,7 @@ def test_texts_of_the_figure_are_clear_of_each_other(tmp_path: Path, table: pd.D
     for session in plan.sessions:
         fake.session(session, scale=1.1 if session.backend == "rpc" else 1)
     run = load(fake.path)
-    rpc = backends.compare(run, replicates(run))
+    rpc = backend_costs.compare(run, replicates(run))
     both = pd.concat([rpc, rpc.assign(backend="gloo", difference=2 * rpc["difference"])])
     for rows in (both, table):
         [figure] = backend_figure.overhead(rows)

@@ -15,8 +15,8 @@ from analysis.figures import front_figure
 from analysis.figures.captions import MARKED
 from analysis.measures import chance
 from analysis.measures.certificate import described
-from analysis.points import points
 from analysis.run import load
+from analysis.tables.points import points
 from analysis.uncertified import uncertified
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import resume

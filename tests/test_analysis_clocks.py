@@ -15,8 +15,8 @@ import pytest
 
 from analysis.measures.attribution import parts
 from analysis.measures.clocks import ahead, comparisons
-from analysis.points import points
 from analysis.run import Run, load
+from analysis.tables.points import points
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.records import Exchange
 from tests.fake_run import Clocks, FakeRun, expected_ms, make, mobilenet_table, tiny_table

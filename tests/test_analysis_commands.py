@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import columns, manifest, pareto
+from analysis import manifest, pareto
+from analysis.tables import columns
 from tests.fake_run import TWO_LINKS, FakeRun, make, tiny_table
 
 ROOT = Path(__file__).parent.parent

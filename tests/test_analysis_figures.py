@@ -22,9 +22,9 @@ from analysis.figures.captions import STROKE
 from analysis.figures.crowded import NAMED
 from analysis.figures.pages import PAGE_IN
 from analysis.figures.style import DPI
-from analysis.front import mark
-from analysis.points import points
 from analysis.run import load
+from analysis.tables.front import mark
+from analysis.tables.points import points
 from paretopipe_worker.cuts import FIRST, LAST
 from tests.fake_run import PAPER_LINKS, TWO_LINKS, FakeRun, make, mobilenet_table, tiny_table
 

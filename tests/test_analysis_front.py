@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from analysis import front
 from analysis.figures import labels
+from analysis.tables import front
 
 DIRECTION = st.sampled_from(["min", "max"])
 

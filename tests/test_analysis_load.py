@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from analysis import pareto
-from analysis.points import points
 from analysis.run import RunError, load
+from analysis.tables.points import points
 from paretopipe_worker.plan import resume
 from paretopipe_worker.plan.belonging import ForeignRecords
 from tests.fake_run import FakeRun, make, tiny_table

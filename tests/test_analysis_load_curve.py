@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from analysis import pareto
 from analysis.figures import front_figure
 from analysis.figures.load_figure import load_figure
-from analysis.load_curve import NAMES, load_curve
 from analysis.measures.replicates import replicates
-from analysis.points import points
 from analysis.run import load
+from analysis.tables.load_curve import NAMES, load_curve
+from analysis.tables.points import points
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, period_ms, tiny_table
 from tests.test_analysis_figures import one_page, overlapping, shown_texts
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.points import points
 from analysis.run import load, processes
+from analysis.tables.points import points
 from paretopipe_worker.records import Health
 from tests.fake_run import DISTURBANCE, HEALTHY, FakeRun, expected_ms, make, period_ms, tiny_table
 

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import front
 from analysis.column import PERCENTILE_ITEMS
-from analysis.columns import FRONT, POINTS
 from analysis.measures.replicates import percentiles
-from analysis.points import points
 from analysis.run import load
+from analysis.tables import front
+from analysis.tables.columns import FRONT, POINTS
+from analysis.tables.points import points
 from paretopipe_worker.plan.plan import Point
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, mobilenet_table, tiny_table
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.segments import throughput
+from analysis.tables.trace_segments import throughput
 
 
 def test_items_between_segments_end_a_stretch_and_count_for_none() -> None:

@@ -13,8 +13,8 @@ import pytest
 from analysis.measures.attribution import attribution, parts, sums
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
-from analysis.points import points
 from analysis.run import Run, load
+from analysis.tables.points import points
 from paretopipe_worker.link.conditions import Condition
 from tests.namespaces import reason_without_namespaces
 from tests.sessions import Lab, lab

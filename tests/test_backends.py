@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.points import points
 from analysis.run import load
+from analysis.tables.points import points
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.plan import resume

@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from analysis import pareto
-from analysis.points import points
 from analysis.run import load
+from analysis.tables.points import points
 from paretopipe_worker.plan import arrivals, window
 from paretopipe_worker.plan.spec import LoadSpec, PhaseSpec
 from paretopipe_worker.plan.warmup import Warmup, steady

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from analysis.points import points
 from analysis.run import load
+from analysis.tables.points import points
 from paretopipe_worker import records
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.link.counters import CountersFile

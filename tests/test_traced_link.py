@@ -16,9 +16,9 @@ import pytest
 
 from analysis import pareto
 from analysis.measures.certificate import certificates
-from analysis.points import points
 from analysis.run import Run, load
-from analysis.segments import COLUMNS
+from analysis.tables.points import points
+from analysis.tables.trace_segments import COLUMNS
 from paretopipe_worker import records
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.replay import PIPE, Replay, ReplayError

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from analysis.columns import OBJECTIVES
 from analysis.figures.captions import page_of
 from analysis.figures.pages import pages, rows_that_fit
 from analysis.figures.style import STYLE, freeze, save
+from analysis.tables.columns import OBJECTIVES
 from paretopipe_worker.plan.plan import slug
 
 APART = "crossing_ms"

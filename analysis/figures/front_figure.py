@@ -69,12 +69,12 @@ def draw(
     Parameters
     ----------
     points
-        The table ``points.csv``, see :func:`analysis.points.points`.
+        The table ``points.csv``, see :func:`analysis.tables.points.points`.
     directory
         Where ``front-<model>``, ``breakdown-<model>`` and ``load-<model>`` go; a figure that takes
         several pages goes on in ``front-<model>-2``.
     curve
-        The table ``load.csv``, see :func:`analysis.load_curve.load_curve`.
+        The table ``load.csv``, see :func:`analysis.tables.load_curve.load_curve`.
     attribution
         The table ``attribution.csv``, see :func:`analysis.measures.attribution.attribution`.
 

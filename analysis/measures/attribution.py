@@ -18,9 +18,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.cost_columns import ATTRIBUTION, TOLERANCE
 from analysis.measures.clocks import ahead
 from analysis.measures.legs import TRY as _TRY
+from analysis.tables.cost_columns import ATTRIBUTION, TOLERANCE
 from paretopipe_worker.plan.plan import Plan
 
 KINDS = ("queue", "compute", "serialise", "send_queue", "wire")
@@ -148,7 +148,7 @@ def attribution(
 
     Returns
     -------
-    The columns :data:`analysis.cost_columns.ATTRIBUTION`: one row per point measured, rank
+    The columns :data:`analysis.tables.cost_columns.ATTRIBUTION`: one row per point measured, rank
     and kind that there is, in the order of the plan and of the item's way.
     """
     complete = measured.loc[measured["status"] == "ok", _TRY]

@@ -1,4 +1,4 @@
-"""``python -m analysis.backends results/RUN``: what the choice of backend costs, cut by cut.
+"""``python -m analysis.tables.backend_costs results/RUN``: what the choice of backend costs, cut by cut.
 
 Backends are compared pair by pair: the same model, split, placement, link, batch, window and dtype,
 in the same replicate, so that what drifts between replicates is in both.
@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.columns import OBJECTIVES
-from analysis.cost_columns import BACKENDS
 from analysis.figures.backend_figure import APART, doubts, draw
 from analysis.measures.attribution import CROSSING, TOTALS
 from analysis.measures.marks import disturbed, late
 from analysis.measures.replicates import replicates
-from analysis.points import half_widths, planned
 from analysis.run import Run, RunError, load
+from analysis.tables.columns import OBJECTIVES
+from analysis.tables.cost_columns import BACKENDS
+from analysis.tables.points import half_widths, planned
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
@@ -38,7 +38,7 @@ _MARKS = {"late": late, "disturbed": disturbed}
 def main(arguments: list[str] | None = None) -> int:
     """Compare a run's backends and print what each costs; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.backends",
+        prog="python -m analysis.tables.backend_costs",
         description="Write backends.csv and figures/overhead-MODEL of a run that has several "
         "backends, and print by how much they differ.",
     )
@@ -83,7 +83,7 @@ def compare(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    The columns :data:`analysis.cost_columns.BACKENDS`, a row per cut, other backend and
+    The columns :data:`analysis.tables.cost_columns.BACKENDS`, a row per cut, other backend and
     quantity, in the order of ``points.csv``.
 
     Raises

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.front import GROUP
 from analysis.measures.marks import MARKS
+from analysis.tables.front import GROUP
 
 KEY = [*GROUP, "split"]
 """What tells points apart, in any run."""

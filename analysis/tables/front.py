@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.columns import FRONT, OBJECTIVES
 from analysis.measures import marks
+from analysis.tables.columns import FRONT, OBJECTIVES
 
 GROUP = ("model", "placement", "link", "backend", "batch", "window", "dtype")
 """What points of one front share: they differ in nothing but where the model is split."""
@@ -79,7 +79,7 @@ def mark(points: pd.DataFrame, *, uncertified: bool = False) -> pd.DataFrame:
     ----------
     points
         One row per point, with the columns of :data:`GROUP` and
-        :data:`analysis.columns.OBJECTIVES`; rows without figures are on no front.
+        :data:`analysis.tables.columns.OBJECTIVES`; rows without figures are on no front.
     uncertified
         Whether points whose link was not as asked for count; else they are on no front and beat
         nothing.

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis import cost_columns, load_curve, segments
 from analysis.column import IDLE, STAGES, WHOLE, Column, interval, percentiles, table
 from analysis.column import UNMEASURED as _UNMEASURED
 from analysis.measures import forward, legs
 from analysis.measures.completions import LITTLE_OFF
+from analysis.tables import cost_columns, load_curve, trace_segments
 from paretopipe_worker.plan.spec import MIN_ITEMS
 
 _UNPROBED = "it was not measured, or follows a trace (see `segments.csv`)"
@@ -377,7 +377,7 @@ OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
     "segments.csv": (
         "One row per point and segment, where links follow traces; without segments that no phase "
         "came to.",
-        segments.COLUMNS,
+        trace_segments.COLUMNS,
     ),
     "attribution.csv": (
         "One row per point measured, rank and kind of time. Each kind is the time between two\n"
@@ -386,7 +386,7 @@ OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
     ),
     "backends.csv": (
         "One row per cut, backend and quantity, where a run has several backends; `python -m\n"
-        "analysis.backends results/RUN` makes it alone.",
+        "analysis.tables.backend_costs results/RUN` makes it alone.",
         cost_columns.BACKENDS,
     ),
 }
@@ -406,7 +406,7 @@ the phases' closing lines of every rank that took part, all from one attempt at 
 latest such. It is failed where a phase has fewer than {minimum} items or its bytes did not cross.
 Where a disturbed leg was measured again, the last leg of the phase counts.
 
-This page is printed by `python -m analysis.columns`.
+This page is printed by `python -m analysis.tables.columns`.
 """
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import front
 from analysis.column import STAGES
-from analysis.columns import POINTS
 from analysis.measures import forward, legs
 from analysis.measures.certificate import asked_of
 from analysis.measures.legs import together
 from analysis.measures.replicates import replicates
 from analysis.run import Run
+from analysis.tables import front
+from analysis.tables.columns import POINTS
 from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan.plan import Plan
 
@@ -72,7 +72,7 @@ def points(
 
     Returns
     -------
-    The columns :data:`analysis.columns.POINTS`, sorted as the experiment lists models, placements,
+    The columns :data:`analysis.tables.columns.POINTS`, sorted as the experiment lists models, placements,
     links, backends, batches, windows, and then along the model.
     """
     measured = replicates(run) if measured is None else measured
