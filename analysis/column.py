@@ -26,19 +26,21 @@ UNMEASURED = "no replicate was measured"
 IDLE = "the rank has no part in this split"
 
 
+OBJECTIVES = {"latency_median_ms": "min", "throughput_images_s": "max"}
+"""What a front is of: columns, and whether less or more of each is better."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a table.
 
-    `direction` is ``min`` or ``max`` for an objective; `null` says when there is no value; `front`
-    whether ``front.csv`` has the column too.
+    `null` says when there is no value; `front` whether ``front.csv`` has the column too.
     """
 
     name: str
     unit: str
     meaning: str
     null: str = ""
-    direction: str = ""
     front: bool = False
 
 
@@ -83,6 +85,9 @@ def percentiles(of: str) -> Iterator[Column]:
             )
 
 
+_DIRECTIONS = {"min": "minimise", "max": "maximise"}
+
+
 def table(columns: Iterable[Column], *, fronts: bool = True) -> Iterator[str]:
     """Lines of a Markdown table of columns; `fronts` is whether objectives and fronts matter."""
     titles = ["column", "unit", *(["objective", "in front.csv"] if fronts else [])]
@@ -92,6 +97,6 @@ def table(columns: Iterable[Column], *, fronts: bool = True) -> Iterator[str]:
     for column in columns:
         cells = [f"`{column.name}`", column.unit]
         if fronts:
-            cells.append({"min": "minimise", "max": "maximise", "": ""}[column.direction])
+            cells.append(_DIRECTIONS.get(OBJECTIVES.get(column.name, ""), ""))
             cells.append("yes" if column.front else "")
         yield "| " + " | ".join([*cells, column.meaning, column.null]) + " |"

@@ -29,10 +29,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from analysis.column import OBJECTIVES
 from analysis.measures.marks import MARKS
 from analysis.measures.replicates import replicates
 from analysis.run import CONTROLLER, Run, RunError, load
-from analysis.tables.columns import OBJECTIVES
 from analysis.tables.comparison import KEY, LEAST, lost_of, text
 from analysis.tables.points import CONFIDENCE, planned
 from paretopipe_worker.plan.plan import PlanError
@@ -84,9 +84,9 @@ def compare(first: Run, second: Run, *, uncertified: bool = False) -> dict[str, 
     -------
     A document of plain values: ``runs``, their names; ``confidence``; ``uncertified``; ``rows``,
     one per point and objective with the means of both runs (geometric, over replicates), how many
-    ``replicates`` of each these are, and how many of them are marked: ``marks``, by run a count
-    for each of :data:`analysis.measures.marks.MARKS`, and ``sound``, whether none is; the ``ratio`` of the
-    second to the first with its interval ``low``, ``high``, ``half_width_percent``, ``p`` and,
+    ``replicates`` of each these are, and how many of them are marked: ``marks``, by run a count for
+    each of :data:`analysis.measures.marks.MARKS`, and ``sound``, whether none is; the ``ratio`` of
+    the second to the first with its interval ``low``, ``high``, ``half_width_percent``, ``p`` and,
     corrected, ``p_holm``, and whether they ``differ``; ``differing``, those rows that do;
     ``median_half_width_percent`` and ``aim_percent``; ``left_out``, by run how many ``replicates``
     do not count, and by ``reasons`` what of their links was not as asked for; ``too_few``, the

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis import backends
 from analysis.figures import front_figure
 from analysis.measures import marks
 from analysis.measures.attribution import attribution
@@ -18,6 +19,7 @@ from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
 from analysis.run import RunError, load, processes
 from analysis.tables import backend_costs, front
+from analysis.tables.columns import FRONT
 from analysis.tables.load_curve import load_curve
 from analysis.tables.points import points
 from analysis.tables.trace_segments import segments
@@ -94,7 +96,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     run = load(path)
     measured = replicates(run)
     table = points(run, uncertified=uncertified, measured=measured)
-    best = front.fronts(table)
+    best = front.fronts(table)[list(FRONT)]
     curve = load_curve(run, table, measured)
     parts = attribution(run.items, run.plan, measured, comparisons(run))
     tables = {"points.csv": table, "front.csv": best, "attribution.csv": parts}
@@ -106,7 +108,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     drawn = front_figure.draw(table, path / "figures", curve, parts)
     compared = backend_costs.compare(run, measured) if backend_costs.several(run) else None
     if compared is not None:
-        drawn += backend_costs.write(compared, path)
+        drawn += backends.write(compared, path)
     failures = table[table["status"] != "ok"]
     marked = table[marks.uncertified(table)]
     late = table[marks.late(table)]
@@ -174,7 +176,7 @@ def text(document: dict[str, Any]) -> str:
     if document["unattributed"]:
         parts.append("\n".join(_unattributed(document["unattributed"])))
     if document["backends"]:
-        parts.append(backend_costs.text(pd.DataFrame(document["backends"])))
+        parts.append(backends.text(pd.DataFrame(document["backends"])))
     parts.append(_processes(document["processes"]))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
     return "\n\n".join(parts)

@@ -13,10 +13,10 @@ import pytest
 
 from analysis.figures.breakdown import breakdown, heights
 from analysis.measures.attribution import KINDS, TOTALS, attribution, parts, sums, totals
+from analysis.measures.attribution_columns import ATTRIBUTION
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
 from analysis.run import Run, load
-from analysis.tables.cost_columns import ATTRIBUTION
 from analysis.tables.points import points
 from paretopipe_worker.plan.plan import Point
 from tests.fake_run import TWO_LINKS, Clocks, FakeRun, expected_ms, make, tiny_table

@@ -11,12 +11,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import pareto
+from analysis import backends, pareto
 from analysis.figures import backend_figure
 from analysis.measures.replicates import replicates
 from analysis.run import RunError, load
 from analysis.tables import backend_costs
-from analysis.tables.cost_columns import BACKENDS
 from paretopipe_worker.plan.plan import Session
 from tests.fake_run import TWO_LINKS, FakeRun, expected_ms, make, mobilenet_table, tiny_table
 from tests.test_analysis_attribution import edit
@@ -80,7 +79,7 @@ def one(table: pd.DataFrame, split: str, link: str = "none") -> pd.DataFrame:
 
 
 def test_every_cut_is_compared_in_every_quantity(table: pd.DataFrame) -> None:
-    assert list(table.columns) == [column.name for column in BACKENDS]
+    assert list(table.columns) == [column.name for column in backend_costs.COLUMNS]
     assert len(table) == 2 * 4 * len(backend_costs.QUANTITIES)
     assert set(table["backend"]) == {"rpc"} and set(table["reference"]) == {"tcp"}
     assert (table["pairs"] == 3).all()
@@ -127,7 +126,7 @@ def test_one_replicate_has_no_interval(tmp_path: Path) -> None:
     table = backend_costs.compare(run, replicates(run))
     assert table[["difference_low", "difference_high"]].isna().all(axis=None)
     assert one(table, CUT).loc["latency_median_ms", "difference"] > 3
-    [figure] = backend_figure.overhead(table)
+    [figure] = backend_figure.backend_figure(table)
     text = figure.legends[0].get_title().get_text()
     assert "no interval" in text
 
@@ -148,8 +147,8 @@ def test_backends_that_share_no_replicate_are_not_compared(tmp_path: Path) -> No
     fake.session(next(session for session in plan.sessions if session.backend == "tcp"))
     run = load(fake.path)
     table = backend_costs.compare(run, replicates(run))
-    assert table.empty and list(table.columns) == [column.name for column in BACKENDS]
-    assert "nothing is compared" in backend_costs.text(table)
+    assert table.empty and list(table.columns) == [column.name for column in backend_costs.COLUMNS]
+    assert "nothing is compared" in backends.text(table)
 
 
 def test_pairs_of_which_a_replicate_is_marked_are_counted_and_told(tmp_path: Path) -> None:
@@ -177,10 +176,10 @@ def test_pairs_of_which_a_replicate_is_marked_are_counted_and_told(tmp_path: Pat
     assert table.loc[plain, "late_pairs"].tolist() == [
         int(split == CUT) for split in table.loc[plain, "split"]
     ]
-    printed = backend_costs.text(table)
+    printed = backends.text(table)
     assert printed.count("1 of 12 pairs of replicates were measured while a relay was late") == 1
     assert "3 of 12 pairs of replicates were measured on a disturbed host" in printed
-    [figure] = backend_figure.overhead(table)
+    [figure] = backend_figure.backend_figure(table)
     assert "pairs of replicates were measured while a relay was late" in (
         figure.legends[0].get_title().get_text()
     )
@@ -193,7 +192,7 @@ def test_a_run_with_one_backend_is_refused(
     run = load(fake.path)
     with pytest.raises(RunError, match="has one backend, tcp; a comparison needs at least two"):
         backend_costs.compare(run, replicates(run))
-    assert backend_costs.main([str(fake.path)]) == 2
+    assert backends.main([str(fake.path)]) == 2
     assert "error: " in capsys.readouterr().err
     assert not (fake.path / "backends.csv").exists()
 
@@ -201,18 +200,18 @@ def test_a_run_with_one_backend_is_refused(
 def test_the_command_writes_and_prints_what_it_found(
     fake: FakeRun, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert backend_costs.main([str(fake.path)]) == 0
+    assert backends.main([str(fake.path)]) == 0
     printed = capsys.readouterr().out
     assert "tiny over link rate20: rpc minus tcp, pi > server, batch 1" in printed
     assert "rpc takes 3." in printed and "comes from wire at 3 of 4 cuts" in printed
     written = pd.read_csv(fake.path / "backends.csv")
     assert list(written.columns) == list(table.columns)
     assert np.allclose(written["difference"], table["difference"], equal_nan=True)
-    assert backend_costs.main([str(fake.path), "--json"]) == 0
+    assert backends.main([str(fake.path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert len(document["backends"]) == len(table)
     assert {Path(file).name for file in document["files"]} == {
-        *("backends.csv", "overhead-tiny.png", "overhead-tiny.svg"),
+        *("backends.csv", "backends-tiny.png", "backends-tiny.svg"),
     }
     assert all(Path(file).is_file() for file in document["files"])
 
@@ -229,7 +228,7 @@ def test_pareto_compares_backends_where_there_are_several(
 def test_the_figure_has_a_mark_for_each_cut_at_which_something_crosses(
     table: pd.DataFrame,
 ) -> None:
-    [figure] = backend_figure.overhead(table)
+    [figure] = backend_figure.backend_figure(table)
     for axes in figure.axes:
         marks = [line for line in axes.lines if line.get_marker() == "o"]
         assert sum(len(line.get_xdata()) for line in marks) == 3
@@ -248,5 +247,5 @@ def test_texts_of_the_figure_are_clear_of_each_other(tmp_path: Path, table: pd.D
     rpc = backend_costs.compare(run, replicates(run))
     both = pd.concat([rpc, rpc.assign(backend="gloo", difference=2 * rpc["difference"])])
     for rows in (both, table):
-        [figure] = backend_figure.overhead(rows)
+        [figure] = backend_figure.backend_figure(rows)
         assert_texts_are_clear(figure)

@@ -60,7 +60,7 @@ def test_every_point_of_the_plan_has_a_row_in_the_order_of_the_data(tmp_path: Pa
     assert set(table["status"]) == {"missing"}
     assert set(table["reason"]) == {"was not tried yet"}
     assert list(table.columns) == list(POINTS)
-    assert list(front.fronts(table).columns) == list(FRONT)
+    assert set(FRONT) <= set(front.fronts(table).columns)
 
 
 def test_latency_and_throughput_are_what_the_made_up_pipeline_does(fake: FakeRun) -> None:

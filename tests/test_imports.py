@@ -1,4 +1,4 @@
-"""Imports point one way: the table of docs/architecture.md, held against the code."""
+"""Imports point one way: the rooms of docs/architecture.md, held against the code."""
 
 from __future__ import annotations
 
@@ -12,71 +12,34 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORKER = "paretopipe_worker"
 
-ASKED = {"paths"} | {
-    f"link.{name}" for name in ("conditions", "profiles", "presets", "samples", "traces")
+FLOORS: dict[str, dict[str, set[str]]] = {
+    WORKER: {
+        "cuts": set(),
+        "usertext": set(),
+        "link": {"usertext"},
+        "records": {"link"},
+        "transport": {"cuts"},
+        "model": {"cuts"},
+        "plan": {"cuts", "usertext", "link", "records", "transport"},
+        "host": {"records"},
+        "shaping": {"usertext", "link", "host"},
+        "session": {"cuts", "link", "records", "transport", "model", "plan", "host"},
+        "prepare": {"cuts", "usertext", "model", "plan"},
+    },
+    "analysis": {
+        "column": set(),
+        "run": set(),
+        "measures": {"column", "run"},
+        "tables": {"column", "run", "measures"},
+        "figures": {"column", "run", "measures", "tables"},
+    },
 }
-PLAIN = {"backends", "cuts", "spec", "fleet", "records", "window"} | ASKED
-PLANNED = {"attempts", "belonging", "planner", "predict", "resume"}
-PLANNING = PLAIN | PLANNED | {"code", "plan", "warmup"}
-MODELS = {"cuts", "models", "drawing", "weights", "checkpoints", "nms", "usercode"} | {
-    *("graph", "tracing", "partition", "loading", "trial"),
-}
-TRANSPORT = {"agreement", "backends", "cuts", "transport"} | {
-    f"transport.{name}" for name in ("handshake", "ring", "sockets", "group", "tcp", "rpc", "gloo")
-}
-DEVICE = {
-    "lease",
-    "daemons",
-    "supervise",
-    "governor",
-    "timers",
-    "link.conditions",
-    "link.traces",
-} | {
-    f"link.{name}"
-    for name in (
-        *("command", "shaping", "goal", "keeper", "relay", "counters", "stepper", "replay"),
-        *("interfaces", "tcp_settings", "tc", "netem", "htb"),
-    )
-}
-MAY_IMPORT = {
-    **{name: set() for name in ("agreement", "code", "cuts", "fleet", "paths")},
-    **{name: set() for name in ("link.conditions", "link.presets")},
-    "records": {"link.conditions"},
-    "link.profiles": ASKED,
-    "backends": set(),
-    "spec": ASKED | {"backends", "window"},
-    "window": set(),
-    "warmup": {"spec"},
-    "arrivals": {"spec", "window"},
-    "outputs": {"partition"},
-    "plan": PLAIN,
-    **dict.fromkeys(PLANNED, PLANNING),
-    **dict.fromkeys(MODELS - {"cuts"}, MODELS),
-    **dict.fromkeys(TRANSPORT - {"agreement", "backends", "cuts"}, TRANSPORT),
-    **dict.fromkeys(DEVICE, DEVICE),
-    "tiny": set(),
-    "control": TRANSPORT,
-    "health": {"records", "sensors"},
-    "sensors": set(),
-    "clocks": {"control", "records"},
-    "machine": {"sensors"},
-    "preflight": {"daemons", "machine"},
-    "facts": {"machine", "supervise"},
-    "segments": {"control", "link.state", "link.replay"},
-    "compute": {"partition", "timers", "usercode"},
-    "probe": TRANSPORT | {"control", "records", "link.conditions", "datagrams"},
-    "datagrams": {"control", "records", "link.conditions"},
-    "link.state": {"link.conditions", "link.counters", "link.replay"},
-    **{name: {"link.conditions"} for name in ("link.samples", "link.traces")},
-    "link.replay": set(),
-    "prepare": PLANNING | MODELS,
-}
-"""Modules of the worker that each of its modules may import, beside `EVERYWHERE`.
+"""The rooms of each package, lowest first, and what each may import beside itself.
 
-Those not named may import all."""
+Modules that are not named are commands, which may import everything and which no room imports."""
 
-EVERYWHERE = {"shown"}
+OF_THE_WORKER = {"cuts", "usertext", "link", "records", "transport.backends", "plan"}
+"""Rooms and modules of the worker that the analysis may import."""
 
 
 def imports(path: Path) -> set[str]:
@@ -104,12 +67,36 @@ def modules(package: str) -> dict[str, Path]:
     return {n.removesuffix(".__init__"): f for n, f in zip(names, files, strict=True)}
 
 
-@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
-def test_a_worker_module_imports_only_what_the_table_allows(name: str) -> None:
-    path = modules(WORKER)[name]
-    own = {n.removeprefix(f"{WORKER}.") for n in imports(path) if n.startswith(f"{WORKER}.")}
-    own -= EVERYWHERE
-    assert own <= MAY_IMPORT[name], f"{path} imports {sorted(own - MAY_IMPORT[name])}"
+def rooms(package: str, path: Path) -> set[str]:
+    """Rooms of a package that a file imports from."""
+    own = {n.removeprefix(f"{package}.") for n in imports(path) if n.startswith(f"{package}.")}
+    return {name.partition(".")[0] for name in own}
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_a_room_imports_only_rooms_below_it(package: str) -> None:
+    floors = FLOORS[package]
+    for name, path in modules(package).items():
+        room = name.partition(".")[0]
+        if room in floors:
+            unasked = rooms(package, path) - floors[room] - {room}
+            assert not unasked, f"{path} imports {sorted(unasked)}; {room} may {floors[room]}"
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_the_rooms_have_an_order(package: str) -> None:
+    below: set[str] = set()
+    for room, allowed in FLOORS[package].items():
+        assert allowed <= below, f"{room} may import {sorted(allowed - below)}, which come after it"
+        below.add(room)
+
+
+def test_the_analysis_knows_the_contracts_of_the_worker_alone() -> None:
+    for path in modules("analysis").values():
+        for name in imports(path):
+            of_worker = name.removeprefix(f"{WORKER}.")
+            known = of_worker == name or {of_worker, of_worker.partition(".")[0]} & OF_THE_WORKER
+            assert known or name == WORKER, f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("package", [WORKER, "analysis"])

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from analysis.column import OBJECTIVES
 from analysis.figures.captions import page_of
 from analysis.figures.pages import pages, rows_that_fit
 from analysis.figures.style import STYLE, freeze, save
-from analysis.tables.columns import OBJECTIVES
+from analysis.tables.backend_costs import APART
 from paretopipe_worker.plan.plan import slug
 
-APART = "crossing_ms"
 _PANELS = {next(iter(OBJECTIVES)): "response latency", APART: "computing apart"}
 """Quantities that are drawn, each in a column of its own, the latency first."""
 _MARKS = (("#0173b2", "o", "-"), ("#de8f05", "s", "--"), ("#029e73", "D", ":"))
@@ -34,16 +34,16 @@ and how far at most, where there are many."""
 
 
 def draw(backends: pd.DataFrame, directory: Path) -> list[Path]:
-    """Draw ``overhead-<model>`` as PNG and SVG for each model of ``backends.csv``; the files."""
+    """Draw ``backends-<model>`` as PNG and SVG for each model of ``backends.csv``; the files."""
     directory.mkdir(parents=True, exist_ok=True)
     files = []
     for model, table in backends.groupby("model", sort=False):
         if not _crossing(table).empty:
-            files += save(overhead(table), directory, f"overhead-{slug(str(model))}")
+            files += save(backend_figure(table), directory, f"backends-{slug(str(model))}")
     return files
 
 
-def overhead(backends: pd.DataFrame) -> list[Figure]:
+def backend_figure(backends: pd.DataFrame) -> list[Figure]:
     """Draw one model's differences against the payload forward, a row per link.
 
     Those of the latency, and of what of it is not computing: two sessions' stages are seldom

@@ -18,9 +18,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.measures.attribution_columns import ATTRIBUTION, TOLERANCE
 from analysis.measures.clocks import ahead
 from analysis.measures.legs import TRY as _TRY
-from analysis.tables.cost_columns import ATTRIBUTION, TOLERANCE
 from paretopipe_worker.plan.plan import Plan
 
 KINDS = ("queue", "compute", "serialise", "send_queue", "wire")
@@ -53,8 +53,8 @@ def parts(items: pd.DataFrame, clocks: pd.DataFrame | None = None) -> pd.DataFra
     items
         Records of all ranks, as :class:`analysis.run.Run` holds them.
     clocks
-        What is known of the ranks' clocks, see :func:`analysis.measures.clocks.comparisons`. Without it
-        single wires are null.
+        What is known of the ranks' clocks, see :func:`analysis.measures.clocks.comparisons`.
+        Without it single wires are null.
 
     Returns
     -------
@@ -148,8 +148,8 @@ def attribution(
 
     Returns
     -------
-    The columns :data:`analysis.tables.cost_columns.ATTRIBUTION`: one row per point measured, rank
-    and kind that there is, in the order of the plan and of the item's way.
+    The columns :data:`analysis.measures.attribution_columns.ATTRIBUTION`: one row per point
+    measured, rank and kind that there is, in the order of the plan and of the item's way.
     """
     complete = measured.loc[measured["status"] == "ok", _TRY]
     split = parts(items.merge(complete, on=_TRY), clocks)

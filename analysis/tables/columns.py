@@ -1,18 +1,14 @@
-"""The columns of ``points.csv`` and ``front.csv``: name, unit, meaning, defined once, here.
-
-``docs/columns.md`` is the text that :func:`markdown` returns.
-"""
+"""The columns of ``points.csv`` and ``front.csv``, in order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis.column import IDLE, STAGES, WHOLE, Column, interval, percentiles, table
+from analysis.column import IDLE, STAGES, WHOLE, Column, interval, percentiles
 from analysis.column import UNMEASURED as _UNMEASURED
 from analysis.measures import forward, legs
+from analysis.measures.attribution_columns import TOTALS
 from analysis.measures.completions import LITTLE_OFF
-from analysis.tables import cost_columns, load_curve, trace_segments
-from paretopipe_worker.plan.spec import MIN_ITEMS
 
 _UNPROBED = "it was not measured, or follows a trace (see `segments.csv`)"
 
@@ -98,7 +94,6 @@ def _latency() -> Iterator[Column]:
         "Response latency at the source, from input ready to output received, one item in flight: "
         "the median of the items, then the mean over replicates.",
         _UNMEASURED,
-        direction="min",
         front=True,
     )
     yield from interval("latency_median_{}_ms", "ms", "`latency_median_ms`")
@@ -133,7 +128,6 @@ def _throughput() -> Iterator[Column]:
         f"{WHOLE}, then the mean over replicates.",
         "a replicate has fewer than two whole windows, see `throughput_note`, or no replicate was "
         "measured",
-        direction="max",
         front=True,
     )
     yield from interval("throughput_{}_images_s", "images/s", "`throughput_images_s`")
@@ -355,7 +349,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Throughput and phases": tuple(_throughput()),
     "Forward latency and clocks": tuple(forward.columns()),
     "Stages": tuple(_stages()),
-    "Where the response latency went": cost_columns.TOTALS,
+    "Where the response latency went": TOTALS,
     "Warm-up, window and hosts": tuple(legs.columns()),
     "Checks": tuple(_trust()),
 }
@@ -364,62 +358,3 @@ POINTS: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 """Columns of ``points.csv`` in order."""
 FRONT: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.front)
 """Columns of ``front.csv`` in order."""
-OBJECTIVES: dict[str, str] = {
-    column.name: column.direction for column in COLUMNS if column.direction
-}
-"""What a front is of: column to ``min`` or ``max``."""
-
-OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
-    "load.csv": (
-        "One row per point and offered rate, for experiments with legs of offered load.",
-        load_curve.COLUMNS,
-    ),
-    "segments.csv": (
-        "One row per point and segment, where links follow traces; without segments that no phase "
-        "came to.",
-        trace_segments.COLUMNS,
-    ),
-    "attribution.csv": (
-        "One row per point measured, rank and kind of time. Each kind is the time between two\n"
-        "time stamps of its own, none is what others leave over.",
-        cost_columns.ATTRIBUTION,
-    ),
-    "backends.csv": (
-        "One row per cut, backend and quantity, where a run has several backends; `python -m\n"
-        "analysis.tables.backend_costs results/RUN` makes it alone.",
-        cost_columns.BACKENDS,
-    ),
-}
-"""Further tables, what is said of each, and its columns."""
-
-
-_PREAMBLE = """\
-# Columns of points.csv and front.csv
-
-`python -m analysis.pareto results/RUN` makes both tables from the raw records alone. `points.csv`
-has one row per point of the plan, also for those that failed; `front.csv` one row per point on its
-Pareto front, by group and then latency. A number that was not measured is empty (null); nothing is
-estimated. A mean over replicates is null where one of the replicates measured lacks the value.
-
-A replicate of a point counts only where its records are complete: the source's closing line, and
-the phases' closing lines of every rank that took part, all from one attempt at the session, the
-latest such. It is failed where a phase has fewer than {minimum} items or its bytes did not cross.
-Where a disturbed leg was measured again, the last leg of the phase counts.
-
-This page is printed by `python -m analysis.tables.columns`.
-"""
-
-
-def markdown() -> str:
-    """The dictionary of columns, as ``docs/columns.md`` holds it."""
-    lines = [_PREAMBLE.format(minimum=MIN_ITEMS)]
-    for title, columns in SECTIONS.items():
-        lines += [f"## {title}\n", *table(columns)]
-        lines.append("")
-    for name, (said, columns) in OTHERS.items():
-        lines += [f"# Columns of {name}\n\n{said}\n", *table(columns, fronts=False), ""]
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

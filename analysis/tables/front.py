@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from analysis.column import OBJECTIVES
 from analysis.measures import marks
-from analysis.tables.columns import FRONT, OBJECTIVES
 
 GROUP = ("model", "placement", "link", "backend", "batch", "window", "dtype")
 """What points of one front share: they differ in nothing but where the model is split."""
@@ -79,7 +79,7 @@ def mark(points: pd.DataFrame, *, uncertified: bool = False) -> pd.DataFrame:
     ----------
     points
         One row per point, with the columns of :data:`GROUP` and
-        :data:`analysis.tables.columns.OBJECTIVES`; rows without figures are on no front.
+        :data:`analysis.column.OBJECTIVES`; rows without figures are on no front.
     uncertified
         Whether points whose link was not as asked for count; else they are on no front and beat
         nothing.
@@ -100,4 +100,4 @@ def fronts(points: pd.DataFrame) -> pd.DataFrame:
     order = order.assign(**{name: front[name] for name in (*OBJECTIVES, "position")})
     ascending = [OBJECTIVES.get(str(name)) != "max" for name in order.columns]
     ranked = order.sort_values(list(order.columns), ascending=ascending, kind="stable")
-    return front.loc[ranked.index, list(FRONT)].reset_index(drop=True)
+    return front.loc[ranked.index].reset_index(drop=True)

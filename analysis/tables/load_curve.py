@@ -32,8 +32,8 @@ def load_curve(run: Run, points: pd.DataFrame, measured: pd.DataFrame) -> pd.Dat
     points
         The table ``points.csv``, whose order is taken.
     measured
-        The run's replicates, see :func:`analysis.measures.replicates.replicates`, whose latency with one
-        item in flight is taken.
+        The run's replicates, see :func:`analysis.measures.replicates.replicates`, whose latency
+        with one item in flight is taken.
 
     Returns
     -------

@@ -68,12 +68,13 @@ def points(
     uncertified
         Whether points whose link was not as asked for may be on a front.
     measured
-        The run's replicates where they are known, see :func:`analysis.measures.replicates.replicates`.
+        The run's replicates where they are known, see
+        :func:`analysis.measures.replicates.replicates`.
 
     Returns
     -------
-    The columns :data:`analysis.tables.columns.POINTS`, sorted as the experiment lists models, placements,
-    links, backends, batches, windows, and then along the model.
+    The columns :data:`analysis.tables.columns.POINTS`, sorted as the experiment lists models,
+    placements, links, backends, batches, windows, and then along the model.
     """
     measured = replicates(run) if measured is None else measured
     table = planned(run.plan).merge(outcomes(measured), on="point")

@@ -19,8 +19,8 @@ from paretopipe_worker.shaping import netem
 
 CERTIFIED_FROM_MBIT = 10.0
 """From this rate on no transfer that is certified is early by more than the millisecond that it may
-be (`analysis.measures.certificate`): of 8 KiB at 10 Mbit/s, 0.8 ms were measured. Below, a frame takes too
-long."""
+be (`analysis.measures.certificate`): of 8 KiB at 10 Mbit/s, 0.8 ms were measured. Below, a frame
+takes too long."""
 
 _BURST_US = {"htb": 100, "netem": 1000}
 """How late a class's timer may be without loss of rate: where a class does no timing, as it likes.

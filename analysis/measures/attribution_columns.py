@@ -1,7 +1,4 @@
-"""Columns that say where time went and what a backend costs: ``attribution.csv``, ``backends.csv``.
-
-The few of them that ``points.csv`` has are :data:`TOTALS`.
-"""
+"""The columns of ``attribution.csv``, and the few of them in ``points.csv``, :data:`TOTALS`."""
 
 from __future__ import annotations
 
@@ -103,68 +100,5 @@ ATTRIBUTION = (
         "Of kind `wire`, whose two ends have clocks of their own: the most by which the clocks' "
         "offset can be off, mean over replicates. In the sum of all wires of an item it cancels.",
         "another kind, or as `ms`",
-    ),
-)
-
-BACKENDS = (
-    Column("model", "", "As in points.csv, like the next ten."),
-    Column("split", "", ""),
-    Column("position", "", ""),
-    Column("placement", "", ""),
-    Column("link", "", ""),
-    Column("batch", "images", ""),
-    Column("window", "items", ""),
-    Column("dtype", "", ""),
-    Column("payload_bytes", "bytes", ""),
-    Column("return_bytes", "bytes", ""),
-    Column("backend", "", "The backend that is compared."),
-    Column("reference", "", "The backend it is compared with."),
-    Column(
-        "quantity",
-        "",
-        "What is compared. A column of points.csv: latency, throughput, or the part of the latency "
-        "that went into one kind; or `crossing_ms`, all of these kinds but compute: what the "
-        "backend costs, free of how fast the stages of two sessions happened to be.",
-    ),
-    Column("pairs", "", "Replicates in which both backends were measured; all figures are theirs."),
-    Column(
-        "late_pairs", "", "Those of which either was measured while a relay was late (`link_late`)."
-    ),
-    Column("disturbed_pairs", "", "Those of which either was measured on a disturbed host."),
-    Column("value", "as the quantity", "Mean of the backend compared.", "a replicate lacks it"),
-    Column("reference_value", "as the quantity", "Mean of the reference.", "a replicate lacks it"),
-    Column(
-        "difference",
-        "as the quantity",
-        "The backend minus the reference in the same replicate, mean of these differences.",
-        "a replicate lacks either",
-    ),
-    Column(
-        "difference_low",
-        "as the quantity",
-        "Low end of the 95 % t-interval of `difference` over replicates.",
-        "fewer than two pairs",
-    ),
-    Column(
-        "difference_high", "as the quantity", "High end of that interval.", "fewer than two pairs"
-    ),
-    Column(
-        "ratio",
-        "",
-        "The backend over the reference in the same replicate, mean of these ratios.",
-        "a replicate lacks either, or the reference is 0",
-    ),
-    Column(
-        "comes_from",
-        "",
-        "Of `latency_median_ms`: the kind whose difference is the largest in the direction of the "
-        "latency's.",
-        "another quantity, or no kind differs in that direction",
-    ),
-    Column(
-        "link_certified",
-        "",
-        "Whether the link was what was asked for with both backends, see points.csv.",
-        "nothing was asked of the link",
     ),
 )

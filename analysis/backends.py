@@ -1,0 +1,123 @@
+"""``python -m analysis.backends results/RUN``: what the choice of backend costs, cut by cut."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.column import OBJECTIVES
+from analysis.figures.backend_figure import doubts, draw
+from analysis.measures.attribution import TOTALS
+from analysis.measures.replicates import replicates
+from analysis.run import RunError, load
+from analysis.tables.backend_costs import APART, compare
+from paretopipe_worker.plan.plan import PlanError
+from paretopipe_worker.records import RecordError
+
+LATENCY, THROUGHPUT = OBJECTIVES
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare a run's backends and print what each costs; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.tables.backend_costs",
+        description="Write backends.csv and figures/backends-MODEL of a run that has several "
+        "backends, and print by how much they differ.",
+    )
+    parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    options = parser.parse_args(arguments)
+    try:
+        run = load(options.run)
+        table = compare(run, replicates(run))
+    except (RunError, PlanError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    files = [str(file) for file in write(table, options.run)]
+    rows = json.loads(table.to_json(orient="records", double_precision=9))
+    document = {"run": run.plan.run, "backends": rows, "files": files}
+    written = "\n".join(["written:", *(f"  {file}" for file in files)])
+    print(json.dumps(document, indent=1) if options.json else f"{text(table)}\n\n{written}")
+    return 0
+
+
+def write(table: pd.DataFrame, path: Path) -> list[Path]:
+    """Write ``backends.csv`` and the figures of a comparison into a run's directory; the files."""
+    file = path / "backends.csv"
+    table.to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
+    return [file, *draw(table, path / "figures")]
+
+
+def text(table: pd.DataFrame) -> str:
+    """The comparison for people: a table for each model, link and backend, and what it says."""
+    parts = []
+    group = ["model", "placement", "link", "backend", "reference", "batch", "window", "dtype"]
+    for names, rows in table.groupby(group, sort=False):
+        known = dict(zip(group, map(str, names), strict=True))
+        title = (
+            f"{known['model']} over link {known['link']}: {known['backend']} minus "
+            f"{known['reference']}, {known['placement'].replace('>', ' > ')}, batch "
+            f"{known['batch']}, window {known['window']}, {known['dtype']}"
+        )
+        parts.append("\n".join([title, _shown(rows), _said(rows)]))
+    return "\n\n".join(parts or ["no cut was measured with two backends: nothing is compared"])
+
+
+def _shown(rows: pd.DataFrame) -> str:
+    """One line per cut: differences with half their interval, and where the latency's is from."""
+    wide = rows.pivot(index=["position", "split", "payload_bytes"], columns="quantity")
+    latency = rows.loc[rows["quantity"] == LATENCY].set_index(wide.index.names)
+    half = (wide["difference_high"] - wide["difference"])[[LATENCY, THROUGHPUT]]
+    difference = wide["difference"]
+    shown = pd.DataFrame(
+        {
+            "latency ms": _with_half(difference[LATENCY], half[LATENCY]),
+            "ratio": wide["ratio"][LATENCY].map("{:.3f}".format),
+            "images/s": _with_half(difference[THROUGHPUT], half[THROUGHPUT]),
+            **{name.replace("_", " "): difference[name].map(_signed) for name in TOTALS},
+            "comes from": latency["comes_from"].fillna("-").replace("-", "nothing"),
+        }
+    )
+    return shown.reset_index().drop(columns="position").to_string(index=False)
+
+
+def _with_half(values: pd.Series, halves: pd.Series) -> list[str]:
+    """Differences with half their interval, where there is one."""
+    return [
+        _signed(value) + ("" if pd.isna(half) else f" ± {half:.3f}")
+        for value, half in zip(values, halves, strict=True)
+    ]
+
+
+def _signed(value: float) -> str:
+    """A difference, or a dash where there is none."""
+    return "-" if pd.isna(value) else f"{value:+.3f}"
+
+
+def _said(rows: pd.DataFrame) -> str:
+    """In words: how large the difference of the latency is, and which kind it comes from."""
+    latency = rows[rows["quantity"] == LATENCY]
+    median, apart = (
+        rows.loc[rows["quantity"] == name, "difference"].median() for name in (LATENCY, APART)
+    )
+    counts = latency["comes_from"].value_counts()
+    where = (
+        f", which comes from {counts.index[0]} at {counts.iloc[0]} of {len(latency)} cuts"
+        if len(counts)
+        else ""
+    )
+    more = "more" if median > 0 else "less"
+    backend, reference = latency[["backend", "reference"]].iloc[0]
+    return (
+        f"in the median over cuts {backend} takes {abs(median):.3f} ms {more} than "
+        f"{reference}{where}; computing apart, the difference is {_signed(apart)} ms"
+        + "".join(f"\n{doubt}" for doubt in doubts(latency))
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
