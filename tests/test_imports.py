@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 WORKER = "paretopipe_worker"
 
 FLOORS: dict[str, dict[str, set[str]]] = {

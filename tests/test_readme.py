@@ -8,13 +8,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
+
 pytestmark = pytest.mark.alone
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SWEEP_OVER_SSH = (
     ".venv/bin/ansible-playbook sweep.yml -i inventory/lab "
@@ -28,13 +28,15 @@ BACKENDS_SWEEP = (
 )
 ELSEWHERE = {
     "make test": "what CI runs",
-    "make sweep": "test_sweep_local.py, with a smaller experiment",
-    ".venv/bin/ansible-playbook playbooks/restore.yml -i inventory/local": "test_sweep_failures.py",
-    SWEEP_OVER_SSH: "test_sweep_ssh.py, with an inventory and an experiment of its own",
-    LINKS_SWEEP: "test_sweep_local.py, with profiles of each kind in a smaller experiment",
-    BACKENDS_SWEEP: "test_backends.py, its sessions; test_sweep_local.py, the playbook",
-    ".venv/bin/python -m analysis.pareto results/latest": "test_sweep_local.py",
-    ".venv/bin/python -m analysis.compare results/first results/second": "test_analysis_compare.py",
+    "make sweep": "playbooks/test_sweep_local.py, with a smaller experiment",
+    ".venv/bin/ansible-playbook playbooks/restore.yml -i inventory/local": (
+        "playbooks/test_sweep_failures.py"
+    ),
+    SWEEP_OVER_SSH: "playbooks/test_sweep_ssh.py, with an inventory and an experiment of its own",
+    LINKS_SWEEP: "playbooks/test_sweep_local.py, with profiles of each kind in a smaller experiment",
+    BACKENDS_SWEEP: "session/test_backends.py, its sessions; playbooks/test_sweep_local.py",
+    ".venv/bin/python -m analysis.pareto results/latest": "playbooks/test_sweep_local.py",
+    ".venv/bin/python -m analysis.compare results/first results/second": "analysis/test_compare.py",
 }
 """Commands that other tests run, or CI itself."""
 

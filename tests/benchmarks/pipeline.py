@@ -42,8 +42,8 @@ from paretopipe_worker.session.compute import compute
 from paretopipe_worker.transport.backends import BACKENDS
 from tests.benchmarks.report import Check, Rows, parser, show
 from tests.benchmarks.wire import Wire, wire
-from tests.sessions import Inside, Lab, lab, led
-from tests.shaped_link import DATA_PORT, shaped_link
+from tests.helpers.sessions import Inside, Lab, lab, led
+from tests.helpers.shaped_link import DATA_PORT, shaped_link
 
 MODELS = ("mobilenet_v2", "resnet18")
 BATCHES = (1, 8)
@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace) -> tuple[Rows, Sequence[Check]]:
             for model, batch in itertools.product(options.model, options.batch)
         ]
         waits = [
-            Piece(f"tests.synthetic:wait_{wait}_ms", 1, link, backend, "all", options.quick)
+            Piece(f"tests.helpers.synthetic:wait_{wait}_ms", 1, link, backend, "all", options.quick)
             for wait in (WAITS_MS[1:2] if options.quick else WAITS_MS)
         ]
         chosen = [*([] if options.waits_only else pieces), *([] if options.no_waits else waits)]

@@ -25,7 +25,7 @@ from typing import Any
 
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from tests.benchmarks.report import Check, Rows, main
-from tests.shaped_link import (
+from tests.helpers.shaped_link import (
     DATA_PORT,
     FRAME,
     PAYLOAD,

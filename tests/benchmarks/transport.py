@@ -34,7 +34,7 @@ from paretopipe_worker.transport.backends import BACKENDS
 from paretopipe_worker.transport.ring import tune
 from tests.benchmarks.report import Check, Rows, main
 from tests.benchmarks.wire import receive
-from tests.rings import free_ports
+from tests.helpers.rings import free_ports
 
 SIZES = {
     "5 KB": 5_000,

@@ -1,0 +1,1 @@
+"""What tests share: hosts, links, sessions, sweeps and made-up runs."""

@@ -1,0 +1,175 @@
+"""Rings on the loopback address, for tests of what crosses a link."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.transport.api import Endpoint, Transport, connect
+from tests import ROOT
+
+_PATIENCE_S = 60
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports that nothing listens on now, below those that the kernel chooses from."""
+    found: list[int] = []
+    with contextlib.ExitStack() as stack:
+        while len(found) < count:
+            listener = stack.enter_context(socket.socket())
+            # Taken ones are many where tests run beside each other.
+            with contextlib.suppress(OSError):
+                listener.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+                found.append(listener.getsockname()[1])
+    return found
+
+
+def endpoints(session: str = "test") -> tuple[Endpoint, Endpoint]:
+    """Two ranks that are each other's neighbours."""
+    ring = first, second = tuple(("127.0.0.1", port) for port in free_ports(2))
+    return (
+        Endpoint(0, first, second, session, ring=ring),
+        Endpoint(1, second, first, session, ring=ring),
+    )
+
+
+class Peer:
+    """Another rank in a process of its own, see `tests.helpers.ring_peer`."""
+
+    def __init__(self, *inside: str) -> None:
+        """Start it, behind the words of a command that runs it elsewhere where there are any."""
+        self._process = subprocess.Popen(
+            [*inside, sys.executable, "-m", "tests.helpers.ring_peer"],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+        self._unread = b""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def start(self, do: str, **arguments: Any) -> Callable[[], Any]:
+        """Have a command begun; returns what waits for its end."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        assert self._read() == {"started": do}
+        return self._result
+
+    def call(self, do: str, **arguments: Any) -> Any:
+        """Have a command done."""
+        return self.start(do, **arguments)()
+
+    def configure(
+        self,
+        inbound: Sequence[TensorSpec],
+        outbound: Sequence[TensorSpec],
+        *,
+        window: int = 1,
+        deadline_s: float = 60,
+    ) -> None:
+        """Have it configure its transport."""
+        there, back = (
+            [[list(spec.shape), spec.dtype] for spec in side] for side in (inbound, outbound)
+        )
+        self.call("configure", inbound=there, outbound=back, window=window, deadline_s=deadline_s)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def end(self) -> None:
+        """Kill it, and wait until it is gone."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _result(self) -> Any:
+        """What became of the command."""
+        answer = self._read()
+        assert "failed" not in answer, answer["failed"]
+        return answer["value"]
+
+    def _read(self) -> Any:
+        """Its next line."""
+        assert self._process.stdout
+        while b"\n" not in self._unread:
+            assert select.select([self._process.stdout], [], [], _PATIENCE_S)[0], "the peer hangs"
+            chunk = self._process.stdout.read(1 << 16)
+            assert chunk, "the peer has ended"
+            self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        return json.loads(line)
+
+
+@dataclass
+class Pair:
+    """Rank 0 in this process and rank 1 in a peer."""
+
+    transport: Transport
+    peer: Peer
+
+    def configure(
+        self, specs: Sequence[TensorSpec], *, window: int = 1, deadline_s: float = 60
+    ) -> None:
+        """Have both expect these tensors, there and back."""
+        self.transport.configure(specs, specs, window=window, deadline_s=deadline_s)
+        self.peer.configure(specs, specs, window=window, deadline_s=deadline_s)
+
+
+@contextlib.contextmanager
+def paired(backend: str, peer: Peer, version: int | None = None) -> Iterator[Pair]:
+    """Join a ring of this process and a peer."""
+    first, _ = endpoints()
+    connected = peer.start("connect", backend=backend, rank=1, ring=first.ring, version=version)
+    transport = connect(backend, first, deadline_s=20)
+    try:
+        connected()
+        yield Pair(transport, peer)
+    finally:
+        transport.close()
+        if peer.alive:
+            # Its command may have failed, or it is just being killed.
+            with contextlib.suppress(AssertionError, OSError):
+                peer.call("close")
+
+
+@contextlib.contextmanager
+def ring(backend: str) -> Iterator[tuple[Transport, Transport]]:
+    """Two connected ranks of one process."""
+    with joined(backend, endpoints()) as (first, second):
+        yield first, second
+
+
+@contextlib.contextmanager
+def joined(backend: str, ends: Sequence[Endpoint]) -> Iterator[list[Transport]]:
+    """Ranks of one process, each connected to its neighbours."""
+    with ThreadPoolExecutor(len(ends)) as pool:
+        made = list(pool.map(lambda end: connect(backend, end, deadline_s=20), ends, timeout=30))
+    try:
+        yield made
+    finally:
+        for transport in made:
+            transport.close()
+
+
+def threads() -> list[threading.Thread]:
+    """Threads of this process that a transport may have left."""
+    names = ("receive", "send", "watch")
+    return [thread for thread in threading.enumerate() if thread.name.startswith(names)]

@@ -1,0 +1,157 @@
+"""Real sessions of two stage processes on loopback addresses, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from paretopipe_worker import records
+from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
+from paretopipe_worker.link import state
+from paretopipe_worker.plan import fleet, spec
+from paretopipe_worker.plan.plan import Plan, Session
+from paretopipe_worker.prepare import prepare
+from paretopipe_worker.session.context import Shares
+from paretopipe_worker.session.join import joined
+from paretopipe_worker.session.source import Source
+from paretopipe_worker.session.stage import header
+from paretopipe_worker.transport.handshake import read_secret
+from tests import ROOT
+from tests.helpers.rings import free_ports
+
+Inside: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Lets a thread open sockets and start processes on one of the hosts."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A run that is planned and not yet measured."""
+
+    plan: Plan
+    results: Path
+    cache: Path
+    link_state: Path | None = None
+    link_states: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def secret(self) -> Path:
+        """The file of the run's secret."""
+        return self.results / "secret"
+
+    def arguments(self, session: Session, host: str, attempt: int = 1) -> list[str]:
+        """Arguments of the `stage` command of one host."""
+        records = self.results / "records" / host / f"{session.id}.{attempt}.jsonl"
+        link_state = self.link_states.get(host, self.link_state)
+        return [
+            *("stage", "--plan", str(self.results / "plan.json")),
+            *("--session", session.id, "--attempt", str(attempt), "--host", host),
+            *("--secret", str(self.secret)),
+            *("--weights", str(self.cache / "weights"), "--records", str(records)),
+            *("--progress", str(self.results / f"progress-{host}.jsonl")),
+            *("--points", ",".join(session.points)),
+            *(("--link-state", str(link_state)) if link_state else ()),
+        ]
+
+    def start(self, session: Session, host: str, attempt: int = 1) -> subprocess.Popen[str]:
+        """Start one stage as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "paretopipe_worker", *self.arguments(session, host, attempt)],
+            cwd=ROOT,
+            env={**os.environ, **STAGE_ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def first_point(self, stages: Collection[subprocess.Popen[str]]) -> Path:
+        """Wait for the source's report of its first point, no longer; return its file."""
+        progress = self.results / "progress-edge.jsonl"
+        deadline = time.monotonic() + 60
+        while not progress.exists():
+            assert time.monotonic() < deadline, "no point was finished"
+            assert all(stage.poll() is None for stage in stages), "a stage ended"
+            os.sched_yield()
+        return progress
+
+    def run(self, session: Session, attempt: int = 1) -> None:
+        """Run a whole session; a failing stage's words are in the error."""
+        stages = [self.start(session, host, attempt) for host in session.placement]
+        texts = [stage.communicate(timeout=240)[1] for stage in stages]
+        assert [stage.returncode for stage in stages] == [0] * len(stages), "\n".join(texts)
+
+
+def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> Lab:
+    """Plan an experiment for hosts that are addresses of the loopback network."""
+    described: Sequence[dict[str, Any]] = [
+        {
+            "name": name,
+            "data_address": f"127.0.0.{number}",
+            "data_port": _port_pair(),
+            "threads": 1,
+            **hosts.get(name, {}),
+        }
+        for number, name in enumerate(hosts or ("edge", "server"), start=1)
+    ]
+    results, cache = folder / "run", folder / "cache"
+    plan = prepare(
+        "test", spec.parse(experiment), fleet.parse(json.dumps(described)), results, cache
+    )
+    made = Lab(plan, results, cache)
+    made.secret.touch(mode=0o600)
+    made.secret.write_text(secrets.token_hex(32))
+    return made
+
+
+@contextlib.contextmanager
+def led(
+    made: Lab,
+    session: Session,
+    source_side: Inside = contextlib.nullcontext,
+    other_side: Inside = contextlib.nullcontext,
+) -> Iterator[Source]:
+    """Lead a session from this process, the other stage being a process of its own.
+
+    Yields the source, which measures points as it is told; its records grow meanwhile. Measure in
+    inference mode.
+    """
+    source, other = session.placement
+    path = made.results / "records" / source / records.file_name(session.id, 1)
+    with other_side():
+        child = made.start(session, other)
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(records.Writer(path))
+        link = state.read(made.link_states.get(source, made.link_state))
+        writer.write(header(made.plan, session, 1, source, link))
+        secret, weights = read_secret(made.secret), made.cache / "weights"
+        with source_side():
+            joining = joined(made.plan, session, 1, 0, secret, weights, link, writer, Shares())
+            context, channels = stack.enter_context(joining)
+        leader = Source(context, channels, made.results / "progress.jsonl")
+        yield leader
+        leader.dismiss()
+        assert child.wait(timeout=30) == 0
+
+
+def _port_pair() -> int:
+    """A free port whose successor is free as well."""
+    while True:
+        [port] = free_ports(1)
+        try:
+            with socket.socket() as following:
+                following.bind(("127.0.0.1", port + 1))
+                return port
+        except (OSError, OverflowError):
+            continue

@@ -1,0 +1,155 @@
+"""Models whose cost is known: stages that wait for a deadline without holding the GIL.
+
+Named in specs as ``tests.helpers.synthetic:wait_5_ms`` and so on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import fx, nn
+
+from paretopipe_worker.session.probe import TRANSFER_BYTES
+
+
+@fx.wrap
+def wait(tensor: torch.Tensor, seconds: float) -> torch.Tensor:
+    """Return the tensor after a time in which the core is free for others."""
+    time.sleep(seconds)
+    return tensor
+
+
+class Wait(nn.Module):
+    """Wait, then widen or narrow a vector, at hardly any cost, to a given number of floats."""
+
+    def __init__(self, seconds: float, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.seconds, self.outputs = seconds, outputs
+        self.repeats = -(-outputs // inputs)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, inputs) to (batch, outputs)."""
+        wide = wait(x, self.seconds).repeat(1, self.repeats)
+        return wide[:, : self.outputs] * self.scale
+
+
+FLOATS = (400_000, 100_000, 10_000)
+"""What crosses the cuts `0`, `1` and `2`: 1.6 MB, 400 KB, 40 KB."""
+
+
+def pipeline(seconds: float) -> nn.Module:
+    """Wait, payloads that get smaller, wait: every cut leaves one wait on each side."""
+    widths = (100, *FLOATS, 10)
+    waits = (seconds, 0.0, 0.0, seconds)
+    model = nn.Sequential(*(Wait(*part) for part in zip(waits, widths, widths[1:], strict=False)))
+    model.input_shape = (100,)  # type: ignore[assignment]
+    return model
+
+
+def _factory(milliseconds: int) -> Callable[[], nn.Module]:
+    return lambda: pipeline(milliseconds / 1e3)
+
+
+def _chain(*parts: nn.Module) -> nn.Module:
+    """Parts after one another, the first of which takes 100 floats."""
+    model = nn.Sequential(*parts)
+    model.input_shape = (100,)  # type: ignore[assignment]
+    return model
+
+
+PROBED = TRANSFER_BYTES[2] // 4
+"""Floats of a payload whose transfer a session's probe measures as well: 128 KiB."""
+
+
+def four_waits() -> nn.Module:
+    """Four waits of 20 ms with 128 KiB between them: cut `0` is back-heavy, `2` front-heavy."""
+    widths = (100, PROBED, PROBED, PROBED, 10)
+    return _chain(*(Wait(0.02, *pair) for pair in itertools.pairwise(widths)))
+
+
+def two_waits(milliseconds: int) -> nn.Module:
+    """Two equal waits with 4 KB between them."""
+    return _chain(Wait(milliseconds / 1e3, 100, 1000), Wait(milliseconds / 1e3, 1000, 10))
+
+
+two_of_2_ms, two_of_5_ms, two_of_10_ms = (partial(two_waits, wait) for wait in (2, 5, 10))
+
+
+@fx.wrap
+def stall(tensor: torch.Tensor) -> torch.Tensor:
+    """Wait 4 ms, but 300 ms every 100th time in a process."""
+    time.sleep(0.3 if next(_calls) % 100 == 99 else 0.004)
+    return tensor
+
+
+_calls = itertools.count()
+
+
+class Stall(nn.Module):
+    """A stage that now and then is held up, as by a page fault or a lost packet."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape, passed on."""
+        return stall(x) * 1.0
+
+
+def stalling() -> nn.Module:
+    """A short wait, then a stage that stalls now and then."""
+    return _chain(Wait(0.001, 100, 1000), Stall())
+
+
+@fx.wrap
+def burn(tensor: torch.Tensor) -> torch.Tensor:
+    """Use the core for 10 ms of this thread's time."""
+    end_ns = time.thread_time_ns() + 10_000_000
+    while time.thread_time_ns() < end_ns:
+        pass
+    return tensor
+
+
+class Burn(nn.Module):
+    """A stage that computes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape, passed on."""
+        return burn(x) * 1.0
+
+
+def burning() -> nn.Module:
+    """Two stages that compute 10 ms each."""
+    return _chain(Burn(), Burn())
+
+
+@fx.wrap
+def exhaust(tensor: torch.Tensor) -> torch.Tensor:
+    """Be out of memory when the stage on host `edge` runs it for the first time."""
+    if torch.is_inference_mode_enabled() and "edge" in sys.argv and next(_runs) == 0:
+        raise RuntimeError(
+            "can't allocate memory: you tried to allocate 9 bytes.\nIn torch's words"
+        )
+    return tensor
+
+
+_runs = itertools.count()
+
+
+class Exhaust(nn.Module):
+    """A stage that does not find the memory it needs, once."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape, passed on."""
+        return exhaust(x) * 1.0
+
+
+def exhausting() -> nn.Module:
+    """Two such stages."""
+    return _chain(Exhaust(), Exhaust())
+
+
+wait_0_ms, wait_2_ms, wait_5_ms, wait_20_ms = map(_factory, (0, 2, 5, 20))

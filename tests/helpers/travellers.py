@@ -1,0 +1,119 @@
+"""Models whose tensors lie where a state dict does not look, or differ each time they are built.
+
+Named in specs as ``tests.helpers.travellers:Scattered`` and so on. Each host builds its own,
+and all of them are to compute with the tensors of the one that was built on the controller.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import torch
+from torch import nn
+
+_builds = itertools.count()
+
+GLOBAL = torch.zeros(4)
+"""Drawn anew with each model."""
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    """Draw from a generator that differs from build to build, as it does from host to host."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(next(_builds)))
+
+
+class Scattered(nn.Module):
+    """Keeps random tensors in every place that there is."""
+
+    input_shape = (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.linear.weight = nn.Parameter(drawn(4, 4))
+        self.register_buffer("kept", drawn(4))
+        self.register_buffer("left_out", drawn(4), persistent=False)
+        self.plain = drawn(4)
+        self.wide = drawn(1).expand(4)
+        self.phases = torch.polar(torch.ones(4), drawn(4))
+        self.listed = [drawn(4)]
+        self.inner = nn.ReLU()
+        self.inner.offset = drawn(4)
+        GLOBAL.copy_(drawn(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 4) to (batch, 4)."""
+        x = self.linear(x) * self.kept + self.left_out
+        x = self.inner(x * self.plain - self.wide) + self.inner.offset
+        x = torch.sin(x) * self.listed[0] + GLOBAL + torch.view_as_real(self.phases)[:, 0]
+        return torch.tanh(x) + torch.arange(4.0)
+
+
+class Tied(nn.Module):
+    """An autoencoder whose decoder is the encoder, read the other way."""
+
+    input_shape = (6,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc, self.dec = nn.Linear(6, 3), nn.Linear(3, 6)
+        self.dec.weight = nn.Parameter(self.enc.weight.t())
+        self.first, self.rest = self.enc.bias.detach()[:1], self.enc.bias.detach()[1:]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 6) to (batch, 6)."""
+        y = torch.relu(self.enc(x)) + self.first
+        return self.dec(y) + self.rest.sum()
+
+
+class Remade(nn.Module):
+    """Makes a table as it runs, and each time another."""
+
+    input_shape = (4,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 4) to (batch, 4)."""
+        return torch.relu(x) + drawn(4)
+
+
+class Scaled(nn.Module):
+    """Scales by a number that is drawn when it is built."""
+
+    input_shape = (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = random.random()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 4) to (batch, 4)."""
+        return torch.relu(x * self.scale) + 1
+
+
+class Cached(nn.Module):
+    """Makes a table when it first runs, and keeps it."""
+
+    input_shape = (4, 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.table: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 4, 3) to (batch, 4, 3)."""
+        if self.table is None:
+            self.table = torch.arange(3.0).sin()
+        return torch.relu(self.norm(x)) + self.table
+
+
+class Packed(nn.Linear):
+    """Keeps what is no tensor in its state, as quantised layers do."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Bits of each weight."""
+        return {"bits": 4}

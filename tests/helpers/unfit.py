@@ -1,0 +1,256 @@
+"""Models that a sweep cannot measure, each by what is wrong with it, and some that it can.
+
+Named in specs as ``tests.helpers.unfit:dropout`` and so on. What a sweep says of them
+is in `test_trial`.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+Tensor = torch.Tensor
+LONG = "first line\nsecond line" + 5000 * "x"
+
+
+class Network(nn.Module):
+    """Two layers with a function between them."""
+
+    input_shape: Any = (4,)
+
+    def __init__(self, between: Callable[[Tensor], Tensor] = torch.relu) -> None:
+        super().__init__()
+        self.first, self.last, self.between = nn.Linear(4, 8), nn.Linear(8, 4), between
+
+    def forward(self, x: Tensor) -> Any:
+        """Shape (batch, 4) to (batch, 4)."""
+        return self.last(self.between(self.first(x)))
+
+
+def between(function: Callable[[Tensor], Any]) -> Callable[[], nn.Module]:
+    """A factory of a network with this function between its layers."""
+    return lambda: Network(function)
+
+
+class Ending(Network):
+    """A network with a function behind it."""
+
+    def __init__(self, end: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.end = end
+
+    def forward(self, x: Tensor) -> Any:
+        """Return what the function does."""
+        return self.end(super().forward(x))
+
+
+def with_shape(shape: object, *parts: nn.Module) -> nn.Module:
+    """A chain of modules that says what it takes."""
+    chain = nn.Sequential(*parts)
+    chain.input_shape = shape  # type: ignore[assignment]
+    return chain
+
+
+# What a sweep can measure.
+
+works = Network
+
+
+def talks() -> nn.Module:
+    """Print and warn."""
+    print("a model is being built")
+    warnings.warn("that is old", stacklevel=1)
+    return Network()
+
+
+class Forgetful(Network):
+    """Override `train` as many do."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        """Return nothing."""
+        super().train(mode)
+
+
+reads_a_value = between(lambda x: x / (1 + x.abs().max().item()))
+
+
+# What it returns is not decided by its input alone.
+
+dropout = between(lambda x: functional.dropout(x, 0.5, training=True))
+noise = between(lambda x: x + torch.rand_like(x))
+chance = between(lambda x: x * random.random())
+numpy_chance = between(lambda x: x * float(np.random.rand()))
+
+
+class Stubborn(nn.Dropout):
+    """Stay in training mode."""
+
+    def train(self, mode: bool = True) -> nn.Dropout:
+        """Ignore the mode."""
+        return super().train(True)
+
+
+def stays_in_training() -> nn.Module:
+    """Drop values whatever mode it is in."""
+    return with_shape((4,), nn.Linear(4, 8), Stubborn(), nn.Linear(8, 4))
+
+
+class Counting(Network):
+    """Count its calls in a plain attribute."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply by their number."""
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(x) * self.calls  # type: ignore[no-any-return]
+
+
+class Remembering(Network):
+    """Sum up what it has seen in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the sum."""
+        return super().forward(x) + self.seen.add_(x.abs().max())  # type: ignore[no-any-return, operator]
+
+
+# Its graph is not all that decides.
+
+
+class Autocast(Network):
+    """Compute in half the precision."""
+
+    def forward(self, x: Tensor) -> Any:
+        """Under a context that a trace does not see."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x)
+
+
+def hooked() -> nn.Module:
+    """Double the output in a hook of the model itself."""
+    model = Network()
+    model.register_forward_hook(lambda module, given, output: output * 2)
+    return model
+
+
+class Wrapped(Network):
+    """Do more when it is called than in its `forward`."""
+
+    def __call__(self, x: Tensor) -> Any:
+        """Double the output."""
+        return super().__call__(x) * 2
+
+
+# Its code raises.
+
+
+def factory_raises() -> nn.Module:
+    """Raise in the factory."""
+    raise RuntimeError(LONG)
+
+
+def factory_exits() -> nn.Module:
+    """End the process, as if all were well."""
+    raise SystemExit(0)
+
+
+def factory_wants_more(classes: int) -> nn.Module:
+    """Take an argument."""
+    return Network()
+
+
+def _fail(x: Tensor) -> Tensor:
+    raise KeyError(LONG)
+
+
+def _fail_silently(x: Tensor) -> Tensor:
+    raise ValueError
+
+
+forward_raises, forward_says_nothing = between(_fail), between(_fail_silently)
+
+
+class Normed(Network):
+    """Raise when BatchNorm is calibrated."""
+
+    def __init__(self) -> None:
+        super().__init__(_fail)
+        self.norm = nn.BatchNorm1d(4)
+
+
+class TwoInputs(Network):
+    """Take two tensors."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Any:  # type: ignore[override]
+        """Add them."""
+        return super().forward(x + y)
+
+
+# It is not made of tensors of the experiment's kind.
+
+
+def half() -> nn.Module:
+    """Have parameters of float16."""
+    return Network().half()
+
+
+def double() -> nn.Module:
+    """Have parameters of float64, and BatchNorm."""
+    return with_shape((4,), nn.Linear(4, 4), nn.BatchNorm1d(4)).double()
+
+
+def scripted() -> nn.Module:
+    """Be TorchScript."""
+    made: nn.Module = torch.jit.script(with_shape((4,), nn.Linear(4, 4)))
+    return made
+
+
+def compiled() -> nn.Module:
+    """Be compiled."""
+    made: Any = torch.compile(Network())
+    return made  # type: ignore[no-any-return]
+
+
+def quantised() -> nn.Module:
+    """Have packed weights."""
+    made: nn.Module = torch.ao.quantization.quantize_dynamic(Network(), {nn.Linear})
+    return made
+
+
+def lazy() -> nn.Module:
+    """Have parameters whose shape is not known yet."""
+    return with_shape((4,), nn.LazyLinear(4))
+
+
+def meta() -> nn.Module:
+    """Have parameters without values."""
+    return with_shape((4,), nn.Linear(4, 4, device="meta"))
+
+
+# What it takes or returns makes no sense.
+
+no_shape = functools.partial(with_shape, 4, nn.Linear(4, 4))
+empty_shape = functools.partial(with_shape, (0, 4), nn.Linear(4, 4))
+other_shape = functools.partial(with_shape, (5,), nn.Linear(4, 4))
+embedding = functools.partial(with_shape, (4,), nn.Embedding(4, 4))
+not_a_number = between(lambda x: x / 0 - x / 0)
+dictionary = functools.partial(Ending, lambda x: {"logits": x})
+complex_output = functools.partial(Ending, lambda x: torch.complex(x, x))
+sparse_output = functools.partial(Ending, lambda x: x.to_sparse())
+
+
+def nothing() -> nn.Module:
+    """Have no operation."""
+    model = nn.Identity()
+    model.input_shape = (4,)  # type: ignore[assignment]
+    return model

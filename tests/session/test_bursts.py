@@ -1,0 +1,162 @@
+"""Throughput over a long path, where results come home in bursts, held against what is known."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import pandas as pd
+import pytest
+import torch
+
+from analysis.measures import completions
+from paretopipe_worker import records
+from paretopipe_worker.link.conditions import Condition
+from paretopipe_worker.plan import window
+from paretopipe_worker.plan.plan import Point
+from paretopipe_worker.records import Item, PhaseEnd
+from paretopipe_worker.session.context import Context
+from tests.helpers.sessions import Lab, lab, led
+from tests.helpers.shaped_link import DATA_PORT, Relayed, reason_without_relay, shaped_link
+
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.must_run,
+    pytest.mark.skipif(bool(reason_without_relay()), reason=reason_without_relay() or "-"),
+]
+
+DELAY_MS, STAGE_MS = 100.0, 2.0
+WITHIN = 0.03
+FEW = [(1, 6, 1.3), (3, 8, 1.3), (8, 30, 1.3), (64, 300, 1.3)]
+ALL = [
+    *((1, 6, 2), (1, 12, 4), (1, 300, 4), (3, 6, 2), (3, 7, 2), (3, 8, 2), (3, 9, 2), (3, 20, 2)),
+    *((3, 100, 8), (8, 6, 2), (8, 20, 2), (8, 30, 2), (8, 300, 9)),
+    *((64, 6, 2), (64, 150, 2), (64, 200, 2), (64, 300, 4)),
+]
+"""Window, fewest items and most seconds of each leg."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A throughput leg as it was measured, and what the pipeline is known to do."""
+
+    window: int
+    end: PhaseEnd
+    items: list[Item]
+    latency_s: float
+    busy_s: float
+
+    @property
+    def done_ns(self) -> list[int]:
+        """When each item was back."""
+        return [item.done_ns or 0 for item in self.items]
+
+    @property
+    def known_per_s(self) -> float:
+        """As many as the window allows, once around in the time that one takes."""
+        return min(1 / self.busy_s, self.window / self.latency_s)
+
+
+Asked: TypeAlias = tuple[int, int, float]
+
+
+@pytest.fixture(
+    scope="module", params=[FEW, pytest.param(ALL, marks=pytest.mark.long)], ids=["few", "all"]
+)
+def measured(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[Asked, Leg]]:
+    """Two stages that wait 2 ms each, 100 ms apart: every leg of one session."""
+    folder = tmp_path_factory.mktemp("bursts")
+    windows = list(dict.fromkeys(size for size, _, _ in request.param))
+    experiment = {
+        "models": ["tests.helpers.synthetic:two_of_2_ms"],
+        "links": [{"name": "far", "delay_ms": DELAY_MS}],
+        "window": windows,
+        "splits": {"cuts": ["0"]},
+        "phases": {"min_items": 6, "min_s": 0, "max_s": 3, "retries": 0, "warmup_items": 1},
+    }
+    with shaped_link(folder) as plain:
+        link = Relayed(plain.hosts, folder, lease_s=600)
+        hosts = {
+            name: {"data_address": host.address, "data_port": DATA_PORT}
+            for name, host in zip(("edge", "server"), link.hosts, strict=True)
+        }
+        for rank in range(2):
+            link.apply(Condition(delay_ms=DELAY_MS), rank=rank)
+        states = {"edge": link.state(0), "server": link.state(1)}
+        made = replace(lab(folder, experiment, **hosts), link_states=states)
+        [session] = made.plan.sessions
+        sides = [host.entered for host in link.hosts]
+        with led(made, session, *sides) as leader, torch.inference_mode():
+            for number, (size, least, most_s) in enumerate(request.param, start=1):
+                asked(leader.context, least, most_s)
+                leader.measure(point_of(made, size), number)
+    return list(zip(request.param, legs_of(made), strict=True))
+
+
+def point_of(made: Lab, size: int) -> Point:
+    """The point of a window, cut in the middle."""
+    return next(p for p in made.plan.points if (p.split, p.window) == (("0",), size))
+
+
+def asked(context: Context, least: int, most_s: float) -> None:
+    """Have the next point take at least so many items a leg, for so long at most."""
+    experiment = context.plan.experiment
+    phases = replace(experiment.phases, min_items=least, max_s=most_s)
+    context.plan = replace(context.plan, experiment=replace(experiment, phases=phases))
+
+
+def legs_of(made: Lab) -> Iterator[Leg]:
+    """The throughput legs in the order in which they were measured, with their latency legs."""
+    [session] = made.plan.sessions
+    name = records.file_name(session.id, 1)
+    files = (made.results / "records" / host / name for host in session.placement)
+    source, sink = (list(records.read(path)) for path in files)
+    ends = [line for line in source if isinstance(line, PhaseEnd)]
+    for alone, loaded in zip(ends[::2], ends[1::2], strict=True):
+        assert (alone.phase, loaded.phase) == ("latency", "throughput")
+
+        def within(end: PhaseEnd, lines: list[Any] = source) -> list[Item]:
+            items = (line for line in lines if isinstance(line, Item) and line.phase == end.phase)
+            return [i for i in items if end.start_ns <= i.start_ns <= end.end_ns]
+
+        taken = within(loaded)
+        stages = [within(loaded), within(loaded, sink)]
+        yield Leg(
+            loaded.window,
+            loaded,
+            taken,
+            statistics.fmean(item.latency_ns or 0 for item in taken) / 1e9,
+            max(statistics.mean(i.computed_ns - i.start_ns for i in part) for part in stages) / 1e9,
+        )
+
+
+def test_throughput_over_a_long_path_is_what_is_known(measured: list[tuple[Asked, Leg]]) -> None:
+    for (size, least, most_s), leg in measured:
+        said = f"window {size}, at least {least} items, at most {most_s} s"
+        assert leg.window == size
+        rate = window.rate_per_s(leg.done_ns, size)
+        assert rate == pytest.approx(leg.known_per_s, rel=WITHIN), said
+        # No window comes around sooner than the delay and the waits take, nor much later.
+        nominal = size / (2 * DELAY_MS + 2 * STAGE_MS) * 1e3
+        assert rate and 0.85 * nominal < rate < 1.01 * nominal, said
+        if leg.end.ended_by == "minimum":
+            assert leg.end.items >= max(least, 2 * size + 1), said
+
+
+def test_the_tables_say_the_same_and_that_the_window_was_full(
+    measured: list[tuple[Asked, Leg]],
+) -> None:
+    legs = [leg for _, leg in measured]
+    items = pd.concat(
+        pd.DataFrame(vars(item) for item in leg.items).assign(number=number, window=leg.window)
+        for number, leg in enumerate(legs)
+    )
+    windows = completions.whole_windows(items, ["number"])
+    rates, ratios = completions.rates(windows), completions.little(windows)
+    assert rates.tolist() == pytest.approx([leg.known_per_s for leg in legs], rel=WITHIN)
+    assert ratios.tolist() == pytest.approx([1] * len(legs), abs=WITHIN)
+    assert completions.notes(windows).isna().all()

@@ -1,0 +1,282 @@
+"""Pipelines whose stage times and payloads are known, measured as every other over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+
+from paretopipe_worker import records
+from paretopipe_worker.link.conditions import Condition
+from paretopipe_worker.plan import window
+from paretopipe_worker.plan.plan import Session
+from paretopipe_worker.records import Item, PhaseEnd, PointEnd, Probe, Record
+from paretopipe_worker.session.context import Context
+from tests.helpers import synthetic
+from tests.helpers.namespaces import reason_without_namespaces
+from tests.helpers.sessions import Lab, lab, led
+from tests.helpers.shaped_link import DATA_PORT, Relayed, shaped_link
+
+pytestmark = pytest.mark.alone
+needs_namespaces = pytest.mark.skipif(
+    bool(reason_without_namespaces()), reason=reason_without_namespaces() or "-"
+)
+
+WITHIN = 0.02
+TRIES, QUIET_CORES = 3, 0.5
+# Stages that wait use no core: what their wall time has over it says nothing here.
+PHASES = {"min_items": 12, "min_s": 0, "max_s": 30, "retries": 0}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the hosts of one session recorded."""
+
+    made: Lab
+    session: Session
+    lines: tuple[list[Record], ...]
+
+    def items(self, rank: int, cut: str, phase: str, window: object = None) -> list[Item]:
+        """Counted items of one point."""
+        point = self.point(cut, window)
+        return [
+            line
+            for line in self.lines[rank]
+            if isinstance(line, Item) and (line.point, line.phase) == (point, phase)
+        ]
+
+    def ends(self, rank: int, cut: str, phase: str, window: object = None) -> list[PhaseEnd]:
+        """The legs of one point."""
+        point = self.point(cut, window)
+        return [
+            line
+            for line in self.lines[rank]
+            if isinstance(line, PhaseEnd) and (line.point, line.phase) == (point, phase)
+        ]
+
+    def point(self, cut: str, window: object = None) -> str:
+        """Id of the point cut there."""
+        [found] = [
+            point.id
+            for point in map(self.made.plan.point, self.session.points)
+            if point.split == (cut,) and window in (None, point.window)
+        ]
+        return found
+
+    @property
+    def probes(self) -> list[Probe]:
+        """The path before and after."""
+        return [line for line in self.lines[0] if isinstance(line, Probe)]
+
+
+def measured(made: Lab, session: Session) -> Measured:
+    """Read a finished session, all of whose points went well."""
+    name = records.file_name(session.id, 1)
+    files = (made.results / "records" / host / name for host in session.placement)
+    lines = tuple(list(records.read(file)) for file in files)
+    failed = [line for line in lines[0] if isinstance(line, PointEnd) and line.status != "ok"]
+    assert not failed
+    return Measured(made, session, lines)
+
+
+@contextlib.contextmanager
+def shaped(
+    folder: Path, experiment: dict[str, Any], condition: Condition | None
+) -> Iterator[Measured]:
+    """Run an experiment's session between two namespaces whose link is shaped."""
+    with shaped_link(folder) as plain:
+        link = Relayed(plain.hosts, folder)
+        hosts = {
+            name: {"data_address": host.address, "data_port": DATA_PORT}
+            for name, host in zip(("edge", "server"), link.hosts, strict=True)
+        }
+        made = lab(folder, experiment, **hosts)
+        [session] = made.plan.sessions
+        for rank in range(2) if condition else ():
+            link.apply(condition, rank=rank)
+        stages = []
+        for rank, host in enumerate(session.placement):
+            own = replace(made, link_state=link.state(rank) if condition else None)
+            with link.hosts[rank].entered():
+                stages.append(own.start(session, host))
+        texts = [stage.communicate(timeout=200)[1] for stage in stages]
+        assert [stage.returncode for stage in stages] == [0, 0], "\n".join(texts)
+        yield measured(made, session)
+
+
+def seconds(items: Sequence[Item], end: str, begin: str) -> list[float]:
+    """Differences of two times of each item."""
+    return [(getattr(item, end) - getattr(item, begin)) / 1e9 for item in items]
+
+
+def throughput(items: Sequence[Item], in_flight: int = 3) -> float:
+    """Completions per second."""
+    rate = window.rate_per_s([item.done_ns or 0 for item in items], in_flight)
+    assert rate is not None
+    return rate
+
+
+@pytest.fixture(scope="module", params=["none", pytest.param("rate20", marks=pytest.mark.long)])
+def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """Four waits of 20 ms, cut everywhere, over an open link and over 20 Mbit/s.
+
+    As a disturbed leg would be, it is measured again where something else used the machine.
+    """
+    rate = {"none": None, "rate20": 20.0}[request.param]
+    links: list[Any] = [{"name": "rate20", "rate_mbit": rate}] if rate else ["none"]
+    experiment = {
+        "models": ["tests.helpers.synthetic:four_waits"],
+        "links": links,
+        "phases": PHASES,
+    }
+    condition = Condition(rate_mbit=rate) if rate else None
+    for _ in range(TRIES):
+        with shaped(tmp_path_factory.mktemp("known"), experiment, condition) as found:
+            pass
+        if quiet(found):
+            break
+    return found
+
+
+def quiet(found: Measured) -> bool:
+    """Whether nothing but the session used the machine: stages that wait use hardly any of it."""
+    healths = [line.health for line in found.lines[0] if isinstance(line, PhaseEnd)]
+    return all(health and (health.others_cpu or 0) < QUIET_CORES for health in healths)
+
+
+def quartile(values: Sequence[float]) -> float:
+    """The lower quartile: what else runs on this machine makes messages late, never early.
+
+    So of probes, taken at one time, and items, at another, those are compared that fared best.
+    """
+    return statistics.quantiles(values, n=4)[0]
+
+
+def certified_s(known: Measured) -> tuple[float, float, float]:
+    """Seconds of 128 KiB with an answer, of an answer, and of 128 KiB in a stream, as probed."""
+    size = 4 * synthetic.PROBED
+    singles = [
+        time
+        for probe in known.probes
+        for part in probe.transfers
+        if (part.hop, part.bytes) == (0, size)
+        for time in part.ns
+    ]
+    trips = [time for probe in known.probes for time in probe.round_trip_ns]
+    goodput = statistics.mean(probe.goodput_mbit[0] for probe in known.probes)
+    return quartile(singles) / 1e9, quartile(trips) / 2e9, size * 8 / (goodput * 1e6)
+
+
+SPLITS = {"0": (0.02, 0.06), "1": (0.04, 0.04), "2": (0.06, 0.02)}
+"""Known seconds of each stage: back-heavy, balanced, front-heavy."""
+
+
+@needs_namespaces
+@pytest.mark.parametrize("cut", SPLITS)
+def test_latencies_and_throughput_are_what_theory_says(known: Measured, cut: str) -> None:
+    latency = [known.items(rank, cut, "latency") for rank in range(2)]
+    loaded = [known.items(rank, cut, "throughput") for rank in range(2)]
+    # A wait may end late on a busy machine, never early, and then all that is behind it is late as
+    # well: theory takes each item's own stage times, which are held against what is known.
+    stage_s = [seconds(part, "computed_ns", "start_ns") for part in latency]
+    for values, wanted in zip(stage_s, SPLITS[cut], strict=True):
+        assert wanted <= statistics.median(values) < 1.5 * wanted
+    sums_s = [sum(pair) for pair in zip(*stage_s, strict=True)]
+    typical_s = statistics.median(sums_s)
+    single_s, answer_s, stream_s = certified_s(known)
+
+    response_s = seconds(latency[0], "done_ns", "ready_ns")
+    moved_s = quartile([all_s - part for all_s, part in zip(response_s, sums_s, strict=True)])
+    assert typical_s + moved_s == pytest.approx(typical_s + single_s, rel=WITHIN)
+
+    # The two hosts share a clock here.
+    forward_s = [(b.computed_ns - a.ready_ns) / 1e9 for a, b in zip(*latency, strict=True)]
+    moved_s = quartile([all_s - part for all_s, part in zip(forward_s, sums_s, strict=True)])
+    assert typical_s + moved_s == pytest.approx(typical_s + single_s - answer_s, rel=WITHIN)
+
+    busy_s = [statistics.mean(seconds(part, "computed_ns", "start_ns")) for part in loaded]
+    bound = min(1 / max(*busy_s, stream_s), 3 / statistics.median(response_s))
+    assert throughput(loaded[0]) == pytest.approx(bound, rel=WITHIN)
+
+
+@needs_namespaces
+def test_warm_up_ends_when_items_are_steady_and_says_so(known: Measured) -> None:
+    for cut in SPLITS:
+        for phase, filling in (("latency", 0), ("throughput", 3)):
+            [end] = known.ends(0, cut, phase)
+            assert end.warmup_items is not None
+            assert end.warmup_ended_by == "steady"
+            # As many as 100 ms hold, at least six; with those in flight when that was seen.
+            assert 6 + filling <= end.warmup_items <= 20 + 2 * filling
+            [other] = known.ends(1, cut, phase)
+            assert (other.warmup_items, other.warmup_ended_by) == (None, None)
+
+
+@needs_namespaces
+@pytest.mark.long
+def test_a_window_of_auto_fills_a_long_path(tmp_path: Path) -> None:
+    experiment = {
+        "models": ["tests.helpers.synthetic:two_of_10_ms"],
+        "links": [{"name": "far", "delay_ms": 40}],
+        "window": [3, "auto"],
+        "phases": PHASES | {"min_items": 30},
+    }
+    with shaped(tmp_path, experiment, Condition(delay_ms=40)) as found:
+        latency = [found.items(rank, "0", "latency", "auto") for rank in range(2)]
+        latency_s = statistics.median(seconds(latency[0], "done_ns", "ready_ns"))
+        busy_s = [statistics.median(seconds(part, "computed_ns", "start_ns")) for part in latency]
+        wanted = window.filling(latency_s, max(busy_s))
+        [ours], [theirs] = (found.ends(rank, "0", "throughput", "auto") for rank in range(2))
+        # Twice 40 ms on the way and twice 10 ms of waiting, over 10 ms.
+        assert 10 <= ours.window == theirs.window == wanted <= 13
+        narrow = throughput(found.items(0, "0", "throughput", 3))
+        wide = throughput(found.items(0, "0", "throughput", "auto"), ours.window)
+        # Three in flight come around once in 100 ms, and 10 ms apart are as many as can be.
+        assert narrow == pytest.approx(3 / latency_s, rel=0.1)
+        loaded = [found.items(rank, "0", "throughput", "auto") for rank in range(2)]
+        means_s = [statistics.mean(seconds(part, "computed_ns", "start_ns")) for part in loaded]
+        assert 2 * narrow < wide == pytest.approx(1 / max(means_s), rel=0.1)
+        [one] = found.ends(0, "0", "latency", "auto")
+        assert one.window == 1
+
+
+def with_items(context: Context, count: int) -> None:
+    """Have the next points take this many items a leg."""
+    experiment = context.plan.experiment
+    phases = replace(experiment.phases, min_items=count)
+    context.plan = replace(context.plan, experiment=replace(experiment, phases=phases))
+
+
+def test_response_latency_does_not_depend_on_the_number_of_batches(tmp_path: Path) -> None:
+    counts = (*[10] * 5, 400, *[10] * 5)
+    experiment = {"models": ["tests.helpers.synthetic:two_of_2_ms"], "phases": PHASES}
+    made = lab(tmp_path, experiment)
+    [session] = made.plan.sessions
+    point = made.plan.point(Measured(made, session, ()).point("0"))
+    with led(made, session) as leader, torch.inference_mode():
+        for number, count in enumerate(counts):
+            with_items(leader.context, count)
+            leader.measure(point, number)
+    found = measured(made, session)
+    items = found.items(0, "0", "latency")
+    assert len(items) == sum(counts)
+    medians_ms, begin = [], 0
+    for count in counts:
+        latencies = seconds(items[begin : begin + count], "done_ns", "ready_ns")
+        medians_ms.append(1e3 * statistics.median(latencies))
+        begin += count
+    long_ms = medians_ms.pop(5)
+    # The interval in which another median like the short ones lies, in 999 of 1000 cases.
+    mean, deviation = statistics.mean(medians_ms), statistics.stdev(medians_ms)
+    half_ms = stats.t.ppf(0.9995, 9) * deviation * math.sqrt(1 + 1 / 10)
+    assert abs(long_ms - mean) <= half_ms + WITHIN * mean
+    # The interval itself would hide growth were it wide: with 400 in flight it would be a second.
+    assert long_ms < 2 * mean

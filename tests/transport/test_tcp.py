@@ -1,0 +1,134 @@
+"""What the tcp backend takes from a peer that does not keep to the plan."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import torch
+
+from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.transport.api import MARK, Endpoint, ProtocolError, Tag
+from paretopipe_worker.transport.sockets import tcp_sockets
+from paretopipe_worker.transport.tcp import _HEADER, _MAGIC, VERSION, TcpTransport
+from tests.helpers.rings import free_ports, joined
+
+PLANNED = 3_000_000
+
+
+@pytest.fixture
+def rank() -> Iterator[tuple[TcpTransport, socket.socket]]:
+    """One rank that expects messages of the planned size, and the socket they come from."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sender = socket.create_connection(listener.getsockname(), timeout=10)
+        inbound, _ = listener.accept()
+        onward = socket.create_connection(listener.getsockname(), timeout=10)
+        receiver, _ = listener.accept()
+    with sender, receiver, closing(TcpTransport(inbound, onward)) as transport:
+        specs = [TensorSpec((PLANNED,), "uint8")]
+        transport.configure(specs, specs, window=1, deadline_s=10)
+        yield transport, sender
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["inline", "overlapped"])
+@pytest.mark.parametrize("announced", [0, PLANNED - 1, PLANNED + 1, 1 << 40, (1 << 64) - 1])
+def test_a_frame_of_another_size_is_refused_before_memory_is_taken(
+    rank: tuple[TcpTransport, socket.socket], announced: int, overlap: bool
+) -> None:
+    transport, sender = rank
+    transport.begin(overlap=overlap)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sender.sendall(_HEADER.pack(_MAGIC, VERSION, 2, 0, announced, 0))
+    with pytest.raises(ProtocolError, match=rf"announced {announced} bytes where .* {PLANNED}"):
+        transport.recv()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        (_HEADER.pack(_MAGIC, VERSION - 1, 2, 0, PLANNED, 0), "does not speak version"),
+        (_HEADER.pack(b"HTTP", VERSION, 2, 0, PLANNED, 0), "does not speak version"),
+        (_HEADER.pack(_MAGIC, VERSION, 99, 0, PLANNED, 0), "does not speak version"),
+        (_HEADER.pack(_MAGIC, VERSION, *MARK, 5, 0), "announced 5 bytes where the plan says 0"),
+        (_HEADER.pack(_MAGIC, VERSION, *MARK, 0, 0) + b"more", "sent data behind a mark"),
+    ],
+)
+def test_what_is_no_message_of_the_plan_is_refused(
+    rank: tuple[TcpTransport, socket.socket], header: bytes, text: str
+) -> None:
+    transport, sender = rank
+    transport.begin(overlap=False)
+    sender.sendall(header)
+    with pytest.raises(ProtocolError, match=text):
+        transport.recv()
+
+
+def test_what_comes_while_the_stage_computes_has_the_time_at_which_it_came(
+    rank: tuple[TcpTransport, socket.socket],
+) -> None:
+    transport, sender = rank
+    transport.configure([TensorSpec((8,), "uint8")], [], window=1, deadline_s=10)
+    transport.begin(overlap=True)
+    sender.sendall(_HEADER.pack(_MAGIC, VERSION, 2, 0, 8, 0) + bytes(8))
+    deadline = time.monotonic() + 10
+    while transport._arrived.empty():
+        assert time.monotonic() < deadline, "nothing was received ahead"
+        os.sched_yield()
+    asked_ns = time.perf_counter_ns()
+    assert transport.recv().received_ns < asked_ns
+
+
+def test_a_message_may_come_in_any_pieces(rank: tuple[TcpTransport, socket.socket]) -> None:
+    transport, sender = rank
+    transport.begin(overlap=True)
+    payload = torch.arange(PLANNED, dtype=torch.int64).to(torch.uint8)
+    raw = _HEADER.pack(_MAGIC, VERSION, 2, 7, PLANNED, 11) + payload.numpy().tobytes()
+    sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for start, end in ((0, 1), (1, 31), (31, 40), (40, 1000), (1000, len(raw))):
+        sender.sendall(raw[start:end])
+    message = transport.recv()
+    assert (message.tag, message.departed_ns) == (Tag(2, 7), 11)
+    assert torch.equal(message.tensors[0], payload)
+
+
+@pytest.mark.parametrize(("ranks", "connections"), [(2, 1), (3, 3)])
+def test_two_ranks_share_a_connection_and_more_have_one_for_each_hop(
+    ranks: int, connections: int
+) -> None:
+    ring = tuple(("127.0.0.1", port) for port in free_ports(ranks))
+    ends = [
+        Endpoint(rank, ring[rank], ring[(rank + 1) % ranks], "test", ring=ring)
+        for rank in range(ranks)
+    ]
+    before = opened()
+    with joined("tcp", ends) as transports:
+        assert len(opened() - before) == 2 * connections
+        specs = [TensorSpec((5,), "uint8")]
+        for transport in transports:
+            transport.configure(specs, specs, window=1, deadline_s=10)
+            transport.begin(overlap=False)
+        shaken = [transport.counters().sent_bytes for transport in transports]
+        sent = torch.arange(5, dtype=torch.uint8)
+        for rank, transport in enumerate(transports):
+            tensors = (sent,) if rank == 0 else transport.recv().tensors
+            transport.send(Tag(2, 0), tensors)
+        assert torch.equal(transports[0].recv().tensors[0], sent)
+        # What each rank has sent is counted for it alone.
+        now = [transport.counters().sent_bytes for transport in transports]
+        assert [a - b for a, b in zip(now, shaken, strict=True)] == [_HEADER.size + 5] * ranks
+    assert opened() == before
+
+
+def opened() -> set[int]:
+    """TCP sockets of this process, both ends of a connection within it, by inode."""
+    found = set()
+    for inode, link in tcp_sockets():
+        found.add(inode)
+        link.close()
+    return found
