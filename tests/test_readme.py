@@ -33,7 +33,7 @@ ELSEWHERE = {
         "playbooks/test_sweep_failures.py"
     ),
     SWEEP_OVER_SSH: "playbooks/test_sweep_ssh.py, with an inventory and an experiment of its own",
-    LINKS_SWEEP: "playbooks/test_sweep_local.py, with profiles of each kind in a smaller experiment",
+    LINKS_SWEEP: "playbooks/test_sweep_local.py, with each kind of profile in a smaller experiment",
     BACKENDS_SWEEP: "session/test_backends.py, its sessions; playbooks/test_sweep_local.py",
     ".venv/bin/python -m analysis.pareto results/latest": "playbooks/test_sweep_local.py",
     ".venv/bin/python -m analysis.compare results/first results/second": "analysis/test_compare.py",
