@@ -13,7 +13,7 @@ from analysis.column import OBJECTIVES
 from analysis.figures.backend_figure import doubts, draw
 from analysis.measures.attribution import TOTALS
 from analysis.measures.replicates import replicates
-from analysis.run import RunError, load
+from analysis.run import RunError, read
 from analysis.tables.backend_costs import APART, compare
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     options = parser.parse_args(arguments)
     try:
-        run = load(options.run)
+        run = read(options.run)
         table = compare(run, replicates(run))
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)

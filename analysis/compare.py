@@ -32,9 +32,10 @@ from scipy import stats
 from analysis.column import OBJECTIVES
 from analysis.measures.marks import MARKS
 from analysis.measures.replicates import replicates
-from analysis.run import CONTROLLER, Run, RunError, load
+from analysis.run import Run, RunError, read
 from analysis.tables.comparison import KEY, LEAST, lost_of, text
 from analysis.tables.points import CONFIDENCE, planned
+from paretopipe_worker.plan.belonging import CONTROLLER
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        runs = [load(path) for path in options.runs]
+        runs = [read(path) for path in options.runs]
         document = compare(*runs, uncertified=options.uncertified)
     except (RunError, PlanError, RecordError, CompareError) as error:
         print(f"error: {error}", file=sys.stderr)

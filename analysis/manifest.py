@@ -20,8 +20,9 @@ import pandas as pd
 
 from analysis.measures.certificate import COLUMNS, certificates, paths_of
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
-from analysis.run import CONTROLLER, Run, RunError, load, processes
+from analysis.run import Run, RunError, processes, read
 from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan.belonging import CONTROLLER
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.plan.plan import written as resolved
 from paretopipe_worker.records import LEGS, RecordError
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        document = manifest(load(options.run), options.facts, options.inventory)
+        document = manifest(read(options.run), options.facts, options.inventory)
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,7 +17,7 @@ from analysis.measures import marks
 from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
-from analysis.run import RunError, load, processes
+from analysis.run import RunError, processes, read
 from analysis.tables import backend_costs, front
 from analysis.tables.columns import FRONT
 from analysis.tables.load_curve import load_curve
@@ -93,7 +93,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     RunError, PlanError, RecordError
         When there is no such run or it is damaged.
     """
-    run = load(path)
+    run = read(path)
     measured = replicates(run)
     table = points(run, uncertified=uncertified, measured=measured)
     best = front.fronts(table)[list(FRONT)]

@@ -1,4 +1,4 @@
-"""Read a run: its plan and raw records, as tidy frames."""
+"""Read a run: its plan and its raw records, as tidy frames."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any
 import pandas as pd
 
 from paretopipe_worker import records
-from paretopipe_worker.plan import attempts, belonging
+from paretopipe_worker.plan import attempts
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Attempts
+from paretopipe_worker.plan.belonging import CONTROLLER
 from paretopipe_worker.plan.plan import Plan
-
-CONTROLLER = belonging.CONTROLLER
-"""Rank of a file in which the controller says how it saw a session fail."""
 
 _KEYS = ("session", "attempt", "replicate", "host", "rank")
 _DTYPES = {
@@ -37,41 +35,41 @@ _DTYPES = {
 
 
 class RunError(ValueError):
-    """A run's directory cannot be used: which file, what is wrong, what is allowed."""
+    """A run's directory cannot be used: the message names the file and what is wrong."""
 
 
 @dataclass(frozen=True)
 class Run:
     """A run as tidy frames.
 
-    All frames but `sessions` have the columns session, attempt, replicate, host and rank before
-    the fields of their record (see :mod:`paretopipe_worker.records`).
+    Every frame but `sessions` has the columns session, attempt, replicate, host and rank, and then
+    the fields of its record (see :mod:`paretopipe_worker.records`).
 
     Parameters
     ----------
     path
         The run's directory, ``results/RUN``.
     plan
-        What was to be measured.
+        What the run was to measure.
     sessions
         One row per record file: the header's fields, ``status`` (``ok``, ``failed`` or
         ``truncated``), ``reason``, ``process_start_ns``, ``end_ns``, ``shares_ns``,
         ``wall_clock_step_ns``, and the links' settings ``transport``.
-    items, phases, points, probes, clocks
-        One row per :class:`~paretopipe_worker.records.Item`, ``PhaseEnd``, ``PointEnd``, ``Probe``,
-        ``Clock``. The rank a clock's exchanges were made with is ``other``, since ``rank`` is who
-        wrote the record.
+    items, legs, points, probes, clocks
+        One row per record of kind :class:`~paretopipe_worker.records.Item`, ``PhaseEnd`` (the end
+        of a leg on one rank), ``PointEnd``, ``Probe``, ``Clock``. ``rank`` is the rank that wrote
+        the record; the rank with which it exchanged clock readings is ``other``.
     attempts
-        The attempts at each session, and what became of the points in them.
+        The attempts at each session, and the outcome of each point in them.
     warnings
-        What was found to be damaged or cut short, each naming the file.
+        The files that are damaged or cut short, one message for each.
     """
 
     path: Path
     plan: Plan
     sessions: pd.DataFrame
     items: pd.DataFrame
-    phases: pd.DataFrame
+    legs: pd.DataFrame
     points: pd.DataFrame
     probes: pd.DataFrame
     clocks: pd.DataFrame
@@ -79,7 +77,7 @@ class Run:
     warnings: tuple[str, ...]
 
 
-def load(path: Path) -> Run:
+def read(path: Path) -> Run:
     """Read ``plan.json`` and ``records/*/*.jsonl`` of a run.
 
     Raises
@@ -89,10 +87,10 @@ def load(path: Path) -> Run:
     paretopipe_worker.plan.plan.PlanError
         When the plan is damaged.
     paretopipe_worker.plan.belonging.ForeignRecords
-        When records of another run, plan, session, host, weights or version lie in it.
+        When the directory holds records of another run, plan, session, host, weights or version.
     paretopipe_worker.records.RecordError
-        When records are of another schema. Damaged ones are told in the warnings, and nothing of
-        their attempt counts.
+        When records have another schema. A damaged record is no error: the warnings name it, and
+        nothing of its attempt counts.
     """
     _require(path)
     plan = plans.load(path / "plan.json")
@@ -130,7 +128,7 @@ def load(path: Path) -> Run:
 
 _FRAMES: dict[type, str] = {
     records.Item: "items",
-    records.PhaseEnd: "phases",
+    records.PhaseEnd: "legs",
     records.PointEnd: "points",
     records.Probe: "probes",
     records.Clock: "clocks",
@@ -138,17 +136,18 @@ _FRAMES: dict[type, str] = {
 
 
 def processes(run: Run) -> dict[str, int]:
-    """How many stage processes the records prove to have been started.
+    """Count the stage processes that were started, as the records prove.
 
-    A stage process writes one file. Its start on its host's clock is in that file's last line;
-    where that is missing, the file alone tells of the process.
+    Each stage process writes one file, whose last line has the time at which the process started
+    on its host's clock. A file without a last line is counted as one process.
 
     Returns
     -------
-    ``started`` stage processes, told apart by host and start; ``cut_short``, those among them
-    without a last line; ``attempts`` at sessions that have records of a stage; ``planned``, what
-    one attempt at each session would start: hosts x links x backends x models x replicates for one
-    placement; ``points`` that were walked, over all attempts.
+    ``started``: the stage processes, distinguished by host and start time. ``cut_short``: those of
+    them whose file has no last line. ``attempts``: the attempts at sessions of which a stage left
+    records. ``planned``: the processes that one attempt at each session starts (hosts x links x
+    backends x models x replicates for one placement). ``points``: the points walked in all
+    attempts.
     """
     stages = run.sessions[run.sessions["rank"] != CONTROLLER]
     told = stages["process_start_ns"].notna()
@@ -163,14 +162,14 @@ def processes(run: Run) -> dict[str, int]:
 
 
 def _fields(record: records.Record) -> dict[str, Any]:
-    """A record's fields; those of another rank are not taken for the writer's."""
+    """A record's fields; the rank of a clock record, which is not its writer's, is ``other``."""
     if isinstance(record, records.Clock):
         return {"other": record.rank} | vars(record)
     return dict(vars(record))
 
 
 def _require(path: Path) -> None:
-    """Refuse a directory that holds no run, naming those beside it."""
+    """Refuse a directory that holds no run, and name the runs beside it."""
     if (path / "plan.json").is_file():
         return
     beside = sorted(other.parent.name for other in path.parent.glob("*/plan.json"))
@@ -179,7 +178,7 @@ def _require(path: Path) -> None:
 
 
 def _ending(end: records.End | None) -> dict[str, Any]:
-    """The fields that say how a file ended."""
+    """The fields of a file's last line; where it has none, the status is ``truncated``."""
     if end is None:
         names = (field.name for field in fields(records.End) if field.name != "kind")
         return dict.fromkeys(names) | {"status": "truncated", "shares_ns": {}}
@@ -187,7 +186,7 @@ def _ending(end: records.End | None) -> dict[str, Any]:
 
 
 def _sessions(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One row per file."""
+    """The frame `sessions`: one row per file."""
     kinds = (*fields(records.Header), *fields(records.End))
     names = [*dict.fromkeys(field.name for field in kinds), "transport"]
     frame = pd.DataFrame.from_records(list(rows), columns=names)
@@ -196,7 +195,7 @@ def _sessions(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _frame(rows: list[dict[str, Any]], kind: type) -> pd.DataFrame:
-    """Records of one kind as a frame whose dtypes do not depend on what was measured."""
+    """Records of one kind as a frame, whose dtypes are the same whether or not it has rows."""
     types = {key: str(records.Header.__dataclass_fields__[key].type) for key in _KEYS}
     own = {field.name: str(field.type) for field in fields(kind) if field.name != "kind"}
     types |= {"other" if name in types else name: text for name, text in own.items()}

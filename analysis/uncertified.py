@@ -14,7 +14,7 @@ from pathlib import Path
 from analysis.measures.certificate import certificates
 from analysis.measures.legs import TRY
 from analysis.measures.replicates import choose, tries
-from analysis.run import Run, RunError, load
+from analysis.run import Run, RunError, read
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
     options = parser.parse_args(arguments)
     try:
-        print(json.dumps(uncertified(load(options.run))))
+        print(json.dumps(uncertified(read(options.run))))
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.measures import chance
-from analysis.run import CONTROLLER, Run
+from analysis.run import Run
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import Timetable, outage_s
+from paretopipe_worker.plan.belonging import CONTROLLER
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.predict import WIRE_OVERHEAD
 from paretopipe_worker.records import Datagrams, Transfer

@@ -32,7 +32,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.run import CONTROLLER, Run
+from analysis.run import Run
+from paretopipe_worker.plan.belonging import CONTROLLER
 from paretopipe_worker.records import Exchange, Reading
 
 MOST_DRIFT_PPM = 200.0

@@ -41,7 +41,7 @@ def replicates(run: Run) -> pd.DataFrame:
     """
     chosen = choose(tries(run))
     complete = chosen.loc[chosen["status"] == "ok", _TRY]
-    phases = run.phases.merge(complete, on=_TRY)
+    phases = run.legs.merge(complete, on=_TRY)
     items = of_last_legs(run.items, phases)
     counted = of_last_legs(phases, phases)
     source = items[items["rank"] == 0]

@@ -42,10 +42,10 @@ def load_curve(run: Run, points: pd.DataFrame, measured: pd.DataFrame) -> pd.Dat
     rates of its own.
     """
     empty = pd.DataFrame({name: pd.Series(dtype="object") for name in NAMES})
-    if not (run.phases["phase"] == "load").any():
+    if not (run.legs["phase"] == "load").any():
         return empty
     complete = measured.loc[measured["status"] == "ok", [*TRY, "latency_median_ms"]]
-    steps = _steps(run.phases.merge(complete, on=TRY))
+    steps = _steps(run.legs.merge(complete, on=TRY))
     if steps.empty:
         return empty
     source = run.items[(run.items["rank"] == 0) & (run.items["phase"] == "load")]

@@ -94,7 +94,7 @@ def segments(run: Run) -> pd.DataFrame:
     last = items.groupby([*_TRY, "phase"])["leg"].transform("max")
     items = items[items["leg"] == last]
     batches = {point.id: point.batch for point in run.plan.points}
-    legs = run.phases.loc[run.phases["rank"] == 0, [*_TRY, "leg", "window"]]
+    legs = run.legs.loc[run.legs["rank"] == 0, [*_TRY, "leg", "window"]]
     items = items.merge(legs, on=[*_TRY, "leg"])
     figures = _means(latency(items).join(throughput(items, batches), how="outer"))
     rows = pd.DataFrame.from_records(list(_planned(run, set(figures["segment"]))), columns=_PLANNED)

@@ -16,7 +16,7 @@ from analysis.measures.attribution import KINDS, TOTALS, attribution, parts, sum
 from analysis.measures.attribution_columns import ATTRIBUTION
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
-from analysis.run import Run, load
+from analysis.run import Run, read
 from analysis.tables.points import points
 from paretopipe_worker.plan.plan import Point
 from tests.analysis.test_figures import assert_texts_are_clear
@@ -42,7 +42,7 @@ def fake(tmp_path: Path) -> FakeRun:
 
 @pytest.fixture
 def run(fake: FakeRun) -> Run:
-    return load(fake.all_sessions().path)
+    return read(fake.all_sessions().path)
 
 
 def point_of(run: Run, split: str, link: str) -> Point:
@@ -84,7 +84,7 @@ def test_a_message_that_waits_to_be_sent_is_in_nobodys_wire(fake: FakeRun) -> No
                 line["computed_ns"] -= 5_000_000
 
         edit(source, pack)
-    run = load(fake.path)
+    run = read(fake.path)
     point = point_of(run, CUT, "rate20")
     table = table_of(run).loc[point.id]
     assert table.loc[(0, "serialise"), "ms"] == pytest.approx(3, abs=1e-3)
@@ -95,19 +95,19 @@ def test_a_message_that_waits_to_be_sent_is_in_nobodys_wire(fake: FakeRun) -> No
 
 
 def test_a_backend_that_cannot_tell_departures_sends_when_it_has_packed(fake: FakeRun) -> None:
-    plain = table_of(load(fake.all_sessions().path))
+    plain = table_of(read(fake.all_sessions().path))
     for file in fake.path.glob("records/*/*.jsonl"):
         edit(file, lambda line: line.update(departed_ns=None))
-    found = table_of(load(fake.path))
+    found = table_of(read(fake.path))
     pd.testing.assert_series_equal(found["ms"], plain["ms"])
-    assert points(load(fake.path))["attribution_ok"].all()
+    assert points(read(fake.path))["attribution_ok"].all()
 
 
 def test_sums_are_exact_whatever_the_clocks_do(tmp_path: Path) -> None:
     # A hundred days apart.
     far = Clocks(ahead_ns=8_640_000_000_000_001, drift_ppm=50)
     fake = FakeRun(tmp_path / "run", make(tiny_table()), items=8, clocks=far)
-    run = load(fake.all_sessions().path)
+    run = read(fake.all_sessions().path)
     added = sums(parts(run.items)).dropna(subset="wire_ms")
     assert len(added) == 3 * 2 * 8
     assert np.allclose(added["attributed_ms"], added["latency_ms"], rtol=1e-4)
@@ -162,7 +162,7 @@ def test_items_left_over_at_the_source_do_not_count_on_other_ranks(fake: FakeRun
             line["phase"] = "drain"
 
     edit(source, drain)
-    split = parts(load(fake.path).items)
+    split = parts(read(fake.path).items)
     assert split.loc[split["phase"] == "throughput", "seq"].max() == 6
 
 
@@ -174,7 +174,7 @@ def test_a_time_that_is_missing_or_in_the_wrong_order_marks_the_point(
     fake: FakeRun, name: str, value: int | None
 ) -> None:
     source, _ = fake.session(fake.plan.sessions[0])
-    point = point_of(load(fake.path), CUT, "none").id
+    point = point_of(read(fake.path), CUT, "none").id
     spoilt = iter([True])
 
     def spoil(line: dict[str, Any]) -> None:
@@ -183,7 +183,7 @@ def test_a_time_that_is_missing_or_in_the_wrong_order_marks_the_point(
             line[name] = value
 
     edit(source, spoil)
-    table = totals(load(fake.path).items).set_index("point")
+    table = totals(read(fake.path).items).set_index("point")
     assert not table.loc[point, "attribution_ok"]
     assert table.drop(point)["attribution_ok"].all()
     share = table.loc[point, "attributed_share"]
@@ -196,7 +196,7 @@ def test_an_item_that_a_rank_did_not_record_marks_the_point(fake: FakeRun) -> No
     lost = next(i for i, line in enumerate(lines) if '"phase":"latency"' in line)
     point = json.loads(lines[lost])["point"]
     sink.write_text("\n".join([*lines[:lost], *lines[lost + 1 :], ""]))
-    row = points(load(fake.path)).set_index("point").loc[point]
+    row = points(read(fake.path)).set_index("point").loc[point]
     assert row["status"] == "ok" and row["attribution_ok"] is False
     assert np.isnan(row["attributed_share"])
 
@@ -206,7 +206,7 @@ def test_replicates_are_averaged_and_one_that_is_marked_marks_the_point(tmp_path
     fake = FakeRun(tmp_path / "run", plan, items=8, noise=0)
     for session in plan.sessions:
         fake.session(session, scale=1 + session.replicate)
-    run = load(fake.path)
+    run = read(fake.path)
     point = point_of(run, CUT, "none")
     stage, _ = expected_ms(plan, point)
     row = points(run).set_index("point").loc[point.id]
@@ -219,12 +219,12 @@ def test_replicates_are_averaged_and_one_that_is_marked_marks_the_point(tmp_path
         fake.file(again, 0, again.placement[0]),
         lambda line: line.update(packed_ns=line["packed_ns"] and 1),
     )
-    marked = points(load(fake.path)).set_index("split")["attribution_ok"]
+    marked = points(read(fake.path)).set_index("split")["attribution_ok"]
     assert not marked[CUT] and marked["@first"]
 
 
 def test_a_run_without_any_record_has_an_empty_table(fake: FakeRun) -> None:
-    run = load(fake.path)
+    run = read(fake.path)
     assert table_of(run).empty
     assert points(run)[[*TOTALS, "attributed_share"]].isna().all(axis=None)
 

@@ -14,7 +14,7 @@ from scipy import stats
 from analysis import backends, pareto
 from analysis.figures import backend_figure
 from analysis.measures.replicates import replicates
-from analysis.run import RunError, load
+from analysis.run import RunError, read
 from analysis.tables import backend_costs
 from paretopipe_worker.plan.plan import Session
 from tests.analysis.test_attribution import edit
@@ -76,7 +76,7 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
 
 @pytest.fixture(scope="module")
 def table(fake: FakeRun) -> pd.DataFrame:
-    run = load(fake.path)
+    run = read(fake.path)
     return backend_costs.compare(run, replicates(run))
 
 
@@ -129,7 +129,7 @@ def test_nothing_of_a_message_is_compared_where_nothing_crosses(table: pd.DataFr
 
 
 def test_one_replicate_has_no_interval(tmp_path: Path) -> None:
-    run = load(run_of(tmp_path, 1).path)
+    run = read(run_of(tmp_path, 1).path)
     table = backend_costs.compare(run, replicates(run))
     assert table[["difference_low", "difference_high"]].isna().all(axis=None)
     assert one(table, CUT).loc["latency_median_ms", "difference"] > 3
@@ -144,7 +144,7 @@ def test_a_replicate_that_one_backend_lacks_makes_no_pair(tmp_path: Path) -> Non
     for session in plan.sessions:
         if (session.backend, session.replicate) != ("rpc", 1):
             fake.session(session)
-    run = load(fake.path)
+    run = read(fake.path)
     assert (backend_costs.compare(run, replicates(run))["pairs"] == 2).all()
 
 
@@ -152,7 +152,7 @@ def test_backends_that_share_no_replicate_are_not_compared(tmp_path: Path) -> No
     plan = make(tiny_table(), backends=["tcp", "rpc"])
     fake = FakeRun(tmp_path / "run", plan, items=8)
     fake.session(next(session for session in plan.sessions if session.backend == "tcp"))
-    run = load(fake.path)
+    run = read(fake.path)
     table = backend_costs.compare(run, replicates(run))
     assert table.empty and list(table.columns) == [column.name for column in backend_costs.COLUMNS]
     assert "nothing is compared" in backends.text(table)
@@ -174,7 +174,7 @@ def test_pairs_of_which_a_replicate_is_marked_are_counted_and_told(tmp_path: Pat
             edit(files[1], lambda line: line.update(disturbed=["busy"]), "phase")
         if session.link == "none" and session.replicate == 2:
             edit(files[0], be_late, "phase")
-    run = load(fake.path)
+    run = read(fake.path)
     table = backend_costs.compare(run, replicates(run))
     shaped, plain = table["link"] == "rate20", table["link"] == "none"
     assert (table.loc[shaped, ["late_pairs", "disturbed_pairs"]] == 0).all(axis=None)
@@ -196,7 +196,7 @@ def test_a_run_with_one_backend_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake = FakeRun(tmp_path / "run", make(tiny_table()), items=8).all_sessions()
-    run = load(fake.path)
+    run = read(fake.path)
     with pytest.raises(RunError, match="has one backend, tcp; a comparison needs at least two"):
         backend_costs.compare(run, replicates(run))
     assert backends.main([str(fake.path)]) == 2
@@ -250,7 +250,7 @@ def test_texts_of_the_figure_are_clear_of_each_other(tmp_path: Path, table: pd.D
     fake = FakeRun(tmp_path / "run", plan, items=8)
     for session in plan.sessions:
         fake.session(session, scale=1.1 if session.backend == "rpc" else 1)
-    run = load(fake.path)
+    run = read(fake.path)
     rpc = backend_costs.compare(run, replicates(run))
     both = pd.concat([rpc, rpc.assign(backend="gloo", difference=2 * rpc["difference"])])
     for rows in (both, table):

@@ -15,7 +15,7 @@ from analysis.figures import front_figure
 from analysis.figures.captions import MARKED
 from analysis.measures import chance
 from analysis.measures.certificate import described
-from analysis.run import load
+from analysis.run import read
 from analysis.tables.points import points
 from analysis.uncertified import uncertified
 from paretopipe_worker.link.conditions import Condition
@@ -47,7 +47,7 @@ def change(fake: FakeRun, kind: str, edit: Change) -> None:
 
 def row(fake: FakeRun, **options: bool) -> Any:
     """A point over the last link."""
-    table = points(load(fake.path), **options)
+    table = points(read(fake.path), **options)
     return table[table["link"] == fake.plan.experiment.links[-1].name].iloc[1]
 
 
@@ -89,7 +89,7 @@ def test_a_link_as_asked_for_is_certified(tmp_path: Path, link: Any) -> None:
 
 
 def test_an_unshaped_link_has_no_verdict(tmp_path: Path) -> None:
-    table = points(load(run_of(tmp_path).path))
+    table = points(read(run_of(tmp_path).path))
     assert table["link_certified"].isna().all() and table["link_certificate"].isna().all()
     assert not table["link_emulated"].any() and table["link_late"].isna().all()
     assert table["on_front"].any()
@@ -169,12 +169,12 @@ def test_each_point_has_the_certificates_around_it(tmp_path: Path) -> None:
             line["goodput_mbit"] = [value / 2 for value in line["goodput_mbit"]]
 
     change(fake, "probe", edit)
-    table = points(load(fake.path)).set_index("point").loc[list(session.points)]
+    table = points(read(fake.path)).set_index("point").loc[list(session.points)]
     assert table["link_certified"].tolist() == [True, True, False, False]
     third, last = table["link_certificate"].tolist()[2:]
     assert "goodput forward 9.57 Mbit/s (asked: 19.1 ± 10%) after the point" in third
     assert "before the point" in last and "after the point" not in last
-    assert uncertified(load(fake.path)) == {session.id: list(session.points[2:])}
+    assert uncertified(read(fake.path)) == {session.id: list(session.points[2:])}
 
 
 def test_points_behind_the_last_certificate_of_a_session_are_measured_again_on_request(
@@ -188,15 +188,15 @@ def test_points_behind_the_last_certificate_of_a_session_are_measured_again_on_r
     said = capsys.readouterr().out
     assert "2 over rate20: not measured after the point" in said
     assert "-e retry_uncertified=true measures them again" in said
-    off = uncertified(load(fake.path))
+    off = uncertified(read(fake.path))
     assert off == {session.id: list(session.points[2:])}
     assert resume.todo(plan, fake.path)["sessions"] == []
     todo = resume.todo(plan, fake.path, uncertified=off)
     assert [task["points"] for task in todo["sessions"]] == [list(session.points[2:])]
     assert "2 of them are measured again: their link was not as asked for" in todo["text"]
     fake.session(session, 2, points=session.points[2:], header={"points": session.points[2:]})
-    assert uncertified(load(fake.path)) == {}
-    assert points(load(fake.path))["link_certified"].all()
+    assert uncertified(read(fake.path)) == {}
+    assert points(read(fake.path))["link_certified"].all()
 
 
 def test_marked_points_are_off_the_front_unless_asked_for(
@@ -224,7 +224,7 @@ def test_a_late_relay_marks_its_point_alone(tmp_path: Path) -> None:
             line["relay_late_p99_ns"] = 2_100_000
 
     change(fake, "phase", edit)
-    table = points(load(fake.path)).set_index("point")
+    table = points(read(fake.path)).set_index("point")
     assert table.loc[late.id, "relay_late_p99_ms"] == pytest.approx(2.1)
     assert table.index[table["link_late"].eq(True).fillna(False)].tolist() == [late.id]
 
@@ -233,7 +233,7 @@ def test_marked_points_are_hollow_and_told_with_the_relay(tmp_path: Path) -> Non
     fake = run_of(tmp_path, RATE)
     change(fake, "probe", changed("goodput_mbit", 0.5))
     for shown in (False, True):
-        [figure] = front_figure.front(points(load(fake.path), uncertified=shown))
+        [figure] = front_figure.front(points(read(fake.path), uncertified=shown))
         drawn = [line for line in figure.axes[-1].lines if line.get_marker() is MARKED]
         assert sum(len(line.get_xdata()) for line in drawn) == 4
         assert {line.get_markerfacecolor() for line in drawn} == {"none"}
@@ -248,7 +248,7 @@ def test_the_manifest_has_what_was_asked_and_measured(tmp_path: Path) -> None:
     from analysis.manifest import manifest
 
     fake = run_of(tmp_path, RATE)
-    sessions = manifest(load(fake.path))["sessions"]
+    sessions = manifest(read(fake.path))["sessions"]
     shaped = next(s for s in sessions if "rate20" in s["session"])
     certificate = shaped["certificate"]
     assert [way["rate_mbit"] for way in certificate["asked"]] == [20, 20]

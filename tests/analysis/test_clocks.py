@@ -15,7 +15,7 @@ import pytest
 
 from analysis.measures.attribution import parts
 from analysis.measures.clocks import ahead, comparisons
-from analysis.run import Run, load
+from analysis.run import Run, read
 from analysis.tables.points import points
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.records import Exchange
@@ -27,7 +27,7 @@ EVEN = Clocks()
 
 def measure(fake: FakeRun) -> pd.DataFrame:
     """The points of a run, by split."""
-    return points(load(fake.path)).set_index("split")
+    return points(read(fake.path)).set_index("split")
 
 
 def forward_ms(plan: Plan, split: str) -> float:
@@ -62,7 +62,7 @@ def test_forward_latency_is_right_whatever_both_clocks_show(
 def test_without_its_drift_a_clock_would_be_seen_to_be_off(tmp_path: Path) -> None:
     """What the drift's correction is worth: an offset alone is off by more than the bound."""
     fake = fake_of(tmp_path, Clocks(drift_ppm=-150.0)).all_sessions()
-    compared = comparisons(load(fake.path)).iloc[1]
+    compared = comparisons(read(fake.path)).iloc[1]
     moved_ms = compared["clock_offset_after_ms"] - compared["clock_offset_before_ms"]
     assert abs(moved_ms) > 10 * compared["bound_ms"]
 
@@ -100,7 +100,7 @@ def test_a_clock_that_is_set_in_the_middle_is_noticed(tmp_path: Path, step_ns: i
     clocks = Clocks(step_ns=step_ns, step_at_ns=14_000_000_000)
     fake = fake_of(tmp_path, clocks).all_sessions()
     assert_no_forward_latency(measure(fake).loc[CUT], "a clock was set: ")
-    split = parts(load(fake.path).items, comparisons(load(fake.path)))
+    split = parts(read(fake.path).items, comparisons(read(fake.path)))
     set_meanwhile = split["point"] == next(p.id for p in fake.plan.points if p.split == (CUT,))
     assert split.loc[set_meanwhile, "wire"].isna().all()
 
@@ -187,7 +187,7 @@ def test_a_slewed_clock_shows_in_the_bound_or_there_is_no_forward_latency(
         assert abs(error) <= row["forward_latency_bound_ms"] + 1e-4, split
     # Where a slew goes on, or none is, nothing is lost.
     assert (table["forward_latency_bound_ms"] < 0.1).sum() >= 15
-    run = load(fake.path)
+    run = read(fake.path)
     split = parts(run.items, comparisons(run))
     wires = split[split["wire"].notna() & split["sends"]]
     assert len(wires) > 0.9 * split["sends"].sum()
@@ -199,7 +199,7 @@ def test_a_slewed_clock_shows_in_the_bound_or_there_is_no_forward_latency(
 def test_a_crystal_that_changes_its_rate_shows_in_the_bound(tmp_path: Path) -> None:
     clocks = Clocks(warm_at_ns=14_000_000_000, warm_ppm=150, drift_ppm=0)
     fake = fake_of(tmp_path, clocks).all_sessions()
-    compared = comparisons(load(fake.path))
+    compared = comparisons(read(fake.path))
     begin_ns, end_ns = next(times for split, *times in ends_of(fake) if split == CUT)
     assert begin_ns < clocks.warm_at_ns < end_ns
     row = measure(fake).loc[CUT]
@@ -211,7 +211,7 @@ def test_a_crystal_that_changes_its_rate_shows_in_the_bound(tmp_path: Path) -> N
 def test_the_bound_holds_whenever_a_clock_is_slewed(tmp_path: Path) -> None:
     fake = fake_of(tmp_path)
     fake.session(fake.plan.sessions[0], points=())
-    run = load(fake.path)
+    run = read(fake.path)
     held = []
     for seed in range(60):
         print("seed", seed)
@@ -259,7 +259,7 @@ def compared_at(clocks: Clocks, times: list[float], chance: random.Random) -> pd
 
 def ends_of(fake: FakeRun) -> list[tuple[str, int, int]]:
     """Each point's split, and when it began and ended at the source, in that order."""
-    run = load(fake.path)
+    run = read(fake.path)
     source = run.items[run.items["rank"] == 0].groupby("point")
     times = pd.DataFrame({"begin": source["ready_ns"].min(), "end": source["done_ns"].max()})
     splits = {point.id: point.split[0] for point in run.plan.points}

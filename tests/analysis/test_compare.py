@@ -18,7 +18,7 @@ from scipy import stats
 
 from analysis import compare as module
 from analysis.compare import CompareError, compare, holm, main, welch
-from analysis.run import load
+from analysis.run import read
 from tests.analysis.test_attribution import edit
 from tests.helpers.fake_run import ALLOCATOR, FakeRun, make, tiny_table
 
@@ -61,7 +61,7 @@ def stretch(file: Path, point: str, factor: float) -> None:
 
 def test_two_runs_of_one_distribution_show_nothing(tmp_path: Path) -> None:
     first, second = (run_of(tmp_path, name, seed=n) for n, name in enumerate("ab"))
-    document = compare(load(first), load(second))
+    document = compare(read(first), read(second))
     assert len(document["rows"]) == 4 * 2 and document["differing"] == []
     assert all(row["low"] < row["ratio"] < row["high"] for row in document["rows"])
     assert all(row["replicates"] == [5, 5] for row in document["rows"])
@@ -70,7 +70,7 @@ def test_two_runs_of_one_distribution_show_nothing(tmp_path: Path) -> None:
 def test_a_change_of_ten_percent_in_one_point_shows_exactly_there(tmp_path: Path) -> None:
     first = run_of(tmp_path, "a", seed=1)
     second = run_of(tmp_path, "b", seed=2, slower={CUT: 1.1})
-    document = compare(load(first), load(second))
+    document = compare(read(first), read(second))
     told = {(row["split"], row["objective"]): row for row in document["differing"]}
     assert set(told) == {(CUT, "latency_median_ms"), (CUT, "throughput_images_s")}
     latency = told[CUT, "latency_median_ms"]
@@ -81,7 +81,7 @@ def test_a_change_of_ten_percent_in_one_point_shows_exactly_there(tmp_path: Path
 
 def test_the_half_width_is_that_of_the_intervals_of_the_ratio(tmp_path: Path) -> None:
     first, second = (run_of(tmp_path, name, seed=n) for n, name in enumerate("ab"))
-    document = compare(load(first), load(second))
+    document = compare(read(first), read(second))
     widths = [100 * (row["high"] / row["ratio"] - 1) for row in document["rows"]]
     assert document["median_half_width_percent"] == pytest.approx(np.median(widths))
     # Replicates scatter by 2 %: of 5 of them each.
@@ -107,7 +107,7 @@ def test_replicates_over_a_link_that_was_not_as_asked_for_are_left_out_and_told(
 ) -> None:
     first, second = (run_of(tmp_path, name, seed=n, **RATE) for n, name in enumerate("ab"))
     narrow(second, 2)
-    document = compare(load(first), load(second))
+    document = compare(read(first), read(second))
     assert {tuple(row["replicates"]) for row in document["rows"]} == {(5, 3)}
     assert all(row["sound"] for row in document["rows"])
     kept, lost = document["left_out"]
@@ -149,7 +149,7 @@ def test_points_with_too_few_replicates_that_count_are_told_and_the_rest_is_comp
         for n, name in enumerate("ab")
     )
     narrow(second, 4)
-    document = compare(load(first), load(second))
+    document = compare(read(first), read(second))
     assert {row["link"] for row in document["rows"]} == {"none"} and len(document["rows"]) == 8
     assert {row["link"] for row in document["too_few"]} == {"rate20"}
     assert {tuple(row["replicates"]) for row in document["too_few"]} == {(5, 1)}
@@ -173,11 +173,11 @@ def test_differences_that_rest_on_marked_replicates_are_told_apart(
 ) -> None:
     first = run_of(tmp_path, "a", seed=1)
     second = run_of(tmp_path, "b", seed=2, slower={CUT: 1.1, "body.1": 1.1})
-    plan = load(second).plan
+    plan = read(second).plan
     (point,) = (point.id for point in plan.points if point.split == (CUT,))
     for file in sorted(second.glob("records/pi/*"))[:3]:
         edit(file, lambda line: line.update(change) if line["point"] == point else 0, "phase")
-    document = compare(load(first), load(second))
+    document = compare(read(first), read(second))
     told = {(row["split"], row["objective"]): row for row in document["differing"]}
     assert len(told) == 4
     for (split, _), row in told.items():
@@ -283,7 +283,7 @@ def test_one_replicate_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_points_of_one_run_alone_are_counted(tmp_path: Path) -> None:
     first = run_of(tmp_path, "a", seed=1)
     second = run_of(tmp_path, "b", seed=2, splits={"cuts": [CUT]})
-    document = compare(load(first), load(second))
+    document = compare(read(first), read(second))
     assert len(document["rows"]) == 3 * 2 and document["only_in"] == [1, 0]
 
 
@@ -291,7 +291,7 @@ def test_runs_without_a_common_point_are_refused(tmp_path: Path) -> None:
     first = run_of(tmp_path, "a", seed=1)
     second = run_of(tmp_path, "b", seed=2, window=5)
     with pytest.raises(CompareError, match="no point was measured in both"):
-        compare(load(first), load(second))
+        compare(read(first), read(second))
 
 
 @pytest.mark.parametrize(
@@ -307,12 +307,12 @@ def test_another_allocator_or_number_of_threads_is_refused(
     first = run_of(tmp_path, "a", seed=1)
     second = run_of(tmp_path, "b", seed=2, header={"facts": {"threads": 1} | facts})
     with pytest.raises(CompareError, match=what):
-        compare(load(first), load(second))
+        compare(read(first), read(second))
 
 
 def test_another_profile_under_the_same_name_is_refused(tmp_path: Path) -> None:
     runs = [
-        load(run_of(tmp_path, name, seed=1, links=[{"name": "wan", "rate_mbit": rate}]))
+        read(run_of(tmp_path, name, seed=1, links=[{"name": "wan", "rate_mbit": rate}]))
         for name, rate in (("a", 20), ("b", 30))
     ]
     with pytest.raises(CompareError, match="link wan"):
@@ -320,7 +320,7 @@ def test_another_profile_under_the_same_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_and_stretched_hosts_are_refused(tmp_path: Path) -> None:
-    run = load(run_of(tmp_path, "a", seed=1))
+    run = read(run_of(tmp_path, "a", seed=1))
     hosts = tuple(dataclasses.replace(host, device_emulated=9.0) for host in run.plan.hosts)
     tables = tuple(dataclasses.replace(t, weights_sha256="cd" * 32) for t in run.plan.tables)
     other = dataclasses.replace(

@@ -22,7 +22,7 @@ from analysis.figures.captions import STROKE
 from analysis.figures.crowded import NAMED
 from analysis.figures.pages import PAGE_IN
 from analysis.figures.style import DPI
-from analysis.run import load
+from analysis.run import read
 from analysis.tables.front import mark
 from analysis.tables.points import points
 from paretopipe_worker.cuts import FIRST, LAST
@@ -39,7 +39,7 @@ from tests.helpers.fake_run import (
 def table_of(tmp_path: Path, links: list[object], count: int = 21) -> pd.DataFrame:
     """Points of a made-up run of MobileNetV2, the first `count` of each link."""
     plan = make(mobilenet_table(), links=links)
-    table = points(load(FakeRun(tmp_path / "run", plan, items=8).all_sessions().path))
+    table = points(read(FakeRun(tmp_path / "run", plan, items=8).all_sessions().path))
     return table[table["position"] < count]
 
 
@@ -349,7 +349,7 @@ def test_the_front_is_filled_and_joined_and_the_rest_is_hollow(smoke: pd.DataFra
 
 def test_each_backend_has_panels_of_its_own(tmp_path: Path) -> None:
     plan = make(tiny_table(), links=TWO_LINKS, backends=["tcp", "rpc"])
-    table = points(load(FakeRun(tmp_path / "run", plan, items=8).all_sessions().path))
+    table = points(read(FakeRun(tmp_path / "run", plan, items=8).all_sessions().path))
     titles = [axes.get_title(loc="left") for axes in one_page(front_figure.front(table)).axes]
     assert titles == [
         f"{link}, {backend}"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.run import load, processes
+from analysis.run import processes, read
 from analysis.tables.points import points
 from paretopipe_worker.records import Health
 from tests.helpers.fake_run import (
@@ -30,7 +30,7 @@ CUT = "body.1"
 
 def measure(fake: FakeRun) -> pd.DataFrame:
     """The points of a run, by split."""
-    return points(load(fake.path)).set_index("split")
+    return points(read(fake.path)).set_index("split")
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
@@ -185,7 +185,7 @@ def test_an_attempt_counts_for_the_points_it_was_to_measure(tmp_path: Path) -> N
     done, rest = session.points[:2], session.points[2:]
     fake.session(session, points=done, end="failed", reason="pi: killed")
     fake.session(session, 1, points=rest, header={"points": rest})
-    table = points(load(fake.path)).set_index("point")
+    table = points(read(fake.path)).set_index("point")
     assert set(table["status"]) == {"ok"}
     assert set(table.loc[list(done), "tries"]) == {1} and set(table.loc[list(rest), "tries"]) == {2}
 
@@ -206,7 +206,7 @@ def test_a_point_failed_earlier_keeps_its_reason_when_later_attempts_leave_it_ou
         ),
     )
     fake.session(session, 1, points=rest, header={"points": rest})
-    row = points(load(fake.path)).set_index("point").loc[failed]
+    row = points(read(fake.path)).set_index("point").loc[failed]
     assert (row["status"], row["reason"], row["tries"]) == ("failed", "the output differs", 1)
 
 
@@ -215,7 +215,7 @@ def test_the_records_alone_prove_how_many_stage_processes_were_started(tmp_path:
     links, backends = ["none", {"name": "rate20", "rate_mbit": 20}], ["tcp", "rpc"]
     plan = make(*tables, links=links, backends=backends, replicates=3)
     fake = FakeRun(tmp_path / "run", plan, items=8).all_sessions()
-    told = processes(load(fake.path))
+    told = processes(read(fake.path))
     assert told["started"] == told["planned"] == 2 * 2 * 2 * 2 * 3
     assert told["points"] == 4 * told["attempts"] == 4 * 24 and told["cut_short"] == 0
 
@@ -226,7 +226,7 @@ def test_every_attempt_starts_processes_of_its_own(tmp_path: Path) -> None:
     fake.session(session, end="none")
     fake.session(session, attempt=1)
     fake.controller_failure(session, 2, "host server is down")
-    assert processes(load(fake.path)) == {
+    assert processes(read(fake.path)) == {
         "started": 4,
         "cut_short": 2,
         "attempts": 2,

@@ -16,7 +16,7 @@ from analysis import pareto
 from analysis.figures import front_figure
 from analysis.figures.load_figure import load_figure
 from analysis.measures.replicates import replicates
-from analysis.run import load
+from analysis.run import read
 from analysis.tables.load_curve import NAMES, load_curve
 from analysis.tables.points import points
 from tests.analysis.test_figures import one_page, overlapping, shown_texts
@@ -28,7 +28,7 @@ SHARES = (0.3, 0.6, 1.5)
 
 def curve_of(fake: FakeRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The points of a run, and its load curve."""
-    run = load(fake.path)
+    run = read(fake.path)
     measured = replicates(run)
     table = points(run, measured=measured)
     return table, load_curve(run, table, measured)
@@ -191,7 +191,7 @@ def test_few_items_have_no_latency_and_less_than_two_windows_no_rate(
 def test_load_legs_leave_latency_and_throughput_as_they_are(tmp_path: Path) -> None:
     table, _ = curve_of(fake_of(tmp_path).all_sessions())
     plain = make(tiny_table(), links=TWO_LINKS)
-    without = points(load(FakeRun(tmp_path / "b", plain, items=70, noise=0).all_sessions().path))
+    without = points(read(FakeRun(tmp_path / "b", plain, items=70, noise=0).all_sessions().path))
     for name in ("latency_median_ms", "throughput_images_s", "loaded_latency_median_ms"):
         assert table[name].tolist() == without[name].tolist()
 
@@ -248,7 +248,7 @@ def test_its_texts_are_inside_it_and_clear_of_each_other(
 
 def test_disturbed_legs_are_struck_out(drawn: tuple[pd.DataFrame, Figure], tmp_path: Path) -> None:
     curve, plain = drawn
-    table = points(load(fake_of(tmp_path, items=8).all_sessions().path))
+    table = points(read(fake_of(tmp_path, items=8).all_sessions().path))
     disturbed = curve["on_front"] & (curve["step"] == 2)
     [figure] = load_figure(table, curve.assign(disturbed=disturbed))
     count = int((curve["on_front"] & (curve["step"] == 2)).sum())
@@ -262,6 +262,6 @@ def test_draw_takes_the_curve_of_each_model_alone(
     drawn: tuple[pd.DataFrame, Figure], tmp_path: Path
 ) -> None:
     curve, _ = drawn
-    table = points(load(fake_of(tmp_path, items=8).all_sessions().path))
+    table = points(read(fake_of(tmp_path, items=8).all_sessions().path))
     files = front_figure.draw(table, tmp_path / "figures", curve.assign(model="other"))
     assert not [file for file in files if file.name.startswith("load-")]

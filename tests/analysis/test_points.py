@@ -15,7 +15,7 @@ from scipy import stats
 
 from analysis.column import PERCENTILE_ITEMS
 from analysis.measures.replicates import percentiles
-from analysis.run import load
+from analysis.run import read
 from analysis.tables import front
 from analysis.tables.columns import FRONT, POINTS
 from analysis.tables.points import points
@@ -34,7 +34,7 @@ CUT = "body.1"
 
 def measure(fake: FakeRun) -> pd.DataFrame:
     """The points of a run, by split."""
-    return points(load(fake.path)).set_index("split")
+    return points(read(fake.path)).set_index("split")
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
@@ -60,7 +60,7 @@ def point_of(fake: FakeRun, split: str = CUT) -> Point:
 
 def test_every_point_of_the_plan_has_a_row_in_the_order_of_the_data(tmp_path: Path) -> None:
     plan = make(mobilenet_table(), links=TWO_LINKS)
-    table = points(load(FakeRun(tmp_path / "run", plan, items=8).path))
+    table = points(read(FakeRun(tmp_path / "run", plan, items=8).path))
     names = ["@last", *(f"features.{n}" for n in range(19)), "@first"]
     assert table["split"].tolist() == names * 2
     assert table["link"].tolist() == ["none"] * 21 + ["rate20"] * 21
@@ -129,7 +129,7 @@ def test_throughput_counts_images_not_batches(tmp_path: Path) -> None:
 
 def test_less_than_two_windows_of_items_are_no_throughput_and_say_so(tmp_path: Path) -> None:
     plan = make(tiny_table(), window=[3, 64], splits={"cuts": [CUT]})
-    table = points(load(FakeRun(tmp_path / "run", plan, items=20).all_sessions().path))
+    table = points(read(FakeRun(tmp_path / "run", plan, items=20).all_sessions().path))
     rows = table.set_index(["split", "window"])
     row = rows.loc[CUT, 64]
     assert (row["status"], row["on_front"], row["throughput_items"]) == ("ok", False, 20)
@@ -263,7 +263,7 @@ def test_the_latest_complete_attempt_counts_and_no_items_of_others(fake: FakeRun
 def test_complete_points_of_a_session_cut_short_count_and_others_do_not(fake: FakeRun) -> None:
     session = fake.plan.sessions[0]
     fake.session(session, points=session.points[:2], end="none")
-    table = points(load(fake.path)).set_index("point")
+    table = points(read(fake.path)).set_index("point")
     assert set(table.loc[list(session.points[:2]), "status"]) == {"ok"}
     assert set(table.loc[list(session.points[2:]), "status"]) == {"failed"}
     assert set(table.loc[list(session.points[2:]), "reason"]) == {
@@ -375,7 +375,7 @@ def test_the_worst_replicate_decides_what_was_checked(twice: FakeRun) -> None:
 
 def test_the_links_certificate_is_that_of_its_session(tmp_path: Path) -> None:
     plan = make(tiny_table(), links=TWO_LINKS)
-    table = points(load(FakeRun(tmp_path / "run", plan).all_sessions().path))
+    table = points(read(FakeRun(tmp_path / "run", plan).all_sessions().path))
     slow = table[table["link"] == "rate20"].iloc[0]
     assert slow["link_goodput_before_mbit"] == pytest.approx(20 / 1.045)
     assert slow["link_round_trip_after_ms"] == pytest.approx(0.12)

@@ -16,7 +16,7 @@ import yaml
 
 from analysis import manifest as manifests
 from analysis import provenance
-from analysis.run import load
+from analysis.run import read
 from paretopipe_worker.plan import fleet, spec
 from paretopipe_worker.prepare import prepare
 from tests import ROOT
@@ -91,7 +91,7 @@ def test_of_variables_and_facts_only_what_is_listed_and_plain_gets_in(fake: Fake
         "netem_state_dir": ["tr0ub4dor"],
     }
     facts = {"distribution": "Debian", "env": {"TOKEN": "hunter2"}, "ssh_host_key": "id_ed25519"}
-    document = manifests.manifest(load(fake.path), {"pi": facts}, {"pi": variables})
+    document = manifests.manifest(read(fake.path), {"pi": facts}, {"pi": variables})
     assert document["hosts"][0]["inventory"] == {"threads": 4}
     assert document["hosts"][0]["facts"] == {"distribution": "Debian"}
     text = json.dumps(document)

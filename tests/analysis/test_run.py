@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis import pareto
-from analysis.run import RunError, load
+from analysis.run import RunError, read
 from analysis.tables.points import points
 from paretopipe_worker.plan import resume
 from paretopipe_worker.plan.belonging import ForeignRecords
@@ -23,7 +23,7 @@ def fake(tmp_path: Path) -> FakeRun:
 
 
 def test_a_whole_run_becomes_tidy_frames_without_warnings(fake: FakeRun) -> None:
-    run = load(fake.all_sessions().path)
+    run = read(fake.all_sessions().path)
     assert run.warnings == ()
     assert set(run.items["phase"]) == {"warmup", "latency", "throughput"}
     assert list(run.items.columns[:5]) == ["session", "attempt", "replicate", "host", "rank"]
@@ -33,16 +33,16 @@ def test_a_whole_run_becomes_tidy_frames_without_warnings(fake: FakeRun) -> None
 
 
 def test_frames_have_the_same_dtypes_with_and_without_records(fake: FakeRun) -> None:
-    before = load(fake.path)
-    after = load(fake.all_sessions().path)
-    for name in ("items", "phases", "points", "probes"):
+    before = read(fake.path)
+    after = read(fake.all_sessions().path)
+    for name in ("items", "legs", "points", "probes"):
         assert getattr(before, name).empty
         assert getattr(before, name).dtypes.equals(getattr(after, name).dtypes), name
 
 
 def test_a_file_without_end_line_is_truncated_and_named(fake: FakeRun) -> None:
     paths = fake.session(fake.plan.sessions[0], end="none")
-    run = load(fake.path)
+    run = read(fake.path)
     assert list(run.sessions["status"]) == ["truncated", "truncated"]
     assert all(str(path) in text for path, text in zip(paths, run.warnings, strict=True))
     assert all("truncated" in text for text in run.warnings)
@@ -50,17 +50,17 @@ def test_a_file_without_end_line_is_truncated_and_named(fake: FakeRun) -> None:
 
 def test_an_unfinished_last_line_is_passed_over(fake: FakeRun) -> None:
     path = fake.session(fake.plan.sessions[0], end="none")[0]
-    whole = len(load(fake.path).items)
+    whole = len(read(fake.path).items)
     with path.open("a") as file:
         file.write('{"point":"x","phase"')
-    assert len(load(fake.path).items) == whole
+    assert len(read(fake.path).items) == whole
 
 
 def test_an_empty_file_is_named_and_counts_as_nothing(fake: FakeRun) -> None:
     path = fake.file(fake.plan.sessions[0], 1, "pi")
     path.parent.mkdir(parents=True)
     path.touch()
-    run = load(fake.path)
+    run = read(fake.path)
     assert run.sessions.empty
     assert run.warnings == (f"{path}: truncated: it holds no header; nothing of it counts",)
 
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_named_its_session_counts_for_nothing_and_the_rest_is_
     printed = capsys.readouterr()
     assert f"warning: {first}:5: is not a record" in printed.err
     assert "4 of 4 points measured" in printed.out
-    table = points(load(fake.path))
+    table = points(read(fake.path))
     assert set(table["replicates"]) == {1}
     assert set(table["reason"]) == {"records of server are damaged (replicate 0)"}
     # Zeros in the middle of the other one: nothing is left, and it is still told.
@@ -109,7 +109,7 @@ def test_records_of_something_else_are_refused(
 ) -> None:
     fake.session(fake.plan.sessions[0], attempt=1, header=change)
     with pytest.raises(ForeignRecords, match=message):
-        load(fake.path)
+        read(fake.path)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_attempts_by_other_code_or_torch_are_not_mixed(
     first, _ = fake.session(session, attempt=1)
     second, _ = fake.session(session, attempt=2, header=change)
     with pytest.raises(ForeignRecords, match=message) as refused:
-        load(fake.path)
+        read(fake.path)
     assert str(first) in str(refused.value) and str(second) in str(refused.value)
     assert "-e run=NAME" in str(refused.value)
 
@@ -134,12 +134,12 @@ def test_attempts_by_other_code_or_torch_are_not_mixed(
 def test_records_of_other_weights_than_the_plans_are_refused(fake: FakeRun) -> None:
     fake.session(fake.plan.sessions[0], weights="cd" * 32)
     with pytest.raises(ForeignRecords, match="measured with weights cdcdcdcdcdcd; the plan's"):
-        load(fake.path)
+        read(fake.path)
 
 
 def test_a_run_that_is_not_there_is_refused_with_those_that_are(fake: FakeRun) -> None:
     with pytest.raises(RunError, match=r"no such run .* runs in .*/results: made-up"):
-        load(fake.path.parent / "mad-up")
+        read(fake.path.parent / "mad-up")
 
 
 def test_the_analysis_imports_no_torch() -> None:

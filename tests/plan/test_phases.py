@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from analysis import pareto
-from analysis.run import load
+from analysis.run import read
 from analysis.tables.points import points
 from paretopipe_worker.plan import arrivals, window
 from paretopipe_worker.plan.spec import LoadSpec, PhaseSpec
@@ -173,7 +173,7 @@ def test_windows_of_both_kinds_have_a_row_and_a_front_each(
 ) -> None:
     made = make(tiny_table(), window=[4, "auto", 3])
     path = FakeRun(tmp_path / "run", made, items=9).all_sessions().path
-    table = points(load(path))
+    table = points(read(path))
     # As listed in the experiment.
     assert list(dict.fromkeys(table["window"])) == [4, "auto", 3]
     assert table.groupby("window", sort=False)["on_front"].any().all()

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis.measures.replicates import replicates
-from analysis.run import load
+from analysis.run import read
 from paretopipe_worker import records
 from paretopipe_worker.plan import attempts, planner, resume, spec
 from paretopipe_worker.plan import plan as plans
@@ -339,7 +339,7 @@ def test_a_task_says_what_each_host_does_to_which_peer(tmp_path: Path) -> None:
 
 def agree(fake: FakeRun) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Hold that resume and analysis count alike; return the replicates and what is to do."""
-    found = replicates(load(fake.path))
+    found = replicates(read(fake.path))
     lacking = found[found["status"] != "ok"]
     uncounted: dict[str, set[str]] = {}
     for session, point in zip(lacking["session"], lacking["point"], strict=True):

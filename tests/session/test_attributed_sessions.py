@@ -13,7 +13,7 @@ import pytest
 from analysis.measures.attribution import attribution, parts, sums
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
-from analysis.run import Run, load
+from analysis.run import Run, read
 from analysis.tables.points import points
 from paretopipe_worker.link.conditions import Condition
 from tests.helpers.namespaces import reason_without_namespaces
@@ -46,7 +46,7 @@ def measured(folder: Path, model: str) -> Run:
     """A finished session over loopback."""
     made = lab(folder, experiment(model, "1", "2"))
     made.run(made.plan.sessions[0])
-    return load(made.results)
+    return read(made.results)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def shaped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, dict
         link.lease.touch()
         after = bare(link.hosts, sizes)
         yield (
-            load(made.results),
+            read(made.results),
             {size: statistics.median(before[size] + after[size]) for size in sizes},
         )
 

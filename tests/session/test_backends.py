@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.run import load
+from analysis.run import read
 from analysis.tables.points import points
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition, TcpSettings
@@ -56,7 +56,7 @@ def test_a_session_measures_every_point_and_every_byte_crosses(
     made.run(session)
     for end in of(PointEnd, written(made, session, "edge")):
         assert (end.status, end.gate, end.output) == ("ok", True, "exact"), end
-    table = points(load(made.results))
+    table = points(read(made.results))
     assert set(table["status"]) == {"ok"}, set(table["reason"])
     assert (table.loc[table["split"] != "@first", "crossed"] == True).all()  # noqa: E712
 
@@ -118,7 +118,7 @@ def test_tensorpipes_shortcut_around_the_network_is_refused(link: Link, tmp_path
     ]
     texts = [stage.communicate(timeout=120)[1] for stage in stages]
     assert [stage.returncode for stage in stages] == [0, 0], "\n".join(texts)
-    table = points(load(made.results)).set_index("split")
+    table = points(read(made.results)).set_index("split")
     crossing = table.drop("@first")
     assert set(crossing["status"]) == {"failed"}
     assert all("the network counted" in reason for reason in crossing["reason"])

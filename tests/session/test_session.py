@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from analysis.run import load
+from analysis.run import read
 from analysis.tables.points import points
 from paretopipe_worker import records
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
@@ -197,7 +197,7 @@ def test_a_link_that_nobody_shaped_is_measured_and_not_certified(tmp_path: Path)
         made.run(session)
         for probe in of(Probe, written(made, session, "edge")):
             assert (probe.datagrams is not None) == (session.link == "lossy")
-    table = points(load(made.results))
+    table = points(read(made.results))
     assert not table["link_certified"].any() and not table["on_front"].any()
     said = table.groupby("link")["link_certificate"].first()
     assert "goodput forward" in said["rate20"] and "512 KiB back" in said["rate20"]
@@ -399,7 +399,7 @@ def test_a_killed_stage_ends_the_session_and_the_next_attempt_measures_it(
         (number, count) for number in range(1, count + 1)
     ]
     assert resume.todo(made.plan, made.results)["done"] == 1
-    assert set(points(load(made.results))["status"]) == {"ok"}
+    assert set(points(read(made.results))["status"]) == {"ok"}
 
 
 def test_a_signal_is_the_recorded_reason(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from analysis import pareto
 from analysis.measures.certificate import certificates
-from analysis.run import Run, load
+from analysis.run import Run, read
 from analysis.tables.points import points
 from analysis.tables.trace_segments import COLUMNS
 from paretopipe_worker import records
@@ -204,7 +204,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         texts = [stage.communicate(timeout=120)[1] for stage in stages]
         assert [stage.returncode for stage in stages] == [0, 0], "\n".join(texts)
     file = planned.results / "records" / "edge" / records.file_name(session.id, 1)
-    yield Session(planned, list(records.read(file)), load(planned.results))
+    yield Session(planned, list(records.read(file)), read(planned.results))
 
 
 @pytest.mark.must_run
