@@ -15,6 +15,7 @@ from analysis.measures.attribution import TOTALS
 from analysis.measures.replicates import replicates
 from analysis.run import RunError, read
 from analysis.tables.backend_costs import APART, compare
+from paretopipe_worker.plan.labels import readable
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
@@ -60,7 +61,7 @@ def text(table: pd.DataFrame) -> str:
         known = dict(zip(group, map(str, names), strict=True))
         title = (
             f"{known['model']} over link {known['link']}: {known['backend']} minus "
-            f"{known['reference']}, {known['placement'].replace('>', ' > ')}, batch "
+            f"{known['reference']}, {readable(known['placement'])}, batch "
             f"{known['batch']}, window {known['window']}, {known['dtype']}"
         )
         parts.append("\n".join([title, _shown(rows), _said(rows)]))

@@ -4,37 +4,78 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 PERCENTILE_ITEMS = {90: 64, 95: 130, 99: 662}
-"""Items a percentile needs to be told. With so many the second largest is an upper bound of it with
-99 % confidence (MLPerf Inference's LoadGen); the quantile between items is not, so that it has an
-interval beside it."""
+"""Items without which a percentile is not reported. With this many, the second largest item is an
+upper bound of the percentile with 99 % confidence (MLPerf Inference's LoadGen). The percentile
+itself is interpolated between items and is no such bound, so that it is reported with an interval.
+"""
 
 PERCENTILE_CONFIDENCE = 0.99
-"""Of that interval, in each replicate."""
-
-STAGES = 2
-"""Stages of a pipeline in this version."""
+"""Confidence of that interval, in each replicate."""
 
 WHOLE = (
-    "`batch * m` over the time from the first to the m-th completion after it, where m of the n "
-    "completions make up whole windows, `m = floor((n - 1) / window) * window`"
+    "`batch * m` over the time from the first completion to the m-th one after it, where m of the "
+    "n completions make up whole windows, `m = floor((n - 1) / window) * window`"
 )
 """How a throughput is computed."""
 
 UNMEASURED = "no replicate was measured"
-IDLE = "the rank has no part in this split"
 
 
 OBJECTIVES = {"latency_median_ms": "min", "throughput_images_s": "max"}
-"""What a front is of: columns, and whether less or more of each is better."""
+"""The objectives of a front: columns, and whether less or more of each is better."""
+
+
+@dataclass(frozen=True)
+class Over:
+    """How several values, those of a point's replicates above all, become one.
+
+    Parameters
+    ----------
+    how
+        ``mean``, ``sum`` and ``worst`` are null where one of the values is; ``min`` and ``max``
+        pass over nulls. ``worst`` takes the last in `order`. ``together`` joins the different texts
+        by ``; ``, ``union`` the words of comma-separated lists. ``low`` and ``high`` are the ends
+        of the t-interval of the mean of another column, `of`.
+    dtype
+        Of the result.
+    order
+        All values from best to worst.
+    of
+        Name of the column whose interval it is.
+    """
+
+    how: Literal["mean", "min", "max", "sum", "worst", "together", "union", "low", "high"]
+    dtype: str = "float64"
+    order: tuple[object, ...] = ()
+    of: str = ""
+
+
+MEAN = Over("mean")
+LEAST, MOST, SUM = Over("min"), Over("max"), Over("sum")
+FEWEST, GREATEST, TOTAL = Over("min", "Int64"), Over("max", "Int64"), Over("sum", "Int64")
+"""The same for whole numbers."""
+TOGETHER, UNION = Over("together", "str"), Over("union", "str")
+
+
+def worst(*order: object) -> Over:
+    """The worst value decides; `order` is from best to worst."""
+    flags = all(isinstance(value, bool) for value in order)
+    return Over("worst", "boolean" if flags else "str", order)
+
+
+ANY, ALL = worst(False, True), worst(True, False)
+"""Of flags: whether one value is true, and whether all are."""
 
 
 @dataclass(frozen=True)
 class Column:
     """One column of a table.
 
-    `null` says when there is no value; `front` whether ``front.csv`` has the column too.
+    `null` says when there is no value, `front` whether ``front.csv`` has the column too, and `over`
+    how the values of replicates become the one of the table; it is None where no replicate has one.
     """
 
     name: str
@@ -42,17 +83,19 @@ class Column:
     meaning: str
     null: str = ""
     front: bool = False
+    over: Over | None = None
 
 
 def interval(name: str, unit: str, of: str) -> Iterator[Column]:
-    """Both ends of a confidence interval."""
+    """Both ends of the confidence interval of the column `of`; ``{}`` in `name` is the end."""
     for end in ("low", "high"):
         yield Column(
             name.format(end),
             unit,
-            f"{end.capitalize()} end of the 95 % t-interval of {of} over replicates.",
+            f"{end.capitalize()} end of the 95 % t-interval of `{of}` over replicates.",
             "fewer than two replicates were measured",
             front=True,
+            over=Over(end, of=of),
         )
 
 
@@ -70,18 +113,20 @@ def percentiles(of: str) -> Iterator[Column]:
         yield Column(
             f"{name}_ms",
             "ms",
-            f"{percentile}th percentile of {of} (between items linearly), then the mean over "
+            f"{percentile}th percentile of {of}, interpolated linearly between items: mean over "
             "replicates.",
             null,
+            over=MEAN,
         )
         for end in ("low", "high"):
             yield Column(
                 f"{name}_{end}_ms",
                 "ms",
-                f"{end.capitalize()} end of the interval of order statistics in which that lies, "
-                f"with {PERCENTILE_CONFIDENCE:.0%} confidence in each replicate: the mean over "
-                "replicates, which r of them make true with 100 - r % at least.",
+                f"{end.capitalize()} end of the interval between order statistics that contains "
+                f"that percentile with {PERCENTILE_CONFIDENCE:.0%} confidence in each replicate: "
+                "mean over replicates, whose confidence is at least 100 - r % for r replicates.",
                 null,
+                over=MEAN,
             )
 
 
@@ -89,7 +134,7 @@ _DIRECTIONS = {"min": "minimise", "max": "maximise"}
 
 
 def table(columns: Iterable[Column], *, fronts: bool = True) -> Iterator[str]:
-    """Lines of a Markdown table of columns; `fronts` is whether objectives and fronts matter."""
+    """Lines of a Markdown table of columns; `fronts` adds objectives and what is in front.csv."""
     titles = ["column", "unit", *(["objective", "in front.csv"] if fronts else [])]
     titles += ["meaning", "null when"]
     yield "| " + " | ".join(titles) + " |"

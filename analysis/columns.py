@@ -4,46 +4,53 @@ from __future__ import annotations
 
 from analysis.column import Column, table
 from analysis.measures.attribution_columns import ATTRIBUTION
-from analysis.tables import backend_costs, load_curve, trace_segments
+from analysis.tables import backend_costs, load_curve, stages, trace_segments
 from analysis.tables.columns import SECTIONS
 from paretopipe_worker.plan.spec import MIN_ITEMS
 
 _OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
+    "stages.csv": (
+        "One row per point and rank that takes part in it, also for points that failed: how the\n"
+        "rank's stage computed, and how its host was meanwhile.",
+        stages.COLUMNS,
+    ),
     "load.csv": (
-        "One row per point and offered rate, for experiments with legs of offered load.",
+        "One row per point and offered rate, for experiments that offer load.",
         load_curve.COLUMNS,
     ),
     "segments.csv": (
-        "One row per point and segment, where links follow traces; without segments that no phase "
-        "came to.",
+        "One row per point and segment, where links follow traces. Segments that no leg reached\n"
+        "and that were not certified are left out.",
         trace_segments.COLUMNS,
     ),
     "attribution.csv": (
-        "One row per point measured, rank and kind of time. Each kind is the time between two\n"
-        "time stamps of its own, none is what others leave over.",
+        "One row per measured point, rank and kind of time. Each kind is measured between two\n"
+        "time stamps of its own; none is computed as a remainder.",
         ATTRIBUTION,
     ),
     "backends.csv": (
         "One row per cut, backend and quantity, where a run has several backends; `python -m\n"
-        "analysis.backends results/RUN` makes it alone.",
+        "analysis.backends results/RUN` makes this table alone.",
         backend_costs.COLUMNS,
     ),
 }
-"""Further tables, what is said of each, and its columns."""
+"""Further tables, each with a description and its columns."""
 
 
 _PREAMBLE = """\
 # Columns of points.csv and front.csv
 
 `python -m analysis.pareto results/RUN` makes both tables from the raw records alone. `points.csv`
-has one row per point of the plan, also for those that failed; `front.csv` one row per point on its
-Pareto front, by group and then latency. A number that was not measured is empty (null); nothing is
-estimated. A mean over replicates is null where one of the replicates measured lacks the value.
+has one row per point of the plan, also for those that failed; `front.csv` has one row per point on
+its Pareto front, by group and then latency. A number that was not measured is empty (null); nothing
+is estimated. A mean over replicates is null where one of the replicates measured lacks the value.
+What belongs to a rank is in `stages.csv`.
 
-A replicate of a point counts only where its records are complete: the source's closing line, and
-the phases' closing lines of every rank that took part, all from one attempt at the session, the
-latest such. It is failed where a phase has fewer than {minimum} items or its bytes did not cross.
-Where a disturbed leg was measured again, the last leg of the phase counts.
+A replicate of a point counts only if its records are complete: they have the source's line that
+ends the point, and the line that ends each leg from every rank that took part, all from one attempt
+at the session. If several attempts are complete, the latest counts. The replicate is failed if a
+leg has fewer than {minimum} items or its bytes did not cross. If a disturbed leg was measured
+again, the last leg counts.
 
 This page is printed by `python -m analysis.columns`.
 """

@@ -31,10 +31,11 @@ from scipy import stats
 
 from analysis.column import OBJECTIVES
 from analysis.measures.marks import MARKS
+from analysis.measures.reduction import CONFIDENCE
 from analysis.measures.replicates import replicates
 from analysis.run import Run, RunError, read
 from analysis.tables.comparison import KEY, LEAST, lost_of, text
-from analysis.tables.points import CONFIDENCE, planned
+from analysis.tables.points import planned
 from paretopipe_worker.plan.belonging import CONTROLLER
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError

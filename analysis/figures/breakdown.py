@@ -23,27 +23,33 @@ from analysis.figures.labels import Floats
 from analysis.figures.pages import NARROWEST_IN, PAGE_IN, pages, rows_that_fit
 from analysis.figures.style import STYLE, freeze, title_of
 from paretopipe_worker.cuts import FIRST, LAST
+from paretopipe_worker.plan.labels import hosts_of
 
-PARTS: dict[str, dict[str, Any]] = {
-    "stage 0 compute": {"facecolor": "#3b5b92"},
-    "stage 1 compute": {"facecolor": "#e0a458"},
+_STAGES = ("#3b5b92", "#e0a458", "#8a6fae", "#6f9fc0")
+_STAGE = "stage {} compute"
+_REST = "latency - compute (not attributed)"
+_OTHERS: dict[str, dict[str, Any]] = {
     "wire forward": {"facecolor": "#dcebe4", "edgecolor": "#3f7d64", "hatch": "////"},
     "wire back": {"facecolor": "#a9cdbd", "edgecolor": "#3f7d64", "hatch": "\\\\\\\\"},
     "wire, there and back": {"facecolor": "#dcebe4", "edgecolor": "#3f7d64", "hatch": "xxxx"},
     "serialise": {"facecolor": "#a5323c"},
     "queue": {"facecolor": "white", "edgecolor": "0.2", "hatch": "....."},
-    "latency - compute (not attributed)": {
-        "facecolor": "#d9d9d9",
-        "edgecolor": "0.65",
-        "hatch": "----",
-    },
+    _REST: {"facecolor": "#d9d9d9", "edgecolor": "0.65", "hatch": "----"},
 }
-"""Parts of a bar from the bottom up: told apart by brightness and hatch too, as print needs."""
+_KINDS = {"serialise": "serialise", "queue": "queue", "send_queue": "queue"}
+
+
+def parts_of(ranks: int) -> dict[str, dict[str, Any]]:
+    """Parts of a bar from the bottom up, with their styles.
+
+    They differ in brightness and hatch as well as in colour, so that they can be told apart in
+    print.
+    """
+    colours = zip(range(ranks), itertools.cycle(_STAGES), strict=False)
+    return {_STAGE.format(rank): {"facecolor": colour} for rank, colour in colours} | _OTHERS
+
 
 _LATENCY = "latency_median_ms"
-_REST = next(reversed(PARTS))
-
-
 _PANEL_IN = 1.85
 _AXIS_IN = 0.75
 """What the names of cuts take below the last row."""
@@ -58,34 +64,41 @@ _CROWDED = (
 )
 
 
-def breakdown(points: pd.DataFrame, attribution: pd.DataFrame | None = None) -> list[Figure]:
+def breakdown(
+    points: pd.DataFrame, stages: pd.DataFrame, attribution: pd.DataFrame | None = None
+) -> list[Figure]:
     """Draw where one model's response latency goes, cut by cut in the order of the data.
 
-    A row per link, a column per further condition. Where there are more cuts than names have room
-    for, bars touch, those on the front are marked, and only these and the endpoints are named.
+    There is a row for each link and a column for each further condition. Where there are more cuts
+    than names have room for, bars touch each other, the cuts on the front are marked, and only
+    these and the endpoints are named.
 
     Parameters
     ----------
     points
         Rows of ``points.csv``.
+    stages
+        The table ``stages.csv``.
     attribution
-        The table ``attribution.csv``. For points that it lacks, what is neither stage's computation
-        is drawn as what it is: the rest of the latency.
+        The table ``attribution.csv``. Of a point that it lacks, the bar shows the computation of
+        the stages and the rest of the latency.
 
     Returns
     -------
     A figure for each page.
     """
-    # Cuts that are not in the experiment leave no gaps.
+    # Cuts that the experiment leaves out must not leave gaps.
     points = points.assign(position=points["position"].rank(method="dense"))
-    parts = heights(points, attribution)
+    parts = heights(points, stages, attribution)
     columns = list(conditions(points))
     count = points["position"].nunique()
     crowded = count > NAMED
     beside = min(len(columns), 1 if crowded else 2)
     alone_in = PAGE_IN[0] if crowded else max(NARROWEST_IN, _CUT_IN * count + 1.2)
     width_in = min(alone_in, PAGE_IN[0] / beside)
-    caption = explain(points, _legend(points, parts, crowded), *([_CROWDED] if crowded else []))
+    caption = explain(
+        points, stages, _legend(points, parts, crowded), *([_CROWDED] if crowded else [])
+    )
     most = rows_that_fit(_PANEL_IN, caption.height_in(width_in * beside) + _AXIS_IN)
     links = list(points["link"].unique())
     of_pages = list(itertools.product(pages(columns, beside), pages(links, most)))
@@ -127,60 +140,55 @@ def _page(
     return figure
 
 
-def heights(points: pd.DataFrame, attribution: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Milliseconds of each of :data:`PARTS` in each point's latency, null where there is none.
+def heights(
+    points: pd.DataFrame, stages: pd.DataFrame, attribution: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Milliseconds of each part of a bar in each point's latency, null where there is none.
 
     Returns
     -------
-    The index of `points`, and a column for each part.
+    The index of `points`, and a column for each of :func:`parts_of`.
     """
+    rest = _unattributed(points, stages)
     if attribution is None or attribution.empty:
-        return _unattributed(points)
-    ms = attribution.pivot(index="point", columns=["rank", "kind"], values="ms")
-    ms = ms.reindex(points["point"]).set_axis(points.index)
-    ranks = ms.columns.get_level_values("rank")
-    kinds = ms.columns.get_level_values("kind")
-
-    def added(*names: str, of: Any = True) -> pd.Series:
-        found: pd.Series = ms.loc[:, kinds.isin(names) & of].sum(axis=1, min_count=1)
-        return found
-
-    back = ranks == ranks.max()
-    forward = added("wire", of=~back)
+        return rest
+    last = attribution["placement"].map(lambda placement: len(hosts_of(placement)) - 1)
+    part = attribution["kind"].map(_KINDS)
+    part = part.mask(attribution["kind"] == "compute", attribution["rank"].map(_STAGE.format))
+    wires = (attribution["rank"] == last).map({True: "wire back", False: "wire forward"})
+    part = part.mask(attribution["kind"] == "wire", wires)
+    table = attribution["ms"].groupby([attribution["point"], part]).sum(min_count=1).unstack()
+    table = table.reindex(points["point"]).set_axis(points.index).reindex(columns=rest.columns)
     # Without clocks that were compared only the sum of both ways is known.
-    unknown = forward.isna()
-    table = pd.DataFrame(
-        {
-            "stage 0 compute": added("compute", of=ranks == 0),
-            "stage 1 compute": added("compute", of=ranks == 1),
-            "wire forward": forward,
-            "wire back": added("wire", of=back),
-            "wire, there and back": points["wire_ms"].where(unknown),
-            "serialise": added("serialise"),
-            "queue": added("queue", "send_queue"),
-        }
-    )
+    unknown = table["wire forward"].isna()
+    table["wire, there and back"] = points["wire_ms"].where(unknown)
     lacking = table["queue"].isna()
-    return table.mask(lacking, _unattributed(points))[[*table]].assign(
-        **{_REST: _unattributed(points)[_REST].where(lacking)}
-    )
+    return table.mask(lacking, rest)
 
 
-def _unattributed(points: pd.DataFrame) -> pd.DataFrame:
+def _styles(parts: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The styles of the parts that :func:`heights` returns."""
+    return parts_of(len(parts.columns) - len(_OTHERS))
+
+
+def _unattributed(points: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
     """Computation of the stages and the rest of the latency."""
-    table = pd.DataFrame(index=points.index, columns=list(PARTS), dtype="float64")
-    for rank in range(2):
-        table[f"stage {rank} compute"] = points[f"stage{rank}_compute_ms"]
-    # Medians need not add up: a rest below nothing is not drawn, the mark shows the latency.
+    ranks = max(len(hosts_of(placement)) for placement in points["placement"].unique())
+    table = pd.DataFrame(index=points.index, columns=list(parts_of(ranks)), dtype="float64")
+    computed = stages.pivot(index="point", columns="rank", values="compute_ms")
+    computed = computed.reindex(points["point"]).set_axis(points.index)
+    for rank in computed.columns:
+        table[_STAGE.format(rank)] = computed[rank]
+    # Medians need not add up: a negative rest is not drawn, and the line shows the latency.
     table[_REST] = (points[_LATENCY] - table.sum(axis=1)).clip(lower=0)
     return table
 
 
 def _bars(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
     """Stack the parts of each cut's latency, and mark the latency itself."""
-    ticks = points["position"]
+    ticks, styles = points["position"], _styles(parts)
     for name, bottom, top in _stacked(parts):
-        axes.bar(ticks, top - bottom, 0.78, bottom, lw=0, label=name, **PARTS[name])
+        axes.bar(ticks, top - bottom, 0.78, bottom, lw=0, label=name, **styles[name])
     latency = points[_LATENCY].to_numpy()
     axes.hlines(latency, ticks - 0.39, ticks + 0.39, color="black", lw=1)
     for tick in ticks[points["status"] != "ok"]:
@@ -202,8 +210,9 @@ def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
     order = points["position"].sort_values().index
     ticks = points.loc[order, "position"].to_numpy(np.float64)
     edges = np.append(ticks - 0.5, ticks[-1] + 0.5)
+    styles = _styles(parts)
     for name, bottom, top in _stacked(parts.loc[order]):
-        axes.stairs(top, edges, baseline=bottom, fill=True, lw=0, label=name, **PARTS[name])
+        axes.stairs(top, edges, baseline=bottom, fill=True, lw=0, label=name, **styles[name])
     latency = points.loc[order, _LATENCY].to_numpy(np.float64)
     axes.stairs(latency, edges, baseline=None, color="black", lw=0.8)
     best, failed = points[points["on_front"]], points[points["status"] != "ok"]
@@ -222,7 +231,7 @@ _FAILED = _MARK | {"marker": "x", "ms": 3, "color": "0.35"}
 def _stacked(parts: pd.DataFrame) -> Iterator[tuple[str, Floats, Floats]]:
     """Name, lower and upper end of each part that there is, from the bottom up."""
     top = np.zeros(len(parts))
-    for name in PARTS:
+    for name in parts.columns:
         height = parts[name].to_numpy(np.float64)
         if not np.isnan(height).all():
             bottom, top = top, top + np.nan_to_num(height)
@@ -259,11 +268,12 @@ def _name_cuts(axes: Axes, points: pd.DataFrame, width_in: float) -> None:
 def _legend(points: pd.DataFrame, parts: pd.DataFrame, crowded: bool) -> Iterator[Line2D | Patch]:
     """What the parts of a bar mean."""
     hosts = set(points["placement"])
-    names = next(iter(hosts)).split(">") if len(hosts) == 1 else ()
-    said = {f"stage {rank} compute": f" ({name})" for rank, name in enumerate(names)}
-    for name, style in PARTS.items():
+    names = hosts_of(next(iter(hosts))) if len(hosts) == 1 else ()
+    said = {_STAGE.format(rank): f" ({name})" for rank, name in enumerate(names)}
+    styles = _styles(parts)
+    for name in parts.columns:
         if parts[name].notna().any():
-            yield Patch(**style, lw=0, label=f"{name}{said.get(name, '')}")
+            yield Patch(**styles[name], lw=0, label=f"{name}{said.get(name, '')}")
     yield Line2D([], [], color="black", lw=1, label="response latency (median)")
     if crowded and points["on_front"].any():
         yield Line2D([], [], **_ON_FRONT, label="on the Pareto front")

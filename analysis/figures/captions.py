@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from analysis.figures import labels
 from analysis.measures.marks import disturbed, late, uncertified
 from paretopipe_worker.cuts import FIRST, LAST
+from paretopipe_worker.plan.labels import hosts_of, readable
 
 CONDITION = ["placement", "backend", "batch", "window", "dtype"]
 """What besides model and link tells panels apart."""
@@ -76,7 +77,7 @@ def conditions(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _value(name: str, value: object) -> str:
     """One condition in words: numbers need their name, names do not."""
-    return f"{name} {value}" if name in ("batch", "window") else str(value).replace(">", " → ")
+    return f"{name} {value}" if name in ("batch", "window") else readable(str(value), "→")
 
 
 def link_title(points: pd.DataFrame, link: str) -> str:
@@ -87,7 +88,7 @@ def link_title(points: pd.DataFrame, link: str) -> str:
 def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D | Patch]:
     """What markers and colours mean."""
     hosts = set(points["placement"])
-    ranks = next(iter(hosts)).split(">") if len(hosts) == 1 else ["rank 0", "the last rank"]
+    ranks = hosts_of(next(iter(hosts))) if len(hosts) == 1 else ("rank 0", "the last rank")
 
     def marker(label: str, shape: str | Path, colour: Any, face: Any) -> Line2D:
         return Line2D(
@@ -152,14 +153,25 @@ def page_of(number: int, count: int) -> str:
     return f" (page {number} of {count})" if count > 1 else ""
 
 
-def explain(points: pd.DataFrame, legend: Iterable[Line2D | Patch], *notes: str) -> Caption:
+def explain(
+    points: pd.DataFrame, stages: pd.DataFrame, legend: Iterable[Line2D | Patch], *notes: str
+) -> Caption:
     """Title with the conditions common to all panels, legend, and what a reader must know.
 
-    `notes` are what else there is to say.
+    Parameters
+    ----------
+    points
+        Rows of ``points.csv``, those that the figure is about.
+    stages
+        The table ``stages.csv``.
+    legend
+        Entries of the legend.
+    notes
+        Further notes.
     """
     alike = [name for name in CONDITION if points[name].nunique() == 1]
     title = [_value(name, points[name].iloc[0]) for name in alike]
-    said = [*_emulation(points), *_links(points), *_disturbances(points)]
+    said = [*_emulation(points, stages), *_links(points), *_disturbances(points)]
     said += [*_abbreviations(points), *notes]
     lost = int((points["status"] != "ok").sum())
     if lost:
@@ -167,13 +179,11 @@ def explain(points: pd.DataFrame, legend: Iterable[Line2D | Patch], *notes: str)
     return Caption(f"{points['model'].iloc[0]}: {', '.join(title)}", tuple(said), tuple(legend))
 
 
-def _emulation(points: pd.DataFrame) -> Iterator[str]:
+def _emulation(points: pd.DataFrame, stages: pd.DataFrame) -> Iterator[str]:
     """Say which devices' computation was stretched."""
-    factors: dict[str, float] = {}
-    for placement, table in points.groupby("placement", sort=False):
-        for rank, host in enumerate(str(placement).split(">")):
-            factors[host] = float(table[f"stage{rank}_device_emulated"].iloc[0])
-    stretched = [f"{host} ({factor:g} times)" for host, factor in factors.items() if factor != 1]
+    hosts = stages[stages["point"].isin(points["point"])].drop_duplicates("host")
+    factors = zip(hosts["host"], hosts["device_emulated"], strict=True)
+    stretched = [f"{host} ({factor:g} times)" for host, factor in factors if factor != 1]
     if stretched:
         yield f"device_emulated: computation stretched on {', '.join(stretched)}"
 

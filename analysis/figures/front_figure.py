@@ -22,6 +22,7 @@ from analysis.figures.captions import (
     MARKER_PT,
     MARKERS,
     SMALL_PT,
+    Caption,
     conditions,
     explain,
     front_legend,
@@ -60,6 +61,7 @@ _NO_ROOM = "names for which there was no room are left out, the best come first"
 
 def draw(
     points: pd.DataFrame,
+    stages: pd.DataFrame,
     directory: Path,
     curve: pd.DataFrame | None = None,
     attribution: pd.DataFrame | None = None,
@@ -70,6 +72,8 @@ def draw(
     ----------
     points
         The table ``points.csv``, see :func:`analysis.tables.points.points`.
+    stages
+        The table ``stages.csv``, see :func:`analysis.tables.stages.stages`.
     directory
         Where ``front-<model>``, ``breakdown-<model>`` and ``load-<model>`` go; a figure that takes
         several pages goes on in ``front-<model>-2``.
@@ -89,21 +93,28 @@ def draw(
         if not (table["status"] == "ok").any():
             continue
         name = slug(str(model))
-        files += save(front(table), directory, f"front-{name}")
-        files += save(breakdown(table, attribution), directory, f"breakdown-{name}")
+        files += save(front(table, stages), directory, f"front-{name}")
+        files += save(breakdown(table, stages, attribution), directory, f"breakdown-{name}")
         offered = None if curve is None else curve[curve["model"] == model]
         if offered is not None and len(offered):
-            files += save(load_figure(table, offered), directory, f"load-{name}")
+            files += save(load_figure(table, stages, offered), directory, f"load-{name}")
     return files
 
 
-def front(points: pd.DataFrame) -> list[Figure]:
+def front(points: pd.DataFrame, stages: pd.DataFrame) -> list[Figure]:
     """Draw one model's Pareto fronts: a panel per link.
 
     Where there are several links a first panel shows how the front moves from one to the next.
     Each further condition (placement, backend, batch, window, dtype) has panels of its own,
     beginning a new row. Every point is named where a panel has few, see
     :func:`analysis.figures.crowded.chosen`.
+
+    Parameters
+    ----------
+    points
+        The model's rows of ``points.csv``.
+    stages
+        The table ``stages.csv``.
 
     Returns
     -------
@@ -115,10 +126,13 @@ def front(points: pd.DataFrame) -> list[Figure]:
         notes = [_CROWDED] if crowded else []
         colours = _colours(points)
         for grid in GRIDS:
-            figures, unnamed = _front(points, panels, colours, grid, notes)
+            caption = explain(points, stages, front_legend(points, colours), *notes)
+            figures, unnamed = _front(points, panels, colours, grid, caption)
             if not unnamed:
                 return figures
-        return _front(points, panels, colours, GRIDS[-1], [*notes, _NO_ROOM])[0]
+        legend = front_legend(points, colours)
+        caption = explain(points, stages, legend, *notes, _NO_ROOM)
+        return _front(points, panels, colours, GRIDS[-1], caption)[0]
 
 
 _Panel = tuple[str, pd.DataFrame]
@@ -144,10 +158,9 @@ def _front(
     panels: Sequence[list[_Panel]],
     colours: dict[str, Any],
     grid: Grid,
-    notes: Sequence[str],
+    caption: Caption,
 ) -> tuple[list[Figure], int]:
     """The pages with panels as large as `grid` has them, and how many names found no room."""
-    caption = explain(points, front_legend(points, colours), *notes)
     short = labels.shorten(list(points["split"].unique()))
     figures, unnamed = [], 0
     for figure, places in laid_out(panels, grid, caption):

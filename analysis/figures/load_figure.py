@@ -36,13 +36,15 @@ _CROWDED = f"of more than {NAMED} splits a panel shows {NAMED}, evenly spaced; a
 _NO_ROOM = "names for which there was no room are left out"
 
 
-def load_figure(points: pd.DataFrame, curve: pd.DataFrame) -> list[Figure]:
+def load_figure(points: pd.DataFrame, stages: pd.DataFrame, curve: pd.DataFrame) -> list[Figure]:
     """Draw one model's latency against offered load: a panel per link, a line per split.
 
     Parameters
     ----------
     points
         The model's rows of ``points.csv``.
+    stages
+        The table ``stages.csv``.
     curve
         Its rows of ``load.csv``. Splits on the front are drawn; where none is, all are, but no more
         than :data:`analysis.figures.crowded.NAMED` in a panel.
@@ -63,10 +65,10 @@ def load_figure(points: pd.DataFrame, curve: pd.DataFrame) -> list[Figure]:
     notes = [_CROWDED] if crowded else []
     with sns.axes_style("ticks"), mpl.rc_context(STYLE):
         for grid in GRIDS:
-            figures, unnamed = _figures(points, panels, grid, notes)
+            figures, unnamed = _figures(points, stages, panels, grid, notes)
             if not unnamed:
                 return figures
-        return _figures(points, panels, GRIDS[-1], [*notes, _NO_ROOM])[0]
+        return _figures(points, stages, panels, GRIDS[-1], [*notes, _NO_ROOM])[0]
 
 
 def _worth(rows: pd.DataFrame) -> pd.DataFrame:
@@ -84,6 +86,7 @@ def _few(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _figures(
     points: pd.DataFrame,
+    stages: pd.DataFrame,
     panels: Sequence[tuple[str, pd.DataFrame]],
     grid: Grid,
     notes: Sequence[str],
@@ -93,7 +96,7 @@ def _figures(
     styles = _styles(shown.sort_values("position"))
     # Of what captions tell of points only what concerns these legs, which have marks of their own.
     drawn = points[points["point"].isin(shown["point"])].assign(disturbed=False)
-    caption = explain(drawn, _legend(shown), *notes)
+    caption = explain(drawn, stages, _legend(shown), *notes)
     short = labels.shorten(list(points["split"].unique()))
     figures, unnamed = [], 0
     for figure, places in laid_out([panels], grid, caption):

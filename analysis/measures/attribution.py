@@ -21,6 +21,7 @@ import pandas as pd
 from analysis.measures.attribution_columns import ATTRIBUTION, TOLERANCE
 from analysis.measures.clocks import ahead
 from analysis.measures.legs import TRY as _TRY
+from analysis.measures.ranks import ranks_of
 from paretopipe_worker.plan.plan import Plan
 
 KINDS = ("queue", "compute", "serialise", "send_queue", "wire")
@@ -42,7 +43,6 @@ _LEG = [*_TRY, "phase", "leg"]
 _ITEM = [*_LEG, "seq"]
 _PART = ["rank", "kind"]
 _MESSAGE = ["serialise", "round_wire"]
-_NAMED = ("model", "link", "backend", "batch", "window", "dtype")
 
 
 def parts(items: pd.DataFrame, clocks: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -162,7 +162,7 @@ def attribution(
     each = pd.DataFrame({"ms": tries["ms"].mean(), "bound_ms": tries["bound_ms"].max()})
     # Null where a replicate lacks the value.
     means = each.groupby(["point", *_PART, "phase"]).mean(skipna=False).reset_index("phase")
-    table = _places(plan)
+    table = ranks_of(plan).merge(pd.DataFrame({"kind": KINDS}), how="cross")
     for phase, name in _PHASES.items():
         found = means.loc[means["phase"] == phase, "ms"].rename(name)
         table = table.join(found, on=["point", *_PART])
@@ -170,19 +170,6 @@ def attribution(
     table = table.join(bounds, on=["point", *_PART])
     there = pd.MultiIndex.from_frame(table[["point", *_PART]]).isin(means.index)
     return table.loc[there, [column.name for column in ATTRIBUTION]].reset_index(drop=True)
-
-
-def _places(plan: Plan) -> pd.DataFrame:
-    """Every point, rank and kind of a plan, with what is known of the point."""
-    rows = [
-        {name: getattr(point, name) for name in _NAMED}
-        | {"point": point.id, "split": "+".join(point.split)}
-        | {"placement": ">".join(point.placement), "rank": rank, "host": host, "kind": kind}
-        for point in plan.points
-        for rank, host in enumerate(point.placement)
-        for kind in KINDS
-    ]
-    return pd.DataFrame(rows)
 
 
 def _middle(split: pd.DataFrame) -> pd.Series:

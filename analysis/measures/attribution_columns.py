@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from analysis.column import UNMEASURED, Column
+from analysis.column import ALL, MEAN, UNMEASURED, Column
+from analysis.measures.ranks import COLUMNS as RANK_COLUMNS
 
 TOLERANCE = 0.02
 """By how much the sum of the attributed kinds may differ from the response latency."""
@@ -19,6 +20,7 @@ TOTALS = (
         "phase's items by latency, which is blind to stragglers like the median and adds up, then "
         "the mean over replicates. So are the three below.",
         _LACKING,
+        over=MEAN,
     ),
     Column(
         "serialise_ms",
@@ -26,6 +28,7 @@ TOTALS = (
         "Making the messages ready for the wire: from the end of the computation to the message "
         "being packed.",
         f"{_LACKING}, or {_SILENT}",
+        over=MEAN,
     ),
     Column(
         "wire_ms",
@@ -34,6 +37,7 @@ TOTALS = (
         "byte is handed to the kernel, to its last byte at the next rank. Clocks' offsets cancel "
         "around the ring.",
         f"{_LACKING}, or {_SILENT}",
+        over=MEAN,
     ),
     Column(
         "queue_ms",
@@ -41,6 +45,7 @@ TOTALS = (
         "Waiting: from input there to the stage's computation, and from message packed to its "
         "departure.",
         _LACKING,
+        over=MEAN,
     ),
     Column(
         "attributed_share",
@@ -49,6 +54,7 @@ TOTALS = (
         "furthest from 1, then the mean over replicates. The four columns above are means of "
         "typical items, and add up to the median latency only about.",
         _LACKING,
+        over=MEAN,
     ),
     Column(
         "attribution_ok",
@@ -56,19 +62,12 @@ TOTALS = (
         f"Whether all items' parts are within {TOLERANCE:.0%} of their latency, and no time stamp "
         "is before the one it follows, in all replicates.",
         UNMEASURED,
+        over=ALL,
     ),
 )
 
 ATTRIBUTION = (
-    Column("point", "", "Id of the point, as in points.csv; only those measured are here."),
-    Column("model", "", "As in points.csv, like the next seven."),
-    Column("split", "", ""),
-    Column("placement", "", ""),
-    Column("link", "", ""),
-    Column("backend", "", ""),
-    Column("batch", "images", ""),
-    Column("window", "items", ""),
-    Column("dtype", "", ""),
+    *RANK_COLUMNS,
     Column("rank", "", "Whose time it is; a message's is that of the rank that sends it."),
     Column("host", "", "The host of that rank."),
     Column(

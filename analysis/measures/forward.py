@@ -1,15 +1,15 @@
-"""The forward latency: without the way back, as the paper has it, which takes two clocks."""
+"""The forward latency: the response latency without the way back, which takes two clocks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas as pd
 
-from analysis.column import UNMEASURED, Column, interval
+from analysis.column import MEAN, MOST, TOGETHER, UNMEASURED, Column, interval
 from analysis.measures.clocks import LEAST_COMPARISONS, MOST_DRIFT_PPM, MOST_STEP_S, ahead
-from analysis.measures.legs import TRY, together
+from analysis.measures.legs import TRY
+from analysis.measures.reduction import together
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.spec import MIN_ITEMS
 
@@ -27,7 +27,7 @@ def forward(items: pd.DataFrame, compared: pd.DataFrame, points: tuple[Point, ..
     items
         Items of the latency legs that count, of all ranks.
     compared
-        The clocks, see :func:`analysis.measures.clocks.comparisons`.
+        How far each clock is ahead, see :func:`analysis.measures.clocks.comparisons`.
     points
         The plan's points: the last rank with a part in a point is its sink.
     """
@@ -54,7 +54,7 @@ def forward(items: pd.DataFrame, compared: pd.DataFrame, points: tuple[Point, ..
 
 
 def _judged(table: pd.DataFrame) -> pd.DataFrame:
-    """Take away what the clocks do not bear, and say why."""
+    """Remove latencies that the clocks are not exact enough for, and note why."""
     median, bound = table["forward_latency_median_ms"], table["bound_ms"]
     wide = (bound > MOST_SHARE * median) & table["clock_note"].isna()
     texts = map(_too_wide, bound, table["strayed_ms"], median)
@@ -67,7 +67,7 @@ def _judged(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _too_wide(bound_ms: float, strayed_ms: float, value_ms: float) -> str:
-    """Why a forward latency is not told."""
+    """Why a forward latency is not reported."""
     slewed = strayed_ms > bound_ms / 2
     strayed = f" ({strayed_ms:.3f} of it since one may have been slewed)" if slewed else ""
     return (
@@ -78,26 +78,29 @@ def _too_wide(bound_ms: float, strayed_ms: float, value_ms: float) -> str:
 
 def columns() -> Iterator[Column]:
     """Columns of forward latency and clocks."""
-    single = "one rank does all, which takes no second clock"
+    single = "one rank does everything, so that there is no second clock"
     yield Column(
         "forward_latency_median_ms",
         "ms",
         "Latency without the way back, from input ready at the source to output computed at the "
-        "sink, one item in flight: median of the items, then the mean over replicates. It takes "
-        "the clocks of two hosts.",
+        "sink, one item in flight: median of the items, then the mean over replicates. It is a "
+        "difference between the clocks of two hosts.",
         "`clock_note` says why, or no replicate was measured",
         front=True,
+        over=MEAN,
     )
-    yield from interval("forward_latency_median_{}_ms", "ms", "`forward_latency_median_ms`")
+    yield from interval("forward_latency_median_{}_ms", "ms", "forward_latency_median_ms")
     yield Column(
         "forward_latency_bound_ms",
         "ms",
-        "Largest error of that which the clocks leave open, worst over replicates: half of the "
-        "time of the fastest exchange, before or after the point, and how far the clocks may have "
-        "strayed from a straight line in between: for each host's clock against its raw one, and "
-        "both raw ones, by how much its rate differs from that before or after, times the time.",
+        "Bound of the error that the clocks cause in it, worst over replicates: half the duration "
+        "of the fastest exchange, before or after the point, plus how far the clocks may have "
+        "strayed from a straight line in between. The latter is added up over each host's clock "
+        "against its raw one and the two raw ones against each other: the difference of its rate "
+        "to the rates before and after, times the duration.",
         f"{single}, or clocks were not compared before and after the point",
         front=True,
+        over=MOST,
     )
     for when in ("before", "after"):
         yield Column(
@@ -106,13 +109,15 @@ def columns() -> Iterator[Column]:
             f"How far the sink's clock was ahead of the source's {when} the session, mean over "
             "replicates.",
             f"{single}, or it was not compared",
+            over=MEAN,
         )
     yield Column(
         "clock_drift_ppm",
         "ppm",
-        "By how much the sink's clock went faster than the source's over the session, slewing "
+        "By how much the sink's clock was faster than the source's over the session, slewing "
         "included, mean over replicates.",
         f"{single}, or clocks were not compared before and after the session",
+        over=MEAN,
     )
     yield Column(
         "clock_note",
@@ -122,12 +127,6 @@ def columns() -> Iterator[Column]:
         f"offset of the raw clocks moved by more than {MOST_DRIFT_PPM:g} ppm and both errors; a "
         f"host's wall clock was set by more than {MOST_STEP_S:g} s; or the error is more than "
         f"{MOST_SHARE:.0%} of the latency.",
-        f"nothing was in the way, or {UNMEASURED}",
+        f"every replicate has one, or {UNMEASURED}",
+        over=TOGETHER,
     )
-
-
-OVER_REPLICATES: dict[str, tuple[Any, str]] = {
-    "forward_latency_bound_ms": ("max", "float64"),
-    "clock_note": (together, "str"),
-}
-"""How replicates become one figure of a point, and its dtype; what is not named is their mean."""

@@ -1,15 +1,14 @@
-"""What each replicate of each point measured: raw frames to one row per point and replicate."""
+"""What each replicate of a point measured: one row per point and replicate, from raw frames."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.column import PERCENTILE_CONFIDENCE, PERCENTILE_ITEMS, STAGES
+from analysis.column import PERCENTILE_CONFIDENCE, PERCENTILE_ITEMS
 from analysis.measures import completions
 from analysis.measures.attribution import totals
 from analysis.measures.certificate import certificates
@@ -20,43 +19,37 @@ from analysis.measures.legs import (
     crossing,
     disturbances,
     endings,
-    hosts,
     lateness,
-    of_last_legs,
+    that_count,
 )
 from analysis.run import Run
 from paretopipe_worker.plan.attempts import MEASURED, outcomes
 
-_SHORTEST_NS = 10_000
-"""CPU time below which its ratio says nothing: `@last` leaves the source next to no computation."""
-
 
 def replicates(run: Run) -> pd.DataFrame:
-    """Measure every replicate of every point.
+    """Compute what every replicate of every point measured.
 
     Returns
     -------
     One row per point and replicate of the plan: ``status`` (``ok``, ``failed``, ``missing``),
-    ``reason``, ``tries``, and the figures of that replicate, null where it has none.
+    ``reason``, ``tries``, and the values that belong to a point (those to a rank are in
+    :mod:`analysis.tables.stages`), null where the replicate has none.
     """
     chosen = choose(tries(run))
     complete = chosen.loc[chosen["status"] == "ok", _TRY]
-    phases = run.legs.merge(complete, on=_TRY)
-    items = of_last_legs(run.items, phases)
-    counted = of_last_legs(phases, phases)
+    legs = run.legs.merge(complete, on=_TRY)
+    items, counted = that_count(run, complete)
     source = items[items["rank"] == 0]
     batches = {point.id: point.batch for point in run.plan.points}
     figures = (
         latency(source),
         throughput(source, counted, batches),
-        stages(items),
         totals(items),
         forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
         endings(counted, run.plan.experiment.phases.min_items),
-        crossing(phases),
+        crossing(legs),
         lateness(counted),
-        disturbances(phases),
-        hosts(counted),
+        disturbances(legs),
         run.points.merge(complete, on=_TRY)[[*_TRY, "gate", "output", "max_relative_error"]],
     )
     for figure in figures:
@@ -71,7 +64,7 @@ def replicates(run: Run) -> pd.DataFrame:
 def tries(run: Run) -> pd.DataFrame:
     """List every attempt at every replicate of a point, and why it is not complete.
 
-    An attempt at a session is one at the points that its files' headers list.
+    An attempt at a session is an attempt at each point that the headers of its files list.
 
     Returns
     -------
@@ -94,9 +87,9 @@ def tries(run: Run) -> pd.DataFrame:
 
 
 def choose(tried: pd.DataFrame) -> pd.DataFrame:
-    """Keep the latest complete attempt at each replicate of a point, else the latest.
+    """Keep the latest complete attempt at each replicate of a point, or else the latest one.
 
-    Adds the column ``tries``: how many attempts there were.
+    The result also has the column ``tries``, the number of attempts.
     """
     tried = tried.assign(tries=tried.groupby(["session", "point"])["attempt"].transform("count"))
     ranked = tried.assign(complete=tried["status"] == "ok").sort_values(
@@ -107,9 +100,12 @@ def choose(tried: pd.DataFrame) -> pd.DataFrame:
 
 
 def latency(source: pd.DataFrame) -> pd.DataFrame:
-    """Response latency of each try, and the latency under load, from the source's items.
+    """Response latency of each try, and its latency with the window full.
 
-    Like the functions below it takes items of legs that count.
+    Parameters
+    ----------
+    source
+        The source's items of legs that count.
     """
     both = source[source["phase"].isin(MEASURED)].dropna(subset="latency_ns")
     ms = both.assign(ms=both["latency_ns"].astype("float64") / 1e6).groupby([*_TRY, "phase"])["ms"]
@@ -130,12 +126,12 @@ def latency(source: pd.DataFrame) -> pd.DataFrame:
 
 
 def percentiles(groups: Any) -> pd.DataFrame:
-    """Median and percentiles of a grouped series, null where there are too few items for one.
+    """Median and percentiles of a grouped series; a percentile is null where items are too few.
 
     Returns
     -------
-    Columns ``median``, and of each percentile ``p90`` and so on with the ends of its interval,
-    ``p90_low`` and ``p90_high``.
+    Column ``median`` and, for each percentile, ``p90`` and the ends of its interval, ``p90_low``
+    and ``p90_high``.
     """
     table, sizes = pd.DataFrame({"median": groups.median()}), groups.size()
     for percentile, needed in PERCENTILE_ITEMS.items():
@@ -148,9 +144,10 @@ def percentiles(groups: Any) -> pd.DataFrame:
 
 
 def _quantile_ends(values: pd.Series, quantile: float, needed: int) -> tuple[float, float]:
-    """Order statistics between which a quantile lies with a confidence, whatever its distribution.
+    """Order statistics between which a quantile lies with a given confidence.
 
-    They are those of the binomial test (W. Conover, "Practical nonparametric statistics", 3.2).
+    They hold for any distribution, and come from the binomial test (W. Conover, "Practical
+    nonparametric statistics", 3.2).
     """
     if len(values) < needed:
         return np.nan, np.nan
@@ -162,12 +159,12 @@ def _quantile_ends(values: pd.Series, quantile: float, needed: int) -> tuple[flo
 def throughput(
     source: pd.DataFrame, counted: pd.DataFrame, batches: dict[str, int]
 ) -> pd.DataFrame:
-    """Images per second of each try, by completions at the source in phase `throughput`.
+    """Images per second of each try, from the completions at the source in phase `throughput`.
 
     Parameters
     ----------
     source, counted
-        The source's items and all phase ends, of legs that count.
+        The source's items, and all ends, of legs that count.
     batches
         Images in an item of each point.
     """
@@ -185,32 +182,3 @@ def throughput(
             "little_off": completions.off(windows),
         }
     ).reset_index()
-
-
-def stages(items: pd.DataFrame) -> pd.DataFrame:
-    """Computation, CPU time and their ratio of each stage in each try, columns by rank."""
-    counted = items[items["phase"].isin(MEASURED)]
-    cpu = counted["cpu_ns"].where(counted["cpu_ns"] >= _SHORTEST_NS)
-    values = pd.DataFrame(
-        {
-            "compute_ms": (counted["computed_ns"] - counted["start_ns"]) / 1e6,
-            "cpu_ms": counted["cpu_ns"] / 1e6,
-            "wall_over_cpu": counted["compute_ns"] / cpu,
-        }
-    )
-    medians = pd.concat([counted[[*_TRY, "rank", "phase"]], values], axis=1)
-    groups = [*_TRY, "rank", "phase"]
-    table = medians.groupby(groups)[list(values)].median()
-    # Throughput depends on all items together: of four in ten that are slow a median tells nothing.
-    sums = counted.assign(cpu_ns=cpu)[cpu.notna()].groupby(groups)[["compute_ns", "cpu_ns"]].sum()
-    loaded = table.index.get_level_values("phase") == "throughput"
-    together = sums["compute_ns"] / sums["cpu_ns"]
-    table["wall_over_cpu"] = table["wall_over_cpu"].mask(loaded, together)
-    table = table.reset_index()
-    prefix = {"latency": "", "throughput": "loaded_"}
-    wide = medians[_TRY].drop_duplicates()
-    for rank, (phase, start) in itertools.product(range(STAGES), prefix.items()):
-        part = table[(table["rank"] == rank) & (table["phase"] == phase)]
-        part = part.drop(columns=["rank", "phase"]).set_index(_TRY)
-        wide = wide.join(part.add_prefix(f"stage{rank}_{start}"), on=_TRY)
-    return wide

@@ -12,8 +12,9 @@ import pandas as pd
 from analysis.column import OBJECTIVES, Column
 from analysis.measures.attribution import CROSSING, TOTALS
 from analysis.measures.marks import disturbed, late
+from analysis.measures.reduction import half_widths
 from analysis.run import Run, RunError
-from analysis.tables.points import half_widths, planned
+from analysis.tables.points import planned
 
 LATENCY, THROUGHPUT = OBJECTIVES
 APART = "crossing_ms"

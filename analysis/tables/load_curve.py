@@ -1,4 +1,4 @@
-"""The table ``load.csv``: latency where items arrive at random, by the rate at which they do."""
+"""The table ``load.csv``: latency of items that arrive at random, by their rate of arrival."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.column import PERCENTILE_ITEMS, WHOLE, Column
+from analysis.column import ANY, FEWEST, MEAN, PERCENTILE_ITEMS, WHOLE, Column
 from analysis.column import percentiles as percentile_columns
 from analysis.measures import completions
 from analysis.measures.legs import TRY, of_last_legs
+from analysis.measures.reduction import reduced
 from analysis.measures.replicates import percentiles
 from analysis.run import Run
-from paretopipe_worker.plan.arrivals import KEEPS_UP, KNEE_LATENCY, beyond_knee, trend
+from paretopipe_worker.plan.arrivals import (
+    KEEPS_UP,
+    KNEE_LATENCY,
+    MOST_TREND,
+    beyond_knee,
+    trend,
+)
 from paretopipe_worker.plan.spec import MIN_ITEMS
 
 _POINT = (
@@ -23,23 +30,23 @@ _STEP = [*TRY, "step"]
 
 
 def load_curve(run: Run, points: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    """Latency against offered load, for the points that have legs of it.
+    """Latency against offered load, for the points that have legs of offered load.
 
     Parameters
     ----------
     run
         The run.
     points
-        The table ``points.csv``, whose order is taken.
+        The table ``points.csv``; the result has its order.
     measured
-        The run's replicates, see :func:`analysis.measures.replicates.replicates`, whose latency
-        with one item in flight is taken.
+        The run's replicates, see :func:`analysis.measures.replicates.replicates`. The knee is
+        judged against their latency with one item in flight.
 
     Returns
     -------
-    The columns :data:`NAMES`, a row per point and step: steps are the offered rates from the lowest
-    to the highest, which are shares of what each replicate could do, so that each replicate has
-    rates of its own.
+    The columns :data:`NAMES`, one row per point and step. Steps number the offered rates from the
+    lowest to the highest. The rates are shares of each replicate's own throughput, so that they
+    differ between replicates.
     """
     empty = pd.DataFrame({name: pd.Series(dtype="object") for name in NAMES})
     if not (run.legs["phase"] == "load").any():
@@ -54,14 +61,13 @@ def load_curve(run: Run, points: pd.DataFrame, measured: pd.DataFrame) -> pd.Dat
     figures = figures_of(source.assign(batch=source["point"].map(batches)))
     rows = steps.merge(figures, on=_STEP, how="left")
     rows["offered_images_s"] = rows["offered_per_s"] * rows["point"].map(batches)
-    table = points[list(_POINT)].merge(_means(rows), on="point")
-    # The order of `points` stays.
+    table = points[list(_POINT)].merge(_by_step(rows), on="point")
     return table[list(NAMES)]
 
 
-def _steps(phases: pd.DataFrame) -> pd.DataFrame:
-    """The legs of offered load that count, as the source saw them, numbered by rising rate."""
-    legs = of_last_legs(phases, phases)
+def _steps(ends: pd.DataFrame) -> pd.DataFrame:
+    """The source's legs of offered load that count, numbered by rising rate."""
+    legs = of_last_legs(ends, ends)
     legs = legs[legs["phase"] == "load"]
     disturbed = legs.assign(disturbed=legs["disturbed"].map(bool)).groupby([*TRY, "leg"])
     legs = legs[legs["rank"] == 0].drop(columns="disturbed")
@@ -105,7 +111,7 @@ def figures_of(source: pd.DataFrame) -> pd.DataFrame:
 
 
 def _judged(items: pd.DataFrame) -> tuple[bool, float, float, float]:
-    """Whether a leg was beyond the knee, by the rule that ended its point's legs, and the trend."""
+    """Whether a leg was beyond the knee, by the rule that the source goes by, and the trend."""
     times = items["arrived_ns"].tolist(), items["done_ns"].tolist()
     idle_ns = items["idle_latency_median_ms"].iloc[0] * 1e6
     return beyond_knee(*times, idle_ns), *trend(*times)
@@ -118,28 +124,15 @@ _LATENCIES = (
 )
 
 
-def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Steps of a point from those of its replicates: means, null where one of them is."""
-    groups = rows.groupby(["point", "step"], sort=False)
-    table = pd.DataFrame({"replicates": groups.size(), "items": groups["items"].min()})
+def _by_step(rows: pd.DataFrame) -> pd.DataFrame:
+    """Steps of a point, reduced from those of its replicates."""
+    by = ["point", "step"]
+    table = reduced(rows, by, COLUMNS)
+    table["replicates"] = rows.groupby(by, sort=False).size().to_numpy()
     # A replicate that came to its knee is offered no more: the others alone are not the point.
-    table["replicates_ended"] = table["replicates"].groupby("point").transform("max")
+    table["replicates_ended"] = table.groupby("point")["replicates"].transform("max")
     table["replicates_ended"] -= table["replicates"]
-    for name in _MEANS:
-        table[name] = groups[name].agg(lambda part: part.astype("float64").mean(skipna=False))
-    # Null where it is in a replicate.
-    table["beyond_knee"] = groups["beyond_knee"].agg(
-        lambda part: part.astype("float64").max(skipna=False)
-    )
-    table["disturbed"] = groups["disturbed"].any()
-    table["beyond_knee"] = table["beyond_knee"].astype("Int64").astype("boolean")
-    return table.reset_index().astype({"items": "Int64"})
-
-
-_MEANS = (
-    *("offered_images_s", "achieved_images_s", *_TREND),
-    *(f"latency_{name}_ms" for name in _LATENCIES),
-)
+    return table
 
 
 def _columns() -> Iterator[Column]:
@@ -147,18 +140,22 @@ def _columns() -> Iterator[Column]:
     for name in _POINT:
         yield Column(name, "", f"As `{name}` of points.csv.")
     yield Column("step", "", "Place of the offered rate among those of the point, lowest first: 1.")
-    yield Column("replicates", "", "Replicates that offered this step, of which all figures are.")
+    yield Column(
+        "replicates", "", "Replicates that offered this step. All figures are computed from these."
+    )
     yield Column(
         "replicates_ended",
         "",
-        "Replicates that had come to their knee before, and offered no more: where there are any, "
-        "the figures are of the rest alone, and the figure leaves the step out.",
+        "Replicates that had reached their knee at an earlier step and were offered no more. Where "
+        "there are any, the row describes the other replicates only, and the figure leaves the "
+        "step out.",
     )
     yield Column(
         "offered_images_s",
         "images/s",
-        "Images that were to arrive per second, at random (Poisson): a share of the throughput the "
-        "replicate had just had, mean over replicates.",
+        "Images that were to arrive per second, at random (Poisson): a share of the throughput "
+        "that the replicate had just had, mean over replicates.",
+        over=MEAN,
     )
     few = f"a replicate has fewer than {MIN_ITEMS} items"
     yield Column(
@@ -166,23 +163,28 @@ def _columns() -> Iterator[Column]:
         "images/s",
         f"Images completed per second: {WHOLE}, then the mean over replicates.",
         "a replicate has fewer than two whole windows",
+        over=MEAN,
     )
-    yield Column("items", "items", "Items of the leg, in the replicate that has fewest.")
+    yield Column(
+        "items", "items", "Items of the leg, in the replicate that has fewest.", over=FEWEST
+    )
     yield Column(
         "latency_median_ms",
         "ms",
         "Latency at the source, from the moment at which the item was to arrive to its output "
         "received: median of the items, then the mean over replicates.",
         few,
+        over=MEAN,
     )
-    yield from percentile_columns("the same")
+    yield from percentile_columns("that latency")
     yield Column(
         "latency_trend",
         "s/s",
-        "By how much latency grew with time over the leg: the slope of a line through the means of "
-        "its ten parts, then the mean over replicates. A pipeline that does not keep up has one of "
-        "the rate of arrivals over that of completions, less 1.",
+        "How fast latency grew over the leg: the slope of a line through the means of its ten "
+        "parts, then the mean over replicates. For a pipeline that does not keep up it is the rate "
+        "of arrivals divided by that of completions, less 1.",
         few,
+        over=MEAN,
     )
     for end in ("low", "high"):
         yield Column(
@@ -190,18 +192,25 @@ def _columns() -> Iterator[Column]:
             "s/s",
             f"{end.capitalize()} end of its 99 % t-interval, mean over replicates.",
             few,
+            over=MEAN,
         )
     yield Column(
         "beyond_knee",
         "",
         f"Whether, in any replicate, the median was above {KNEE_LATENCY:g} times the response "
-        "latency (for M/M/1 that is where throughput over latency is largest: Kleinrock, ICC 1979) "
-        f"or the whole interval of the trend above {1 / KEEPS_UP - 1:.3f}: then items left at less "
-        f"than {KEEPS_UP:g} of the rate at which they arrived, and latency tells only for how long "
-        "they were offered.",
+        "latency (for M/M/1 that is where throughput over latency is largest: Kleinrock, ICC "
+        f"1979), or the whole interval of the trend was above {MOST_TREND:.3f}. In the latter case "
+        f"items left at less than {KEEPS_UP:g} of the rate at which they arrived, and the latency "
+        "depends on how long they were offered.",
         few,
+        over=ANY,
     )
-    yield Column("disturbed", "", "Whether a host was outside its band in the leg that counts.")
+    yield Column(
+        "disturbed",
+        "",
+        "Whether a host was outside its band in the leg that counts, in any replicate.",
+        over=ANY,
+    )
 
 
 COLUMNS: tuple[Column, ...] = tuple(_columns())

@@ -14,6 +14,7 @@ from analysis.measures.certificate import WHEN, around, described
 from analysis.measures.replicates import choose, tries
 from analysis.run import Run
 from paretopipe_worker.link import samples
+from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.spec import MIN_ITEMS
 
 _TRY = ["session", "attempt", "point"]
@@ -160,7 +161,7 @@ def _planned(run: Run, reached: set[int]) -> Iterator[dict[str, Any]]:
             for number, part in parts.items():
                 yield own | {
                     "point": point.id,
-                    "split": "+".join(point.split),
+                    "split": split_label(point.split),
                     "segment": number,
                     "certified_as": certified.get(number),
                     "start_s": starts[number],

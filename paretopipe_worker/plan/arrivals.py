@@ -18,6 +18,9 @@ KNEE_LATENCY = 2.0
 KEEPS_UP = 0.95
 """Rate of completions over that of arrivals below which a pipeline does not keep up."""
 
+MOST_TREND = 1 / KEEPS_UP - 1
+"""Growth of latency, in seconds per second, where items are completed at just that rate."""
+
 _PARTS = 10
 _STUDENT = {1: 63.66, 2: 9.925, 3: 5.841, 4: 4.604, 5: 4.032, 6: 3.707, 7: 3.499, 8: 3.355}
 """Quantiles 0.995 of Student's t by degrees of freedom, of which parts leave two fewer."""
@@ -104,7 +107,7 @@ def beyond_knee(arrived_ns: Sequence[int], done_ns: Sequence[int], idle_ns: floa
     over latency is largest (Kleinrock, "Power and deterministic rules of thumb for probabilistic
     problems in computer communications", ICC 1979). Or items leave more slowly than they arrive,
     by more than 5 %, so that latency tells only for how long they were offered: then it grows with
-    every item, by `1 / KEEPS_UP - 1` seconds a second at least. That is told where the whole
+    every item, by :data:`MOST_TREND` at least. That is told where the whole
     interval of the :func:`trend` is above it; a single late item does not decide.
 
     Parameters
@@ -117,4 +120,4 @@ def beyond_knee(arrived_ns: Sequence[int], done_ns: Sequence[int], idle_ns: floa
     taken = [done - arrived for arrived, done in zip(arrived_ns, done_ns, strict=True)]
     if statistics.median(taken) > KNEE_LATENCY * idle_ns:
         return True
-    return trend(arrived_ns, done_ns).low > 1 / KEEPS_UP - 1
+    return trend(arrived_ns, done_ns).low > MOST_TREND

@@ -18,6 +18,7 @@ from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
 from paretopipe_worker.plan.fleet import Host, apart
+from paretopipe_worker.plan.labels import placement_label, readable
 from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session, slug
 from paretopipe_worker.plan.predict import MOST_LOSS, duration, expected_s, overhead_s, phases_s
 from paretopipe_worker.plan.spec import MIN_ITEMS, Experiment, ModelSpec
@@ -200,7 +201,9 @@ def _check_links(experiment: Experiment, placements: Sequence[tuple[str, ...]]) 
     for number, link in enumerate(experiment.links):
         for placement in placements:
             if reason := link.misfit(len(placement)):
-                raise PlanError(f"links[{number}].{reason} (placement {' > '.join(placement)})")
+                raise PlanError(
+                    f"links[{number}].{reason} (placement {readable(placement_label(placement))})"
+                )
 
 
 def _points(

@@ -16,6 +16,7 @@ from paretopipe_worker.plan.attempts import Outcome
 from paretopipe_worker.plan.belonging import CONTROLLER as NO_RANK
 from paretopipe_worker.plan.belonging import Belonging
 from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.plan.predict import duration, overhead_s
 from paretopipe_worker.plan.spec import Experiment
@@ -138,7 +139,7 @@ def todo(
 def _failure(session: Session, point: Point, outcomes: Sequence[Outcome]) -> str:
     """Which point failed by itself, and why, as said last."""
     *_, reason = [outcome.reason for outcome in outcomes if outcome.status == "failed"]
-    return f"{session.id}, point {point.id} (split {'+'.join(point.split)}): {reason}"
+    return f"{session.id}, point {point.id} (split {split_label(point.split)}): {reason}"
 
 
 def _text(

@@ -1,0 +1,103 @@
+"""How each rank's host was during the legs that count: what its stage recorded as its health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.column import LEAST, MOST, SUM, TOGETHER, UNION, UNMEASURED, Column
+from analysis.measures.legs import TRY
+from analysis.measures.reduction import reduced
+from paretopipe_worker.plan.attempts import MEASURED
+from paretopipe_worker.records import Health
+
+_LEGS = "in the latency and throughput legs that count, all replicates"
+_UNKNOWN = f"the host does not tell, or {UNMEASURED}"
+
+_TOLD = {
+    "others_cpu": Column(
+        "others_cpu",
+        "cores",
+        f"Cores that other processes used on average, the worst leg, {_LEGS}.",
+        _UNKNOWN,
+        over=MOST,
+    ),
+    "cpu_mhz": Column(
+        "cpu_mhz_min",
+        "MHz",
+        f"Lowest frequency of any core the stage may run on, {_LEGS}.",
+        _UNKNOWN,
+        over=LEAST,
+    ),
+    "governor": Column(
+        "governor", "", f"How the frequency was chosen, {_LEGS}.", _UNKNOWN, over=TOGETHER
+    ),
+    "temperature_c": Column(
+        "temperature_c_max", "°C", f"Highest temperature, {_LEGS}.", _UNKNOWN, over=MOST
+    ),
+    "throttled": Column(
+        "throttled",
+        "",
+        f"What the firmware did (`under-voltage`, `throttled` …), or `no`, {_LEGS}.",
+        _UNKNOWN,
+        over=UNION,
+    ),
+    "swapped_pages": Column(
+        "swapped_pages", "pages", f"Pages swapped in or out, sum, {_LEGS}.", _UNKNOWN, over=SUM
+    ),
+    "peak_rss_bytes": Column(
+        "peak_rss_bytes",
+        "bytes",
+        f"Peak resident memory of the stage's process, {_LEGS}.",
+        _UNKNOWN,
+        over=MOST,
+    ),
+    "overslept": Column(
+        "overslept",
+        "",
+        "Share by which the stretched computation took longer than asked for, because waits ended "
+        f"late: sum over sum of the items, the worst leg, {_LEGS}. Above 0.02 the leg is "
+        "disturbed.",
+        "the computation is not stretched, its items take less than 0.1 ms of CPU time, or "
+        f"{UNMEASURED}",
+        over=MOST,
+    ),
+}
+"""Fields of :class:`~paretopipe_worker.records.Health` that a table has, each with its column."""
+
+COLUMNS = tuple(_TOLD.values())
+
+
+def hosts(counted: pd.DataFrame) -> pd.DataFrame:
+    """How the hosts were in each try, the legs that count taken together.
+
+    Parameters
+    ----------
+    counted
+        Ends of the legs that count, of all ranks.
+
+    Returns
+    -------
+    One row per try and rank: the columns of :data:`analysis.measures.legs.TRY`, rank, and
+    :data:`COLUMNS`.
+    """
+    measured = counted[counted["phase"].isin(MEASURED)]
+    values = pd.DataFrame([_flat(health) for health in measured["health"]], index=measured.index)
+    values = values.reindex(columns=[column.name for column in COLUMNS])
+    by = [*TRY, "rank"]
+    return reduced(pd.concat([measured[by], values], axis=1), by, COLUMNS)
+
+
+def _flat(health: Health | None) -> dict[str, Any]:
+    """One leg's health by column; null where the host does not tell."""
+    return {column.name: _value(getattr(health, name, None)) for name, column in _TOLD.items()}
+
+
+def _value(told: Any) -> Any:
+    """One value of a field: of several numbers the lowest, which is first; words as a list."""
+    if not isinstance(told, tuple):
+        return told
+    if told and not isinstance(told[0], str):
+        return told[0]
+    return ", ".join(told) or "no"

@@ -1,0 +1,176 @@
+"""What the analysis of a run says to people: its fronts, and what is missing or in doubt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis import backends
+from analysis.tables import front
+from paretopipe_worker.plan.labels import readable
+
+_SHOWN = {
+    "split": "split",
+    "latency_median_ms": "latency ms",
+    "throughput_images_s": "images/s",
+    "payload_bytes": "payload bytes",
+    "output": "output",
+}
+
+
+def text(document: dict[str, Any]) -> str:
+    """The result for people: each front as a table, what failed, where the files are."""
+    parts = []
+    best = pd.DataFrame(document["front"])
+    if best.empty:
+        why = "all points are marked"
+        if len(document["rateless"]) == document["points"]["ok"]:
+            why = "no point has a throughput"
+        if not document["points"]["ok"]:
+            why = "no point was measured"
+        parts.append(f"{why}: there is no front")
+    else:
+        for group, rows in best.groupby(list(front.GROUP), sort=False):
+            parts.append(f"{_title(dict(zip(front.GROUP, group, strict=True)))}\n{_table(rows)}")
+    counts = document["points"]
+    total = sum(counts.values())
+    said = f"{counts['ok']} of {total} points measured"
+    said += "".join(f", {counts[name]} {name}" for name in ("failed", "missing") if counts[name])
+    parts.append("\n".join([said, *_reasons(document["failures"])]))
+    if document["rateless"]:
+        parts.append("\n".join(_rateless(document["rateless"])))
+    if document["unsteady"]:
+        parts.append(_unsteady(document["unsteady"]))
+    if document["marked"]:
+        parts.append("\n".join(_marks(document["marked"], document["uncertified"])))
+    if document["late"]:
+        parts.append("\n".join(_late(document["late"])))
+    if document["disturbed"]:
+        parts.append("\n".join(_disturbed(document["disturbed"])))
+    if document["unclocked"]:
+        parts.append("\n".join(_unclocked(document["unclocked"])))
+    if document["unattributed"]:
+        parts.append("\n".join(_unattributed(document["unattributed"])))
+    if document["backends"]:
+        parts.append(backends.text(pd.DataFrame(document["backends"])))
+    parts.append(_processes(document["processes"]))
+    parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
+    return "\n\n".join(parts)
+
+
+def _title(group: dict[str, Any]) -> str:
+    """What a front is of."""
+    return (
+        f"{group['model']} over link {group['link']}: {readable(group['placement'])}, "
+        f"{group['backend']}, batch {group['batch']}, window {group['window']}, {group['dtype']}"
+    )
+
+
+def _table(rows: pd.DataFrame) -> str:
+    """The points of one front, lowest latency first."""
+    shown = rows[list(_SHOWN)].rename(columns=_SHOWN)
+    return shown.to_string(index=False, float_format=lambda value: f"{value:.2f}")
+
+
+def _reasons(failures: list[dict[str, Any]]) -> list[str]:
+    """Why points have no figures: each reason once, with those it holds for, and their tries."""
+    splits: dict[str, list[str]] = {}
+    for row in failures:
+        where = f"{row['split']} ({row['model']}, {row['link']}, {row['backend']}"
+        where += f"; {_count(row['tries'], 'try', 'tries')})" if row["tries"] else ")"
+        splits.setdefault(row["reason"], []).append(where)
+    return [
+        f"  {reason}: {', '.join(where[:3])}" + (f" and {len(where) - 3} more" * (len(where) > 3))
+        for reason, where in splits.items()
+    ]
+
+
+def _marks(rows: list[dict[str, Any]], uncertified: bool) -> list[str]:
+    """Which points' links were not as asked for, by link, and what follows."""
+    where = "on the front all the same" if uncertified else "left off the front; see --uncertified"
+    reasons: dict[str, int] = {}
+    for row in rows:
+        text = f"{row['link']}: {row['link_certificate']}"
+        reasons[text] = reasons.get(text, 0) + 1
+    said = f"{len(rows)} points have a link that was not as asked for ({where}):"
+    again = "  -e retry_uncertified=true measures them again"
+    return [said, *(f"  {count} over {text}" for text, count in reasons.items()), again]
+
+
+def _rateless(rows: list[dict[str, Any]]) -> list[str]:
+    """Which points have a latency and no throughput, with one of the reasons for each link."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        reasons.setdefault(row["link"], []).append(row["throughput_note"])
+    said = f"{_count(len(rows), 'point')} without a throughput (throughput_note):"
+    return [said, *(f"  {len(by)} over {link}: {by[0]}" for link, by in reasons.items())]
+
+
+def _unsteady(rows: list[dict[str, Any]]) -> str:
+    """How many points were measured before their items were steady, by link."""
+    links = pd.Series([row["link"] for row in rows]).value_counts(sort=False)
+    where = ", ".join(f"{count} over {link}" for link, count in links.items())
+    return (
+        f"{_count(len(rows), 'point')} of which a phase began although its items never became "
+        f"steady (…_warmup_ended_by; see phases.warmup_items): {where}"
+    )
+
+
+def _late(rows: list[dict[str, Any]]) -> list[str]:
+    """During how many points of each link a relay was late, and by how much at most."""
+    worst: dict[str, list[float]] = {}
+    for row in rows:
+        worst.setdefault(row["link"], []).append(row["relay_late_p99_ms"])
+    said = f"{len(rows)} points were measured while the relay was late (link_late):"
+    return [
+        said,
+        *(f"  {len(by)} over {link}: by {max(by):.1f} ms at most" for link, by in worst.items()),
+    ]
+
+
+def _disturbed(rows: list[dict[str, Any]]) -> list[str]:
+    """Which points were measured on a disturbed host, by link, and by what."""
+    shown = []
+    for row in rows[:5]:
+        first, *others = row["disturbances"].split("; ")
+        more = f", and {len(others)} more" if others else ""
+        shown.append(f"  {row['split']} over {row['link']}: {first}{more}")
+    return [
+        f"{_count(len(rows), 'point')} measured on a disturbed host (disturbed), after "
+        f"{_count(int(sum(row['legs_again'] for row in rows)), 'leg')} measured again:",
+        *shown,
+        *([f"  and {len(rows) - 5} more, see disturbances in points.csv"] if rows[5:] else []),
+    ]
+
+
+def _unclocked(rows: list[dict[str, Any]]) -> list[str]:
+    """How many points have no forward latency, with one of the reasons for each link."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        reasons.setdefault(row["link"], []).append(row["clock_note"])
+    said = f"{_count(len(rows), 'point')} without a forward latency (clock_note):"
+    return [said, *(f"  {len(by)} over {link}: {by[0]}" for link, by in reasons.items())]
+
+
+def _unattributed(rows: list[dict[str, Any]]) -> list[str]:
+    """How many points' parts do not add up to their latency, by link and backend."""
+    where: dict[str, list[str]] = {}
+    for row in rows:
+        where.setdefault(f"{row['link']}, {row['backend']}", []).append(row["split"])
+    said = f"{_count(len(rows), 'point')} whose time is not all attributed (attribution_ok):"
+    return [said, *(f"  {len(by)} over {at}: {', '.join(by[:3])}" for at, by in where.items())]
+
+
+def _processes(told: dict[str, int]) -> str:
+    """How many stage processes were started, as the records prove."""
+    said = f"{_count(told['started'], 'stage process', 'stage processes')} started for "
+    said += f"{_count(told['attempts'], 'session')}, in which {told['points']} points were walked"
+    if told["cut_short"]:
+        said += f"; {told['cut_short']} of the processes ended without a last line"
+    return said
+
+
+def _count(number: int, one: str, several: str | None = None) -> str:
+    """A number of things in words."""
+    return f"{number} {one if number == 1 else several or one + 's'}"

@@ -1,0 +1,54 @@
+"""The table ``stages.csv``: how each rank computed and how its host was, point by point."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.column import Column
+from analysis.measures import computing, hosts, ranks
+from analysis.measures.legs import TRY, that_count
+from analysis.measures.reduction import reduced
+from analysis.run import Run
+
+_MEASURED = (*computing.columns(), *hosts.COLUMNS)
+
+COLUMNS: tuple[Column, ...] = (
+    *ranks.COLUMNS,
+    Column("rank", "", "Rank of the stage; only ranks that have a part in the split are here."),
+    Column("host", "", "The host of that rank."),
+    *computing.columns(),
+    Column(
+        "device_emulated",
+        "",
+        "Factor by which the host's computation is stretched: its CPU time where it computes with "
+        "one thread, its wall time where with several; 1 for none.",
+    ),
+    *hosts.COLUMNS,
+)
+
+
+def stages(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
+    """Every rank that takes part in a point of the plan, with what was measured of it.
+
+    Parameters
+    ----------
+    run
+        The run.
+    measured
+        Its replicates, see :func:`analysis.measures.replicates.replicates`.
+
+    Returns
+    -------
+    The columns :data:`COLUMNS`, in the order of the plan's points.
+    """
+    planned = ranks.ranks_of(run.plan)
+    complete = measured.loc[measured["status"] == "ok", TRY]
+    items, ends = that_count(run, complete)
+    # A rank without items leaves the mean over replicates null.
+    by_try = complete.merge(planned[["point", "rank"]], on="point")
+    for figures in (computing.computing(items), hosts.hosts(ends)):
+        by_try = by_try.merge(figures, on=[*TRY, "rank"], how="left")
+    table = planned.merge(
+        reduced(by_try, ["point", "rank"], _MEASURED), on=["point", "rank"], how="left"
+    )
+    return table[[column.name for column in COLUMNS]]
