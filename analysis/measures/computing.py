@@ -47,8 +47,10 @@ def computing(items: pd.DataFrame) -> pd.DataFrame:
     table["wall_over_cpu"] = table["wall_over_cpu"].mask(
         loaded, sums["compute_ns"] / sums["cpu_ns"]
     )
+    phases = table.index.get_level_values("phase")
     by_phase = [
-        table.xs(phase, level="phase").add_prefix(prefix) for phase, prefix in _PREFIXES.items()
+        table[phases == phase].droplevel("phase").add_prefix(prefix)
+        for phase, prefix in _PREFIXES.items()
     ]
     return by_phase[0].join(by_phase[1], how="outer").reset_index()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,15 @@ from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
 from analysis.run import Run, read
 from analysis.tables.points import points
+from analysis.tables.stages import stages
 from paretopipe_worker.plan.plan import Point
-from tests.analysis.test_figures import assert_texts_are_clear
-from tests.helpers.fake_run import TWO_LINKS, Clocks, FakeRun, expected_ms, make, tiny_table
+from tests.helpers.fake_clocks import Clocks
+from tests.helpers.fake_plan import TWO_LINKS, expected_ms, make, tiny_table
+from tests.helpers.fake_run import FakeRun
+from tests.helpers.figures import assert_texts_are_clear
+from tests.helpers.record_files import edit
 
 CUT = "body.1"
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], object], kind: str = "item") -> None:
-    """Change the items of a record file, or its lines of another kind."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines:
-        if line["kind"] == kind:
-            change(line)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
@@ -197,7 +191,7 @@ def test_an_item_that_a_rank_did_not_record_marks_the_point(fake: FakeRun) -> No
     point = json.loads(lines[lost])["point"]
     sink.write_text("\n".join([*lines[:lost], *lines[lost + 1 :], ""]))
     row = points(read(fake.path)).set_index("point").loc[point]
-    assert row["status"] == "ok" and row["attribution_ok"] is False
+    assert row["status"] == "ok" and not row["attribution_ok"]
     assert np.isnan(row["attributed_share"])
 
 
@@ -230,9 +224,10 @@ def test_a_run_without_any_record_has_an_empty_table(fake: FakeRun) -> None:
 
 
 def test_bars_are_the_attributed_kinds_and_reach_the_latency(run: Run) -> None:
-    table = points(run)
-    made = attribution(run.items, run.plan, replicates(run), comparisons(run))
-    bars = heights(table, made)
+    measured = replicates(run)
+    table, of_ranks = points(run, measured=measured), stages(run, measured)
+    made = attribution(run.items, run.plan, measured, comparisons(run))
+    bars = heights(table, of_ranks, made)
     row = bars[(table["split"] == CUT) & (table["link"] == "rate20")].iloc[0]
     stage, wire = expected_ms(run.plan, point_of(run, CUT, "rate20"))
     names = ["stage 0 compute", "stage 1 compute", "wire forward", "wire back"]
@@ -240,16 +235,18 @@ def test_bars_are_the_attributed_kinds_and_reach_the_latency(run: Run) -> None:
     assert np.allclose(bars.sum(axis=1), table["latency_median_ms"], rtol=1e-3)
     rest = "latency - compute (not attributed)"
     assert bars[["wire, there and back", rest]].isna().all(axis=None)
-    [figure] = breakdown(table, made)
+    [figure] = breakdown(table, of_ranks, made)
     assert_texts_are_clear(figure)
     # A point that the table lacks has what is left over, named as that.
-    lost = heights(table, made[made["point"] != table["point"].iloc[0]])
+    lost = heights(table, of_ranks, made[made["point"] != table["point"].iloc[0]])
     assert lost[rest].notna().tolist() == [True] + [False] * (len(table) - 1)
 
 
 def test_a_bar_has_one_part_for_both_wires_where_clocks_were_not_compared(run: Run) -> None:
-    table = points(run)
-    bars = heights(table, attribution(run.items, run.plan, replicates(run)))
+    measured = replicates(run)
+    table = points(run, measured=measured)
+    made = attribution(run.items, run.plan, measured)
+    bars = heights(table, stages(run, measured), made)
     crossing = table["split"] != "@first"
     assert bars["wire, there and back"].notna().tolist() == crossing.tolist()
     assert bars.loc[crossing, "wire forward"].isna().all()

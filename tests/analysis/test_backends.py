@@ -17,16 +17,10 @@ from analysis.measures.replicates import replicates
 from analysis.run import RunError, read
 from analysis.tables import backend_costs
 from paretopipe_worker.plan.plan import Session
-from tests.analysis.test_attribution import edit
-from tests.analysis.test_figures import assert_texts_are_clear
-from tests.helpers.fake_run import (
-    TWO_LINKS,
-    FakeRun,
-    expected_ms,
-    make,
-    mobilenet_table,
-    tiny_table,
-)
+from tests.helpers.fake_plan import TWO_LINKS, expected_ms, make, mobilenet_table, tiny_table
+from tests.helpers.fake_run import FakeRun
+from tests.helpers.figures import assert_texts_are_clear
+from tests.helpers.record_files import edit
 
 CUT = "body.1"
 EXTRA_MS = {"rpc": (1.0, 2.0), "tcp": (0.0, 0.0)}

@@ -15,12 +15,15 @@ from analysis.figures import front_figure
 from analysis.figures.captions import MARKED
 from analysis.measures import chance
 from analysis.measures.certificate import described
+from analysis.measures.replicates import replicates
 from analysis.run import read
 from analysis.tables.points import points
+from analysis.tables.stages import stages
 from analysis.uncertified import uncertified
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import resume
-from tests.helpers.fake_run import FakeRun, make, tiny_table
+from tests.helpers.fake_plan import make, tiny_table
+from tests.helpers.fake_run import FakeRun
 
 RATE = {"name": "rate20", "rate_mbit": 20}
 DELAY = {"name": "delay50", "delay_ms": 50}
@@ -233,7 +236,9 @@ def test_marked_points_are_hollow_and_told_with_the_relay(tmp_path: Path) -> Non
     fake = run_of(tmp_path, RATE)
     change(fake, "probe", changed("goodput_mbit", 0.5))
     for shown in (False, True):
-        [figure] = front_figure.front(points(read(fake.path), uncertified=shown))
+        run = read(fake.path)
+        table = points(run, uncertified=shown)
+        [figure] = front_figure.front(table, stages(run, replicates(run)))
         drawn = [line for line in figure.axes[-1].lines if line.get_marker() is MARKED]
         assert sum(len(line.get_xdata()) for line in drawn) == 4
         assert {line.get_markerfacecolor() for line in drawn} == {"none"}

@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 
 from analysis import columns as dictionary
-from analysis import manifest, pareto
+from analysis import manifest, pareto, report
 from analysis.column import OBJECTIVES
 from analysis.tables import columns
 from tests import ROOT
-from tests.helpers.fake_run import TWO_LINKS, FakeRun, make, tiny_table
+from tests.helpers.fake_plan import TWO_LINKS, make, tiny_table
+from tests.helpers.fake_run import FakeRun
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_pareto_tells_of_disturbed_points_clocks_and_processes(
     assert len(document["unclocked"]) == 3
     assert {row["link"] for row in document["unclocked"]} == {second.link}
     assert document["processes"]["started"] == document["processes"]["planned"] == 4
-    printed = pareto.text(document)
+    printed = report.text(document)
     assert (
         "1 point measured on a disturbed host (disturbed), after 0 legs measured again:" in printed
     )
@@ -118,7 +119,7 @@ def test_pareto_tells_how_often_failed_points_were_tried(
     assert pareto.main([str(fake.path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert sorted(row["tries"] for row in document["failures"]) == [0] * 4 + [2] * 4
-    assert "; 2 tries)" in pareto.text(document)
+    assert "; 2 tries)" in report.text(document)
 
 
 def test_pareto_groups_failures_by_reason(

@@ -19,8 +19,9 @@ from scipy import stats
 from analysis import compare as module
 from analysis.compare import CompareError, compare, holm, main, welch
 from analysis.run import read
-from tests.analysis.test_attribution import edit
-from tests.helpers.fake_run import ALLOCATOR, FakeRun, make, tiny_table
+from tests.helpers.fake_plan import make, tiny_table
+from tests.helpers.fake_run import ALLOCATOR, FakeRun
+from tests.helpers.record_files import edit
 
 CUT = "body.0"
 

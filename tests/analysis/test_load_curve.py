@@ -19,8 +19,11 @@ from analysis.measures.replicates import replicates
 from analysis.run import read
 from analysis.tables.load_curve import NAMES, load_curve
 from analysis.tables.points import points
-from tests.analysis.test_figures import one_page, overlapping, shown_texts
-from tests.helpers.fake_run import TWO_LINKS, FakeRun, expected_ms, make, period_ms, tiny_table
+from tests.helpers.analysed import tables_of
+from tests.helpers.fake_legs import period_ms
+from tests.helpers.fake_plan import TWO_LINKS, expected_ms, make, tiny_table
+from tests.helpers.fake_run import FakeRun
+from tests.helpers.figures import one_page, overlapping, shown_texts
 
 CUT = "body.1"
 SHARES = (0.3, 0.6, 1.5)
@@ -143,7 +146,7 @@ def test_steps_that_a_replicate_no_longer_offered_say_so_and_are_not_drawn(tmp_p
     table, curve = curve_of(fake)
     told = curve.groupby("step")[["replicates", "replicates_ended"]].agg(["min", "max"])
     assert told.to_numpy().tolist() == [[2, 2, 0, 0], [2, 2, 0, 0], [1, 1, 1, 1]]
-    drawn = one_page(load_figure(table, curve))
+    drawn = one_page(load_figure(table, tables_of(fake)[1], curve))
     assert {len(axes.lines[0].get_xdata()) for axes in drawn.axes} == {2}
 
 
@@ -215,8 +218,9 @@ def test_the_command_writes_the_table_and_figure_where_load_was_offered(
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Figure]:
-    table, curve = curve_of(fake_of(tmp_path_factory.mktemp("load")).all_sessions())
-    [figure] = load_figure(table, curve)
+    fake = fake_of(tmp_path_factory.mktemp("load")).all_sessions()
+    table, curve = curve_of(fake)
+    [figure] = load_figure(table, tables_of(fake)[1], curve)
     return curve, figure
 
 
@@ -248,9 +252,9 @@ def test_its_texts_are_inside_it_and_clear_of_each_other(
 
 def test_disturbed_legs_are_struck_out(drawn: tuple[pd.DataFrame, Figure], tmp_path: Path) -> None:
     curve, plain = drawn
-    table = points(read(fake_of(tmp_path, items=8).all_sessions().path))
+    tables = tables_of(fake_of(tmp_path, items=8).all_sessions())
     disturbed = curve["on_front"] & (curve["step"] == 2)
-    [figure] = load_figure(table, curve.assign(disturbed=disturbed))
+    [figure] = load_figure(*tables, curve.assign(disturbed=disturbed))
     count = int((curve["on_front"] & (curve["step"] == 2)).sum())
     assert sum(len(axes.lines) for axes in figure.axes) == count + sum(
         len(axes.lines) for axes in plain.axes
@@ -262,6 +266,6 @@ def test_draw_takes_the_curve_of_each_model_alone(
     drawn: tuple[pd.DataFrame, Figure], tmp_path: Path
 ) -> None:
     curve, _ = drawn
-    table = points(read(fake_of(tmp_path, items=8).all_sessions().path))
-    files = front_figure.draw(table, tmp_path / "figures", curve.assign(model="other"))
+    tables = tables_of(fake_of(tmp_path, items=8).all_sessions())
+    files = front_figure.draw(*tables, tmp_path / "figures", curve.assign(model="other"))
     assert not [file for file in files if file.name.startswith("load-")]

@@ -20,7 +20,8 @@ from analysis.run import read
 from paretopipe_worker.plan import fleet, spec
 from paretopipe_worker.prepare import prepare
 from tests import ROOT
-from tests.helpers.fake_run import FakeRun, make, tiny_table
+from tests.helpers.fake_plan import make, tiny_table
+from tests.helpers.fake_run import FakeRun
 from tests.helpers.sessions import lab
 from tests.playbooks.test_roles import module
 

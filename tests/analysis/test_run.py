@@ -14,7 +14,8 @@ from analysis.run import RunError, read
 from analysis.tables.points import points
 from paretopipe_worker.plan import resume
 from paretopipe_worker.plan.belonging import ForeignRecords
-from tests.helpers.fake_run import FakeRun, make, tiny_table
+from tests.helpers.fake_plan import make, tiny_table
+from tests.helpers.fake_run import FakeRun
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Records of a made-up run, written with the worker's own plan and record writer.
 
-Its numbers come from a simple model of a pipeline: none was measured. It has a timeline of its
-own, which is the source's clock; what other ranks write is told by their clocks (:class:`Clocks`).
+Its numbers come from a simple model of a pipeline; none was measured. The source's clock is its
+timeline, and other ranks write what their own clocks show (:mod:`tests.helpers.fake_clocks`).
 """
 
 from __future__ import annotations
@@ -14,90 +14,14 @@ from typing import Any, Literal
 
 from analysis.measures import chance
 from paretopipe_worker import records
-from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.plan import code, planner, predict, spec
+from paretopipe_worker.plan import code, predict
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.transport.backends import BACKENDS
-
-WEIGHTS, GRAPH = "ab" * 32, "12" * 32
-FORWARD_MS = 40.0
-WIRE_OVERHEAD = 1.045
-WARMUP = 2
-HOSTS = (
-    Host(name="pi", data_address="10.0.0.1", device_emulated=3.0),
-    Host(name="server", data_address="10.0.0.2"),
-)
-
-_MOBILENET = (
-    (32, 112), (16, 112), (24, 56), (24, 56), (32, 28), (32, 28), (32, 28), (64, 14), (64, 14),
-    (64, 14), (64, 14), (96, 14), (96, 14), (96, 14), (160, 7), (160, 7), (160, 7), (320, 7),
-    (1280, 7),
-)  # fmt: skip
-
-
-def mobilenet_table(batch: int = 1, model: str = "mobilenet_v2") -> CutTable:
-    """MobileNetV2's block cuts at 224 px, with their real shapes."""
-    cuts = tuple(
-        Cut(f"features.{n}", (TensorSpec((batch, channels, side, side), "float32"),))
-        for n, (channels, side) in enumerate(_MOBILENET)
-    )
-    return table(cuts, batch, model)
-
-
-def table(cuts: tuple[Cut, ...], batch: int = 1, model: str = "mobilenet_v2") -> CutTable:
-    """A cut table over these cuts."""
-    return CutTable(
-        model=model,
-        granularity="block",
-        batch=batch,
-        dtype="float32",
-        input=TensorSpec((batch, 3, 224, 224), "float32"),
-        cuts=cuts,
-        output=(TensorSpec((batch, 1000), "float32"),),
-        weights_sha256=WEIGHTS,
-        graph_sha256=GRAPH,
-        forward_ns=int(FORWARD_MS * 1e6) * batch,
-    )
-
-
-def tiny_table() -> CutTable:
-    """Two cuts, for tests that are not about pictures."""
-    return table(
-        tuple(Cut(f"body.{n}", (TensorSpec((1, 8 << n, 8, 8), "float32"),)) for n in range(2)),
-        model="tiny",
-    )
-
-
-def make(
-    *tables: CutTable,
-    run: str = "made-up",
-    hosts: Sequence[Host] = HOSTS,
-    **experiment: Any,
-) -> Plan:
-    """A plan over these tables; `experiment` as in a spec, on the open link by default."""
-    document = {"models": [table.model for table in tables], "links": ["none"]} | experiment
-    document["models"] = list(dict.fromkeys(document["models"]))
-    return planner.make(run, spec.parse(document), hosts, tables)
-
-
-TWO_LINKS: list[Any] = ["none", {"name": "rate20", "rate_mbit": 20}]
-SIX_LINKS: list[Any] = [
-    "none",
-    "wifi",
-    "lte",
-    "paper-delay200",
-    "paper-rate5",
-    "paper-delay200-rate5",
-]
-PAPER_LINKS: list[Any] = [
-    "none",
-    {"name": "delay200", "delay_ms": 200},
-    {"name": "rate5", "rate_mbit": 5},
-    {"name": "both", "rate_mbit": 5, "delay_ms": 200},
-]
+from tests.helpers.fake_clocks import Clocks
+from tests.helpers.fake_legs import WARMUP, Leg, Step, period_ms, shares_of
+from tests.helpers.fake_plan import ON_THE_WIRE, WEIGHTS, expected_ms
 
 HEALTHY = records.Health(
     wall_over_cpu=1.01,
@@ -113,66 +37,6 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824"}
 DISTURBANCE = "computing took 1.50 of its CPU time (1.05 allowed): something else had the core"
 
 _START_NS = 5_000_000_000
-
-
-@dataclass(frozen=True)
-class Clocks:
-    """How the clock of every rank but the source goes: ahead, and faster or slower.
-
-    `exchange_ns` is the time of the fastest exchange between both. At `step_at_ns` of the source's
-    clock the other host stands still, and both its clocks jump by `step_ns`. From `slew_at_ns` on
-    the monotonic clock of `slewed` goes faster by `slew_ppm`, until it has gained `slew_ns`. Raw
-    clocks go faster than monotonic ones by `corrected_ppm`. From `warm_at_ns` on the other host's
-    crystal goes faster by `warm_ppm`.
-    """
-
-    ahead_ns: int = 5_000_000_000
-    drift_ppm: float = -20.0
-    exchange_ns: int = 60_000
-    step_ns: int = 0
-    step_at_ns: int = 0
-    slew_ns: int = 0
-    slew_at_ns: int = 0
-    slew_ppm: float = 400.0
-    slewed: Literal["source", "other"] = "other"
-    corrected_ppm: float = 7.0
-    warm_at_ns: int = 0
-    warm_ppm: float = 0.0
-
-    def of(self, rank: int, source_ns: int) -> int:
-        """What the clock of `rank` shows when the source's shows `source_ns`."""
-        if rank == 0:
-            return source_ns
-        stepped = self.step_ns if source_ns >= self.step_at_ns else 0
-        drifted = round(source_ns * self.drift_ppm * 1e-6)
-        drifted += round(max(0, source_ns - self.warm_at_ns) * self.warm_ppm * 1e-6)
-        # A clock that the source's gains on stays behind.
-        gained = self._gained_ns(source_ns) * (1 if self.slewed == "other" else -1)
-        return source_ns + self.ahead_ns + drifted + stepped + gained
-
-    def read(self, rank: int, source_ns: int) -> records.Reading:
-        """What both clocks of `rank` show then."""
-        shown = self.of(rank, source_ns)
-        gained = (self.slewed == "other") == (rank > 0) and self._gained_ns(source_ns)
-        raw = shown - gained + round(source_ns * self.corrected_ppm * 1e-6) + 10**9 * (rank + 1)
-        return shown, raw, shown
-
-    def _gained_ns(self, source_ns: int) -> int:
-        """What a clock was slewed by until then."""
-        return min(self.slew_ns, max(0, round((source_ns - self.slew_at_ns) * self.slew_ppm / 1e6)))
-
-    def record(
-        self, when: Literal["before", "between", "after"], rank: int, at_ns: int
-    ) -> records.Clock:
-        """Exchanges from `at_ns` on, the answer made halfway, some of them slower."""
-        exchanges = []
-        for number in range(8):
-            took_ns = self.exchange_ns + 10_000 * ((number + 3) % 8)
-            # Only the fastest is even: the others came late on one way.
-            times = (0, at_ns), (rank, at_ns + self.exchange_ns // 2), (0, at_ns + took_ns)
-            exchanges.append(records.Exchange(*(self.read(*time) for time in times)))
-            at_ns += 200_000
-        return records.Clock(when, rank, tuple(exchanges))
 
 
 @dataclass
@@ -202,7 +66,7 @@ class FakeRun:
     items: int = 20
     noise: float = 0.02
     engine: Literal["netem", "relay"] = "netem"
-    clocks: Clocks = Clocks()
+    clocks: Clocks = field(default_factory=Clocks)
     loads: tuple[float, ...] = ()
     again: dict[str, int] = field(default_factory=dict)
     health: dict[int, records.Health] = field(default_factory=dict)
@@ -238,7 +102,6 @@ class FakeRun:
         far the last rank's wall clock jumped; `weights` is what the hosts loaded.
         """
         done = [self.plan.point(id) for id in (session.points if points is None else points)]
-        certified = self.certified_after(session)
         last = len(session.placement) - 1
         paths = []
         for rank, host in enumerate(session.placement):
@@ -248,25 +111,11 @@ class FakeRun:
                 writer.write(records.Ready({"congestion": "cubic"}, {}, weights))
                 # Sessions of one machine begin one after the other.
                 begin = _START_NS + attempt * 10**12 + 10**13 * self.plan.sessions.index(session)
-                now = begin
                 if rank == 0:
-                    writer.write(self.clocks.record("before", last, now - 500_000_000))
+                    writer.write(self.clocks.record("before", last, begin - 500_000_000))
                     writer.write(self.probe(session, 0))
-                shares = {"startup": 2_500_000_000}
-                for number, point in enumerate(done):
-                    if rank == 0:
-                        writer.write(self.clocks.record("between", last, now - 40_000_000))
-                    if rank == 0 and number in certified[1:-1]:
-                        writer.write(self.probe(session, number))
-                    seed = f"{session.id} {attempt} {point.id}"
-                    legs = self.legs(point, seed, scale, now)
-                    self.point(writer, point, rank, legs, point.id in disturbed and rank == last)
-                    now = legs[-1].end_ns + 50_000_000
-                    for leg in legs:
-                        warm = leg.items[0].ready_ns - leg.start_ns
-                        shares["warmup"] = shares.get("warmup", 0) + warm
-                        spent = leg.end_ns - leg.start_ns - warm
-                        shares[leg.phase] = shares.get(leg.phase, 0) + spent
+                legs = self.walked(writer, session, attempt, rank, done, scale, disturbed, begin)
+                now = legs[-1].end_ns + 50_000_000 if legs else begin
                 if rank == 0 and end == "ok":
                     writer.write(self.clocks.record("between", last, now - 40_000_000))
                     writer.write(self.probe(session, len(done)))
@@ -278,11 +127,36 @@ class FakeRun:
                             reason,
                             process_start_ns=self.clocks.of(rank, begin - 3_000_000_000),
                             end_ns=self.clocks.of(rank, now + 500_000_000),
-                            shares_ns=shares,
+                            shares_ns=shares_of(legs),
                             wall_clock_step_ns=wall_clock_step_ns if rank == last else 0,
                         )
                     )
         return paths
+
+    def walked(
+        self,
+        writer: records.Writer,
+        session: Session,
+        attempt: int,
+        rank: int,
+        points: Sequence[Point],
+        scale: float,
+        disturbed: Sequence[str],
+        now: int,
+    ) -> list[Leg]:
+        """One rank's lines of all points of an attempt, from `now` on; their legs."""
+        certified, last = self.certified_after(session), len(session.placement) - 1
+        walked: list[Leg] = []
+        for number, point in enumerate(points):
+            if rank == 0:
+                writer.write(self.clocks.record("between", last, now - 40_000_000))
+            if rank == 0 and number in certified[1:-1]:
+                writer.write(self.probe(session, number))
+            legs = self.legs(point, f"{session.id} {attempt} {point.id}", scale, now)
+            self.point(writer, point, rank, legs, point.id in disturbed and rank == last)
+            now = legs[-1].end_ns + 50_000_000
+            walked += legs
+        return walked
 
     def controller_failure(self, session: Session, attempt: int, reason: str) -> None:
         """What the controller writes where it saw a session fail."""
@@ -335,7 +209,7 @@ class FakeRun:
         """The link as the profile says it is."""
         path = self.plan.link(session.link).forward_path(len(session.placement))
         trip_ms = sum(condition.delay_ms for condition in path) + 0.1
-        goodput = [(condition.rate_mbit or 9000) / WIRE_OVERHEAD for condition in path]
+        goodput = [(condition.rate_mbit or 9000) / ON_THE_WIRE for condition in path]
         transfers = tuple(
             records.Transfer(hop, size, (int((trip_ms + size * 8 / (rate * 1e3)) * 1e6),) * 3)
             for size in (8 << 10, 512 << 10)
@@ -417,7 +291,7 @@ class FakeRun:
                     end_ns=finish,
                     ended_by="minimum" if rank == 0 else None,
                     payload_sent_bytes=payload,
-                    wire_sent_bytes=int(payload * WIRE_OVERHEAD) + framing,
+                    wire_sent_bytes=int(payload * ON_THE_WIRE) + framing,
                     wire_counter="sockets",
                     retransmitted_bytes=0,
                     relay_late_p99_ns=300_000 if relayed else None,
@@ -463,94 +337,3 @@ class FakeRun:
             departed_ns=self.clocks.of(before, left) if crosses else None,
             overslept_ns=0 if factor > 1 else None,
         )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One item on its way through both stages, by the source's clock."""
-
-    seq: int
-    ready_ns: int
-    arrived_ns: int
-    start_ns: tuple[int, int]
-    computed_ns: tuple[int, int]
-    done_ns: int
-
-
-@dataclass
-class Leg:
-    """One leg of a point by the source's clock; `spoilt` if it was disturbed and not the last."""
-
-    phase: records.Phase
-    number: int
-    window: int
-    offered_per_s: float | None
-    spoilt: bool
-    start_ns: int = 0
-    end_ns: int = 0
-    warmup: list[Step] = field(default_factory=list)
-    items: list[Step] = field(default_factory=list)
-
-    def run(
-        self,
-        now: int,
-        computing: Sequence[list[float]],
-        wire: Sequence[float],
-        random_ms: random.Random,
-    ) -> None:
-        """Send the items on their way: one by one, as the window allows, or as they arrive."""
-        self.start_ns = arrived = free = now
-        for seq, stage in enumerate(computing):
-            alone, period = sum(stage) + sum(wire), period_ms(stage, wire, self.window)
-            if self.phase == "latency":
-                ready, taken, free = free, alone, free + int(alone * 1e6)
-            elif self.phase == "throughput":
-                ready, taken, free = free, period * self.window, free + int(period * 1e6)
-            else:
-                # A queue before the slowest part, whose time it takes from one item to the next.
-                assert self.offered_per_s is not None
-                arrived += int(random_ms.expovariate(self.offered_per_s) * 1e9)
-                ready, begun = arrived, max(arrived, free)
-                taken, free = alone + (begun - ready) / 1e6, begun + int(period * 1e6)
-            step = _step(seq, ready, stage, wire, taken)
-            (self.warmup if seq < WARMUP else self.items).append(step)
-        self.end_ns = max(free, self.items[-1].done_ns)
-
-
-def _step(
-    seq: int, ready: int, stage: Sequence[float], wire: Sequence[float], taken: float
-) -> Step:
-    """One item that takes `taken` ms; what it waits, it waits before the last stage."""
-    done = ready + int(taken * 1e6)
-    # The item waits for the first stage where that is the slowest, else before the last.
-    first = ready + int(stage[0] * 1e6)
-    arrived = first + int(wire[0] * 1e6)
-    last = done - int(wire[1] * 1e6)
-    start = max(arrived, last - int(stage[1] * 1e6))
-    return Step(seq, ready, arrived, (ready, start), (first, max(last, start)), done)
-
-
-def period_ms(stage: Sequence[float], wire: Sequence[float], window: int) -> float:
-    """Time from one completion to the next with `window` items in flight."""
-    return max(*stage, *wire, (sum(stage) + sum(wire)) / window)
-
-
-def expected_ms(plan: Plan, point: Point) -> tuple[list[float], list[float]]:
-    """Milliseconds of each stage's compute and of each hop's wire, as the made-up numbers have it.
-
-    The first quarter of the layers does 40 % of the work, as in real networks of images.
-    """
-    cuts = plan.table(point.model, point.batch, point.dtype).names
-    order = (LAST, *cuts, FIRST)
-    share = (order.index(point.split[0]) / (len(order) - 1)) ** 0.66
-    forward = FORWARD_MS * point.batch
-    factors = [plan.host(host).device_emulated for host in point.placement]
-    stage = [forward * share * factors[0], forward * (1 - share) * factors[1]]
-    path = plan.link(point.link).forward_path(len(point.placement))
-    wire = [
-        way.delay_ms + 0.05 + size * 8 * WIRE_OVERHEAD / ((way.rate_mbit or 9000) * 1e3)
-        if size
-        else 0.0
-        for way, size in zip(path, point.hop_bytes, strict=True)
-    ]
-    return stage, wire

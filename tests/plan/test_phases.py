@@ -23,7 +23,8 @@ from paretopipe_worker.plan.spec import LoadSpec, PhaseSpec
 from paretopipe_worker.plan.warmup import Warmup, steady
 from paretopipe_worker.session.control import ControlError
 from paretopipe_worker.session.legs import LegResult
-from tests.helpers.fake_run import FakeRun, make, tiny_table
+from tests.helpers.fake_plan import make, tiny_table
+from tests.helpers.fake_run import FakeRun
 
 MS = 1_000_000
 

@@ -30,7 +30,7 @@ from paretopipe_worker.records import (
     Writer,
 )
 from paretopipe_worker.shaping import tc
-from tests.helpers import fake_run
+from tests.helpers import fake_plan
 from tests.helpers.fake_run import FakeRun
 from tests.helpers.tables import HOSTS, table
 from tests.test_records import HEADER
@@ -350,7 +350,7 @@ def agree(fake: FakeRun) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def test_what_the_analysis_counts_as_measured_is_what_is_not_measured_again(tmp_path: Path) -> None:
-    made = fake_run.make(fake_run.tiny_table(), links=fake_run.TWO_LINKS)
+    made = fake_plan.make(fake_plan.tiny_table(), links=fake_plan.TWO_LINKS)
     fake = FakeRun(tmp_path / "run", made)
     first, second = made.sessions
     fake.session(first, 1, points=first.points[:2], end="none")
@@ -382,7 +382,7 @@ def spoilt(line: dict[str, Any], point: str, how: str) -> dict[str, Any] | None:
 def test_a_replicate_whose_figures_must_not_be_used_failed_by_itself_and_can_be_retried(
     tmp_path: Path, how: str, reason: str
 ) -> None:
-    fake = FakeRun(tmp_path / "run", fake_run.make(fake_run.tiny_table()), items=8)
+    fake = FakeRun(tmp_path / "run", fake_plan.make(fake_plan.tiny_table()), items=8)
     [session] = fake.plan.sessions
     source, _ = fake.session(session, 1)
     point = crossing(fake.plan, session)

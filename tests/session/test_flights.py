@@ -18,7 +18,7 @@ from paretopipe_worker.session.check import Check
 from paretopipe_worker.session.context import Context, Shares
 from paretopipe_worker.session.flights import Flights
 from paretopipe_worker.transport.api import MARK, Transport
-from tests.helpers import fake_run
+from tests.helpers import fake_plan
 from tests.helpers.rings import ring
 
 WINDOW = 3
@@ -58,7 +58,7 @@ def test_an_input_that_is_overwritten_is_not_while_it_is_still_being_sent(tmp_pa
     # More than the kernel takes, so that most of it is still the sender's.
     batch = 1 + sum(map(most_bytes, ("rmem", "wmem"))) // (4 * 3 * 224 * 224)
     crossing = TensorSpec((batch, 3, 224, 224), "float32")
-    plan = fake_run.make(fake_run.table((Cut("0", (crossing,)),), batch), batch=batch)
+    plan = fake_plan.make(fake_plan.table((Cut("0", (crossing,)),), batch), batch=batch)
     point = next(point for point in plan.points if point.split == ("0",))
     inputs = [example_input(crossing, seed=1, index=index) for index in (0, 1)]
     stage, check = Overwriting(), Check(exact_wanted=True)
