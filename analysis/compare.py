@@ -1,16 +1,17 @@
 """``python -m analysis.compare RUN_A RUN_B``: whether two runs of one experiment agree.
 
-For each point and objective the replicates of both runs are compared as logarithms, so that a
-difference is a ratio: Welch's t interval ("The generalization of 'Student's' problem when several
-different population variances are involved", Biometrika 34, 1947), since runs need not vary alike.
-Over all points and both objectives a difference is told only where it survives Holm's correction
-("A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6, 1979).
+For each point and objective the replicates of both runs are compared by their logarithms, so that a
+difference is a ratio. The interval is Welch's, since the two runs may have different variances
+("The generalization of 'Student's' problem when several different population variances are
+involved", Biometrika 34, 1947). Over all points and both objectives a difference is reported only
+if it survives Holm's correction ("A simple sequentially rejective multiple test procedure", Scand.
+J. Statistics 6, 1979).
 
-Chance is not all that makes runs differ. Replicates whose link was not what was asked for did not
-measure the same thing: they are left out, as they are left off fronts, unless ``--uncertified``
-asks for them. Those during which a relay was late or a host disturbed are compared, since on small
-machines these are most, but every row says how many they are, and a difference that rests on any
-of them is told apart: it is not chance, but it may be the disturbance.
+Chance is not the only reason for which runs differ. Replicates whose link was not what was asked
+for did not measure the same thing: they are left out, as they are left off fronts, unless
+``--uncertified`` asks for them. Replicates during which a relay was late or a host was disturbed
+are compared, since on small machines they are the majority; but every row has their number, and a
+difference that rests on any of them is reported apart from the others.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records import RecordError
 
 AIM_PERCENT = 5.0
-"""Half-width of an interval that replicates should reach."""
+"""Half-width that the intervals should not exceed."""
 
 
 class CompareError(ValueError):
-    """Two runs cannot be compared: what differs between them, or what they lack."""
+    """Two runs cannot be compared: the message says what differs or is missing."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print how two runs differ; return 0 whether they do or not, and 2 where they cannot."""
+    """Print how two runs differ; return 0, or 2 where they cannot be compared."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.compare",
         description="Compare two runs point by point, over their replicates.",
@@ -73,57 +74,51 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(first: Run, second: Run, *, uncertified: bool = False) -> dict[str, Any]:
-    """Compare two runs at every point both measured.
+    """Compare two runs at every point that both measured.
 
     Parameters
     ----------
     first, second
         The runs.
     uncertified
-        Whether replicates count whose link was not as asked for.
+        Whether replicates whose link was not as asked for count.
 
     Returns
     -------
-    A document of plain values: ``runs``, their names; ``confidence``; ``uncertified``; ``rows``,
-    one per point and objective with the means of both runs (geometric, over replicates), how many
-    ``replicates`` of each these are, and how many of them are marked: ``marks``, by run a count for
-    each of :data:`analysis.measures.marks.MARKS`, and ``sound``, whether none is; the ``ratio`` of
-    the second to the first with its interval ``low``, ``high``, ``half_width_percent``, ``p`` and,
-    corrected, ``p_holm``, and whether they ``differ``; ``differing``, those rows that do;
-    ``median_half_width_percent`` and ``aim_percent``; ``left_out``, by run how many ``replicates``
-    do not count, and by ``reasons`` what of their links was not as asked for; ``too_few``, the
-    points and objectives of which a run has fewer than two replicates that count; ``only_in``, by
-    run how many points the other has not measured.
+    A document of plain values:
+
+    - ``runs``: the names of both; ``confidence``; ``uncertified``;
+    - ``rows``: one per point and objective. Each has the ``means`` of both runs (geometric, over
+      replicates); the number of their ``replicates``; ``marks``, for each run a count of each of
+      :data:`analysis.measures.marks.MARKS`; ``sound``, whether all these counts are 0; the
+      ``ratio`` of the second run to the first with its interval ``low`` and ``high`` and its
+      ``half_width_percent``; ``p``; ``p_holm``, the same after correction; and ``differ``;
+    - ``differing``: the rows whose runs differ;
+    - ``median_half_width_percent`` and ``aim_percent``;
+    - ``left_out``: for each run how many ``replicates`` do not count, and by ``reasons`` what of
+      their links was not as asked for;
+    - ``too_few``: the points and objectives of which a run has fewer than two replicates that
+      count;
+    - ``only_in``: for each run how many of its points the other has not measured.
 
     Raises
     ------
     CompareError
-        When the runs measured different things, share no point, or no point of theirs has enough
-        replicates.
+        When the runs measured different things or share no point, or when no shared point has
+        enough replicates.
     """
     _same_things(first, second)
     every = [_measured(run) for run in (first, second)]
     kept = [side if uncertified else side[~side["uncertified"]] for side in every]
-    points = [dict(list(side.groupby(KEY, sort=False))) for side in kept]
     # A point all of whose replicates are left out was measured all the same.
     measured = [list(_keys(side)) for side in every]
     both = [key for key in measured[0] if key in set(measured[1])]
     if not both:
         raise CompareError(f"{first.path} and {second.path}: no point was measured in both")
-    rows, too_few = [], []
-    for key, objective in itertools.product(both, OBJECTIVES):
-        sides = [side.get(key, _NONE).dropna(subset=objective) for side in points]
-        row = dict(zip(KEY, key, strict=True)) | _counted(objective, sides)
-        if min(row["replicates"]) < LEAST:
-            too_few.append(row)
-        else:
-            rows.append(row | _difference(*(side[objective] for side in sides)))
+    rows, too_few = _rows(kept, both)
     left_out = [_left_out(side, counted) for side, counted in zip(every, kept, strict=True)]
     if not rows:
         raise CompareError(_nothing(first, second, too_few, left_out))
-    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = float(corrected)
-        row["differ"] = bool(corrected < 1 - CONFIDENCE)
     return {
         "runs": [first.plan.run, second.plan.run],
         "confidence": CONFIDENCE,
@@ -138,10 +133,35 @@ def compare(first: Run, second: Run, *, uncertified: bool = False) -> dict[str, 
     }
 
 
-def holm(values: Sequence[float]) -> NDArray[np.float64]:
-    """Correct p-values for being many: the family-wise error stays what it is for one.
+def _rows(
+    sides: Sequence[pd.DataFrame], keys: Sequence[tuple[Any, ...]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compare the replicates of both runs at each point and objective.
 
-    The k-th smallest of n is multiplied by n - k + 1, and none becomes smaller than one before it.
+    Returns
+    -------
+    The comparisons, and the points and objectives of which a run has too few replicates.
+    """
+    points = [dict(list(side.groupby(KEY, sort=False))) for side in sides]
+    rows: list[dict[str, Any]] = []
+    too_few: list[dict[str, Any]] = []
+    for key, objective in itertools.product(keys, OBJECTIVES):
+        parts = [side.get(key, _NONE).dropna(subset=objective) for side in points]
+        row = dict(zip(KEY, key, strict=True)) | _counted(objective, parts)
+        if min(row["replicates"]) < LEAST:
+            too_few.append(row)
+        else:
+            rows.append(row | _difference(*(part[objective] for part in parts)))
+    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = float(corrected)
+        row["differ"] = bool(corrected < 1 - CONFIDENCE)
+    return rows, too_few
+
+
+def holm(values: Sequence[float]) -> NDArray[np.float64]:
+    """Correct many p-values, so that the family-wise error rate is that of a single test.
+
+    The k-th smallest of n is multiplied by n - k + 1, and made no smaller than the one before it.
 
     >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
     [0.03, 0.06, 0.06]
@@ -155,7 +175,7 @@ def holm(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def welch(first: ArrayLike, second: ArrayLike) -> tuple[float, float, float]:
-    """Difference of two means, half of its interval, and the p-value of their being equal.
+    """Difference of two means (second minus first), half of its interval, and its p-value.
 
     Parameters
     ----------
@@ -165,7 +185,7 @@ def welch(first: ArrayLike, second: ArrayLike) -> tuple[float, float, float]:
     a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
     difference = float(b.mean() - a.mean())
     if np.ptp(a) == 0 and np.ptp(b) == 0:
-        # Values that do not vary leave nothing to chance.
+        # Constant values have no variance to test with.
         return difference, 0.0, float(difference == 0)
     found = stats.ttest_ind(b, a, equal_var=False)
     low, high = found.confidence_interval(CONFIDENCE)
@@ -173,7 +193,7 @@ def welch(first: ArrayLike, second: ArrayLike) -> tuple[float, float, float]:
 
 
 def _counted(objective: str, sides: Sequence[pd.DataFrame]) -> dict[str, Any]:
-    """How many replicates of both runs one objective of one point has, and of which marks."""
+    """How many replicates each run has for one objective of one point, and their marks."""
     marks = [{name: int(side[name].sum()) for name in MARKS} for side in sides]
     return {
         "objective": objective,
@@ -184,7 +204,7 @@ def _counted(objective: str, sides: Sequence[pd.DataFrame]) -> dict[str, Any]:
 
 
 def _difference(*sides: pd.Series) -> dict[str, Any]:
-    """One objective of one point, from the replicates of both runs."""
+    """Compare the replicates of both runs for one objective of one point."""
     logs = [np.log(side.to_numpy(dtype=np.float64)) for side in sides]
     change, half, p = welch(*logs)
     return {
@@ -198,12 +218,12 @@ def _difference(*sides: pd.Series) -> dict[str, Any]:
 
 
 def _keys(side: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
-    """What tells the points of a run apart, in order."""
+    """What identifies each point of a run, in order."""
     return side[KEY].drop_duplicates().itertuples(index=False, name=None)
 
 
 def _measured(run: Run) -> pd.DataFrame:
-    """Every replicate that was measured, with what the point is, in order, and its marks."""
+    """Every measured replicate in order, with what identifies its point, and its marks."""
     table = replicates(run)
     table = table[table["status"] == "ok"]
     marks = {name: marked(table) for name, marked in MARKS.items()}
@@ -241,7 +261,7 @@ def _nothing(
 
 
 def _same_things(first: Run, second: Run) -> None:
-    """Refuse runs whose figures differ for other reasons than chance, saying which.
+    """Refuse runs whose figures differ for other reasons than chance, and name these.
 
     Raises
     ------

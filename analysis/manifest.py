@@ -1,9 +1,9 @@
 """``python -m analysis.manifest results/RUN``: what was run, where and with what.
 
-Time outside measurement is bounded without comparing clocks: each stage process knows its own
-lifetime on its own host's clock, and the longest of a session's is held against the time the
-source spent in the measurement phases. Processes that start one after the other on different hosts
-overlap by all but that difference, which no clock here can tell.
+The overhead of a session, its time outside measurement, is computed without comparing clocks. Each
+stage process knows its lifetime on its own host's clock. The overhead is the longest lifetime of
+the session's processes, less the time that the source spent measuring. The time by which processes
+on different hosts started one after the other is not in it, since no clock here shows that time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.plan.plan import written as resolved
 from paretopipe_worker.records import LEGS, RecordError
 
-PHASES = ("clock", "probe", "warmup", *LEGS)
-"""Kinds of time that are measurement, of the link or of points; all else is overhead."""
+MEASURING = ("clock", "probe", "warmup", *LEGS)
+"""Kinds of time in which the link or a point is measured; all other time is overhead."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,18 +60,18 @@ def manifest(
     facts: dict[str, Any] | None = None,
     inventory: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything needed to do a run again, and where its time went.
+    """Everything needed to repeat a run, and where its time went.
 
-    ``spec`` asks for the same as what was written did, ``experiment`` has its links resolved. Each
-    of ``hosts`` begins with what the plan knows of it.
+    ``spec`` asks for the same as the experiment's file, and ``experiment`` has its links resolved.
+    Each of ``hosts`` begins with what the plan knows of it.
 
     Parameters
     ----------
     run
         The run.
     facts, inventory
-        Ansible's facts and the inventory's variables by host; what may not be told is left out
-        (see :mod:`analysis.provenance`).
+        Ansible's facts and the inventory's variables by host. Only those that cannot be secret are
+        kept (see :mod:`analysis.provenance`).
     """
     plan = run.plan
     verdicts = certificates(run)
@@ -109,7 +109,7 @@ def manifest(
 
 
 def overhead(files: pd.DataFrame) -> dict[str, Any] | None:
-    """Time of one attempt at a session outside measurement, as the module describes it.
+    """The overhead of one attempt at a session, as this module defines it.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def overhead(files: pd.DataFrame) -> dict[str, Any] | None:
         return None
     lifetime_s = float((stages["end_ns"] - stages["process_start_ns"]).max()) / 1e9
     shares = source["shares_ns"].iloc[0]
-    measurement_s = sum(shares.get(kind, 0) for kind in PHASES) / 1e9
+    measurement_s = sum(shares.get(kind, 0) for kind in MEASURING) / 1e9
     return {
         "lifetime_s": lifetime_s,
         "measurement_s": measurement_s,
@@ -135,7 +135,7 @@ def overhead(files: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def _session(run: Run, files: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, Any]:
-    """One attempt at a session: how it ended on each host, its link, and where its time went."""
+    """How one attempt at a session ended on each host, its link, and where its time went."""
     session, attempt = str(files["session"].iloc[0]), int(files["attempt"].iloc[0])
     walked = run.points[(run.points["session"] == session) & (run.points["attempt"] == attempt)]
     spent = overhead(files)
@@ -166,9 +166,9 @@ def _session(run: Run, files: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str,
 def _certificate(
     run: Run, session: str, attempt: int, verdicts: pd.DataFrame
 ) -> dict[str, Any] | None:
-    """What was asked of the link, and what each two measurements of it say of the points between.
+    """What was asked of the link, and the verdict on the points between two measurements of it.
 
-    Null without stages.
+    Null where no stage left records.
     """
     found = verdicts[(verdicts["session"] == session) & (verdicts["attempt"] == attempt)]
     if found.empty:
@@ -188,7 +188,7 @@ def _certificate(
 
 
 def _shares(row: dict[Any, Any]) -> dict[str, float] | None:
-    """Seconds of one process by kind; what is left over is ``other``."""
+    """Seconds of one process by kind; the remainder of its lifetime is ``other``."""
     if row["status"] == "truncated":
         return None
     shares = {kind: spent / 1e9 for kind, spent in row["shares_ns"].items()}
@@ -197,7 +197,7 @@ def _shares(row: dict[Any, Any]) -> dict[str, float] | None:
 
 
 def _environments(run: Run, host: str) -> dict[str, Any]:
-    """What the stages on one host said of it: each that differs, with its sessions."""
+    """The environments that stages on one host recorded, each with its sessions."""
     found: list[dict[str, Any]] = []
     for row in run.sessions[run.sessions["host"] == host].to_dict("records"):
         facts = {name: value for name, value in row["facts"].items() if name != "network"}

@@ -1,4 +1,4 @@
-"""Whether a link was what was asked for: a session's probes, held against its profile."""
+"""Whether a link was what was asked for: a session's probes against the link's profile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from paretopipe_worker.records import Datagrams, Transfer
 
 WHEN = ("before", "after")
 LATE_MS = 2.0
-"""Lateness of a relay, at the 99th percentile, above which a phase is marked."""
+"""Lateness of a relay, at the 99th percentile, above which a leg is marked."""
 
 _ROUND_TRIP_MS, _EARLY_MS = 3.0, 0.5
 _TRANSFER_MS = 1.0
@@ -34,9 +34,12 @@ _SMALL_FRAME_BITS = 154 * 8
 
 
 def paths_of(plan: Plan, session: str) -> dict[int | None, tuple[Condition, ...]]:
-    """What was asked of each hop of a session's ring, the way back last, as far as it is certified.
+    """What was asked of each hop of a session's ring, the way back last.
 
-    By segment of the trace; a link that follows none has one, None.
+    Returns
+    -------
+    The path of each certified segment of the trace; of a link that follows none, one path under
+    the key None.
     """
     asked = plan.session(session)
     parts = plan.link(asked.link).probed
@@ -44,15 +47,14 @@ def paths_of(plan: Plan, session: str) -> dict[int | None, tuple[Condition, ...]
 
 
 def certificates(run: Run) -> pd.DataFrame:
-    """Measured figures of the link and the verdict, by attempt at a session and point.
+    """What was measured of the link and the verdict, by attempt at a session and point.
 
-    What counts for a point is how the link was when it was measured last before it and first after
-    it.
+    The verdict on a point rests on the last measurement of the link before it and on the first
+    after it.
 
     Returns
     -------
-    Columns session, attempt, point, and those of ``points.csv`` that begin with ``link_``, but what
-    the profile is.
+    Columns session, attempt, point and :data:`COLUMNS`.
     """
     stages = run.sessions[run.sessions["rank"] != CONTROLLER]
     probes = run.probes[run.probes["rank"] == 0]
@@ -76,26 +78,26 @@ def certificates(run: Run) -> pd.DataFrame:
 
 
 def engines(told: pd.Series) -> str:
-    """Who shaped, of what the hosts of a session say: those that send over no shaped way do not."""
+    """The engines that shaped, as a session's hosts told; ``none`` where no host shaped."""
     return ", ".join(sorted(set(told) - {"none"})) or "none"
 
 
 def _stretches(
     listed: Sequence[str], taken: pd.DataFrame
 ) -> Iterator[tuple[list[str], pd.DataFrame]]:
-    """Points of an attempt between two measurements of its path, and these."""
+    """The points between each two measurements of an attempt's path, and these measurements."""
     places = sorted({0, *taken["after_points"], len(listed)})
     for begin, end in itertools.pairwise(places):
         yield list(listed[begin:end]), around(taken, begin)
 
 
 def around(taken: pd.DataFrame, walked: int) -> pd.DataFrame:
-    """Of an attempt's probes the last before a point and the first after it.
+    """The last probes of an attempt before a point, and the first after it.
 
     Parameters
     ----------
     walked
-        How many points were walked before this one.
+        How many points were walked before that point.
 
     Returns
     -------
@@ -108,7 +110,7 @@ def around(taken: pd.DataFrame, walked: int) -> pd.DataFrame:
 
 
 def _certificate(plan: Plan, session: str, taken: pd.DataFrame) -> dict[str, Any]:
-    """What two measurements of a path show, and the verdict."""
+    """What two measurements of a path show, and the verdict on it."""
     paths = paths_of(plan, session)
     row: dict[str, Any] = {}
     for when in WHEN:
@@ -123,9 +125,10 @@ def _certificate(plan: Plan, session: str, taken: pd.DataFrame) -> dict[str, Any
 
 
 def probes_of(taken: pd.DataFrame, segment: int | None) -> dict[str, dict[Any, Any]]:
-    """The probes of one segment of a trace, or of a link without one, by when they were made.
+    """The probes of one segment of a trace, or of a link that follows none (None).
 
-    `taken` are those around a point, see :func:`around`.
+    `taken` are the probes around a point, see :func:`around`. The keys are ``before`` and
+    ``after``.
     """
     numbers = taken["segment"]
     of = taken[numbers.isna() if segment is None else numbers.eq(segment).fillna(False)]
@@ -135,7 +138,7 @@ def probes_of(taken: pd.DataFrame, segment: int | None) -> dict[str, dict[Any, A
 def _all_segments(
     taken: pd.DataFrame, paths: Mapping[int | None, Sequence[Condition]], idle_slows: bool
 ) -> Iterator[str]:
-    """Everything in which the link was not what was asked for, in any segment."""
+    """Each way in which the link was not what was asked for, in any segment."""
     for number, path in paths.items():
         off = _verdict(probes_of(taken, number), path, idle_slows)
         yield from (text if number is None else f"segment {number}: {text}" for text in off)
@@ -166,7 +169,7 @@ COLUMNS = (
 def _verdict(
     probes: dict[str, dict[Any, Any]], path: Sequence[Condition], idle_slows: bool
 ) -> Iterator[str]:
-    """Everything in which the link was not what was asked for."""
+    """Each way in which the link was not what was asked for."""
     erratic = any(condition.erratic for condition in path)
     for when in WHEN:
         if when not in probes:
@@ -197,7 +200,7 @@ def _steady_off(probe: dict[Any, Any], path: Sequence[Condition]) -> Iterator[st
 
 
 def _single_off(probe: dict[Any, Any], path: Sequence[Condition]) -> Iterator[str]:
-    """Single transfers out of tolerance: the worst over each hop."""
+    """Single transfers out of tolerance: the worst of each hop."""
     worst: dict[int, tuple[float, str]] = {}
     for part, gap, most in _transfers(probe, path):
         hop, kib = part.hop, part.bytes >> 10
@@ -212,8 +215,8 @@ def _transfers(
 ) -> Iterator[tuple[Transfer, float, float]]:
     """Single transfers over hops with a rate: by how much each is off, and what is allowed, in ms.
 
-    What they are to take is the round trip, which is judged by itself, and their bytes at the
-    rate; the median of the few of one size counts.
+    A transfer is expected to take the measured round trip, which is judged by itself, and the time
+    of its bytes at the rate. The median of the few transfers of one size counts.
     """
     trip_ms = float(np.median(probe["round_trip_ns"])) / 1e6
     for part in probe["transfers"]:
@@ -235,15 +238,15 @@ def _chances_off(found: Datagrams | None, path: Sequence[Condition]) -> Iterator
     most_ms = max(_ROUND_TRIP_MS, _SHARE * delay.mean) + _SDS * delay.sd
     median_ms = float(np.median(times)) / 1e6 if times else np.nan
     silent = [condition.outage for condition in path]
-    # Also where nothing came back, unless nothing was to.
+    # The median is NaN where nothing came back, which is wrong unless nothing was to.
     if not any(silent) and not abs(median_ms - delay.mean) <= most_ms:
         yield f"median delay {median_ms:.1f} ms (asked: {delay.mean:.1f} ± {most_ms:.1f})"
     for hop, (condition, lost) in enumerate(zip(path, expected.lost, strict=True)):
         if any(silent[:hop]) and not sent[hop]:
-            continue  # nothing was to come as far as this
+            continue  # Nothing was to reach this hop.
         asked = condition.mean_loss
         share = 1 - found.received[hop] / sent[hop] if sent[hop] else np.nan
-        # Even where none is to be lost a machine may drop one.
+        # A machine may drop one datagram even where the link loses none.
         most = max(_SDS * lost.sd, 1 / sent[0])
         if not abs(share - asked) <= most:
             yield f"loss {_way(hop, path)} {share:.1%} (asked: {asked:.1%} ± {most:.1%})"
@@ -251,12 +254,12 @@ def _chances_off(found: Datagrams | None, path: Sequence[Condition]) -> Iterator
 
 @cache
 def _simulated(path: tuple[Condition, ...], count: int, interval_ns: int) -> chance.Expected:
-    """One simulation serves all sessions of a link."""
+    """The simulation, which is the same for all sessions of a link."""
     return chance.simulate(path, count, interval_ns / 1e6)
 
 
 def round_trip_ms(path: Sequence[Condition]) -> float:
-    """What a small message is to take around the ring: delays, and its bits at the rates."""
+    """Time of a small message around the ring: the delays, and its bits at the rates."""
     return sum(c.delay_ms + _SMALL_FRAME_BITS / ((c.rate_mbit or np.inf) * 1e3) for c in path)
 
 
@@ -268,7 +271,7 @@ def _way(hop: int, path: Sequence[Condition]) -> str:
 
 
 def asked_of(link: LinkSpec, ranks: int) -> dict[str, Any]:
-    """What was asked of a link, as ``points.csv`` says it: in words, and in numbers if it keeps."""
+    """What was asked of a link: in words, and in numbers unless it follows a trace."""
     names = ("rate_mbit", "delay_ms", "return_rate_mbit", "return_delay_ms")
     if link.timetable is not None:
         return {"link_asked": _trace(link, link.timetable)} | dict.fromkeys(names)
@@ -278,7 +281,7 @@ def asked_of(link: LinkSpec, ranks: int) -> dict[str, Any]:
 
 
 def _trace(link: LinkSpec, times: Timetable) -> str:
-    """A trace in words: between what its conditions are, and how many of them were certified."""
+    """A trace in words: the ranges of its conditions, and how many of them were certified."""
     distinct = set(link.conditions)
     conditions = [condition for condition in distinct if not condition.outage]
     ends = {
@@ -299,12 +302,12 @@ def _trace(link: LinkSpec, times: Timetable) -> str:
 
 
 def _idle_slows(plan: Plan) -> bool:
-    """Whether TCP was asked to forget the path's rate while idle: transfers then take longer."""
+    """Whether TCP starts slowly after idle, so that single transfers take longer."""
     return plan.experiment.tcp.slow_start_after_idle
 
 
 def described(path: Sequence[Condition]) -> str:
-    """What was asked of a link, for people."""
+    """What was asked of a link, in words."""
     texts = [_condition(condition) for condition in path]
     if len(set(texts)) == 1:
         return texts[0]

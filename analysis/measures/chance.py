@@ -1,7 +1,7 @@
-"""What datagrams do on a link that leaves something to chance: simulated, as netem has it.
+"""A simulation of datagrams on a link with jitter or loss, as netem would treat them.
 
-Jitter, losses in bursts and packets that wait for the one before them have no simple formula for
-the median of a few hundred datagrams, let alone for how far it may be off by chance.
+With jitter, bursts of losses, and packets that wait for the one before them, there is no simple
+formula for the median delay of a few hundred datagrams, nor for its scatter.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Spread(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What a stream of datagrams is to show: median round trip, and share lost by hop."""
+    """The expected median round trip of a stream of datagrams, and the share lost at each hop."""
 
     round_trip_ms: Spread
     lost: tuple[Spread, ...]
 
 
 def simulate(path: Sequence[Condition], count: int, interval_ms: float) -> Expected:
-    """Send streams of datagrams around a ring of conditions, many times.
+    """Simulate many streams of datagrams around a ring.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def simulate(path: Sequence[Condition], count: int, interval_ms: float) -> Expec
     count
         Datagrams of one stream.
     interval_ms
-        Time between two.
+        Time between two datagrams.
     """
     draw = np.random.default_rng(_SEED)
     sent = np.tile(np.arange(count) * interval_ms, (_STREAMS, 1))
@@ -66,7 +66,7 @@ def simulate(path: Sequence[Condition], count: int, interval_ms: float) -> Expec
 def _losses(
     condition: Condition, there: NDArray[np.bool_], draw: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Which datagrams a hop drops; only those that come to it move Gilbert's chain."""
+    """Which datagrams a hop drops. Only datagrams that reach it advance Gilbert's chain."""
     if not condition.burst_loss_percent:
         return draw.random(there.shape) < condition.loss_percent / 100
     enter, leave = condition.burst_loss_percent / 100, condition.burst_recovery_percent / 100
@@ -85,7 +85,7 @@ def _delayed(
     there: NDArray[np.bool_],
     draw: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """When each datagram leaves a hop: none before the one ahead, but those that overtake."""
+    """When each datagram leaves a hop: in order, except for those that overtake."""
     jitter = condition.jitter_ms * _deviates(condition.distribution, arrived.shape, draw)
     leaves = arrived + np.maximum(0, condition.delay_ms + jitter)
     overtakes = draw.random(arrived.shape) < condition.reorder_percent / 100
@@ -100,7 +100,7 @@ def _delayed(
 def _deviates(
     distribution: str, shape: tuple[int, ...], draw: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Deviations from the delay in units of the jitter, as iproute2's tables have them."""
+    """Deviations from the delay in units of the jitter, distributed as in iproute2's tables."""
     if distribution == "uniform":
         return draw.uniform(-1, 1, shape)
     values: NDArray[np.float64] = draw.standard_normal(shape)

@@ -150,6 +150,10 @@ def link_columns() -> Iterator[Column]:
         front=True,
         over=TOGETHER,
     )
+
+
+def relay_columns() -> Iterator[Column]:
+    """How late a userspace relay was."""
     yield Column(
         "relay_late_p99_ms",
         "ms",

@@ -2,24 +2,27 @@
 
 Before and after a session and around each of its points the source exchanges messages with every
 other rank on the control path, which is never shaped. The fastest exchange shows how far the other
-clock is ahead, to within half of its time (Cristian, "Probabilistic clock synchronization",
-Distributed Computing 3, 1989). From one comparison to the next, a *piece*, the other clock is taken
-to go along a straight line. Between two values, each off by at most the error of its exchange, that
-line is off by at most the larger. What else it is off by is what the clock strayed from the line.
+clock is ahead, to within half the duration of the exchange (Cristian, "Probabilistic clock
+synchronization", Distributed Computing 3, 1989). The time from one comparison to the next is a
+*piece*. Within a piece the offset is interpolated by a straight line between its two ends. Two
+errors remain. The ends are off by the errors of their exchanges, which makes the line off by at
+most the larger of the two. And the clock may have strayed from the line.
 
-For that, three things are looked at by themselves: ``CLOCK_MONOTONIC``, whose times the records
-have, against ``CLOCK_MONOTONIC_RAW``, on both hosts, since NTP slews the former; and both hosts'
-``CLOCK_MONOTONIC_RAW`` against each other, which only crystals drive. The lines of all three begin
-and end with the piece, so that the errors of them add up to that of both ``CLOCK_MONOTONIC``.
+To bound how far it strayed, three pairs of clocks are examined separately. On each of the two hosts
+``CLOCK_MONOTONIC``, which the records use and which NTP slews, is compared with
+``CLOCK_MONOTONIC_RAW``, which nothing corrects. And the two hosts' ``CLOCK_MONOTONIC_RAW`` are
+compared with each other; their difference depends on the crystals alone. The lines of all three
+begin and end with the piece, so that their errors add up to the error between the two
+``CLOCK_MONOTONIC``.
 
-Let a piece last T, and let the rate of one of the three change by d at a share x of it, until after
-its end. Then it strays from its line by ``d x (1 - x) T``, while the rate over the piece differs
-from that of the piece before by ``d (1 - x)``: T times that difference is no less. The same holds,
-with the piece after, for a change that ends in the piece. One that begins and ends in it moves the
-clock by T times the difference, and no clock strays farther than it was moved. So T times the
-larger difference to the rates beside is the bound of a piece with one slew; two that undo each
-other before the next comparison would not be seen. A difference that the errors of the comparisons
-explain says nothing, and crystals are taken to be as steady as they show.
+Let a piece last T, and let the rate of one pair change by d after a share x of the piece, until
+after its end. The pair then strays from its line by ``d x (1 - x) T`` at most, while its mean rate
+differs from that of the piece before by ``d (1 - x)``. T times that difference is an upper bound.
+The same holds, with the piece after, for a change that ends within the piece. A change that begins
+and ends within the piece moves the clock by T times the difference, and the clock strays no farther
+than it was moved. So for a piece with one slew the bound is T times the larger difference to the
+rates of the pieces beside it. Two slews that cancel each other before the next comparison stay
+unseen. A difference that the errors of the comparisons can explain counts as none.
 """
 
 from __future__ import annotations
@@ -37,13 +40,13 @@ from paretopipe_worker.plan.belonging import CONTROLLER
 from paretopipe_worker.records import Exchange, Reading
 
 MOST_DRIFT_PPM = 200.0
-"""Above this, and what the exchanges leave open, no two crystals drift apart."""
+"""Two crystals do not drift apart faster than this, apart from the errors of the exchanges."""
 
 MOST_STEP_S = 1.0
-"""By how much a host's wall clock may move against its monotonic one during a session."""
+"""How far a host's wall clock may move against its monotonic clock during a session."""
 
 LEAST_COMPARISONS = 3
-"""Two pieces, of which each shows whether the other was steady."""
+"""Comparisons that make two pieces, each of which shows whether the other was steady."""
 
 _KEYS = ["session", "attempt", "rank"]
 _SESSION = ("clock_offset_before_ms", "clock_offset_after_ms", "clock_drift_ppm")
@@ -51,10 +54,10 @@ _PIECE = ("drift_ppm", "bound_ms", "strayed_ms")
 
 
 class _Knot(NamedTuple):
-    """What the clocks of two hosts showed at one moment: where two pieces meet.
+    """What the clocks of two hosts showed at one moment, where two pieces meet.
 
-    `error_ns` is what the exchange leaves open of the offset, `read_ns` what reading two clocks of
-    one host does.
+    `error_ns` is the error of the offset that the exchange leaves, `read_ns` the error of reading
+    the two clocks of one host.
     """
 
     when: str
@@ -71,13 +74,14 @@ def comparisons(run: Run) -> pd.DataFrame:
 
     Returns
     -------
-    One row per session, attempt, rank other than 0 and piece: ``source_ns`` and ``theirs_ns``,
-    which both clocks showed when it began; ``drift_ppm``, how much faster the rank's went in it;
-    ``bound_ms``, the error of offsets in it, of which ``strayed_ms`` is because the clocks may have
-    strayed from a straight line; ``clock_note``: why times of both must not be subtracted, null
-    where they may. The last piece of each has no end, and so such a note. On all rows of a rank
-    the same: ``clock_offset_before_ms``, ``clock_offset_after_ms``: how far the rank's clock was
-    ahead before and after the session; ``clock_drift_ppm`` in between.
+    One row per session, attempt, rank other than 0 and piece. ``source_ns`` and ``theirs_ns``: what
+    both clocks showed when the piece began. ``drift_ppm``: how much faster the rank's clock was.
+    ``bound_ms``: the bound of the error of offsets in the piece, and ``strayed_ms`` the part of it
+    by which the clocks may have strayed from a straight line. ``clock_note``: why times of the two
+    clocks must not be subtracted, null where they may be; the last piece has no end, and therefore
+    has such a note. The following are the same on all rows of a rank: ``clock_offset_before_ms``
+    and ``clock_offset_after_ms``, how far the rank's clock was ahead before and after the session,
+    and ``clock_drift_ppm`` in between.
     """
     steps = _steps(run)
     found: dict[tuple[str, int, int], list[_Knot]] = {}
@@ -110,14 +114,14 @@ def ahead(
     rows
         Has the columns session and attempt.
     rank, stamps_ns
-        Whose time stamp, and the stamp, for each of them.
+        For each row the rank, and the time stamp by that rank's clock.
     compared
         What :func:`comparisons` returns.
 
     Returns
     -------
-    Column ``ms``, 0 for the source, and those of `compared` for the piece in which the stamp is,
-    null where there is none.
+    Column ``ms``, which is 0 for the source, and the columns of `compared` for the piece that
+    contains the stamp; null where there is no such piece.
     """
     wanted = rows[_KEYS[:2]].assign(
         rank=rank.astype("Int64").fillna(-1),
@@ -134,7 +138,7 @@ def ahead(
     )
     found = found.sort_values("row").set_axis(rows.index)
     source = found["rank"] == 0
-    # Differences of whole numbers first: a double does not hold a clock's nanoseconds.
+    # Whole numbers are subtracted first, since a double cannot hold a clock's nanoseconds.
     since_ns = (found["stamp_ns"] - found["theirs_ns"].astype("Int64")).astype("float64")
     drift = found["drift_ppm"] * 1e-6
     apart_ns = found["theirs_ns"].astype("Int64") - found["source_ns"].astype("Int64")
@@ -143,7 +147,7 @@ def ahead(
 
 
 def _knot(when: str, exchanges: Sequence[Exchange]) -> _Knot:
-    """What the fastest exchange shows."""
+    """What the fastest of several exchanges shows."""
     knots = []
     for exchange in exchanges:
         sent, theirs, received = exchange.sent, exchange.theirs, exchange.received
@@ -164,12 +168,12 @@ def _knot(when: str, exchanges: Sequence[Exchange]) -> _Knot:
 
 
 def _middle(reading: Reading) -> int:
-    """What the first clock of a reading showed when the other was read."""
+    """What the first clock of a reading showed when the second was read."""
     return (reading[0] + reading[2]) // 2
 
 
 def _pieces(knots: list[_Knot]) -> list[dict[str, Any]]:
-    """From each comparison to the next, in order; before the first and from the last on as well."""
+    """All pieces in order, those before the first and after the last comparison included."""
     pieces = [_open(0, 0, "the clocks were not compared before the point")]
     if any(
         later.source_ns <= knot.source_ns
@@ -177,7 +181,7 @@ def _pieces(knots: list[_Knot]) -> list[dict[str, Any]]:
         or later.theirs_ns <= knot.theirs_ns
         for knot, later in itertools.pairwise(knots)
     ):
-        # It cannot be told in which piece a time is.
+        # No time can be assigned to a piece.
         pieces = [_open(0, 0, "a clock was set: it went backwards between two comparisons")]
     elif knots:
         lacking = "the clocks were not compared after the point"
@@ -186,7 +190,7 @@ def _pieces(knots: list[_Knot]) -> list[dict[str, Any]]:
 
 
 def _open(source_ns: int, theirs_ns: int, note: str) -> dict[str, Any]:
-    """A piece of which it is not known how far the clocks are apart in it."""
+    """A piece in which the offset of the clocks is unknown."""
     begin = {"source_ns": source_ns, "theirs_ns": theirs_ns, "clock_note": note}
     return dict.fromkeys(_PIECE) | begin
 
@@ -237,7 +241,7 @@ def _closed(knots: list[_Knot]) -> Iterator[dict[str, Any]]:
 
 
 def _since(offsets_ns: list[int]) -> npt.NDArray[np.float64]:
-    """How far offsets moved since the first; a double does not hold a clock's nanoseconds."""
+    """How far offsets moved since the first: small enough for a double, unlike the offsets."""
     return np.array([offset - offsets_ns[0] for offset in offsets_ns], np.float64)
 
 
@@ -251,9 +255,9 @@ def _strayed(
     Parameters
     ----------
     lasted, moved
-        How long each piece was, and how far the clock moved against another in it.
+        The duration of each piece, and how far the clock moved against another in it.
     error
-        What is left open of where it was, at each comparison.
+        The error of each comparison.
     """
     rate, left_open = moved / lasted, (error[:-1] + error[1:]) / lasted
     changed = np.abs(np.diff(rate)) - left_open[:-1] - left_open[1:]
@@ -263,7 +267,7 @@ def _strayed(
 
 
 def _steps(run: Run) -> dict[tuple[str, int], str]:
-    """Attempts during which a host's wall clock was set, and by how much."""
+    """The attempts during which a host's wall clock was set, and by how much."""
     stages = run.sessions[run.sessions["rank"] != CONTROLLER]
     seconds = stages["wall_clock_step_ns"].astype("float64") / 1e9
     stepped = stages.assign(step_s=seconds)[seconds.abs() > MOST_STEP_S]

@@ -1,4 +1,4 @@
-"""Throughput from completions at the source: whole windows of them, and what speaks against it."""
+"""Throughput from completions at the source, over whole windows, and reasons to doubt it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ LITTLE_OFF = 0.03
 
 
 def whole_windows(items: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """What the completions of each group's whole windows amount to.
+    """Count the completions of each group's whole windows, and their time.
 
-    Results may come home in bursts of a window each, so that a rate is taken over whole windows
-    alone, see :func:`paretopipe_worker.plan.window.whole`.
+    Results may come home in bursts of a window each. A rate is therefore computed over whole
+    windows only, see :func:`paretopipe_worker.plan.window.whole`.
 
     Parameters
     ----------
     items
         The source's items, with their ``done_ns``, ``latency_ns`` and the ``window`` of their leg.
     by
-        Columns that tell groups apart.
+        Columns that identify a group.
 
     Returns
     -------
-    A row per group: ``items``, all of them; ``window``; ``periods``, those between completions of
-    whole windows; ``seconds``, from the first of these completions to the last;
-    ``mean_latency_ms``, of the items that completed in that time.
+    One row per group: ``items``, their number; ``window``; ``periods``, the number of intervals
+    between the completions of whole windows; ``seconds``, the time from the first of these
+    completions to the last; ``mean_latency_ms`` of the items that completed in that time.
     """
     known = items.dropna(subset=["done_ns", "latency_ns"])
     ordered = known.sort_values([*by, "done_ns"], kind="stable").reset_index(drop=True)
@@ -46,30 +46,31 @@ def whole_windows(items: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def rates(windows: pd.DataFrame) -> pd.Series:
-    """Items per second of each row of `whole_windows`, null where it holds too few."""
+    """Items per second of each row of `whole_windows`, null where items are too few."""
     enough = windows["periods"] + 1 >= needed(windows["window"])  # type: ignore[arg-type]
     enough &= (windows["items"] >= MIN_ITEMS) & (windows["seconds"] > 0)
     return (windows["periods"] / windows["seconds"]).where(enough).astype("float64")
 
 
 def little(windows: pd.DataFrame) -> pd.Series:
-    """Throughput times mean latency over the window, which Little's law makes 1 in steady state.
+    """Throughput times mean latency, divided by the window: 1 in steady state by Little's law.
 
-    J. Little, "A proof for the queuing formula L = lambda W", Operations Research 9, 1961. It is
-    below 1 where places in the window stood empty, since the source was busy with other items.
+    J. Little, "A proof for the queuing formula L = lambda W", Operations Research 9, 1961. The
+    ratio is below 1 where places in the window stayed empty because the source was busy with other
+    items.
     """
     in_flight = rates(windows) * windows["mean_latency_ms"] / 1e3
     return (in_flight / windows["window"]).astype("float64")
 
 
 def off(windows: pd.DataFrame) -> pd.Series:
-    """Whether that is off 1 by more than it may; null where there is no throughput."""
+    """Whether that ratio is off 1 by more than it may; null where there is no throughput."""
     ratio = little(windows)
     return ((ratio - 1).abs() > LITTLE_OFF).astype("boolean").mask(ratio.isna())
 
 
 def notes(windows: pd.DataFrame) -> pd.Series:
-    """Why each row has no throughput, or what speaks against it; null where nothing does."""
+    """Why each row has no throughput, or a reason to doubt it; null where there is none."""
     known = zip(windows.to_dict("records"), rates(windows), little(windows), strict=True)
     texts = [_note(row, rate, ratio) for row, rate, ratio in known]
     return pd.Series(texts, index=windows.index, dtype="object").astype("str")

@@ -1,4 +1,4 @@
-"""What a measured point or replicate is marked with: reasons to doubt what it says."""
+"""Marks of measured points and replicates: reasons to doubt their figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 
 def uncertified(measured: pd.DataFrame) -> pd.Series:
-    """Which points' or replicates' links were not what was asked for, by their certificate."""
+    """Those whose link was not what was asked for, by its certificate."""
     return _true(measured["link_certified"].eq(False))
 
 
@@ -18,7 +18,7 @@ def late(measured: pd.DataFrame) -> pd.Series:
 
 
 def disturbed(measured: pd.DataFrame) -> pd.Series:
-    """Those measured on a host that was outside its band."""
+    """Those measured while a host was outside its band."""
     return _true(measured["disturbed"].eq(True))
 
 
@@ -32,4 +32,4 @@ MARKS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "late": late,
     "disturbed": disturbed,
 }
-"""All marks by name, the gravest first: only those that are uncertified are left off fronts."""
+"""All marks by name. Only points that are uncertified are left off fronts."""

@@ -12,6 +12,7 @@ from analysis.measures.check_columns import (
     link_columns,
     output_columns,
     probe_columns,
+    relay_columns,
 )
 from analysis.measures.objective_columns import latency_columns, throughput_columns
 
@@ -108,7 +109,13 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Devices": _DEVICES,
     "Where the response latency went": TOTALS,
     "Warm-up, window and disturbances": tuple(legs.columns()),
-    "Checks": (*bytes_columns(), *output_columns(), *probe_columns(), *link_columns()),
+    "Checks": (
+        *bytes_columns(),
+        *output_columns(),
+        *probe_columns(),
+        *link_columns(),
+        *relay_columns(),
+    ),
 }
 COLUMNS: tuple[Column, ...] = tuple(column for section in SECTIONS.values() for column in section)
 POINTS: tuple[str, ...] = tuple(column.name for column in COLUMNS)

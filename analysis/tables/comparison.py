@@ -1,4 +1,4 @@
-"""What a comparison of two runs is of, and what it says to people."""
+"""What a comparison of two runs is made of, and how it is printed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from analysis.measures.marks import MARKS
 from analysis.tables.front import GROUP
 
 KEY = [*GROUP, "split"]
-"""What tells points apart, in any run."""
+"""Columns that identify a point in any run."""
 
 LEAST = 2
-"""Replicates without which there is no interval."""
+"""Replicates that an interval needs."""
 
 _MEANING = {
     "uncertified": "have a link that was not as asked for",
@@ -24,7 +24,7 @@ _MEANING = {
 
 
 def text(document: dict[str, Any]) -> str:
-    """A comparison for people.
+    """A comparison as text.
 
     Parameters
     ----------
@@ -72,15 +72,15 @@ def text(document: dict[str, Any]) -> str:
 
 
 def _doubts(document: dict[str, Any]) -> Iterator[str]:
-    """What was left out of each run and why, and how much of the rest is marked."""
+    """What was left out of each run and why, and the share of the rest that is marked."""
     names = document["runs"]
     if lost := list(lost_of(names, document["left_out"])):
         yield "\n".join(lost)
     if document["too_few"]:
         row = document["too_few"][0]
         yield (
-            f"{len(document['too_few'])} differences cannot be told, for fewer than {LEAST} "
-            f"replicates that count: {row['objective']} of '{row['split']}' over link "
+            f"{len(document['too_few'])} differences cannot be told, since fewer than {LEAST} "
+            f"replicates count: {row['objective']} of '{row['split']}' over link "
             f"'{row['link']}' has {' and '.join(map(str, row['replicates']))}"
         )
     for number, name in enumerate(names):
@@ -97,14 +97,14 @@ def _doubts(document: dict[str, Any]) -> Iterator[str]:
 
 
 def lost_of(names: Sequence[str], left_out: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Say how many replicates of each run do not count, and why.
+    """How many replicates of each run do not count, and why, as lines of text.
 
     Parameters
     ----------
     names
         The runs.
     left_out
-        As in the document, by run.
+        The document's entry of that name: one for each run.
     """
     for name, lost in zip(names, left_out, strict=True):
         if lost["replicates"]:
@@ -116,7 +116,7 @@ def lost_of(names: Sequence[str], left_out: Sequence[dict[str, Any]]) -> Iterato
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Differences, one a line, with the marks of what they rest on."""
+    """Differences, one per line, with the marks of the replicates they rest on."""
     frame = pd.DataFrame(rows)
     shown = frame[["model", "link", "backend", "split", "objective"]].copy()
     shown["ratio"] = frame["ratio"].map("{:.3f}".format)
@@ -131,6 +131,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _of(row: dict[str, Any], mark: str) -> str:
-    """How many of both runs' replicates have a mark."""
+    """How many replicates of each run have a mark."""
     pairs = zip(row["marks"], row["replicates"], strict=True)
     return ", ".join(f"{marks[mark]} of {count}" for marks, count in pairs)

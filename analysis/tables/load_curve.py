@@ -135,8 +135,11 @@ def _by_step(rows: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _columns() -> Iterator[Column]:
-    """The columns of the table."""
+_FEW = f"a replicate has fewer than {MIN_ITEMS} items"
+
+
+def _rate_columns() -> Iterator[Column]:
+    """What a row is about, and how many images were offered and completed."""
     for name in _POINT:
         yield Column(name, "", f"As `{name}` of points.csv.")
     yield Column("step", "", "Place of the offered rate among those of the point, lowest first: 1.")
@@ -157,7 +160,6 @@ def _columns() -> Iterator[Column]:
         "that the replicate had just had, mean over replicates.",
         over=MEAN,
     )
-    few = f"a replicate has fewer than {MIN_ITEMS} items"
     yield Column(
         "achieved_images_s",
         "images/s",
@@ -168,12 +170,16 @@ def _columns() -> Iterator[Column]:
     yield Column(
         "items", "items", "Items of the leg, in the replicate that has fewest.", over=FEWEST
     )
+
+
+def _latency_columns() -> Iterator[Column]:
+    """Latency, how it changed over the leg, and whether the rate is beyond the knee."""
     yield Column(
         "latency_median_ms",
         "ms",
         "Latency at the source, from the moment at which the item was to arrive to its output "
         "received: median of the items, then the mean over replicates.",
-        few,
+        _FEW,
         over=MEAN,
     )
     yield from percentile_columns("that latency")
@@ -183,7 +189,7 @@ def _columns() -> Iterator[Column]:
         "How fast latency grew over the leg: the slope of a line through the means of its ten "
         "parts, then the mean over replicates. For a pipeline that does not keep up it is the rate "
         "of arrivals divided by that of completions, less 1.",
-        few,
+        _FEW,
         over=MEAN,
     )
     for end in ("low", "high"):
@@ -191,7 +197,7 @@ def _columns() -> Iterator[Column]:
             f"latency_trend_{end}",
             "s/s",
             f"{end.capitalize()} end of its 99 % t-interval, mean over replicates.",
-            few,
+            _FEW,
             over=MEAN,
         )
     yield Column(
@@ -202,7 +208,7 @@ def _columns() -> Iterator[Column]:
         f"1979), or the whole interval of the trend was above {MOST_TREND:.3f}. In the latter case "
         f"items left at less than {KEEPS_UP:g} of the rate at which they arrived, and the latency "
         "depends on how long they were offered.",
-        few,
+        _FEW,
         over=ANY,
     )
     yield Column(
@@ -213,6 +219,6 @@ def _columns() -> Iterator[Column]:
     )
 
 
-COLUMNS: tuple[Column, ...] = tuple(_columns())
+COLUMNS: tuple[Column, ...] = (*_rate_columns(), *_latency_columns())
 NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
 """Columns of ``load.csv`` in order."""

@@ -155,7 +155,10 @@ def test_points_with_too_few_replicates_that_count_are_told_and_the_rest_is_comp
     assert {row["link"] for row in document["too_few"]} == {"rate20"}
     assert {tuple(row["replicates"]) for row in document["too_few"]} == {(5, 1)}
     assert main([str(first), str(second)]) == 0
-    assert "8 differences cannot be told, for fewer than 2 replicates" in capsys.readouterr().out
+    assert (
+        "8 differences cannot be told, since fewer than 2 replicates count"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
