@@ -1,1 +1,1 @@
-"""What runs after a sweep: raw records to tidy tables, Pareto fronts and figures, without torch."""
+"""What runs after a sweep: it makes tables, Pareto fronts and figures from raw records."""

@@ -1,4 +1,4 @@
-"""``python -m analysis results/RUN``: all that is made of a run's records, in one process."""
+"""``python -m analysis results/RUN``: a run's manifest, tables and figures, in one process."""
 
 from __future__ import annotations
 

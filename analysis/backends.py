@@ -1,4 +1,4 @@
-"""``python -m analysis.backends results/RUN``: what the choice of backend costs, cut by cut."""
+"""``python -m analysis.backends results/RUN``: what the choice of backend costs at each cut."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LATENCY, THROUGHPUT = OBJECTIVES
 def main(arguments: list[str] | None = None) -> int:
     """Compare a run's backends and print what each costs; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.tables.backend_costs",
+        prog="python -m analysis.backends",
         description="Write backends.csv and figures/backends-MODEL of a run that has several "
         "backends, and print by how much they differ.",
     )
@@ -47,14 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write(table: pd.DataFrame, path: Path) -> list[Path]:
-    """Write ``backends.csv`` and the figures of a comparison into a run's directory; the files."""
+    """Write ``backends.csv`` and its figures into a run's directory; return the files."""
     file = path / "backends.csv"
     table.to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
     return [file, *draw(table, path / "figures")]
 
 
 def text(table: pd.DataFrame) -> str:
-    """The comparison for people: a table for each model, link and backend, and what it says."""
+    """The comparison as text: a table and a sentence for each model, link and backend."""
     parts = []
     group = ["model", "placement", "link", "backend", "reference", "batch", "window", "dtype"]
     for names, rows in table.groupby(group, sort=False):
@@ -69,7 +69,7 @@ def text(table: pd.DataFrame) -> str:
 
 
 def _shown(rows: pd.DataFrame) -> str:
-    """One line per cut: differences with half their interval, and where the latency's is from."""
+    """One line per cut: differences with half their interval, and the kind they come from."""
     wide = rows.pivot(index=["position", "split", "payload_bytes"], columns="quantity")
     latency = rows.loc[rows["quantity"] == LATENCY].set_index(wide.index.names)
     half = (wide["difference_high"] - wide["difference"])[[LATENCY, THROUGHPUT]]
@@ -100,7 +100,7 @@ def _signed(value: float) -> str:
 
 
 def _said(rows: pd.DataFrame) -> str:
-    """In words: how large the difference of the latency is, and which kind it comes from."""
+    """A sentence: how large the difference of the latency is, and which kind it comes from."""
     latency = rows[rows["quantity"] == LATENCY]
     median, apart = (
         rows.loc[rows["quantity"] == name, "difference"].median() for name in (LATENCY, APART)

@@ -1,7 +1,7 @@
-"""Where results come from: code, packages, spec, and what of hosts may be told.
+"""Where results come from: code, packages, spec, and the hosts.
 
-Of an inventory and of Ansible's facts only what is listed here is told, and only plain values:
-passwords, keys and vaults stand beside them, under names that nobody can list.
+Of an inventory and of Ansible's facts only the names listed here are written, and only plain
+values, since passwords, keys and vaults stand beside them under names that nobody can foresee.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ VARIABLES = (
     *("common_install", "netem_emulate", "netem_state_dir"),
     *("ansible_connection", "ansible_python_interpreter", "ansible_become"),
 )
-"""Host variables that say how a host took part."""
+"""Host variables that describe how a host took part."""
 
 FACTS = (
     *("architecture", "machine", "kernel", "kernel_version", "system", "os_family"),
     *("distribution", "distribution_version", "distribution_release", "python_version"),
 )
-"""Ansible's facts that say what a host is."""
+"""Ansible's facts that describe a host."""
 
 
 def told(values: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any] | None:
-    """Those of `values` that may be told: of these names, and plain."""
+    """Those of `values` that have one of these names and are plain."""
     if values is None:
         return None
     plain = (str, int, float, bool, type(None))
@@ -44,7 +44,7 @@ def told(values: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, An
 
 
 def written(experiment: Experiment) -> dict[str, Any]:
-    """An experiment as a spec that asks for the same: what a YAML file would hold.
+    """An experiment as a spec that asks for the same, as a YAML file would hold it.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def written(experiment: Experiment) -> dict[str, Any]:
 
 
 def _link(link: LinkSpec) -> str | dict[str, Any]:
-    """A link as a spec has it: a preset by its name, else all that it does."""
+    """A link as a spec has it: a preset by its name, any other with everything it does."""
     if link.name == UNSHAPED or link.name in PRESETS:
         return link.name
     document = asdict(link)
@@ -67,7 +67,7 @@ def _link(link: LinkSpec) -> str | dict[str, Any]:
 
 
 def _trace(link: LinkSpec) -> dict[str, str]:
-    """The trace a link follows, by its lines, and its direction."""
+    """The lines of the trace that a link follows, and its direction."""
     assert link.timetable is not None
     forward, back = ([getattr(hop, way) for hop in link.trace] for way in ("forward", "back"))
     goes, comes = (any(part.shaped for part in way) for way in (forward, back))
@@ -79,7 +79,7 @@ def _trace(link: LinkSpec) -> dict[str, str]:
 
 
 def checkout(directory: Path) -> dict[str, Any] | None:
-    """The git commit of `directory` and whether files differ from it; null if no checkout."""
+    """The git commit of `directory`, and whether files differ from it; null if it has none."""
     top = _git(directory, "rev-parse", "--show-toplevel")
     commit = _git(directory, "rev-parse", "--verify", "HEAD")
     changes = _git(directory, "status", "--porcelain")
@@ -89,13 +89,13 @@ def checkout(directory: Path) -> dict[str, Any] | None:
 
 
 def packages() -> dict[str, str]:
-    """Version of every package of this environment."""
+    """The version of every package in this environment."""
     found = {str(package.name): package.version for package in metadata.distributions()}
     return dict(sorted(found.items(), key=lambda entry: entry[0].lower()))
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
-    """Output of git in `directory`; null where it fails or is not there."""
+    """Output of git in `directory`; null if git fails or is not installed."""
     try:
         done = subprocess.run(
             ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True

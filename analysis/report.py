@@ -1,4 +1,4 @@
-"""What the analysis of a run says to people: its fronts, and what is missing or in doubt."""
+"""The analysis of a run as text: its fronts, and the points that lack figures or are in doubt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = {
 
 
 def text(document: dict[str, Any]) -> str:
-    """The result for people: each front as a table, what failed, where the files are."""
+    """The result as text: each front as a table, failures, doubts, and the files written."""
     parts = []
     best = pd.DataFrame(document["front"])
     if best.empty:
@@ -74,7 +74,7 @@ def _table(rows: pd.DataFrame) -> str:
 
 
 def _reasons(failures: list[dict[str, Any]]) -> list[str]:
-    """Why points have no figures: each reason once, with those it holds for, and their tries."""
+    """Why points have no figures: each reason once, with its points and their tries."""
     splits: dict[str, list[str]] = {}
     for row in failures:
         where = f"{row['split']} ({row['model']}, {row['link']}, {row['backend']}"
@@ -87,7 +87,7 @@ def _reasons(failures: list[dict[str, Any]]) -> list[str]:
 
 
 def _marks(rows: list[dict[str, Any]], uncertified: bool) -> list[str]:
-    """Which points' links were not as asked for, by link, and what follows."""
+    """How many points have a link that was not as asked for, by link, and what follows."""
     where = "on the front all the same" if uncertified else "left off the front; see --uncertified"
     reasons: dict[str, int] = {}
     for row in rows:
@@ -99,7 +99,7 @@ def _marks(rows: list[dict[str, Any]], uncertified: bool) -> list[str]:
 
 
 def _rateless(rows: list[dict[str, Any]]) -> list[str]:
-    """Which points have a latency and no throughput, with one of the reasons for each link."""
+    """How many points have no throughput, with one of the reasons for each link."""
     reasons: dict[str, list[str]] = {}
     for row in rows:
         reasons.setdefault(row["link"], []).append(row["throughput_note"])
@@ -108,17 +108,17 @@ def _rateless(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _unsteady(rows: list[dict[str, Any]]) -> str:
-    """How many points were measured before their items were steady, by link."""
+    """How many points were measured although their items were not steady, by link."""
     links = pd.Series([row["link"] for row in rows]).value_counts(sort=False)
     where = ", ".join(f"{count} over {link}" for link, count in links.items())
     return (
-        f"{_count(len(rows), 'point')} of which a phase began although its items never became "
+        f"{_count(len(rows), 'point')} of which a leg began although its items never became "
         f"steady (…_warmup_ended_by; see phases.warmup_items): {where}"
     )
 
 
 def _late(rows: list[dict[str, Any]]) -> list[str]:
-    """During how many points of each link a relay was late, and by how much at most."""
+    """How many points of each link a relay was late for, and by how much at most."""
     worst: dict[str, list[float]] = {}
     for row in rows:
         worst.setdefault(row["link"], []).append(row["relay_late_p99_ms"])
@@ -130,7 +130,7 @@ def _late(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _disturbed(rows: list[dict[str, Any]]) -> list[str]:
-    """Which points were measured on a disturbed host, by link, and by what."""
+    """Which points were measured on a disturbed host, and what disturbed it."""
     shown = []
     for row in rows[:5]:
         first, *others = row["disturbances"].split("; ")
@@ -154,7 +154,7 @@ def _unclocked(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _unattributed(rows: list[dict[str, Any]]) -> list[str]:
-    """How many points' parts do not add up to their latency, by link and backend."""
+    """How many points have parts that do not add up to their latency, by link and backend."""
     where: dict[str, list[str]] = {}
     for row in rows:
         where.setdefault(f"{row['link']}, {row['backend']}", []).append(row["split"])

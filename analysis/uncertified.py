@@ -1,7 +1,7 @@
-"""``python -m analysis.uncertified results/RUN``: what was measured over a link not as asked for.
+"""``python -m analysis.uncertified results/RUN``: points measured over a link not as asked for.
 
-It prints, as JSON, the points of each session that are complete and whose link was not measured on
-both sides of them, or was off. ``todo --uncertified`` has them measured again.
+It prints as JSON, by session, the complete points whose link was off, or was not measured both
+before and after them. ``todo --uncertified`` has them measured again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def uncertified(run: Run) -> dict[str, list[str]]:
-    """Find the replicates of points that count and whose link was not certified.
+    """Find the replicates that count although their link was not certified.
 
     Returns
     -------

@@ -1,1 +1,1 @@
-"""What a run looks like on a page: its fronts, its times, its load curves, its backends."""
+"""Figures of a run: its fronts, where its time went, its load curves, and its backends."""

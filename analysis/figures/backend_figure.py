@@ -1,4 +1,4 @@
-"""The figure of what a backend costs against the size of what crosses."""
+"""The figure of the cost of a backend against the size of the payload."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from analysis.column import OBJECTIVES
 from analysis.figures.captions import page_of
 from analysis.figures.pages import pages, rows_that_fit
 from analysis.figures.style import STYLE, freeze, save
+from analysis.measures.marks import MEANING
 from analysis.tables.backend_costs import APART
 from paretopipe_worker.plan.plan import slug
 
 _PANELS = {next(iter(OBJECTIVES)): "response latency", APART: "computing apart"}
-"""Quantities that are drawn, each in a column of its own, the latency first."""
+"""The quantities drawn, each in its own column, the latency first."""
 _MARKS = (("#0173b2", "o", "-"), ("#de8f05", "s", "--"), ("#029e73", "D", ":"))
 """Colour, marker and line of each backend."""
 _WIDTH_IN, _PANEL_IN = 8.6, 2.3
 _APART, _FARTHEST = 0.03, 0.12
-"""By how much marks of one size are moved apart, as a share: their intervals would hide another;
-and how far at most, where there are many."""
+"""How far marks of one payload size are moved apart, as a share of it, so that intervals do not
+hide each other; and the most by which a mark is moved."""
 
 
 def draw(backends: pd.DataFrame, directory: Path) -> list[Path]:
-    """Draw ``backends-<model>`` as PNG and SVG for each model of ``backends.csv``; the files."""
+    """Draw ``backends-<model>`` as PNG and SVG for each model; return the files."""
     directory.mkdir(parents=True, exist_ok=True)
     files = []
     for model, table in backends.groupby("model", sort=False):
@@ -46,8 +47,8 @@ def draw(backends: pd.DataFrame, directory: Path) -> list[Path]:
 def backend_figure(backends: pd.DataFrame) -> list[Figure]:
     """Draw one model's differences against the payload forward, a row per link.
 
-    Those of the latency, and of what of it is not computing: two sessions' stages are seldom
-    equally fast, whatever the backend.
+    Two quantities are drawn: the latency, and the latency without computation, since the stages of
+    two sessions are seldom equally fast, whatever the backend.
 
     Parameters
     ----------
@@ -110,13 +111,13 @@ def _page(
 
 
 def _crossing(backends: pd.DataFrame) -> pd.DataFrame:
-    """Differences of what is drawn, at splits at which something crosses."""
+    """The differences drawn, at splits at which something crosses."""
     rows = backends[backends["quantity"].isin(_PANELS)]
     return rows[(rows["payload_bytes"] > 0) & rows["difference"].notna()]
 
 
 def _series(axes: Axes, rows: pd.DataFrame, mark: tuple[str, str, str], place: float) -> None:
-    """One backend over one link: each cut as a mark, the median of cuts of one size as a line."""
+    """Draw one backend over one link: a mark for each cut, and a line through the medians."""
     colour, marker, line = mark
     middle = rows.groupby("payload_bytes")["difference"].median()
     axes.plot(middle.index, middle, lw=0.9, alpha=0.6, color=colour, ls=line, zorder=2)
@@ -143,7 +144,7 @@ def _series(axes: Axes, rows: pd.DataFrame, mark: tuple[str, str, str], place: f
 
 
 def _scale(axes: Axes) -> None:
-    """A logarithmic axis of sizes."""
+    """Make the axis of sizes logarithmic."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter(FuncFormatter(_bytes))
@@ -163,7 +164,7 @@ def _bytes(value: float, _: int = 0) -> str:
 
 
 def _legend(rows: pd.DataFrame, marks: dict[Any, tuple[str, str, str]]) -> list[Line2D]:
-    """What colours and markers mean."""
+    """Legend of colours and markers."""
     handles = [
         Line2D([], [], color=colour, marker=marker, ls=line, ms=4, lw=0.9, label=backend)
         for backend, (colour, marker, line) in marks.items()
@@ -175,7 +176,7 @@ def _legend(rows: pd.DataFrame, marks: dict[Any, tuple[str, str, str]]) -> list[
 
 
 def _notes(rows: pd.DataFrame) -> list[str]:
-    """What a reader must know."""
+    """Notes that a reader needs."""
     least = int(rows["pairs"].min())
     notes = ["A mark is a cut, a line the median of cuts of one size."]
     notes += [
@@ -195,13 +196,13 @@ def _notes(rows: pd.DataFrame) -> list[str]:
 
 
 def doubts(latency: pd.DataFrame) -> Iterator[str]:
-    """Say what of the pairs, of which there is one row each, is marked."""
+    """How many of the pairs are marked, as sentences; `latency` has one row per cut and backend."""
     total = latency["pairs"].sum()
     off = latency["link_certified"].eq(False).fillna(False).astype("bool")
     for count, said in (
         (latency.loc[off, "pairs"].sum(), "are of cuts whose link was not as asked for"),
-        (latency["late_pairs"].sum(), "were measured while a relay was late"),
-        (latency["disturbed_pairs"].sum(), "were measured on a disturbed host"),
+        (latency["late_pairs"].sum(), MEANING["late"]),
+        (latency["disturbed_pairs"].sum(), MEANING["disturbed"]),
     ):
         if count:
             yield f"{count} of {total} pairs of replicates {said}."

@@ -52,12 +52,12 @@ def parts_of(ranks: int) -> dict[str, dict[str, Any]]:
 _LATENCY = "latency_median_ms"
 _PANEL_IN = 1.85
 _AXIS_IN = 0.75
-"""What the names of cuts take below the last row."""
+"""Height of the names of cuts below the last row."""
 _CUT_IN = 0.24
 _TICK_IN = 0.14
-"""How close two names of cuts may be."""
+"""Least distance of two names of cuts."""
 _FRAME_IN = 0.9
-"""What of a panel's width lies beside its axes."""
+"""Part of a panel's width that lies beside its axes."""
 _CROWDED = (
     f"of more than {NAMED} cuts the endpoints and those on a front are named, where there is room; "
     "all are in points.csv and attribution.csv"
@@ -116,7 +116,7 @@ def _page(
     caption: Caption,
     number: str,
 ) -> Figure:
-    """One page: some conditions, some links; panels are `width_in` wide."""
+    """One page, for some conditions and links, with panels of `width_in`."""
     columns, links = page
     total_in = width_in * len(columns)
     height_in = _PANEL_IN * len(links) + _AXIS_IN + caption.height_in(total_in)
@@ -185,7 +185,7 @@ def _unattributed(points: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
 
 
 def _bars(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
-    """Stack the parts of each cut's latency, and mark the latency itself."""
+    """Draw the parts of each cut's latency as a bar, and the latency itself as a line."""
     ticks, styles = points["position"], _styles(parts)
     for name, bottom, top in _stacked(parts):
         axes.bar(ticks, top - bottom, 0.78, bottom, lw=0, label=name, **styles[name])
@@ -206,7 +206,7 @@ def _bars(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
 
 
 def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
-    """The same for many cuts: bars without gaps, each part one shape, the front marked."""
+    """Draw many cuts: bars without gaps, each part as one shape, with the front marked."""
     order = points["position"].sort_values().index
     ticks = points.loc[order, "position"].to_numpy(np.float64)
     edges = np.append(ticks - 0.5, ticks[-1] + 0.5)
@@ -216,7 +216,7 @@ def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
     latency = points.loc[order, _LATENCY].to_numpy(np.float64)
     axes.stairs(latency, edges, baseline=None, color="black", lw=0.8)
     best, failed = points[points["on_front"]], points[points["status"] != "ok"]
-    # Marks outside the axes are part of the layout, and those that are nowhere would break it.
+    # An empty line of marks outside the axes would break the layout.
     if len(best):
         axes.plot(best["position"], best[_LATENCY], **_ON_FRONT)
     if len(failed):
@@ -229,7 +229,7 @@ _FAILED = _MARK | {"marker": "x", "ms": 3, "color": "0.35"}
 
 
 def _stacked(parts: pd.DataFrame) -> Iterator[tuple[str, Floats, Floats]]:
-    """Name, lower and upper end of each part that there is, from the bottom up."""
+    """Name, lower and upper end of each part that has any height, from the bottom up."""
     top = np.zeros(len(parts))
     for name in parts.columns:
         height = parts[name].to_numpy(np.float64)
@@ -239,7 +239,7 @@ def _stacked(parts: pd.DataFrame) -> Iterator[tuple[str, Floats, Floats]]:
 
 
 def _scale(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
-    """Limits, and lines to read times by."""
+    """Set the limits and the grid."""
     most = np.nanmax([0.0, points[_LATENCY].max(), parts.sum(axis=1).max()])
     axes.set_ylim(0, 1.08 * most or 1.0)
     axes.set_xlim(points["position"].min() - 0.7, points["position"].max() + 0.7)
@@ -249,7 +249,7 @@ def _scale(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
 
 
 def _name_cuts(axes: Axes, points: pd.DataFrame, width_in: float) -> None:
-    """Name the cuts below the last row: all, or of many the endpoints and those on a front."""
+    """Name the cuts below the last row: all, or, of many, the endpoints and the fronts."""
     cuts = points.groupby("position").agg(split=("split", "first"), fronts=("on_front", "sum"))
     if len(cuts) > NAMED:
         cuts["fronts"] = cuts["fronts"].mask(cuts["split"].isin(ENDPOINTS), np.inf)
@@ -266,7 +266,7 @@ def _name_cuts(axes: Axes, points: pd.DataFrame, width_in: float) -> None:
 
 
 def _legend(points: pd.DataFrame, parts: pd.DataFrame, crowded: bool) -> Iterator[Line2D | Patch]:
-    """What the parts of a bar mean."""
+    """Legend of the parts of a bar."""
     hosts = set(points["placement"])
     names = hosts_of(next(iter(hosts))) if len(hosts) == 1 else ()
     said = {_STAGE.format(rank): f" ({name})" for rank, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""What stands around the panels of a figure: titles, legends, and what a reader must know."""
+"""Titles, legends and notes around the panels of a figure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan.labels import hosts_of, readable
 
 CONDITION = ["placement", "backend", "batch", "window", "dtype"]
-"""What besides model and link tells panels apart."""
+"""Columns that identify a panel, besides model and link."""
 
 MARKERS = {FIRST: "s", LAST: "D"}
 """Markers of the endpoints; cuts have a circle."""
@@ -29,19 +29,19 @@ MARKERS = {FIRST: "s", LAST: "D"}
 MARKED = Path.make_compound_path(
     Path.unit_circle(), Path([(-0.7, -0.7), (0.7, 0.7)]), Path([(-0.7, 0.7), (0.7, -0.7)])
 )
-"""Marker of points whose link was not what was asked for; their names tell endpoints."""
+"""Marker of points whose link was not what was asked for, endpoints included."""
 
 MARKER_PT = 2.9
 """Radius of a marker in points (1/72 inch)."""
 
 SMALL_PT = 1.6
-"""That of a marker that is one of many."""
+"""Radius of a marker that is one of many."""
 
 STROKE = Path([(-0.7, -1), (0.7, 1)])
-"""What strikes out the marker of a disturbed point: upright it would be taken for an error bar."""
+"""Stroke through the marker of a disturbed point, oblique so as not to look like an error bar."""
 
 _STROKE = 0.9
-"""How far that stands out of the marker, as a share of its radius."""
+"""How far the stroke extends beyond the marker, as a share of its radius."""
 
 
 def strike(axes: Axes, x: ArrayLike, y: ArrayLike, radius_pt: float) -> None:
@@ -50,25 +50,25 @@ def strike(axes: Axes, x: ArrayLike, y: ArrayLike, radius_pt: float) -> None:
 
 
 def stroke_pt(radius_pt: float) -> float:
-    """How far that stands out of a marker of this radius, in points."""
+    """How far the stroke extends beyond a marker of this radius, in pt."""
     return _STROKE * min(radius_pt, MARKER_PT)
 
 
 def disturbed_legend() -> Line2D:
-    """What that mark means."""
+    """Legend of that mark."""
     return Line2D([], [], **_stroke(MARKER_PT - 1), label="host disturbed")
 
 
 def _stroke(radius_pt: float) -> dict[str, Any]:
-    """How the mark is drawn over a marker of this radius."""
+    """Style of the stroke over a marker of this radius."""
     size = 2 * (radius_pt + stroke_pt(radius_pt))
-    # Where points are many, what stands for most of them must not hide them.
+    # Among many small markers thick strokes would hide them.
     width, colour = (1.0, "black") if radius_pt > SMALL_PT else (0.5, "0.4")
     return {"marker": STROKE, "ms": size, "mew": width, "color": colour, "mfc": "none", "ls": ""}
 
 
 def conditions(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each condition's part of the table, with what its panels' titles must say of it."""
+    """The rows of each condition, with the part of their panels' titles that names it."""
     several = [name for name in CONDITION if points[name].nunique() > 1]
     for values, table in points.groupby(CONDITION, sort=False):
         known = dict(zip(CONDITION, values, strict=True))
@@ -76,7 +76,7 @@ def conditions(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _value(name: str, value: object) -> str:
-    """One condition in words: numbers need their name, names do not."""
+    """One condition in words; a number gets its name, a name needs none."""
     return f"{name} {value}" if name in ("batch", "window") else readable(str(value), "→")
 
 
@@ -86,7 +86,7 @@ def link_title(points: pd.DataFrame, link: str) -> str:
 
 
 def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D | Patch]:
-    """What markers and colours mean."""
+    """Legend of markers and colours."""
     hosts = set(points["placement"])
     ranks = hosts_of(next(iter(hosts))) if len(hosts) == 1 else ("rank 0", "the last rank")
 
@@ -110,14 +110,14 @@ def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D |
 
 @dataclass(frozen=True)
 class Caption:
-    """What stands above and below the panels on each page of a figure."""
+    """Title, notes and legend that each page of a figure has."""
 
     title: str
     notes: tuple[str, ...]
     legend: tuple[Line2D | Patch, ...]
 
     def height_in(self, width_in: float) -> float:
-        """Height that it takes on a page of a width, in inches."""
+        """Its height on a page of this width, in inches."""
         title, notes = self._lines(width_in)
         rows = -(-len(self.legend) // _columns(width_in))
         return 0.21 * title.count("\n") + 0.14 * len(notes) + 0.185 * rows + 0.45
@@ -138,7 +138,7 @@ class Caption:
         )
 
     def _lines(self, width_in: float) -> tuple[str, list[str]]:
-        """Title and lines of notes as they are broken."""
+        """The title and the lines of the notes, wrapped."""
         lines = [line for note in self.notes for line in textwrap.wrap(note, int(14 * width_in))]
         return textwrap.fill(self.title, int(10 * width_in)), lines
 
@@ -149,7 +149,7 @@ def _columns(width_in: float) -> int:
 
 
 def page_of(number: int, count: int) -> str:
-    """Which page of several one is, for its title; nothing where it is the only one."""
+    """The page's number for its title; nothing if it is the only page."""
     return f" (page {number} of {count})" if count > 1 else ""
 
 

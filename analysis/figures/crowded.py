@@ -1,4 +1,4 @@
-"""What a panel names where it has more points than a reader could tell apart."""
+"""Which points a panel names where it has more than a reader could tell apart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 from paretopipe_worker.cuts import FIRST, LAST
 
 NAMED = 30
-"""Names in one panel at most."""
+"""Most names in one panel."""
 
 ENDPOINTS = (FIRST, LAST)
 
@@ -28,13 +28,13 @@ def chosen(shown: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     shown
         Rows of ``points.csv``, all that the panel shows.
     latency, throughput
-        Columns of the axes, of which less and more is better.
+        The columns of the axes: less latency is better, and more throughput.
 
     Returns
     -------
-    Those rows, best first. Where there are at most :data:`NAMED` all of them, else only the fronts
-    and the endpoints; and where these are more, of each front the ends, the endpoints, and of what
-    else is on a front as many as there may be, evenly spaced.
+    Those rows, best first: all of them if they are at most :data:`NAMED`, or else those on the
+    fronts and the endpoints. If these are still too many, they are the ends of each front, the
+    endpoints, and as many of the rest of the fronts as there is room for, evenly spaced.
     """
     order = shown.sort_values(["on_front", latency], ascending=[False, True])
     if len(order) <= NAMED:

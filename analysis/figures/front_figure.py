@@ -41,7 +41,7 @@ LATENCY = "latency_median_ms"
 THROUGHPUT = "throughput_images_s"
 
 GID = "points"
-"""Group id of the markers, by which they are found again."""
+"""Group id of the markers, by which tests find them."""
 
 _AXIS = {
     LATENCY: "Response latency (ms; lower is better)",
@@ -50,7 +50,7 @@ _AXIS = {
 _RING_STEP_PT = 1.6
 _MAX_RINGS = 6
 _SAMPLES = 800
-"""Points of a front's line that names are held against, for about each of both directions."""
+"""Places along a front's line that names avoid, about so many across and as many up."""
 
 _CROWDED = (
     f"panels of more than {NAMED} points name those on a front and the endpoints, {NAMED} at most; "
@@ -84,8 +84,8 @@ def draw(
 
     Returns
     -------
-    The files. A model of which no point was measured has none, one to which no load was offered
-    no figure of it.
+    The files. A model of which no point was measured has no figures, and a model to which no load
+    was offered has no figure of load.
     """
     directory.mkdir(parents=True, exist_ok=True)
     files = []
@@ -104,10 +104,9 @@ def draw(
 def front(points: pd.DataFrame, stages: pd.DataFrame) -> list[Figure]:
     """Draw one model's Pareto fronts: a panel per link.
 
-    Where there are several links a first panel shows how the front moves from one to the next.
-    Each further condition (placement, backend, batch, window, dtype) has panels of its own,
-    beginning a new row. Every point is named where a panel has few, see
-    :func:`analysis.figures.crowded.chosen`.
+    Where there are several links, the first panel shows how the front moves from one to the next.
+    Each further condition (placement, backend, batch, window, dtype) has its own panels in a new
+    row. A panel with few points names all of them, see :func:`analysis.figures.crowded.chosen`.
 
     Parameters
     ----------
@@ -139,7 +138,7 @@ _Panel = tuple[str, pd.DataFrame]
 
 
 def _panels(points: pd.DataFrame) -> Iterator[list[_Panel]]:
-    """Title and points of each panel, those of one condition together."""
+    """Title and points of each panel, grouped by condition."""
     links = [str(link) for link in points["link"].unique()]
     for title, table in conditions(points):
         measured = table[(table["status"] == "ok") & table[THROUGHPUT].notna()]
@@ -160,7 +159,7 @@ def _front(
     grid: Grid,
     caption: Caption,
 ) -> tuple[list[Figure], int]:
-    """The pages with panels as large as `grid` has them, and how many names found no room."""
+    """The pages with panels of the size of `grid`, and how many names found no room."""
     short = labels.shorten(list(points["split"].unique()))
     figures, unnamed = [], 0
     for figure, places in laid_out(panels, grid, caption):
@@ -181,10 +180,10 @@ def _colours(points: pd.DataFrame) -> dict[str, Any]:
 
 
 def _points(axes: Axes, points: pd.DataFrame, colour: Any, crowded: bool) -> None:
-    """Draw one link's points, those on the front filled and joined by a step line.
+    """Draw one link's points; those on the front are filled and joined by a step line.
 
-    Points whose link was not as asked for are hollow, and marked, wherever they are; those of a
-    disturbed host are struck out.
+    Points whose link was not as asked for are hollow and marked, whether on the front or not.
+    Points of a disturbed host are struck out.
     """
     best = points[points["on_front"]].sort_values([LATENCY, THROUGHPUT])
     axes.plot(
@@ -213,9 +212,9 @@ def _points(axes: Axes, points: pd.DataFrame, colour: Any, crowded: bool) -> Non
 
 
 def _radii(points: pd.DataFrame, crowded: bool) -> pd.Series:
-    """Marker radius of each point in points: those at one spot become rings around each other.
+    """Marker radius of each point in pt; points at one spot become rings around each other.
 
-    In a `crowded` panel what is dominated, and no endpoint, is small.
+    In a `crowded` panel dominated points are small, unless they are endpoints.
     """
     before = points.groupby([LATENCY, THROUGHPUT]).cumcount()
     small = crowded & ~points["on_front"] & ~points["split"].isin(MARKERS)
@@ -224,7 +223,7 @@ def _radii(points: pd.DataFrame, crowded: bool) -> pd.Series:
 
 
 def _scales(axes: Axes, points: pd.DataFrame) -> None:
-    """Room around the points; logarithmic where they span more than a factor of five."""
+    """Set the scales, which are logarithmic where points span more than a factor of five."""
     scales = ((LATENCY, axes.xaxis, axes.set_xscale), (THROUGHPUT, axes.yaxis, axes.set_yscale))
     for column, axis, set_scale in scales:
         values = points[column]
@@ -244,7 +243,7 @@ def _scales(axes: Axes, points: pd.DataFrame) -> None:
 
 
 def _name(axes: Axes, shown: pd.DataFrame, short: dict[str, str], colours: dict[str, Any]) -> int:
-    """Name points of a panel, those on the front first; how many names found no room."""
+    """Name points of a panel, the front first; return how many names found no room."""
     radii = _radii(shown, len(shown) > NAMED)
     radii = radii.mask(disturbed(shown), radii + radii.map(stroke_pt))
     named = chosen(shown, LATENCY, THROUGHPUT)
@@ -268,7 +267,7 @@ def _name(axes: Axes, shown: pd.DataFrame, short: dict[str, str], colours: dict[
 
 
 def _along(axes: Axes, corners: Any) -> Any:
-    """Points along the step line through `corners` (n, 2), in data coordinates."""
+    """Places along the step line through `corners` (n, 2), in data coordinates."""
     steps = [corners[:1]]
     # The steps of a long line are short.
     parts = np.linspace(0, 1, int(np.clip(_SAMPLES / len(corners), 2, 40)))[:, None]

@@ -19,19 +19,19 @@ Floats = NDArray[np.float64]
 
 FONT_PT = 7.5
 GID = "name of a point"
-"""Group id of the texts that :func:`place` adds, by which they are found again."""
+"""Group id of the texts that :func:`place` adds, by which tests find them."""
 
 _GAP_PT = 3.0
 _PAD_PT = (1.5, 0.75)
 _RINGS_PT = np.concatenate((np.arange(0, 40, 3.0), np.geomspace(42, 400, 30)))
 _REACH = 1 / 3
-"""How far from its point a name may stand, as a share of the diagonal of its panel."""
+"""Most distance of a name from its point, as a share of the diagonal of its panel."""
 _PASSES = 4
 _CONSIDERED = 250
 _ANGLES = np.arange(0, 360, 15) * np.pi / 180
 _LEADER_PT = 4.0
 _SAMPLES = 12
-# What a label would rather go round, in points of distance it is worth.
+# Costs of what a label should avoid, in pt of distance.
 _COST_CROSSING = 8.0
 _COST_MARKER = 30.0
 _COST_AMBIGUOUS = 2.0
@@ -82,9 +82,9 @@ def place(
 ) -> int:
     """Write a name beside each point, with a thin leader where it had to move away.
 
-    Every label goes to the free place nearest to its point: no label overlaps another or the
-    marker of a point that has one, leaves the axes, or goes so far that its point is hard to find;
-    where there is a choice it goes round what is `soft`, leaders and markers that its leader would
+    Every label goes to the free place nearest to its point. No label overlaps another label or the
+    marker of a named point, leaves the axes, or goes so far that its point is hard to find. Where
+    there is a choice, a label avoids what is `soft`, leaders, and markers that its own leader would
     cross. The first points choose first.
 
     Parameters
@@ -96,10 +96,10 @@ def place(
     names
         n texts.
     markers_pt
-        Radius of each point's marker in points (1/72 inch).
+        Radius of each point's marker in pt (1/72 inch).
     soft
-        Array (k, 2) in data coordinates: points on lines, and markers without a name, that are
-        better not covered.
+        Array (k, 2) in data coordinates: places along lines, and markers without a name, that
+        should not be covered.
     colours
         Colour of each text.
 
@@ -129,7 +129,7 @@ def place(
 
 
 def _sizes(axes: Axes, names: Sequence[str]) -> Floats:
-    """Width and height of each name in points, as rendered, with some padding."""
+    """Width and height of each rendered name in pt, with some padding."""
     figure = _figure(axes)
     renderer = RendererAgg(*figure.bbox.size, figure.dpi)  # type: ignore[no-untyped-call]
     sizes = []
@@ -152,7 +152,7 @@ def _figure(axes: Axes) -> Figure:
 def _candidates(
     anchor: Floats, radius: float, size: Floats, inside: Floats, discs: Floats
 ) -> _Candidates:
-    """Boxes on growing rings around a point that stay within reach, inside and off the markers."""
+    """Boxes on growing rings around a point that stay within reach and cover no marker."""
     reach = _REACH * np.hypot(*(inside[2:] - inside[:2]))
     rings = _RINGS_PT[reach >= _RINGS_PT]
     ring, angle = (grid.ravel() for grid in np.meshgrid(rings, _ANGLES, indexing="ij"))
@@ -165,7 +165,7 @@ def _candidates(
     boxes, nearest = boxes[keep], np.clip(anchor, boxes[keep, :2], boxes[keep, 2:])
     steps = np.linspace(0, 1, _SAMPLES)[None, :, None]
     leaders = anchor + (nearest - anchor)[:, None, :] * steps
-    # A box beside its point reads better than one above it, and that than one askew.
+    # A box beside its point reads best, then one above it, then one askew.
     askew = 1 - np.abs(direction[keep, 0])
     return _Candidates(boxes, leaders, np.hypot(*(nearest - anchor).T) + 2 * askew)
 
@@ -173,9 +173,9 @@ def _candidates(
 def _choose(
     options: Sequence[_Candidates], anchors: Floats, discs: Floats, soft: Floats
 ) -> dict[int, int]:
-    """Choose one of each label's places: one after the other, then again knowing all others.
+    """Choose a place for each label in turn, in several passes that know the other labels' places.
 
-    Labels for which no place is free are not in the result.
+    Labels without a free place are not in the result.
     """
     own_cost = [
         option.distances
@@ -193,7 +193,7 @@ def _choose(
         option = options[index]
         free = np.flatnonzero(~_overlaps(option.boxes, boxes))
         if not len(free):
-            # A later pass may find a place.
+            # A later pass may free a place.
             continue
         near = free[np.argsort(own_cost[index][free], kind="stable")[:_CONSIDERED]]
         crossings = (
@@ -235,7 +235,7 @@ def _crossed(leaders: Floats, boxes: Floats) -> NDArray[np.int_]:
 
 
 def _tangled(leaders: Floats, others: Floats) -> NDArray[np.int_]:
-    """How many of the segments `others` (k, s, 2) each of `leaders` (m, s, 2) crosses."""
+    """How many of the lines `others` (k, s, 2) each of `leaders` (m, s, 2) crosses."""
     a, b = leaders[:, None, 0], leaders[:, None, -1]
     c, d = others[None, :, 0], others[None, :, -1]
 
@@ -250,7 +250,7 @@ def _tangled(leaders: Floats, others: Floats) -> NDArray[np.int_]:
 
 
 def _ambiguous(boxes: Floats, anchors: Floats, own: Floats) -> Floats:
-    """By how much each box is nearer to another point than to its own, in points."""
+    """By how much each box is nearer to another point than to its own, in pt."""
     nearest = np.clip(anchors, boxes[:, None, :2], boxes[:, None, 2:])
     distances = np.hypot(*np.moveaxis(nearest - anchors, -1, 0))
     beside = (anchors != own).any(axis=1)
@@ -262,7 +262,7 @@ def _ambiguous(boxes: Floats, anchors: Floats, own: Floats) -> Floats:
 
 
 def _others(discs: Floats, anchor: Floats) -> Floats:
-    """Markers that do not lie under the point itself."""
+    """The markers other than the point's own."""
     beside = (discs[:, :2] >= anchor) | (discs[:, 2:] <= anchor)
     return discs[beside.any(axis=1)]
 
@@ -275,7 +275,7 @@ def _draw(
     radii: Floats,
     inside: Floats,
 ) -> None:
-    """Add texts and leaders, in coordinates of the axes so that they stay where they are."""
+    """Add texts and leaders in axes coordinates, so that they stay in place."""
     size = inside[2:] - inside[:2]
     for (name, colour), anchor, box, radius in zip(texts, anchors, boxes, radii, strict=True):
         centre = ((box[:2] + box[2:]) / 2 - inside[:2]) / size

@@ -46,14 +46,14 @@ def load_figure(points: pd.DataFrame, stages: pd.DataFrame, curve: pd.DataFrame)
     stages
         The table ``stages.csv``.
     curve
-        Its rows of ``load.csv``. Splits on the front are drawn; where none is, all are, but no more
+        Its rows of ``load.csv``. The splits on the front are drawn, or all if none is, but no more
         than :data:`analysis.figures.crowded.NAMED` in a panel.
 
     Returns
     -------
     A figure for each page.
     """
-    # Steps that some replicates no longer offered tell of the others alone.
+    # At a step that some replicates did not offer, the row describes the others only.
     curve = curve[curve["replicates_ended"] == 0]
     parts = [
         (f"{link_title(points, str(link))}{title}", _worth(rows))
@@ -72,7 +72,7 @@ def load_figure(points: pd.DataFrame, stages: pd.DataFrame, curve: pd.DataFrame)
 
 
 def _worth(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the splits on the front, or of all where none is."""
+    """Rows of the splits on the front, or of all splits if none is."""
     return rows[rows["on_front"]] if rows["on_front"].any() else rows
 
 
@@ -91,10 +91,10 @@ def _figures(
     grid: Grid,
     notes: Sequence[str],
 ) -> tuple[list[Figure], int]:
-    """The pages with panels as large as `grid` has them, and how many names found no room."""
+    """The pages with panels of the size of `grid`, and how many names found no room."""
     shown = pd.concat([rows for _, rows in panels])
     styles = _styles(shown.sort_values("position"))
-    # Of what captions tell of points only what concerns these legs, which have marks of their own.
+    # The marks of disturbed points are about other legs; these legs have marks of their own.
     drawn = points[points["point"].isin(shown["point"])].assign(disturbed=False)
     caption = explain(drawn, stages, _legend(shown), *notes)
     short = labels.shorten(list(points["split"].unique()))
@@ -117,7 +117,7 @@ def _styles(shown: pd.DataFrame) -> dict[str, tuple[Any, str]]:
 
 
 def _line(axes: Axes, line: pd.DataFrame, colour: Any, marker: str) -> None:
-    """Draw one split: filled up to the knee, hollow from there on."""
+    """Draw one split, with filled markers up to the knee and hollow ones beyond it."""
     axes.plot(line[_OFFERED], line[_LATENCY], color=colour, lw=1.2, zorder=3)
     axes.plot(line[_OFFERED], line[_P90], color=colour, lw=0.8, ls=(0, (1, 1.5)), zorder=2)
     for row in line.to_dict("records"):
@@ -137,7 +137,7 @@ def _line(axes: Axes, line: pd.DataFrame, colour: Any, marker: str) -> None:
 
 
 def _scales(axes: Axes, rows: pd.DataFrame) -> None:
-    """Rates from nothing on; latency logarithmic where it spans more than a factor of five."""
+    """Start rates at 0; make latency logarithmic where it spans more than a factor of five."""
     values = rows[[_LATENCY, _P90]].to_numpy(dtype=np.float64)
     known = values[np.isfinite(values)]
     if len(known) and known.max() > 5 * known.min():
@@ -156,7 +156,7 @@ def _scales(axes: Axes, rows: pd.DataFrame) -> None:
 def _name(
     axes: Axes, rows: pd.DataFrame, short: dict[str, str], styles: dict[str, tuple[Any, str]]
 ) -> int:
-    """Name each line at its end; how many names found no room."""
+    """Name each line at its end; return how many names found no room."""
     known = rows.dropna(subset=_LATENCY)
     last = known.drop_duplicates("split", keep="last")
     return labels.place(
@@ -170,7 +170,7 @@ def _name(
 
 
 def _legend(shown: pd.DataFrame) -> Iterator[Line2D | Patch]:
-    """What lines and markers mean."""
+    """Legend of lines and markers."""
     yield Line2D([], [], color="0.3", lw=1.2, marker="o", ms=2 * MARKER_PT, label="keeps up")
     if shown["beyond_knee"].eq(True).fillna(False).any():
         said = f"beyond the knee: over {KNEE_LATENCY:g} times idle, or {1 - KEEPS_UP:.0%} behind"

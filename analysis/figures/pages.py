@@ -1,4 +1,4 @@
-"""How panels are laid out: every figure keeps to a page, and takes several where it must."""
+"""Layout of panels: a figure that does not fit on a page takes several."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PAGE_IN = (10.5, 14.0)
 """Width and height that no figure exceeds."""
 
 NARROWEST_IN = 6.0
-"""Width below which captions would be broken into too many lines."""
+"""Width below which captions would be wrapped into too many lines."""
 
 _Row = TypeVar("_Row")
 _Panel = TypeVar("_Panel", bound=tuple[str, Any])
 
 
 class Grid(NamedTuple):
-    """Panels of one size: how many stand beside each other on a page, and how high they are."""
+    """Panels of one size: the number beside each other on a page, and their height."""
 
     columns: int
     height_in: float
@@ -34,11 +34,11 @@ class Grid(NamedTuple):
 
 
 GRIDS = (Grid(3, 3.4), Grid(2, 3.9), Grid(1, 5.8))
-"""From the smallest panels to the largest: names keep their size, so that these have more room."""
+"""From the smallest panels to the largest, which have the most room for names of one size."""
 
 
 def rows_that_fit(height_in: float, caption_in: float) -> int:
-    """How many rows of panels fit on a page beside its caption, at least one."""
+    """How many rows of panels fit on a page with its caption, at least one."""
     return max(1, int((PAGE_IN[1] - caption_in) / height_in))
 
 
@@ -54,7 +54,7 @@ def pages(rows: Sequence[_Row], most: int) -> Iterator[Sequence[_Row]]:
 
 
 def _together(groups: Sequence[Sequence[_Row]], most: int) -> Iterator[Sequence[_Row]]:
-    """Pages of at most `most` rows, on which groups stay together if they can.
+    """Pages of at most `most` rows, on which groups stay together if possible.
 
     >>> list(_together(["aa", "b", "cc", "ddddd"], 3))
     [['a', 'a', 'b'], ['c', 'c'], 'dd', 'ddd']
@@ -81,12 +81,12 @@ def laid_out(
     Parameters
     ----------
     groups
-        Panels, tuples that begin with their title. Each group begins a new row, and where it does
-        not fit on the rest of a page, a new page.
+        Panels, which are tuples that begin with the title. Each group begins a new row, or a new
+        page if it does not fit on the rest of the page.
     grid
         How large the panels are.
     caption
-        What every page says.
+        The caption of every page.
 
     Yields
     ------

@@ -1,4 +1,4 @@
-"""How all figures look, and how they are written."""
+"""Style of all figures, and how they are written to files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 _TITLE_PER_IN = 12.5
-"""Characters of a panel's title to an inch."""
+"""Characters of a panel's title per inch."""
 _BESIDE_IN = 0.65
-"""What of a panel's width lies left of its axes, where the title begins."""
+"""Part of a panel's width left of its axes, where the title begins."""
 DPI = 200
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -37,12 +37,12 @@ STYLE: Any = {
 
 
 def title_of(text: str, width_in: float) -> str:
-    """A panel's title, broken so that it does not leave the panel."""
+    """A panel's title, wrapped to the width of the panel."""
     return textwrap.fill(text, int(_TITLE_PER_IN * (width_in - _BESIDE_IN)))
 
 
 def palette() -> list[Any]:
-    """Colours that people who see colours differently can tell apart, and seen on white."""
+    """Colours that colour-blind readers can tell apart, and that are visible on white."""
     colours: list[Any] = sns.color_palette("colorblind")
     # Yellow is hard to see.
     del colours[8]
@@ -50,7 +50,7 @@ def palette() -> list[Any]:
 
 
 def save(pages: Sequence[Figure], directory: Path, name: str) -> list[Path]:
-    """Write a figure's pages as PNG and SVG, from the second on with its number; the files."""
+    """Write a figure's pages as PNG and SVG, and return the files; page 2 gets the suffix -2."""
     files = []
     for number, figure in enumerate(pages, start=1):
         for kind in ("png", "svg"):
@@ -61,13 +61,13 @@ def save(pages: Sequence[Figure], directory: Path, name: str) -> list[Path]:
                 figure.savefig(file, dpi=DPI, metadata=metadata)
             files.append(file)
     for file in directory.glob(f"{name}-*"):
-        # Of an analysis that had more pages. No model's name has a hyphen.
+        # An earlier analysis may have left more pages. No model's name has a hyphen.
         if file not in files and re.fullmatch(r"-\d+\.(png|svg)", file.name.removeprefix(name)):
             file.unlink()
     return files
 
 
 def freeze(figure: Figure) -> None:
-    """Lay the figure out once, so that what is placed by hand stays in place."""
+    """Lay the figure out once, so that texts placed by hand stay in place."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

@@ -1,1 +1,1 @@
-"""What is measured of each replicate: one module per kind of measure."""
+"""Measures of each replicate: one module per kind of measure."""

@@ -1,16 +1,17 @@
-"""Where the time of every item went, by kind and hop: each part between two time stamps of its own.
+"""Where the time of every item went, by kind and rank.
 
 On its way around the ring an item waits until a stage computes it (`queue`), is computed
 (`compute`), its output is made ready for the wire (`serialise`), waits until the wire is free
-(`send_queue`) and crosses to the next rank (`wire`). All but the last are differences of one host's
-times. A wire's two ends have clocks of their own, so that its length needs their offset and carries
-the bound of that; around the whole ring the offsets cancel, and the sum of all wires needs none.
+(`send_queue`), and crosses to the next rank (`wire`). Each of these parts is the difference of two
+time stamps. All but the last are differences of one host's times. The two ends of a wire have
+clocks of their own, so that its time needs their offset, and has the bound of that offset's error.
+Around the whole ring the offsets cancel, and the sum of all wires needs none.
 
-No part is what others leave over: where a time is missing, or before the one it follows, the point
-is marked (``attribution_ok``).
+No part is computed as a remainder. A point is marked (``attribution_ok``) where a time stamp is
+missing, or is before the one it follows.
 
-A point's parts are means over the middle half of its items by latency. Like the median that is
-blind to stragglers, and unlike medians of parts it adds up.
+A point's parts are means over the middle half of its items by latency. Such means ignore
+stragglers as the median does, and unlike medians they add up.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from analysis.measures.ranks import ranks_of
 from paretopipe_worker.plan.plan import Plan
 
 KINDS = ("queue", "compute", "serialise", "send_queue", "wire")
-"""Kinds of time at and behind one rank, in the order in which an item meets them."""
+"""Kinds of time at one rank and on the wire after it, in the order an item passes them."""
 
 TOTALS = {
     "compute_ms": "compute",
@@ -33,10 +34,10 @@ TOTALS = {
     "wire_ms": "round_wire",
     "queue_ms": "waiting",
 }
-"""Columns of ``points.csv``, each the sum of a part over all ranks."""
+"""Columns of ``points.csv``, each the sum of one part over all ranks."""
 
 CROSSING = [name for name, part in TOTALS.items() if part != "compute"]
-"""Those of them that are not the stages' own."""
+"""The totals other than computation."""
 
 _PHASES = {"latency": "ms", "throughput": "loaded_ms"}
 _LEG = [*_TRY, "phase", "leg"]
@@ -53,15 +54,16 @@ def parts(items: pd.DataFrame, clocks: pd.DataFrame | None = None) -> pd.DataFra
     items
         Records of all ranks, as :class:`analysis.run.Run` holds them.
     clocks
-        What is known of the ranks' clocks, see :func:`analysis.measures.clocks.comparisons`.
-        Without it single wires are null.
+        How far the ranks' clocks are ahead, see :func:`analysis.measures.clocks.comparisons`.
+        Without them the times of single wires are null.
 
     Returns
     -------
-    One row per item and rank, the source's row having its ``latency_ms``. Milliseconds of each of
-    :data:`KINDS`, and the ``bound_ms`` of ``wire``; besides ``round_wire``, whose sum over the ring
-    is that of the wires, though one alone is nothing: it is between two hosts' clocks. What is of a
-    message is null where the rank sends none (not ``sends``).
+    One row per item and rank. It has the milliseconds of each of :data:`KINDS`; ``bound_ms``, the
+    bound of the error of ``wire``; ``round_wire``, the difference between two hosts' clocks, which
+    alone means nothing, but whose sum over the ring is that of the wires; ``sends``, whether the
+    rank sends a message, without which the message's parts are null; and, for the source,
+    ``latency_ms``.
     """
     rows = _with_arrivals(_counted(items))
     departed = rows["departed_ns"].fillna(rows["packed_ns"])
@@ -92,12 +94,12 @@ def sums(split: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    One row per item: the columns of :data:`TOTALS`, null where nothing is sent or a time is
-    missing; their sum ``attributed_ms``, null where a time is missing; ``latency_ms``;
-    ``least_ms``, the least of the parts, negative where two times are in the wrong order.
+    One row per item: the columns of :data:`TOTALS`, null where nothing is sent or a time stamp is
+    missing; their sum ``attributed_ms``, null where a time stamp is missing; ``latency_ms``; and
+    ``least_ms``, the smallest part, which is negative where two time stamps are in the wrong order.
     """
     table = split.assign(waiting=split["queue"] + split["send_queue"].where(split["sends"], 0))
-    # Where a part should be and is not, the item's sum must not be there either.
+    # An item that lacks a part must not have a sum either.
     lacking = table["waiting"].isna() | (table["sends"] & table[_MESSAGE].isna().any(axis=1))
     table["lacking"] = lacking
     groups = table.groupby(_ITEM, sort=False)
@@ -117,8 +119,8 @@ def totals(items: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    Columns session, attempt, point, those of :data:`TOTALS` (of the latency phase),
-    ``attributed_share`` and ``attribution_ok``, which judge every item.
+    Columns session, attempt, point; those of :data:`TOTALS`, of the latency phase's typical items;
+    ``attributed_share`` and ``attribution_ok``, for which every item counts.
     """
     split = parts(items[items["phase"] == "latency"])
     every = sums(split)
@@ -148,8 +150,8 @@ def attribution(
 
     Returns
     -------
-    The columns :data:`analysis.measures.attribution_columns.ATTRIBUTION`: one row per point
-    measured, rank and kind that there is, in the order of the plan and of the item's way.
+    The columns :data:`analysis.measures.attribution_columns.ATTRIBUTION`: one row for each measured
+    point, rank and kind that occurs, in the order of the plan and of an item's way.
     """
     complete = measured.loc[measured["status"] == "ok", _TRY]
     split = parts(items.merge(complete, on=_TRY), clocks)
@@ -173,7 +175,7 @@ def attribution(
 
 
 def _middle(split: pd.DataFrame) -> pd.Series:
-    """Which rows are of the middle half of the items by latency, in each try and phase."""
+    """Which rows belong to the middle half of the items by latency, in each try and phase."""
     source = split[split["rank"] == 0]
     groups = source.groupby([*_TRY, "phase"])["latency_ms"]
     low, high = (groups.transform("quantile", edge) for edge in (0.25, 0.75))
@@ -183,9 +185,9 @@ def _middle(split: pd.DataFrame) -> pd.Series:
 
 
 def _counted(items: pd.DataFrame) -> pd.DataFrame:
-    """Items that count, of all ranks: those of the last leg of each phase that count at the source.
+    """The items that count, of all ranks: those in the last leg of each phase.
 
-    Only the source knows which items were left over when a phase ended.
+    The source decides which items count, since only it knows which were in flight at the end.
     """
     chosen = items[items["phase"].isin(list(_PHASES))]
     last = chosen.groupby([*_TRY, "phase"])["leg"].transform("max")
@@ -194,10 +196,10 @@ def _counted(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_arrivals(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give each rank's row of an item what is known of its message where that arrived.
+    """Add to each rank's row of an item what the next rank recorded of the message.
 
-    Adds ``to``, the next rank, and of its message ``departed_ns``, on this rank's clock, and
-    ``received_ns``, on that of the next.
+    The columns added are ``to``, the next rank; ``departed_ns``, the message's departure by this
+    rank's clock; and ``received_ns``, its arrival by the next rank's clock.
     """
     source = rows["rank"] == 0
     arrivals = rows[[*_ITEM, "departed_ns"]].assign(
@@ -216,7 +218,7 @@ def _ahead(
 
     Returns
     -------
-    Columns ``ms`` and ``bound_ms``: 0 for the source, null for ranks of which that is not known.
+    Columns ``ms`` and ``bound_ms``: 0 for the source, null for a rank whose offset is unknown.
     """
     source = rank == 0
     if clocks is None:
@@ -228,5 +230,5 @@ def _ahead(
 
 
 def _ms(ns: pd.Series) -> pd.Series:
-    """Whole nanoseconds, exact so far, as milliseconds."""
+    """Whole nanoseconds as milliseconds."""
     return pd.Series(ns.to_numpy(np.float64, na_value=np.nan) / 1e6, index=ns.index)

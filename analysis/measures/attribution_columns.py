@@ -1,4 +1,4 @@
-"""The columns of ``attribution.csv``, and the few of them in ``points.csv``, :data:`TOTALS`."""
+"""The columns of ``attribution.csv``, and those of attribution in ``points.csv``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ TOTALS = (
         "compute_ms",
         "ms",
         "Computation of all stages for one item, stretching included: from the beginning to the "
-        "end of each stage's computation, added over ranks. Mean of the middle half of the latency "
-        "phase's items by latency, which is blind to stragglers like the median and adds up, then "
-        "the mean over replicates. So are the three below.",
+        "end of each stage's computation, added over ranks. It is the mean of the middle half of "
+        "the latency phase's items by latency, which ignores stragglers as the median does and "
+        "adds up, then the mean over replicates. The same holds for the next three columns.",
         _LACKING,
         over=MEAN,
     ),
@@ -33,34 +33,34 @@ TOTALS = (
     Column(
         "wire_ms",
         "ms",
-        "Crossing, all hops and the way back: from a message's departure, which is when its first "
-        "byte is handed to the kernel, to its last byte at the next rank. Clocks' offsets cancel "
-        "around the ring.",
+        "Crossing all hops, the way back included: from a message's departure, when its first byte "
+        "is handed to the kernel, to the arrival of its last byte at the next rank. The clocks' "
+        "offsets cancel around the ring.",
         f"{_LACKING}, or {_SILENT}",
         over=MEAN,
     ),
     Column(
         "queue_ms",
         "ms",
-        "Waiting: from input there to the stage's computation, and from message packed to its "
-        "departure.",
+        "Waiting: from the arrival of the input to the stage's computation, and from the packing "
+        "of the message to its departure.",
         _LACKING,
         over=MEAN,
     ),
     Column(
         "attributed_share",
         "",
-        "Sum of one item's parts over its latency: of the latency phase's items the one that is "
-        "furthest from 1, then the mean over replicates. The four columns above are means of "
-        "typical items, and add up to the median latency only about.",
+        "Sum of an item's parts divided by its latency, for the item of the latency phase whose "
+        "ratio is furthest from 1, then the mean over replicates. The four columns above are means "
+        "of typical items, whose sum is only about the median latency.",
         _LACKING,
         over=MEAN,
     ),
     Column(
         "attribution_ok",
         "",
-        f"Whether all items' parts are within {TOLERANCE:.0%} of their latency, and no time stamp "
-        "is before the one it follows, in all replicates.",
+        f"Whether in all replicates the parts of every item add up to its latency within "
+        f"{TOLERANCE:.0%}, and no time stamp is before the one it follows.",
         UNMEASURED,
         over=ALL,
     ),
@@ -68,15 +68,17 @@ TOTALS = (
 
 ATTRIBUTION = (
     *RANK_COLUMNS,
-    Column("rank", "", "Whose time it is; a message's is that of the rank that sends it."),
+    Column(
+        "rank", "", "The rank that spends the time; for a message it is the rank that sends it."
+    ),
     Column("host", "", "The host of that rank."),
     Column(
         "kind",
         "",
-        "`queue`: input there, until the stage's computation begins; `compute`: until it ends, "
-        "stretching included; `serialise`: until the message is packed; `send_queue`: until it "
-        "departs; `wire`: until its last byte is at the next rank, from the last one at the "
-        "source. A rank that sends nothing has the first two.",
+        "`queue`: from the arrival of the input until the stage's computation begins; `compute`: "
+        "until it ends, stretching included; `serialise`: until the message is packed; "
+        "`send_queue`: until it departs; `wire`: until its last byte is at the next rank, which "
+        "for the last rank is the source. A rank that sends nothing has the first two only.",
     ),
     Column(
         "ms",
@@ -89,15 +91,15 @@ ATTRIBUTION = (
     Column(
         "loaded_ms",
         "ms",
-        "The same in the throughput phase, `window` items in flight. What of earlier messages is "
-        "still in the kernel's buffers when one departs is on its `wire`.",
+        "The same in the throughput phase, with `window` items in flight. Time in which earlier "
+        "messages leave the kernel's buffers after a message has departed counts as its `wire`.",
         "as `ms`",
     ),
     Column(
         "bound_ms",
         "ms",
-        "Of kind `wire`, whose two ends have clocks of their own: the most by which the clocks' "
-        "offset can be off, mean over replicates. In the sum of all wires of an item it cancels.",
+        "For kind `wire`, whose two ends have clocks of their own: bound of the error of the "
+        "clocks' offset, mean over replicates. In the sum of all wires of an item it cancels.",
         "another kind, or as `ms`",
     ),
 )

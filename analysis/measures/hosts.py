@@ -15,7 +15,7 @@ from paretopipe_worker.records import Health
 _LEGS = "in the latency and throughput legs that count, all replicates"
 _UNKNOWN = f"the host does not tell, or {UNMEASURED}"
 
-_TOLD = {
+TOLD = {
     "others_cpu": Column(
         "others_cpu",
         "cores",
@@ -66,7 +66,7 @@ _TOLD = {
 }
 """Fields of :class:`~paretopipe_worker.records.Health` that a table has, each with its column."""
 
-COLUMNS = tuple(_TOLD.values())
+COLUMNS = tuple(TOLD.values())
 
 
 def hosts(counted: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def hosts(counted: pd.DataFrame) -> pd.DataFrame:
 
 def _flat(health: Health | None) -> dict[str, Any]:
     """One leg's health by column; null where the host does not tell."""
-    return {column.name: _value(getattr(health, name, None)) for name, column in _TOLD.items()}
+    return {column.name: _value(getattr(health, name, None)) for name, column in TOLD.items()}
 
 
 def _value(told: Any) -> Any:

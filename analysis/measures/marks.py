@@ -33,3 +33,10 @@ MARKS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "disturbed": disturbed,
 }
 """All marks by name. Only points that are uncertified are left off fronts."""
+
+MEANING = {
+    "uncertified": "have a link that was not as asked for",
+    "late": "were measured while a relay was late",
+    "disturbed": "were measured on a disturbed host",
+}
+"""What each mark says of points, replicates or pairs of them, in words."""

@@ -1,1 +1,1 @@
-"""Tables: what a run's measures say of each point, rank, segment, rate and pair of backends."""
+"""Tables of a run's measures, by point, rank, segment, offered rate and pair of backends."""

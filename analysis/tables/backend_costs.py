@@ -1,7 +1,7 @@
 """The table ``backends.csv``: what the choice of backend costs, cut by cut.
 
-Backends are compared pair by pair: the same model, split, placement, link, batch, window and dtype,
-in the same replicate, so that what drifts between replicates is in both.
+Backends are compared in pairs that have the same model, split, placement, link, batch, window and
+dtype, and are of the same replicate, so that drift between replicates affects both.
 """
 
 from __future__ import annotations
@@ -36,15 +36,19 @@ COLUMNS = (
     Column(
         "quantity",
         "",
-        "What is compared. A column of points.csv: latency, throughput, or the part of the latency "
-        "that went into one kind; or `crossing_ms`, all of these kinds but compute: what the "
-        "backend costs, free of how fast the stages of two sessions happened to be.",
+        "What is compared: a column of points.csv (latency, throughput, or the part of the latency "
+        "that went into one kind), or `crossing_ms`, the sum of these kinds without compute. The "
+        "latter is the cost of the backend, whatever the speed of the stages in the two sessions.",
     ),
-    Column("pairs", "", "Replicates in which both backends were measured; all figures are theirs."),
     Column(
-        "late_pairs", "", "Those of which either was measured while a relay was late (`link_late`)."
+        "pairs",
+        "",
+        "Replicates in which both backends were measured. The row is computed from these.",
     ),
-    Column("disturbed_pairs", "", "Those of which either was measured on a disturbed host."),
+    Column(
+        "late_pairs", "", "Pairs of which either was measured while a relay was late (`link_late`)."
+    ),
+    Column("disturbed_pairs", "", "Pairs of which either was measured on a disturbed host."),
     Column("value", "as the quantity", "Mean of the backend compared.", "a replicate lacks it"),
     Column("reference_value", "as the quantity", "Mean of the reference.", "a replicate lacks it"),
     Column(
@@ -71,8 +75,8 @@ COLUMNS = (
     Column(
         "comes_from",
         "",
-        "Of `latency_median_ms`: the kind whose difference is the largest in the direction of the "
-        "latency's.",
+        "For `latency_median_ms`: the kind with the largest difference in the direction in which "
+        "the latency differs.",
         "another quantity, or no kind differs in that direction",
     ),
     Column(
@@ -87,7 +91,7 @@ _CUT = ["model", "split", "placement", "link", "batch", "window", "dtype"]
 _PLANNED = [*_CUT, "position", "payload_bytes", "return_bytes"]
 _PAIR = ["backend", *_PLANNED]
 _MARKS = {"late": late, "disturbed": disturbed}
-"""Marks of replicates that are compared all the same; of certificates there is a column."""
+"""Marks of replicates that are compared all the same. For certificates there is a column."""
 
 
 def several(run: Run) -> bool:
@@ -96,7 +100,7 @@ def several(run: Run) -> bool:
 
 
 def compare(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
-    """Compare every other backend with the reference: `tcp`, or the first where it is missing.
+    """Compare every backend with the reference, which is `tcp` or else the first one.
 
     Parameters
     ----------
@@ -107,8 +111,8 @@ def compare(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    The columns :data:`COLUMNS`, a row per cut, other backend and
-    quantity, in the order of ``points.csv``.
+    The columns :data:`COLUMNS`, one row per cut, backend other than the reference, and quantity, in
+    the order of ``points.csv``.
 
     Raises
     ------
@@ -137,7 +141,7 @@ def compare(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def _differences(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Rows of every cut and backend, a quantity after the other."""
+    """The rows of every cut and backend, one per quantity."""
     keys = [pairs[name] for name in _PAIR]
     value = pairs[list(QUANTITIES)].astype("float64")
     other = pairs[[f"{name}_reference" for name in QUANTITIES]].astype("float64")
@@ -164,7 +168,7 @@ def _differences(pairs: pd.DataFrame) -> pd.DataFrame:
         {
             "pairs": groups["value"].size(),
             **marked,
-            # Null where it is in a replicate.
+            # Null where a replicate has no certificate.
             "link_certified": certified.min(axis="columns", skipna=False)
             .groupby(keys, sort=False)
             .min(skipna=False)
@@ -180,7 +184,7 @@ def _differences(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _largest(differences: pd.DataFrame) -> pd.Series:
-    """The kind that differs most in the direction in which the latency does; null where none."""
+    """The kind that differs most in the latency's direction; null where none does."""
     sign = np.where(differences[LATENCY] > 0, 1.0, -1.0)
     same = differences[list(TOTALS)].mul(sign, axis="index").fillna(0.0).to_numpy()
     kinds = np.array([name.removesuffix("_ms") for name in TOTALS], dtype=np.object_)

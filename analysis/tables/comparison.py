@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.measures.marks import MARKS
+from analysis.measures.marks import MARKS, MEANING
 from analysis.tables.front import GROUP
 
 KEY = [*GROUP, "split"]
@@ -15,12 +15,6 @@ KEY = [*GROUP, "split"]
 
 LEAST = 2
 """Replicates that an interval needs."""
-
-_MEANING = {
-    "uncertified": "have a link that was not as asked for",
-    "late": "were measured while a relay was late",
-    "disturbed": "were measured on a disturbed host",
-}
 
 
 def text(document: dict[str, Any]) -> str:
@@ -88,7 +82,7 @@ def _doubts(document: dict[str, Any]) -> Iterator[str]:
         total = sum(row["replicates"][number] for row in document["rows"])
         counts = {mark: sum(counts[mark] for counts in marks) for mark in MARKS}
         said = [
-            f"{100 * count / total:.2g} % {_MEANING[mark]}"
+            f"{100 * count / total:.2g} % {MEANING[mark]}"
             for mark, count in counts.items()
             if count
         ]

@@ -12,7 +12,7 @@ from analysis.column import OBJECTIVES
 from analysis.measures import marks
 
 GROUP = ("model", "placement", "link", "backend", "batch", "window", "dtype")
-"""What points of one front share: they differ in nothing but where the model is split."""
+"""Columns that all points of a front share: they differ only in where the model is split."""
 
 
 def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.bool_]:
@@ -22,8 +22,8 @@ def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.
     one. Equal points do not dominate each other: all of them stay. A point with a NaN is never on
     the front and dominates nothing.
 
-    The points are sorted lexicographically, best first, so that only earlier ones can dominate a
-    later one, and each is held against the front so far: O(n f m) for f points on the front
+    The points are sorted lexicographically, best first, so that only an earlier point can dominate
+    a later one. Each point is compared with the front so far: O(n f m) for f points on the front
     (sort-filter-skyline, Chomicki, Godfrey, Gryz and Liang, "Skyline with presorting", ICDE 2003;
     dominance as in Kung, Luccio and Preparata, "On finding the maxima of a set of vectors",
     J. ACM 22, 1975).
@@ -73,7 +73,7 @@ def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.
 
 
 def mark(points: pd.DataFrame, *, uncertified: bool = False) -> pd.DataFrame:
-    """Add the column ``on_front``, each group (:data:`GROUP`) having a front of its own.
+    """Add the column ``on_front``; each group (:data:`GROUP`) has a front of its own.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def mark(points: pd.DataFrame, *, uncertified: bool = False) -> pd.DataFrame:
         One row per point, with the columns of :data:`GROUP` and
         :data:`analysis.column.OBJECTIVES`; rows without figures are on no front.
     uncertified
-        Whether points whose link was not as asked for count; else they are on no front and beat
-        nothing.
+        Whether points whose link was not as asked for count. If not, they are on no front and beat
+        no other point.
     """
     on_front = pd.Series(False, index=points.index)
     counted = points if uncertified else points[~marks.uncertified(points)]
@@ -93,9 +93,9 @@ def mark(points: pd.DataFrame, *, uncertified: bool = False) -> pd.DataFrame:
 
 
 def fronts(points: pd.DataFrame) -> pd.DataFrame:
-    """The table ``front.csv``: the marked points on a front, by group, then best first."""
+    """The table ``front.csv``: the points on a front by group, best first."""
     front = points[points["on_front"]]
-    # Groups stay in the order of the table, which is the experiment's.
+    # Groups keep the order of the table, which is that of the experiment.
     order = pd.DataFrame({name: pd.factorize(front[name])[0] for name in GROUP}, index=front.index)
     order = order.assign(**{name: front[name] for name in (*OBJECTIVES, "position")})
     ascending = [OBJECTIVES.get(str(name)) != "max" for name in order.columns]

@@ -84,7 +84,7 @@ def planned(plan: Plan) -> pd.DataFrame:
 
 
 def outcomes(measured: pd.DataFrame) -> pd.DataFrame:
-    """Status of each point, its replicates that count, its tries, and why other replicates failed.
+    """Status of each point, its replicates that count, its tries, and why others do not count.
 
     Parameters
     ----------

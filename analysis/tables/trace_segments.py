@@ -1,4 +1,4 @@
-"""The table ``segments.csv``: how points fared in each segment of the trace their link followed."""
+"""The table ``segments.csv``: latency and throughput by segment of the trace of a link."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pandas as pd
 from analysis.column import Column
 from analysis.measures import completions
 from analysis.measures.certificate import WHEN, around, described
+from analysis.measures.legs import TRY, that_count
 from analysis.measures.replicates import choose, tries
 from analysis.run import Run
 from paretopipe_worker.link import samples
 from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.spec import MIN_ITEMS
 
-_TRY = ["session", "attempt", "point"]
 _PROBED = (("round_trip", "ms"), ("goodput", "mbit"))
 
 COLUMNS: tuple[Column, ...] = (
@@ -31,18 +31,18 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "certified_as",
         "",
-        "Segment of the same condition that the sessions held and certified: this one or another; "
-        "empty where its condition was not among those that were (of a long trace at most "
-        f"{samples.MOST}).",
+        "The segment of the same condition, this one or another, that the sessions held and "
+        "certified; empty where no segment of its condition was (of a long trace at most "
+        f"{samples.MOST} are).",
     ),
-    Column("start_s", "s", "When it begins, in seconds from the beginning of the trace."),
-    Column("duration_s", "s", "How long it lasts."),
-    Column("asked", "", "What it asks of the link."),
+    Column("start_s", "s", "When the segment begins, in seconds from the beginning of the trace."),
+    Column("duration_s", "s", "How long the segment lasts."),
+    Column("asked", "", "What the segment asks of the link."),
     Column(
         "round_trip_before_ms",
         "ms",
         "Round trip of a small message, measured last before the point while the segment was held: "
-        "median, then the mean over replicates; of datagrams, where packets are lost.",
+        "median, then the mean over replicates; where packets are lost, that of datagrams.",
     ),
     Column("round_trip_after_ms", "ms", "The same, measured first after the point."),
     Column(
@@ -54,8 +54,8 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "latency_items",
         "items",
-        "Items of the latency phase that began and ended in the segment, all replicates "
-        "together. Items that saw the link change count for no segment.",
+        "Items of the latency phase that began and ended in the segment, over all replicates. "
+        "Items during which the link changed count for no segment.",
     ),
     Column(
         "latency_median_ms",
@@ -71,9 +71,9 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "throughput_images_s",
         "images/s",
-        "Images per second in the segment, by completions at the source: those of whole windows "
-        "each time that the segment came by, as `throughput_images_s` of points.csv, then the mean "
-        "over replicates that have two such windows in all.",
+        "Images per second in the segment, from completions at the source: those of whole windows "
+        "each time the segment was in force, as for `throughput_images_s` of points.csv, then the "
+        "mean over replicates that have two such windows in total.",
     ),
 )
 """Columns of ``segments.csv``: empty where nothing was measured."""
@@ -86,17 +86,14 @@ def segments(run: Run) -> pd.DataFrame:
 
     Returns
     -------
-    The columns :data:`COLUMNS`; no rows where no link follows a trace. A long trace has segments
-    that no phase came to and that were not certified: they are left out.
+    The columns :data:`COLUMNS`; there are no rows where no link follows a trace. Segments that no
+    leg reached and that were not certified are left out.
     """
     chosen = choose(tries(run))
-    complete = chosen.loc[chosen["status"] == "ok", _TRY]
-    items = run.items[run.items["rank"] == 0].merge(complete, on=_TRY)
-    last = items.groupby([*_TRY, "phase"])["leg"].transform("max")
-    items = items[items["leg"] == last]
+    complete = chosen.loc[chosen["status"] == "ok", TRY]
+    items, ends = (frame[frame["rank"] == 0] for frame in that_count(run, complete))
     batches = {point.id: point.batch for point in run.plan.points}
-    legs = run.legs.loc[run.legs["rank"] == 0, [*_TRY, "leg", "window"]]
-    items = items.merge(legs, on=[*_TRY, "leg"])
+    items = items.merge(ends[[*TRY, "leg", "window"]], on=[*TRY, "leg"])
     figures = _means(latency(items).join(throughput(items, batches), how="outer"))
     rows = pd.DataFrame.from_records(list(_planned(run, set(figures["segment"]))), columns=_PLANNED)
     table = rows.astype({"segment": "Int64", "certified_as": "Int64"})
@@ -108,9 +105,9 @@ def segments(run: Run) -> pd.DataFrame:
 
 
 def latency(items: pd.DataFrame) -> pd.DataFrame:
-    """Response latency by try and segment, of the source's items that lay inside one."""
+    """Response latency by try and segment, of the source's items that lay inside one segment."""
     inside = items[(items["phase"] == "latency") & items["segment"].notna()]
-    groups = inside.groupby([*_TRY, "segment"])["latency_ns"]
+    groups = inside.groupby([*TRY, "segment"])["latency_ns"]
     table = pd.DataFrame({"latency_items": groups.size()})
     median_ms = groups.median().astype("float64") / 1e6
     table["latency_median_ms"] = median_ms.where(table["latency_items"] >= MIN_ITEMS)
@@ -118,10 +115,10 @@ def latency(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def throughput(items: pd.DataFrame, batches: dict[str, int]) -> pd.DataFrame:
-    """Images per second by try and segment, by completions at the source.
+    """Images per second by try and segment, from completions at the source.
 
-    An item that saw the link change ends a stretch. Of each stretch whole windows of completions
-    count, and two of them make a throughput.
+    An item during which the link changed ends a stretch. The whole windows of completions of each
+    stretch count, and a throughput needs two of them.
 
     Parameters
     ----------
@@ -130,12 +127,12 @@ def throughput(items: pd.DataFrame, batches: dict[str, int]) -> pd.DataFrame:
     batches
         Images in an item of each point.
     """
-    phase = items[items["phase"] == "throughput"].sort_values([*_TRY, "seq"])
-    key = phase[[*_TRY, "segment"]].fillna({"segment": -1})
+    phase = items[items["phase"] == "throughput"].sort_values([*TRY, "seq"])
+    key = phase[[*TRY, "segment"]].fillna({"segment": -1})
     begins = (key != key.shift()).any(axis=1)
     inside = phase.assign(stretch=begins.cumsum())[phase["segment"].notna()]
-    stretches = completions.whole_windows(inside, [*_TRY, "segment", "stretch"])
-    groups = stretches.groupby([*_TRY, "segment"])
+    stretches = completions.whole_windows(inside, [*TRY, "segment", "stretch"])
+    groups = stretches.groupby([*TRY, "segment"])
     table = groups[["items", "periods", "seconds"]].sum().join(groups["window"].first())
     images = table.index.get_level_values("point").map(batches).to_numpy()
     return pd.DataFrame(
@@ -147,7 +144,7 @@ def throughput(items: pd.DataFrame, batches: dict[str, int]) -> pd.DataFrame:
 
 
 def _planned(run: Run, reached: set[int]) -> Iterator[dict[str, Any]]:
-    """The points over traces, by those segments that a phase came to or a session certified."""
+    """The points whose link follows a trace, by segment that a leg reached or was certified."""
     for link in run.plan.experiment.links:
         points = [point for point in run.plan.points if point.link == link.name]
         if link.timetable is None or not points:
@@ -171,18 +168,18 @@ def _planned(run: Run, reached: set[int]) -> Iterator[dict[str, Any]]:
 
 
 def _means(figures: pd.DataFrame) -> pd.DataFrame:
-    """Figures by point and segment: items of all replicates, means of those that have them."""
+    """Figures by point and segment: sums of items, and means over replicates that have any."""
     groups = figures.reset_index().groupby(["point", "segment"])
     how = {name: "sum" if name.endswith("_items") else "mean" for name in figures.columns}
     return groups.agg(how).reset_index().astype({"segment": "Int64"})
 
 
 def _probed(run: Run, complete: pd.DataFrame) -> pd.DataFrame:
-    """What the stages measured of the link around each point, by that and the segment held."""
+    """What the stages measured of the link around each point, by point and held segment."""
     probes = run.probes[(run.probes["rank"] == 0) & run.probes["segment"].notna()]
     taken = dict(list(probes.groupby(["session", "attempt"])))
     rows = []
-    for session, number, point in complete[_TRY].itertuples(index=False, name=None):
+    for session, number, point in complete[TRY].itertuples(index=False, name=None):
         if (session, number) not in taken:
             continue
         [attempt] = [each for each in run.attempts.of(session) if each.number == number]
@@ -198,6 +195,6 @@ def _probed(run: Run, complete: pd.DataFrame) -> pd.DataFrame:
     figures = [f"{name}_{when}_{unit}" for when in WHEN for name, unit in _PROBED]
     table = pd.DataFrame.from_records(rows, columns=["session", "point", "certified_as", *figures])
     table = table.astype({"certified_as": "Int64"} | dict.fromkeys(figures, "float64"))
-    # Of each session first, then of its replicates: each counts alike.
+    # Mean of each session first, so that all replicates have the same weight.
     by_session = table.groupby(["session", "point", "certified_as"])[figures].mean().reset_index()
     return by_session.groupby(["point", "certified_as"])[figures].mean().reset_index()

@@ -108,7 +108,7 @@ def test_pareto_tells_of_points_without_a_throughput_and_of_those_that_never_wer
     assert "3 points without a throughput (throughput_note):\n  3 over none: no throughput: 20" in (
         printed
     )
-    assert "3 points of which a phase began although its items never became steady" in printed
+    assert "3 points of which a leg began although its items never became steady" in printed
 
 
 def test_pareto_tells_how_often_failed_points_were_tried(

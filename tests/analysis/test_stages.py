@@ -118,6 +118,12 @@ def test_what_a_host_does_not_tell_is_null(tmp_path: Path) -> None:
     assert table.xs(1, level="rank")["governor"].eq("performance").all()
 
 
+def test_every_field_of_a_hosts_health_has_a_column_or_is_left_to_the_records() -> None:
+    # The ratio is computed from the items, which tell it for each phase.
+    left = {"wall_over_cpu", "policy_mhz", "gpu_mhz"}
+    assert {field.name for field in dataclasses.fields(Health)} == {*hosts.TOLD} | left
+
+
 def test_any_number_of_ranks_is_measured_and_drawn() -> None:
     items = pd.DataFrame(
         {"rank": [0, 1, 2] * 8, "phase": (["latency"] * 3 + ["throughput"] * 3) * 4}
