@@ -78,7 +78,7 @@ def certificates(run: Run) -> pd.DataFrame:
 
 
 def engines(told: pd.Series) -> str:
-    """The engines that shaped, as a session's hosts told; ``none`` where no host shaped."""
+    """The engines that shaped, as a session's hosts recorded; ``none`` where no host shaped."""
     return ", ".join(sorted(set(told) - {"none"})) or "none"
 
 

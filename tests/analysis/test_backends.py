@@ -217,6 +217,7 @@ def test_the_command_writes_and_prints_what_it_found(
     assert all(Path(file).is_file() for file in document["files"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pareto_compares_backends_where_there_are_several(
     fake: FakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

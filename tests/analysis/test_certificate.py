@@ -202,6 +202,7 @@ def test_points_behind_the_last_certificate_of_a_session_are_measured_again_on_r
     assert points(read(fake.path))["link_certified"].all()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_marked_points_are_off_the_front_unless_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

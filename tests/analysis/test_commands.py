@@ -51,6 +51,7 @@ def test_pareto_writes_all_results_and_prints_the_fronts(
     assert str(fake.path / "front.csv") in printed
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pareto_prints_one_json_document(fake: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = fake.plan.sessions
     fake.session(first, points=first.points[:1], end="none")
@@ -67,6 +68,7 @@ def test_pareto_prints_one_json_document(fake: FakeRun, capsys: pytest.CaptureFi
     assert "warning: " in captured.err and "truncated" in captured.err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pareto_tells_of_disturbed_points_clocks_and_processes(
     fake: FakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +95,7 @@ def test_pareto_tells_of_disturbed_points_clocks_and_processes(
     assert "4 stage processes started for 2 sessions, in which 8 points were walked" in printed
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pareto_tells_of_points_without_a_throughput_and_of_those_that_never_were_steady(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +114,7 @@ def test_pareto_tells_of_points_without_a_throughput_and_of_those_that_never_wer
     assert "3 points of which a leg began although its items never became steady" in printed
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pareto_tells_how_often_failed_points_were_tried(
     fake: FakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +126,7 @@ def test_pareto_tells_how_often_failed_points_were_tried(
     assert "; 2 tries)" in report.text(document)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pareto_groups_failures_by_reason(
     fake: FakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

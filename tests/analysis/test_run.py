@@ -66,6 +66,7 @@ def test_an_empty_file_is_named_and_counts_as_nothing(fake: FakeRun) -> None:
     assert run.warnings == (f"{path}: truncated: it holds no header; nothing of it counts",)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_damaged_file_is_named_its_session_counts_for_nothing_and_the_rest_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,6 +49,7 @@ def test_points_that_were_not_measured_have_their_ranks_and_no_figures(tmp_path:
     assert set(table.xs(0, level="rank")["device_emulated"]) == {3.0}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_file_has_the_columns_that_are_described(tmp_path: Path) -> None:
     fake = fake_of(tmp_path, items=8).all_sessions()
     document = pareto.analyse(fake.path)
