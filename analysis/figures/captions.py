@@ -32,7 +32,7 @@ MARKED = Path.make_compound_path(
 """Marker of points whose link was not what was asked for, endpoints included."""
 
 MARKER_PT = 2.9
-"""Radius of a marker in points (1/72 inch)."""
+"""Radius of a marker in pt (1/72 inch)."""
 
 SMALL_PT = 1.6
 """Radius of a marker that is one of many."""

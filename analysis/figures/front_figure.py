@@ -269,7 +269,7 @@ def _name(axes: Axes, shown: pd.DataFrame, short: dict[str, str], colours: dict[
 def _along(axes: Axes, corners: Any) -> Any:
     """Places along the step line through `corners` (n, 2), in data coordinates."""
     steps = [corners[:1]]
-    # The steps of a long line are short.
+    # A line of many steps has short ones, which need few places each.
     parts = np.linspace(0, 1, int(np.clip(_SAMPLES / len(corners), 2, 40)))[:, None]
     for (x0, y0), (x1, y1) in itertools.pairwise(axes.transData.transform(corners)):
         across = np.array([x0, y0]) + parts * np.array([x1 - x0, 0])

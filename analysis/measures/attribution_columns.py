@@ -6,7 +6,7 @@ from analysis.column import ALL, MEAN, UNMEASURED, Column
 from analysis.measures.ranks import COLUMNS as RANK_COLUMNS
 
 TOLERANCE = 0.02
-"""By how much the sum of the attributed kinds may differ from the response latency."""
+"""Share by which the sum of an item's parts may differ from its latency."""
 
 _SILENT = "nothing crosses"
 _LACKING = f"{UNMEASURED}, or a time stamp is missing"

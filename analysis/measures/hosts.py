@@ -90,12 +90,12 @@ def hosts(counted: pd.DataFrame) -> pd.DataFrame:
 
 
 def _flat(health: Health | None) -> dict[str, Any]:
-    """One leg's health by column; null where the host does not tell."""
+    """One leg's health by column, null where the host does not tell."""
     return {column.name: _value(getattr(health, name, None)) for name, column in TOLD.items()}
 
 
 def _value(told: Any) -> Any:
-    """One value of a field: of several numbers the lowest, which is first; words as a list."""
+    """A field as one value: the lowest of several numbers, which is first, or a list of words."""
     if not isinstance(told, tuple):
         return told
     if told and not isinstance(told[0], str):

@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.column import Column, Over
 
 CONFIDENCE = 0.95
-"""Of every t-interval over replicates."""
+"""Confidence of every t-interval over replicates."""
 
 
 def reduced(values: pd.DataFrame, by: Sequence[str], columns: Iterable[Column]) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def reduced(values: pd.DataFrame, by: Sequence[str], columns: Iterable[Column]) 
     """
     rules = {column.name: column.over for column in columns if column.over is not None}
     keys = [values[name] for name in by]
-    # All columns of a kind at once: a call for each group and column would take most of the time.
+    # All columns of a kind in one call: calls for each group and column would take too long.
     numbers = {
         how: [name for name, rule in rules.items() if rule.how == how]
         for how in ("mean", "sum", "worst", "min", "max")
@@ -69,7 +69,7 @@ def reduced(values: pd.DataFrame, by: Sequence[str], columns: Iterable[Column]) 
 
 
 def _numbers(values: pd.Series, rule: Over) -> pd.Series:
-    """Values as numbers: what has an order by its place in it."""
+    """Values as numbers; a value of an order becomes its place in the order."""
     if rule.how == "worst":
         values = values.map({value: place for place, value in enumerate(rule.order)})
     return values.astype("float64")

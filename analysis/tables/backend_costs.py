@@ -100,7 +100,7 @@ def several(run: Run) -> bool:
 
 
 def compare(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
-    """Compare every backend with the reference, which is `tcp` or else the first one.
+    """Compare every other backend with the reference, which is `tcp` or else the first one.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ def _identity() -> Iterator[Column]:
     )
     yield Column("placement", "", "Hosts by rank, source first, joined by `>`.", front=True)
     yield Column("link", "", "Name of the link profile that was asked for.", front=True)
-    yield Column("link_asked", "", "What that profile asks for, by way.", front=True)
+    yield Column("link_asked", "", "What that profile asks for, in words.", front=True)
     for start, way in (("", "forward, from rank 0 to 1"), ("return_", "back to rank 0")):
         yield Column(
             f"{start}rate_mbit",

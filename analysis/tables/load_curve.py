@@ -129,7 +129,7 @@ def _by_step(rows: pd.DataFrame) -> pd.DataFrame:
     by = ["point", "step"]
     table = reduced(rows, by, COLUMNS)
     table["replicates"] = rows.groupby(by, sort=False).size().to_numpy()
-    # A replicate that came to its knee is offered no more: the others alone are not the point.
+    # A replicate beyond its knee is offered no more, and the others alone do not make the point.
     table["replicates_ended"] = table.groupby("point")["replicates"].transform("max")
     table["replicates_ended"] -= table["replicates"]
     return table
