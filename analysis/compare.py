@@ -36,7 +36,7 @@ from analysis.run import CONTROLLER, Run, RunError, load
 from analysis.tables.comparison import KEY, LEAST, lost_of, text
 from analysis.tables.points import CONFIDENCE, planned
 from paretopipe_worker.plan.plan import PlanError
-from paretopipe_worker.records import RecordError
+from paretopipe_worker.records.files import RecordError
 
 AIM_PERCENT = 5.0
 """Half-width of an interval that replicates should reach."""

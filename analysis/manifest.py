@@ -24,9 +24,10 @@ from analysis.run import CONTROLLER, Run, RunError, load, processes
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.plan.plan import written as resolved
-from paretopipe_worker.records import LEGS, RecordError
+from paretopipe_worker.records.files import RecordError
+from paretopipe_worker.records.lines import COUNTED_PHASES
 
-PHASES = ("clock", "probe", "warmup", *LEGS)
+PHASES = ("clock", "probe", "warmup", *COUNTED_PHASES)
 """Kinds of time that are measurement, of the link or of points; all else is overhead."""
 
 

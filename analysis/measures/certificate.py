@@ -17,7 +17,7 @@ from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import Timetable, outage_s
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.predict import WIRE_OVERHEAD
-from paretopipe_worker.records import Datagrams, Transfer
+from paretopipe_worker.records.probes import Datagrams, Transfer
 
 WHEN = ("before", "after")
 LATE_MS = 2.0

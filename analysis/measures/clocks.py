@@ -33,7 +33,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.run import CONTROLLER, Run
-from paretopipe_worker.records import Exchange, Reading
+from paretopipe_worker.records.clocks import Exchange, Reading
 
 MOST_DRIFT_PPM = 200.0
 """Above this, and what the exchanges leave open, no two crystals drift apart."""

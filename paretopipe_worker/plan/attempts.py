@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from paretopipe_worker import records
 from paretopipe_worker.plan.belonging import CONTROLLER, Belonging, ForeignRecords
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.plan.spec import MIN_ITEMS
-from paretopipe_worker.records import (
-    DamagedRecord,
+from paretopipe_worker.records.files import DamagedRecord, read_records
+from paretopipe_worker.records.lines import (
     End,
     Header,
     Item,
-    PhaseEnd,
+    LegEnd,
     PointBegin,
     PointEnd,
     Ready,
@@ -81,7 +80,7 @@ class Attempt:
     points: tuple[str, ...] = ()
     begun: str | None = None
     ended: dict[str, PointEnd] = field(default_factory=dict)
-    legs: dict[str, list[tuple[int, PhaseEnd]]] = field(default_factory=dict)
+    legs: dict[str, list[tuple[int, LegEnd]]] = field(default_factory=dict)
     items: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     files: list[tuple[int, str, End | None]] = field(default_factory=list)
     damage: dict[str, str] = field(default_factory=dict)
@@ -94,7 +93,7 @@ class Attempt:
         header: Header | None = None
         end: End | None = None
         try:
-            for record in records.read(path):
+            for record in read_records(path):
                 if isinstance(record, Header):
                     belonging.check(path, record)
                     header = record
@@ -118,7 +117,7 @@ class Attempt:
                 self.points = header.points
             case Item() if header.rank == 0 and record.done_ns is not None:
                 self.items[record.point, record.phase, record.leg] += 1
-            case PhaseEnd():
+            case LegEnd():
                 self.legs.setdefault(record.point, []).append((header.rank, record))
             case PointBegin():
                 self.begun = record.point
@@ -179,7 +178,7 @@ class Attempt:
         written = {host for _, host, _ in self.files}
         yield from (f"{host}: no records" for host in self.session.placement if host not in written)
 
-    def _few(self, point: Point, legs: list[tuple[int, PhaseEnd]]) -> str | None:
+    def _few(self, point: Point, legs: list[tuple[int, LegEnd]]) -> str | None:
         """Which phase has too few items for a median, and how many."""
         last = _last(legs)
         for phase in MEASURED:
@@ -189,7 +188,7 @@ class Attempt:
         return None
 
 
-def _last(legs: list[tuple[int, PhaseEnd]]) -> dict[str, int]:
+def _last(legs: list[tuple[int, LegEnd]]) -> dict[str, int]:
     """The last leg of each phase on any rank: it alone counts, so every rank must have that one."""
     last: dict[str, int] = {}
     for _, leg in legs:
@@ -197,7 +196,7 @@ def _last(legs: list[tuple[int, PhaseEnd]]) -> dict[str, int]:
     return last
 
 
-def _lacking(point: Point, legs: list[tuple[int, PhaseEnd]]) -> list[str]:
+def _lacking(point: Point, legs: list[tuple[int, LegEnd]]) -> list[str]:
     """Hosts of ranks with a part in a point that lack the end of a phase's last leg."""
     last = _last(legs)
     ended = {(rank, leg.phase) for rank, leg in legs if leg.leg == last[leg.phase]}
@@ -208,7 +207,7 @@ def _lacking(point: Point, legs: list[tuple[int, PhaseEnd]]) -> list[str]:
     ]
 
 
-def _uncrossed(point: Point, legs: list[tuple[int, PhaseEnd]]) -> str | None:
+def _uncrossed(point: Point, legs: list[tuple[int, LegEnd]]) -> str | None:
     """In which leg the bytes that were to cross did not, or others did, and how many."""
     backend = BACKENDS[point.backend]
     for rank, leg in legs:

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from paretopipe_worker import records
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Plan
-from paretopipe_worker.records import DamagedRecord, Header, Ready, RecordError
+from paretopipe_worker.records.files import DamagedRecord, RecordError, file_name, read_records
+from paretopipe_worker.records.lines import Header, Ready
 
 CONTROLLER = -1
 """Rank of a file in which the controller says how it saw a session fail."""
@@ -68,7 +68,7 @@ class Belonging:
     def check_first(self, file: Path) -> None:
         """Do the same by reading only the first line of a file, if there is a whole one."""
         with contextlib.suppress(StopIteration, DamagedRecord):
-            header = next(records.read(file))
+            header = next(read_records(file))
             if isinstance(header, Header):
                 self.check(file, header)
 
@@ -121,7 +121,7 @@ class Belonging:
                 f"'{plan.run}' is {_short(self._sha256)}: it measures something else. Move the "
                 "records of the other plan away, or measure under another name: -e run=NAME"
             )
-        if file.name != (name := records.file_name(header.session, header.attempt)):
+        if file.name != (name := file_name(header.session, header.attempt)):
             raise ForeignRecords(
                 f"{file}: holds attempt {header.attempt} of session '{header.session}', whose file "
                 f"is '{name}'"

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker import records
 from paretopipe_worker.plan import attempts, code
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Outcome
@@ -19,7 +18,8 @@ from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.plan.predict import duration, overhead_s
 from paretopipe_worker.plan.spec import Experiment
-from paretopipe_worker.records import End, Header, Writer
+from paretopipe_worker.records.files import Writer, file_name
+from paretopipe_worker.records.lines import SCHEMA, End, Header
 
 CONTROLLER = "controller"
 """Folder of the records by which the controller says that a session failed."""
@@ -161,7 +161,7 @@ def _text(
 
 def record_failure(plan: Plan, session: Session, attempt: int, results: Path, reason: str) -> Path:
     """Write down that the controller saw a session fail; return the file."""
-    path = results / "records" / CONTROLLER / records.file_name(session.id, attempt)
+    path = results / "records" / CONTROLLER / file_name(session.id, attempt)
     with Writer(path) as writer:
         writer.write(
             Header(
@@ -185,6 +185,7 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
                 started_unix_ns=time.time_ns(),
                 facts={},
                 versions={},
+                schema=SCHEMA,
             )
         )
         now = time.perf_counter_ns()

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker import records
 from paretopipe_worker.cuts import CutTable
 from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
@@ -21,7 +20,8 @@ from paretopipe_worker.model.loading import Loaded
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Session
-from paretopipe_worker.records import Ready, Writer
+from paretopipe_worker.records.files import Writer
+from paretopipe_worker.records.lines import SCHEMA, Ready
 from paretopipe_worker.session import control
 from paretopipe_worker.session.context import Context, Shares
 from paretopipe_worker.session.control import Channel
@@ -132,7 +132,7 @@ def agreed(plan: Plan, session: Session, weights_sha256: str) -> Agreement:
         (point.id, point.split, [list(map(asdict, hop)) for hop in point.hops]) for point in points
     ]
     return Agreement(
-        schema=str(records.SCHEMA),
+        schema=str(SCHEMA),
         plan=plans.digest(plan),
         cuts=hashlib.sha256(json.dumps(cuts).encode()).hexdigest(),
         torch=torch.__version__.partition("+")[0],

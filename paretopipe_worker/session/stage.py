@@ -23,7 +23,8 @@ from paretopipe_worker.model.weights import WeightsError
 from paretopipe_worker.model.zoo import ModelError
 from paretopipe_worker.plan import code
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.records import End, Header, Writer
+from paretopipe_worker.records.files import Writer
+from paretopipe_worker.records.lines import SCHEMA, End, Header
 from paretopipe_worker.session.context import Shares
 from paretopipe_worker.session.control import ControlError
 from paretopipe_worker.session.follower import Follower
@@ -181,6 +182,7 @@ def header(
         started_unix_ns=time.time_ns(),
         facts=facts.host(),
         versions=facts.versions(),
+        schema=SCHEMA,
     )
 
 

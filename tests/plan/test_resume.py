@@ -13,27 +13,17 @@ import pytest
 
 from analysis.measures.replicates import replicates
 from analysis.run import load
-from paretopipe_worker import records
 from paretopipe_worker.plan import attempts, planner, resume, spec
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session
-from paretopipe_worker.records import (
-    End,
-    Header,
-    Item,
-    Phase,
-    PhaseEnd,
-    PointBegin,
-    PointEnd,
-    RecordError,
-    Writer,
-)
+from paretopipe_worker.records.files import RecordError, Writer, file_name, read_records
+from paretopipe_worker.records.lines import End, Header, Item, LegEnd, Phase, PointBegin, PointEnd
 from paretopipe_worker.shaping import tc
 from tests.helpers import fake_run
 from tests.helpers.fake_run import FakeRun
+from tests.helpers.records import HEADER
 from tests.helpers.tables import HOSTS, table
-from tests.test_records import HEADER
 
 
 @pytest.fixture
@@ -68,7 +58,7 @@ def write(
     for rank, host in enumerate(session.placement):
         if hosts is not None and host not in hosts:
             continue
-        path = results / "records" / host / records.file_name(session.id, attempt)
+        path = results / "records" / host / file_name(session.id, attempt)
         with Writer(path) as writer:
             writer.write(header(made, session, attempt, rank, **changes))
             for point in map(made.point, ok):
@@ -100,7 +90,7 @@ def header(made: Plan, session: Session, attempt: int, rank: int, **changes: Any
 
 def leg(
     point: Point, rank: int, phase: Phase, *, number: int = 0, items: int = 20
-) -> list[Item | PhaseEnd]:
+) -> list[Item | LegEnd]:
     """A leg that went well, as one rank wrote it."""
     none: dict[str, Any] = dict.fromkeys(
         ("wire_sent_bytes", "wire_counter", "retransmitted_bytes", "relay_late_p99_ns")
@@ -110,7 +100,7 @@ def leg(
     done_ns = 5 if rank == 0 else None
     return [
         *(Item(point.id, phase, n, 1, 2, 3, 1, 1, 4, done_ns, leg=number) for n in range(items)),
-        PhaseEnd(point.id, phase, items, 0, 1, None, sent, leg=number, **rest),
+        LegEnd(point.id, phase, items, 0, 1, None, sent, leg=number, **rest),
     ]
 
 
@@ -168,7 +158,7 @@ def test_every_host_needs_the_last_leg_of_a_phase(tmp_path: Path, made: Plan) ->
     write(made, tmp_path, first, ok=first.points, end=None)
     point = made.point(crossing(made, first))
     for rank, (host, sessions_left) in enumerate((("edge", 2), ("server", 1))):
-        with (tmp_path / "records" / host / records.file_name(first.id, 1)).open("a") as file:
+        with (tmp_path / "records" / host / file_name(first.id, 1)).open("a") as file:
             for line in leg(point, rank, "latency", number=2):
                 file.write(json.dumps(vars(line)) + "\n")
         assert len(left(made, tmp_path)) == sessions_left
@@ -187,7 +177,7 @@ def test_a_phase_that_was_measured_without_the_end_of_its_point_does_not_count(
     tmp_path: Path, made: Plan
 ) -> None:
     first, _ = made.sessions
-    path = tmp_path / "records/edge" / records.file_name(first.id, 1)
+    path = tmp_path / "records/edge" / file_name(first.id, 1)
     with Writer(path) as writer:
         writer.write(header(made, first, 1, 0))
         for phase in MEASURED:
@@ -294,7 +284,7 @@ def test_a_run_goes_on_only_with_its_own_plan_code_and_torch(
     write(made, tmp_path, first, ok=first.points[:1], **change)
     with pytest.raises(RecordError, match=words) as refused:
         resume.todo(made, tmp_path, **options)
-    assert records.file_name(first.id, 1) in str(refused.value)
+    assert file_name(first.id, 1) in str(refused.value)
     assert "-e run=NAME" in str(refused.value)
     if not options:
         with pytest.raises(RecordError, match=words):
@@ -304,8 +294,8 @@ def test_a_run_goes_on_only_with_its_own_plan_code_and_torch(
 def test_a_failure_seen_by_the_controller_counts_as_an_attempt(tmp_path: Path, made: Plan) -> None:
     first, _ = made.sessions
     path = resume.record_failure(made, first, 1, tmp_path, "edge: unreachable")
-    assert path == tmp_path / "records" / "controller" / records.file_name(first.id, 1)
-    *_, end = records.read(path)
+    assert path == tmp_path / "records" / "controller" / file_name(first.id, 1)
+    *_, end = read_records(path)
     assert isinstance(end, End)
     assert (end.status, end.reason) == ("failed", "edge: unreachable")
     assert resume.todo(made, tmp_path)["sessions"][0]["attempt"] == 2
