@@ -9,16 +9,22 @@ from typing import Any
 
 import pandas as pd
 
-from paretopipe_worker.plan import attempts, belonging
+from paretopipe_worker.plan import attempts
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Attempts
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.records.clocks import Clock
-from paretopipe_worker.records.lines import End, Header, Item, LegEnd, PointEnd, Ready, Record
+from paretopipe_worker.records.lines import (
+    CONTROLLER_RANK,
+    End,
+    Header,
+    Item,
+    LegEnd,
+    PointEnd,
+    Ready,
+    Record,
+)
 from paretopipe_worker.records.probes import Probe
-
-CONTROLLER = belonging.CONTROLLER
-"""Rank of a file in which the controller says how it saw a session fail."""
 
 _KEYS = ("session", "attempt", "replicate", "host", "rank")
 _DTYPES = {
@@ -151,7 +157,7 @@ def processes(run: Run) -> dict[str, int]:
     one attempt at each session would start: hosts x links x backends x models x replicates for one
     placement; ``points`` that were walked, over all attempts.
     """
-    stages = run.sessions[run.sessions["rank"] != CONTROLLER]
+    stages = run.sessions[run.sessions["rank"] != CONTROLLER_RANK]
     told = stages["process_start_ns"].notna()
     started = stages.loc[told, ["host", "process_start_ns"]].drop_duplicates()
     return {

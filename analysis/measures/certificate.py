@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.measures import chance
-from analysis.run import CONTROLLER, Run
+from analysis.run import Run
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import Timetable, outage_s
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.predict import WIRE_OVERHEAD
+from paretopipe_worker.records.lines import CONTROLLER_RANK
 from paretopipe_worker.records.probes import Datagrams, Transfer
 
 WHEN = ("before", "after")
@@ -53,7 +54,7 @@ def certificates(run: Run) -> pd.DataFrame:
     Columns session, attempt, point, and those of ``points.csv`` that begin with ``link_``, but what
     the profile is.
     """
-    stages = run.sessions[run.sessions["rank"] != CONTROLLER]
+    stages = run.sessions[run.sessions["rank"] != CONTROLLER_RANK]
     probes = run.probes[run.probes["rank"] == 0]
     rows = []
     for (session, attempt), files in stages.groupby(["session", "attempt"]):

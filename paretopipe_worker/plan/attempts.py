@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from paretopipe_worker.plan.belonging import CONTROLLER, Belonging, ForeignRecords
+from paretopipe_worker.plan.belonging import Belonging, ForeignRecords
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.plan.spec import MIN_ITEMS
 from paretopipe_worker.records.files import DamagedRecord, read_records
 from paretopipe_worker.records.lines import (
+    CONTROLLER_RANK,
     End,
     Header,
     Item,
@@ -113,7 +114,7 @@ class Attempt:
         """Keep what one record tells of points."""
         match record:
             # What a stage was told counts more than what the controller knew.
-            case Header() if header.rank != CONTROLLER or not self.points:
+            case Header() if header.rank != CONTROLLER_RANK or not self.points:
                 self.points = header.points
             case Item() if header.rank == 0 and record.done_ns is not None:
                 self.items[record.point, record.phase, record.leg] += 1
@@ -158,7 +159,7 @@ class Attempt:
         Whoever is killed without a word, as where memory is short, writes no last line. Others
         that only lose a stage do not tell why it ended; that stage does.
         """
-        ends = [end for rank, _, end in self.files if rank != CONTROLLER]
+        ends = [end for rank, _, end in self.files if rank != CONTROLLER_RANK]
         told = [end for end in ends if end is not None]
         return len(told) == len(ends) and any(end.interrupted for end in told)
 
@@ -174,7 +175,7 @@ class Attempt:
                 yield f"{host}: records were cut short"
             elif end.status == "failed":
                 # A stage's reason begins with its host's name; the controller's need not.
-                yield f"controller: {end.reason}" if rank == CONTROLLER else str(end.reason)
+                yield f"controller: {end.reason}" if rank == CONTROLLER_RANK else str(end.reason)
         written = {host for _, host, _ in self.files}
         yield from (f"{host}: no records" for host in self.session.placement if host not in written)
 

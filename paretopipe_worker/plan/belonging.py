@@ -9,10 +9,7 @@ from pathlib import Path
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.records.files import DamagedRecord, RecordError, file_name, read_records
-from paretopipe_worker.records.lines import Header, Ready
-
-CONTROLLER = -1
-"""Rank of a file in which the controller says how it saw a session fail."""
+from paretopipe_worker.records.lines import CONTROLLER_RANK, Header, Ready
 
 _SHOWN = 12
 _REMEDY = "go back to that, or measure anew under another name: -e run=NAME"
@@ -41,7 +38,7 @@ class Belonging:
             Naming file and what differs.
         """
         self._check_plan(file, header)
-        if header.rank == CONTROLLER:
+        if header.rank == CONTROLLER_RANK:
             return
         self._check_host(file, header)
         self._code = self._code or (file, header.code_sha256)

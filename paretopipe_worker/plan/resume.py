@@ -12,17 +12,13 @@ from typing import Any
 from paretopipe_worker.plan import attempts, code
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Outcome
-from paretopipe_worker.plan.belonging import CONTROLLER as NO_RANK
 from paretopipe_worker.plan.belonging import Belonging
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.plan.predict import duration, overhead_s
 from paretopipe_worker.plan.spec import Experiment
 from paretopipe_worker.records.files import Writer, file_name
-from paretopipe_worker.records.lines import SCHEMA, End, Header
-
-CONTROLLER = "controller"
-"""Folder of the records by which the controller says that a session failed."""
+from paretopipe_worker.records.lines import CONTROLLER, CONTROLLER_RANK, SCHEMA, End, Header
 
 _HERE = "this checkout"
 
@@ -170,7 +166,7 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
                 attempt=attempt,
                 replicate=session.replicate,
                 host=CONTROLLER,
-                rank=NO_RANK,
+                rank=CONTROLLER_RANK,
                 backend=session.backend,
                 link=session.link,
                 model=session.model,
