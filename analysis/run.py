@@ -102,7 +102,7 @@ def load(path: Path) -> Run:
         their attempt counts.
     """
     _require(path)
-    plan = plans.load(path / "plan.json")
+    plan = plans.read(path / "plan.json")
     rows: dict[type, list[dict[str, Any]]] = {kind: [] for kind in _FRAMES}
     sessions: list[dict[str, Any]] = []
     warnings: list[str] = []

@@ -141,7 +141,7 @@ def _prepare(options: argparse.Namespace) -> int:
     """Check what a person wrote, then make the plan and print it."""
     from paretopipe_worker.plan import fleet, planner, resume, spec
 
-    experiment = spec.load(options.experiment)
+    experiment = spec.read(options.experiment)
     hosts = fleet.parse(options.fleet)
     made = resume.planned(experiment, hosts, options.results, options.cache)
     if made is None:
@@ -182,7 +182,7 @@ def _todo(options: argparse.Namespace) -> int:
     """Print the sessions that lack a complete set of records, and which of their points."""
     from paretopipe_worker.plan import plan, resume
 
-    loaded = plan.load(options.results / "plan.json")
+    loaded = plan.read(options.results / "plan.json")
     made = resume.todo(
         loaded,
         options.results,
@@ -217,7 +217,7 @@ def _record_failure(options: argparse.Namespace) -> int:
     """Write the controller's record of a failed session and print its path."""
     from paretopipe_worker.plan import plan, resume
 
-    loaded = plan.load(options.results / "plan.json")
+    loaded = plan.read(options.results / "plan.json")
     session = loaded.session(options.session).only(options.points)
     print(resume.record_failure(loaded, session, options.attempt, options.results, options.reason))
     return 0

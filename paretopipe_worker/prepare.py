@@ -17,9 +17,10 @@ from paretopipe_worker.model.weights import WeightsError
 from paretopipe_worker.model.zoo import ModelError
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan import planner
+from paretopipe_worker.plan.experiment import Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, PlanError
-from paretopipe_worker.plan.spec import Experiment, ModelSpec, SpecError
+from paretopipe_worker.plan.spec import SpecError
 
 Note: TypeAlias = Callable[[str], object]
 """Takes a line for people about what was done to a model's weights."""
@@ -52,7 +53,7 @@ def prepare(
         When the plan of this run, made before, measures something else.
     """
     path = results / "plan.json"
-    old = plans.load(path) if path.exists() else None
+    old = plans.read(path) if path.exists() else None
     # Random weights depend on the number of threads, and times on what else this machine does.
     torch.set_num_threads(1)
     tables: list[CutTable] = []

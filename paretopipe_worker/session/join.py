@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker.cuts import CutTable
 from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model import loading
@@ -140,11 +139,6 @@ def agreed(plan: Plan, session: Session, weights_sha256: str) -> Agreement:
     )
 
 
-def _tables(plan: Plan, session: Session) -> list[CutTable]:
-    """The cut tables of a session's model."""
-    return [table for table in plan.tables if table.model == session.model]
-
-
 def load(plan: Plan, session: Session, weights: Path) -> Loaded:
     """Load the session's model, and hold what was loaded against the plan.
 
@@ -156,7 +150,7 @@ def load(plan: Plan, session: Session, weights: Path) -> Loaded:
     ModelError, WeightsError, PartitionError
         As :func:`paretopipe_worker.model.loading.load`.
     """
-    tables, seed = _tables(plan, session), plan.experiment.seed
+    tables, seed = plan.tables_of(session.model), plan.experiment.seed
     planned = tables[0].weights_sha256
     file = _file(weights, planned)
     loaded = loading.load(session.model, file, [table.input for table in tables], seed=seed)
@@ -204,7 +198,7 @@ def _channels(hosts: list[Host], own: Identity, hello: dict[str, Any]) -> list[C
 
 def _file(directory: Path, sha256: str) -> Path:
     """The file of the weights that the plan names."""
-    path = directory / f"{sha256}.safetensors"
+    path = directory / plans.weights_name(sha256)
     if not path.is_file():
         raise StageError(f"{path}: the plan's weights are not on this host; run the sweep again")
     return path

@@ -10,7 +10,7 @@ from typing import Literal
 
 from paretopipe_worker.host.timers import wait_until
 from paretopipe_worker.plan import warmup, window
-from paretopipe_worker.plan.spec import PhaseSpec
+from paretopipe_worker.plan.experiment import PhaseSpec
 from paretopipe_worker.plan.warmup import Warmup
 from paretopipe_worker.records.lines import Item
 from paretopipe_worker.session.control import ControlError, Message

@@ -15,8 +15,8 @@ from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.model.partition import PartitionError, Stage, check_split, split, whole
 from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.plan import arrivals, window
+from paretopipe_worker.plan.experiment import MIN_ITEMS, LoadSpec
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.plan.spec import MIN_ITEMS, LoadSpec
 from paretopipe_worker.records.lines import LegEnd
 from paretopipe_worker.session import compute
 from paretopipe_worker.session.check import Check, PointFailed

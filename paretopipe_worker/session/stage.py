@@ -66,7 +66,7 @@ def run(options: Options) -> int:
     """
     shares = Shares()
     process_start_ns = facts.process_start_ns()
-    plan = plans.load(options.plan)
+    plan = plans.read(options.plan)
     session = plan.session(options.session).only(options.points)
     link = linkstate.read(options.link_state)
     for number in (signal.SIGTERM, signal.SIGINT):

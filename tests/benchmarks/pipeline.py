@@ -33,8 +33,8 @@ import torch
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.model import zoo
 from paretopipe_worker.model.partition import TracedModel, split
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.plan import Point, Session
-from paretopipe_worker.plan.spec import MIN_ITEMS
 from paretopipe_worker.plan.window import rate_per_s
 from paretopipe_worker.records.files import file_name, read_records
 from paretopipe_worker.records.lines import Item, Record

@@ -38,7 +38,7 @@ from paretopipe_worker.transport.backends import BACKENDS
 
 WEIGHTS, GRAPH = "ab" * 32, "12" * 32
 FORWARD_MS = 40.0
-WIRE_OVERHEAD = 1.045
+WIRE_PER_PAYLOAD = 1.045
 WARMUP = 2
 HOSTS = (
     Host(name="pi", data_address="10.0.0.1", device_emulated=3.0),
@@ -348,7 +348,7 @@ class FakeRun:
         """The link as the profile says it is."""
         path = self.plan.link(session.link).forward_path(len(session.placement))
         trip_ms = sum(condition.delay_ms for condition in path) + 0.1
-        goodput = [(condition.rate_mbit or 9000) / WIRE_OVERHEAD for condition in path]
+        goodput = [(condition.rate_mbit or 9000) / WIRE_PER_PAYLOAD for condition in path]
         transfers = tuple(
             Transfer(hop, size, (int((trip_ms + size * 8 / (rate * 1e3)) * 1e6),) * 3)
             for size in (8 << 10, 512 << 10)
@@ -430,7 +430,7 @@ class FakeRun:
                     end_ns=finish,
                     ended_by="minimum" if rank == 0 else None,
                     payload_sent_bytes=payload,
-                    wire_sent_bytes=int(payload * WIRE_OVERHEAD) + framing,
+                    wire_sent_bytes=int(payload * WIRE_PER_PAYLOAD) + framing,
                     wire_counter="sockets",
                     retransmitted_bytes=0,
                     relay_late_p99_ns=300_000 if relayed else None,
@@ -561,7 +561,7 @@ def expected_ms(plan: Plan, point: Point) -> tuple[list[float], list[float]]:
     stage = [forward * share * factors[0], forward * (1 - share) * factors[1]]
     path = plan.link(point.link).forward_path(len(point.placement))
     wire = [
-        way.delay_ms + 0.05 + size * 8 * WIRE_OVERHEAD / ((way.rate_mbit or 9000) * 1e3)
+        way.delay_ms + 0.05 + size * 8 * WIRE_PER_PAYLOAD / ((way.rate_mbit or 9000) * 1e3)
         if size
         else 0.0
         for way, size in zip(path, point.hop_bytes, strict=True)

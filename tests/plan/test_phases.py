@@ -19,7 +19,7 @@ from analysis import pareto
 from analysis.run import load
 from analysis.tables.points import points
 from paretopipe_worker.plan import arrivals, window
-from paretopipe_worker.plan.spec import LoadSpec, PhaseSpec
+from paretopipe_worker.plan.experiment import LoadSpec, PhaseSpec
 from paretopipe_worker.plan.warmup import Warmup, steady
 from paretopipe_worker.session.control import ControlError
 from paretopipe_worker.session.legs import LegResult

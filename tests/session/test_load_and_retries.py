@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from paretopipe_worker.plan import arrivals
+from paretopipe_worker.plan.experiment import LoadSpec
 from paretopipe_worker.plan.plan import Session
-from paretopipe_worker.plan.spec import LoadSpec
 from paretopipe_worker.plan.window import rate_per_s
 from paretopipe_worker.records.files import file_name, read_records
 from paretopipe_worker.records.lines import End, Item, LegEnd, PointEnd, Record

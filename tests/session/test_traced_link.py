@@ -23,7 +23,7 @@ from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
 from paretopipe_worker.link.traces import Timetable
 from paretopipe_worker.plan import resume
-from paretopipe_worker.plan.spec import MIN_ITEMS
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.records.files import file_name, read_records
 from paretopipe_worker.records.lines import Item, Record
 from paretopipe_worker.records.probes import Datagrams, Probe
