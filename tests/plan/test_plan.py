@@ -12,8 +12,7 @@ from paretopipe_worker.plan import plan, spec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.prepare import prepare
 from tests.helpers.sessions import lab
-from tests.helpers.tables import HOSTS
-from tests.plan.test_planner import make
+from tests.helpers.tables import HOSTS, make
 
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:

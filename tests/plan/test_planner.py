@@ -11,15 +11,7 @@ from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan import planner, predict, resume, spec
 from paretopipe_worker.plan.fleet import Host
-from tests.helpers.tables import HOSTS, table
-
-LINKS = ["none", {"name": "slow", "rate_mbit": 5, "delay_ms": 20}]
-
-
-def make(hosts: tuple[Host, ...] = HOSTS, **keys: Any) -> plans.Plan:
-    """A plan of the made-up model."""
-    experiment = spec.parse({"models": ["tiny"], "links": LINKS, **keys})
-    return planner.make("test", experiment, hosts, [table(batch=b) for b in experiment.batch])
+from tests.helpers.tables import HOSTS, make, table
 
 
 def test_every_combination_is_a_point_of_every_replicate() -> None:

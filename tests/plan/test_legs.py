@@ -1,4 +1,4 @@
-"""When a leg has warmed up, how large a window fills a path, and what arrivals are offered."""
+"""Legs: when one has warmed up, which window fills a path, and which arrivals are offered."""
 
 from __future__ import annotations
 
