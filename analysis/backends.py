@@ -16,7 +16,7 @@ from analysis.measures.replicates import replicates
 from analysis.run import RunError, load
 from analysis.tables.backend_costs import APART, compare
 from paretopipe_worker.plan.plan import PlanError
-from paretopipe_worker.records import RecordError
+from paretopipe_worker.records.files import RecordError
 
 LATENCY, THROUGHPUT = OBJECTIVES
 

@@ -32,11 +32,12 @@ from scipy import stats
 from analysis.column import OBJECTIVES
 from analysis.measures.marks import MARKS
 from analysis.measures.replicates import replicates
-from analysis.run import CONTROLLER, Run, RunError, load
+from analysis.run import Run, RunError, load
 from analysis.tables.comparison import KEY, LEAST, lost_of, text
 from analysis.tables.points import CONFIDENCE, planned
 from paretopipe_worker.plan.plan import PlanError
-from paretopipe_worker.records import RecordError
+from paretopipe_worker.records.files import RecordError
+from paretopipe_worker.records.lines import CONTROLLER_RANK
 
 AIM_PERCENT = 5.0
 """Half-width of an interval that replicates should reach."""
@@ -267,7 +268,7 @@ def _conditions(run: Run) -> Iterator[tuple[str, str]]:
     for link in plan.experiment.links:
         yield f"link {link.name}", json.dumps(asdict(link))
     yield "tcp", json.dumps(asdict(plan.experiment.tcp))
-    stages = run.sessions[run.sessions["rank"] != CONTROLLER]
+    stages = run.sessions[run.sessions["rank"] != CONTROLLER_RANK]
     for name, files in stages.groupby("host"):
         for fact in ("allocator", "threads"):
             told = {json.dumps(facts.get(fact), sort_keys=True) for facts in files["facts"]}

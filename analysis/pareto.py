@@ -25,7 +25,7 @@ from analysis.tables.points import points
 from analysis.tables.trace_segments import segments
 from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.plan.plan import PlanError
-from paretopipe_worker.records import RecordError
+from paretopipe_worker.records.files import RecordError
 
 _MARKS = ("link_certified", "link_certificate")
 _SHOWN = {

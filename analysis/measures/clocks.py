@@ -32,8 +32,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.run import CONTROLLER, Run
-from paretopipe_worker.records import Exchange, Reading
+from analysis.run import Run
+from paretopipe_worker.records.clocks import Exchange, Reading
+from paretopipe_worker.records.lines import CONTROLLER_RANK
 
 MOST_DRIFT_PPM = 200.0
 """Above this, and what the exchanges leave open, no two crystals drift apart."""
@@ -263,7 +264,7 @@ def _strayed(
 
 def _steps(run: Run) -> dict[tuple[str, int], str]:
     """Attempts during which a host's wall clock was set, and by how much."""
-    stages = run.sessions[run.sessions["rank"] != CONTROLLER]
+    stages = run.sessions[run.sessions["rank"] != CONTROLLER_RANK]
     seconds = stages["wall_clock_step_ns"].astype("float64") / 1e9
     stepped = stages.assign(step_s=seconds)[seconds.abs() > MOST_STEP_S]
     said: dict[tuple[str, int], str] = {}

@@ -10,8 +10,8 @@ import pandas as pd
 from analysis.column import UNMEASURED, Column, interval
 from analysis.measures.clocks import LEAST_COMPARISONS, MOST_DRIFT_PPM, MOST_STEP_S, ahead
 from analysis.measures.legs import TRY, together
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.plan.spec import MIN_ITEMS
 
 MOST_SHARE = 0.05
 """Largest error of a forward latency that is still reported, as a share of it."""

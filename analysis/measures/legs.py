@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.column import IDLE, STAGES, UNMEASURED, Column
 from analysis.measures.certificate import LATE_MS
 from paretopipe_worker.plan.attempts import MEASURED
-from paretopipe_worker.records import Health
+from paretopipe_worker.records.health import Health
 
 TRY = ["session", "attempt", "point"]
 """What tells one attempt at one replicate of a point from all others."""

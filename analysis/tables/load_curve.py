@@ -13,7 +13,7 @@ from analysis.measures.legs import TRY, of_last_legs
 from analysis.measures.replicates import percentiles
 from analysis.run import Run
 from paretopipe_worker.plan.arrivals import KEEPS_UP, KNEE_LATENCY, beyond_knee, trend
-from paretopipe_worker.plan.spec import MIN_ITEMS
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 
 _POINT = (
     *("point", "model", "split", "position", "placement", "link", "backend"),

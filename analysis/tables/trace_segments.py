@@ -14,7 +14,7 @@ from analysis.measures.certificate import WHEN, around, described
 from analysis.measures.replicates import choose, tries
 from analysis.run import Run
 from paretopipe_worker.link import samples
-from paretopipe_worker.plan.spec import MIN_ITEMS
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 
 _TRY = ["session", "attempt", "point"]
 _PROBED = (("round_trip", "ms"), ("goodput", "mbit"))

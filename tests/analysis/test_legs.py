@@ -14,7 +14,7 @@ import pytest
 
 from analysis.run import load, processes
 from analysis.tables.points import points
-from paretopipe_worker.records import Health
+from paretopipe_worker.records.health import Health
 from tests.helpers.fake_run import (
     DISTURBANCE,
     HEALTHY,

@@ -13,18 +13,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis.measures import chance
-from paretopipe_worker import records
 from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import code, planner, predict, spec
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point, Session
+from paretopipe_worker.records.clocks import Clock, Exchange, Reading
+from paretopipe_worker.records.files import Writer, file_name
+from paretopipe_worker.records.health import Health
+from paretopipe_worker.records.lines import (
+    SCHEMA,
+    End,
+    Header,
+    Item,
+    LegEnd,
+    Phase,
+    PointBegin,
+    PointEnd,
+    Ready,
+)
+from paretopipe_worker.records.probes import Datagrams, Probe, Transfer
 from paretopipe_worker.transport.backends import BACKENDS
 
 WEIGHTS, GRAPH = "ab" * 32, "12" * 32
 FORWARD_MS = 40.0
-WIRE_OVERHEAD = 1.045
+WIRE_PER_PAYLOAD = 1.045
 WARMUP = 2
 HOSTS = (
     Host(name="pi", data_address="10.0.0.1", device_emulated=3.0),
@@ -99,7 +113,7 @@ PAPER_LINKS: list[Any] = [
     {"name": "both", "rate_mbit": 5, "delay_ms": 200},
 ]
 
-HEALTHY = records.Health(
+HEALTHY = Health(
     wall_over_cpu=1.01,
     others_cpu=0.02,
     cpu_mhz=(1500.0, 1500.0, 1500.0),
@@ -150,7 +164,7 @@ class Clocks:
         gained = self._gained_ns(source_ns) * (1 if self.slewed == "other" else -1)
         return source_ns + self.ahead_ns + drifted + stepped + gained
 
-    def read(self, rank: int, source_ns: int) -> records.Reading:
+    def read(self, rank: int, source_ns: int) -> Reading:
         """What both clocks of `rank` show then."""
         shown = self.of(rank, source_ns)
         gained = (self.slewed == "other") == (rank > 0) and self._gained_ns(source_ns)
@@ -161,18 +175,16 @@ class Clocks:
         """What a clock was slewed by until then."""
         return min(self.slew_ns, max(0, round((source_ns - self.slew_at_ns) * self.slew_ppm / 1e6)))
 
-    def record(
-        self, when: Literal["before", "between", "after"], rank: int, at_ns: int
-    ) -> records.Clock:
+    def record(self, when: Literal["before", "between", "after"], rank: int, at_ns: int) -> Clock:
         """Exchanges from `at_ns` on, the answer made halfway, some of them slower."""
         exchanges = []
         for number in range(8):
             took_ns = self.exchange_ns + 10_000 * ((number + 3) % 8)
             # Only the fastest is even: the others came late on one way.
             times = (0, at_ns), (rank, at_ns + self.exchange_ns // 2), (0, at_ns + took_ns)
-            exchanges.append(records.Exchange(*(self.read(*time) for time in times)))
+            exchanges.append(Exchange(*(self.read(*time) for time in times)))
             at_ns += 200_000
-        return records.Clock(when, rank, tuple(exchanges))
+        return Clock(when, rank, tuple(exchanges))
 
 
 @dataclass
@@ -205,7 +217,7 @@ class FakeRun:
     clocks: Clocks = Clocks()
     loads: tuple[float, ...] = ()
     again: dict[str, int] = field(default_factory=dict)
-    health: dict[int, records.Health] = field(default_factory=dict)
+    health: dict[int, Health] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.path.mkdir(parents=True)
@@ -242,10 +254,10 @@ class FakeRun:
         last = len(session.placement) - 1
         paths = []
         for rank, host in enumerate(session.placement):
-            with records.Writer(self.file(session, attempt, host)) as writer:
+            with Writer(self.file(session, attempt, host)) as writer:
                 paths.append(writer.path)
                 writer.write(self.header(session, attempt, host, rank, header or {}))
-                writer.write(records.Ready({"congestion": "cubic"}, {}, weights))
+                writer.write(Ready({"congestion": "cubic"}, {}, weights))
                 # Sessions of one machine begin one after the other.
                 begin = _START_NS + attempt * 10**12 + 10**13 * self.plan.sessions.index(session)
                 now = begin
@@ -273,7 +285,7 @@ class FakeRun:
                     writer.write(self.clocks.record("after", last, now + 100_000_000))
                 if end != "none":
                     writer.write(
-                        records.End(
+                        End(
                             end,
                             reason,
                             process_start_ns=self.clocks.of(rank, begin - 3_000_000_000),
@@ -286,17 +298,17 @@ class FakeRun:
 
     def controller_failure(self, session: Session, attempt: int, reason: str) -> None:
         """What the controller writes where it saw a session fail."""
-        with records.Writer(self.file(session, attempt, "controller")) as writer:
+        with Writer(self.file(session, attempt, "controller")) as writer:
             writer.write(self.header(session, attempt, "controller", -1, {}))
-            writer.write(records.End("failed", reason, 0, 0, {}))
+            writer.write(End("failed", reason, 0, 0, {}))
 
     def file(self, session: Session, attempt: int, host: str) -> Path:
         """Path of one file."""
-        return self.path / "records" / host / records.file_name(session.id, attempt)
+        return self.path / "records" / host / file_name(session.id, attempt)
 
     def header(
         self, session: Session, attempt: int, host: str, rank: int, changes: dict[str, Any]
-    ) -> records.Header:
+    ) -> Header:
         """The header of one file."""
         controller = rank < 0
         shaped = not controller and self.plan.link(session.link).shaped
@@ -322,8 +334,9 @@ class FakeRun:
             "started_unix_ns": 1_790_000_000_000_000_000,
             "facts": {"cpu": "made up", "threads": 1, "allocator": dict(ALLOCATOR)},
             "versions": {"torch": "2.13.0", "python": "3.11.7"},
+            "schema": SCHEMA,
         }
-        return records.Header(**(values | changes))
+        return Header(**(values | changes))
 
     def certified_after(self, session: Session) -> tuple[int, ...]:
         """After how many points the path of a whole session is measured."""
@@ -331,19 +344,19 @@ class FakeRun:
         seconds = [self.plan.point(point).predicted_s for point in session.points]
         return predict.certified_after(self.plan.experiment, link, ranks, seconds)
 
-    def probe(self, session: Session, after_points: int) -> records.Probe:
+    def probe(self, session: Session, after_points: int) -> Probe:
         """The link as the profile says it is."""
         path = self.plan.link(session.link).forward_path(len(session.placement))
         trip_ms = sum(condition.delay_ms for condition in path) + 0.1
-        goodput = [(condition.rate_mbit or 9000) / WIRE_OVERHEAD for condition in path]
+        goodput = [(condition.rate_mbit or 9000) / WIRE_PER_PAYLOAD for condition in path]
         transfers = tuple(
-            records.Transfer(hop, size, (int((trip_ms + size * 8 / (rate * 1e3)) * 1e6),) * 3)
+            Transfer(hop, size, (int((trip_ms + size * 8 / (rate * 1e3)) * 1e6),) * 3)
             for size in (8 << 10, 512 << 10)
             for hop, rate in enumerate(goodput)
         )
         trips = tuple(int((trip_ms + 0.01 * n) * 1e6) for n in range(5))
         erratic = any(condition.erratic for condition in path)
-        return records.Probe(
+        return Probe(
             after_points,
             trips,
             tuple(goodput),
@@ -351,7 +364,7 @@ class FakeRun:
             self.datagrams(path) if erratic else None,
         )
 
-    def datagrams(self, path: Sequence[Condition], count: int = 600) -> records.Datagrams:
+    def datagrams(self, path: Sequence[Condition], count: int = 600) -> Datagrams:
         """Datagrams as many as should come, all as late as half of them should be."""
         interval_ns = 2_000_000
         kept = [count]
@@ -359,11 +372,11 @@ class FakeRun:
             kept.append(round(kept[-1] * (1 - condition.mean_loss)))
         median_ms = chance.simulate(path, count, interval_ns / 1e6).round_trip_ms.mean
         times = (int(median_ms * 1e6),) * kept[-1]
-        return records.Datagrams(interval_ns, tuple(kept[:-1]), tuple(kept[1:]), times)
+        return Datagrams(interval_ns, tuple(kept[:-1]), tuple(kept[1:]), times)
 
     def legs(self, point: Point, seed: str, scale: float, now: int) -> list[Leg]:
         """All legs of a point, as they went by the source's clock from `now` on."""
-        phases: list[tuple[records.Phase, float | None]] = [
+        phases: list[tuple[Phase, float | None]] = [
             *[("latency", None)] * (1 + self.again.get("latency", 0)),
             *[("throughput", None)] * (1 + self.again.get("throughput", 0)),
         ]
@@ -392,13 +405,13 @@ class FakeRun:
             yield [part * spread for part in stage]
 
     def point(
-        self, writer: records.Writer, point: Point, rank: int, legs: Sequence[Leg], disturbed: bool
+        self, writer: Writer, point: Point, rank: int, legs: Sequence[Leg], disturbed: bool
     ) -> None:
         """One rank's lines of one point."""
         if rank > 0 and not point.hops[rank - 1]:
             return
         if rank == 0:
-            writer.write(records.PointBegin(point.id))
+            writer.write(PointBegin(point.id))
         for leg in legs:
             for step in (*leg.warmup, *leg.items):
                 writer.write(self.item(point, rank, leg, step))
@@ -409,7 +422,7 @@ class FakeRun:
             begin, finish = (self.clocks.of(rank, at) for at in (leg.items[0].ready_ns, leg.end_ns))
             spoilt = leg.spoilt or (disturbed and leg.phase == "throughput")
             writer.write(
-                records.PhaseEnd(
+                LegEnd(
                     point=point.id,
                     phase=leg.phase,
                     items=self.items,
@@ -417,7 +430,7 @@ class FakeRun:
                     end_ns=finish,
                     ended_by="minimum" if rank == 0 else None,
                     payload_sent_bytes=payload,
-                    wire_sent_bytes=int(payload * WIRE_OVERHEAD) + framing,
+                    wire_sent_bytes=int(payload * WIRE_PER_PAYLOAD) + framing,
                     wire_counter="sockets",
                     retransmitted_bytes=0,
                     relay_late_p99_ns=300_000 if relayed else None,
@@ -433,9 +446,9 @@ class FakeRun:
                 )
             )
         if rank == 0:
-            writer.write(records.PointEnd(point.id, "ok", None, True, "exact", 0.0))
+            writer.write(PointEnd(point.id, "ok", None, True, "exact", 0.0))
 
-    def item(self, point: Point, rank: int, leg: Leg, step: Step) -> records.Item:
+    def item(self, point: Point, rank: int, leg: Leg, step: Step) -> Item:
         """One item, as one rank wrote it by its own clock."""
         factor = self.plan.host(point.placement[rank]).device_emulated
         crosses = bool(point.hops[0])
@@ -446,7 +459,7 @@ class FakeRun:
         before = (rank - 1) % len(point.placement)
         left = step.computed_ns[before]
         computed = self.clocks.of(rank, step.computed_ns[rank])
-        return records.Item(
+        return Item(
             point=point.id,
             phase=leg.phase if counted else "warmup",
             seq=step.seq,
@@ -481,7 +494,7 @@ class Step:
 class Leg:
     """One leg of a point by the source's clock; `spoilt` if it was disturbed and not the last."""
 
-    phase: records.Phase
+    phase: Phase
     number: int
     window: int
     offered_per_s: float | None
@@ -548,7 +561,7 @@ def expected_ms(plan: Plan, point: Point) -> tuple[list[float], list[float]]:
     stage = [forward * share * factors[0], forward * (1 - share) * factors[1]]
     path = plan.link(point.link).forward_path(len(point.placement))
     wire = [
-        way.delay_ms + 0.05 + size * 8 * WIRE_OVERHEAD / ((way.rate_mbit or 9000) * 1e3)
+        way.delay_ms + 0.05 + size * 8 * WIRE_PER_PAYLOAD / ((way.rate_mbit or 9000) * 1e3)
         if size
         else 0.0
         for way, size in zip(path, point.hop_bytes, strict=True)
