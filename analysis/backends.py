@@ -17,7 +17,7 @@ from analysis.run import RunError, read
 from analysis.tables.backend_costs import APART, compare
 from paretopipe_worker.plan.labels import readable
 from paretopipe_worker.plan.plan import PlanError
-from paretopipe_worker.records import RecordError
+from paretopipe_worker.records.files import RecordError
 
 LATENCY, THROUGHPUT = OBJECTIVES
 

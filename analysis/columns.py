@@ -6,7 +6,7 @@ from analysis.column import Column, table
 from analysis.measures.attribution_columns import ATTRIBUTION
 from analysis.tables import backend_costs, load_curve, stages, trace_segments
 from analysis.tables.columns import SECTIONS
-from paretopipe_worker.plan.spec import MIN_ITEMS
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 
 _OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
     "stages.csv": (

@@ -26,7 +26,7 @@ from analysis.tables.stages import stages
 from analysis.tables.trace_segments import segments
 from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.plan.plan import PlanError
-from paretopipe_worker.records import RecordError
+from paretopipe_worker.records.files import RecordError
 
 
 def main(arguments: list[str] | None = None) -> int:

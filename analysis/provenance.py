@@ -16,7 +16,7 @@ from typing import Any
 from paretopipe_worker.link import traces
 from paretopipe_worker.link.presets import PRESETS
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
-from paretopipe_worker.plan.spec import Experiment
+from paretopipe_worker.plan.experiment import Experiment
 
 VARIABLES = (
     *("data_address", "data_port", "threads", "device_emulated", "speed_hint", "lease_s"),

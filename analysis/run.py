@@ -9,12 +9,22 @@ from typing import Any
 
 import pandas as pd
 
-from paretopipe_worker import records
 from paretopipe_worker.plan import attempts
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Attempts
-from paretopipe_worker.plan.belonging import CONTROLLER
 from paretopipe_worker.plan.plan import Plan
+from paretopipe_worker.records.clocks import Clock
+from paretopipe_worker.records.lines import (
+    CONTROLLER_RANK,
+    End,
+    Header,
+    Item,
+    LegEnd,
+    PointEnd,
+    Ready,
+    Record,
+)
+from paretopipe_worker.records.probes import Probe
 
 _KEYS = ("session", "attempt", "replicate", "host", "rank")
 _DTYPES = {
@@ -56,9 +66,8 @@ class Run:
         ``truncated``), ``reason``, ``process_start_ns``, ``end_ns``, ``shares_ns``,
         ``wall_clock_step_ns``, and the links' settings ``transport``.
     items, legs, points, probes, clocks
-        One row per record of kind :class:`~paretopipe_worker.records.Item`, ``PhaseEnd`` (the end
-        of a leg on one rank), ``PointEnd``, ``Probe``, ``Clock``. ``rank`` is the rank that wrote
-        the record; the rank with which it exchanged clock readings is ``other``.
+        One row per ``Item``, ``LegEnd``, ``PointEnd``, ``Probe`` or ``Clock``. ``rank`` is the rank
+        that wrote the record; the rank with which it exchanged clock readings is ``other``.
     attempts
         The attempts at each session, and the outcome of each point in them.
     warnings
@@ -88,12 +97,12 @@ def read(path: Path) -> Run:
         When the plan is damaged.
     paretopipe_worker.plan.belonging.ForeignRecords
         When the directory holds records of another run, plan, session, host, weights or version.
-    paretopipe_worker.records.RecordError
+    paretopipe_worker.records.files.RecordError
         When records have another schema. A damaged record is no error: the warnings name it, and
         nothing of its attempt counts.
     """
     _require(path)
-    plan = plans.load(path / "plan.json")
+    plan = plans.read(path / "plan.json")
     rows: dict[type, list[dict[str, Any]]] = {kind: [] for kind in _FRAMES}
     sessions: list[dict[str, Any]] = []
     warnings: list[str] = []
@@ -101,15 +110,15 @@ def read(path: Path) -> Run:
     for file in attempts.files(path):
         found = list(told.reading(file))
         header = found[0] if found else None
-        if not isinstance(header, records.Header):
+        if not isinstance(header, Header):
             warnings.append(f"{file}: truncated: it holds no header; nothing of it counts")
             continue
-        end = found[-1] if isinstance(found[-1], records.End) else None
+        end = found[-1] if isinstance(found[-1], End) else None
         if end is None:
             warnings.append(
                 f"{file}: truncated: it has no end line; only points that are complete count"
             )
-        ready = next((record for record in found if isinstance(record, records.Ready)), None)
+        ready = next((record for record in found if isinstance(record, Ready)), None)
         settings = {"transport": ready.transport if ready else None}
         sessions.append(vars(header) | _ending(end) | settings)
         keys = {key: getattr(header, key) for key in _KEYS}
@@ -127,11 +136,11 @@ def read(path: Path) -> Run:
 
 
 _FRAMES: dict[type, str] = {
-    records.Item: "items",
-    records.PhaseEnd: "legs",
-    records.PointEnd: "points",
-    records.Probe: "probes",
-    records.Clock: "clocks",
+    Item: "items",
+    LegEnd: "legs",
+    PointEnd: "points",
+    Probe: "probes",
+    Clock: "clocks",
 }
 
 
@@ -149,7 +158,7 @@ def processes(run: Run) -> dict[str, int]:
     backends x models x replicates for one placement). ``points``: the points walked in all
     attempts.
     """
-    stages = run.sessions[run.sessions["rank"] != CONTROLLER]
+    stages = run.sessions[run.sessions["rank"] != CONTROLLER_RANK]
     told = stages["process_start_ns"].notna()
     started = stages.loc[told, ["host", "process_start_ns"]].drop_duplicates()
     return {
@@ -161,9 +170,9 @@ def processes(run: Run) -> dict[str, int]:
     }
 
 
-def _fields(record: records.Record) -> dict[str, Any]:
+def _fields(record: Record) -> dict[str, Any]:
     """A record's fields; the rank of a clock record, which is not its writer's, is ``other``."""
-    if isinstance(record, records.Clock):
+    if isinstance(record, Clock):
         return {"other": record.rank} | vars(record)
     return dict(vars(record))
 
@@ -177,17 +186,17 @@ def _require(path: Path) -> None:
     raise RunError(f"{path}: no such run (it has no plan.json); {known}")
 
 
-def _ending(end: records.End | None) -> dict[str, Any]:
+def _ending(end: End | None) -> dict[str, Any]:
     """The fields of a file's last line; where it has none, the status is ``truncated``."""
     if end is None:
-        names = (field.name for field in fields(records.End) if field.name != "kind")
+        names = (field.name for field in fields(End) if field.name != "kind")
         return dict.fromkeys(names) | {"status": "truncated", "shares_ns": {}}
     return {name: value for name, value in vars(end).items() if name != "kind"}
 
 
 def _sessions(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """The frame `sessions`: one row per file."""
-    kinds = (*fields(records.Header), *fields(records.End))
+    kinds = (*fields(Header), *fields(End))
     names = [*dict.fromkeys(field.name for field in kinds), "transport"]
     frame = pd.DataFrame.from_records(list(rows), columns=names)
     times = ("process_start_ns", "end_ns", "wall_clock_step_ns")
@@ -196,7 +205,7 @@ def _sessions(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 def _frame(rows: list[dict[str, Any]], kind: type) -> pd.DataFrame:
     """Records of one kind as a frame, whose dtypes are the same whether or not it has rows."""
-    types = {key: str(records.Header.__dataclass_fields__[key].type) for key in _KEYS}
+    types = {key: str(Header.__dataclass_fields__[key].type) for key in _KEYS}
     own = {field.name: str(field.type) for field in fields(kind) if field.name != "kind"}
     types |= {"other" if name in types else name: text for name, text in own.items()}
     frame = pd.DataFrame.from_records(rows, columns=list(types))

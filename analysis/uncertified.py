@@ -16,7 +16,7 @@ from analysis.measures.legs import TRY
 from analysis.measures.replicates import choose, tries
 from analysis.run import Run, RunError, read
 from paretopipe_worker.plan.plan import PlanError
-from paretopipe_worker.records import RecordError
+from paretopipe_worker.records.files import RecordError
 
 
 def main(arguments: list[str] | None = None) -> int:

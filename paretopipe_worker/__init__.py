@@ -1,7 +1,7 @@
 """What runs on the devices: partitioning, stages, transports, shaping, records.
 
-Importing the package imports nothing heavy: the analysis reads records through it on machines
-without torch.
+Importing the package imports nothing large: the analysis reads records with it on machines without
+torch.
 """
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """Command line of the worker package: ``python -m paretopipe_worker COMMAND``.
 
-Commands import what they need when they run: those that a device's link or a launched stage depends
-on start at once, without pydantic or torch.
+Each command imports what it needs when it runs. The commands that shape a device's link or launch
+its stage so start fast, without pydantic or torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; what it refuses is one clear text on stderr and exit status 2."""
+    """Run one command; it reports what it refuses on stderr and with exit status 2."""
     parser = argparse.ArgumentParser(prog="python -m paretopipe_worker", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_cuts(commands)
@@ -62,7 +62,7 @@ def _positive(text: str) -> int:
 
 
 def _cuts(options: argparse.Namespace) -> int:
-    """List a model's cuts with name, crossing tensors and bytes."""
+    """List a model's cuts: their names, crossing tensors and bytes."""
     from paretopipe_worker.model import trial, zoo
 
     shape = zoo.default_input(options.model)
@@ -138,10 +138,10 @@ def _add_prepare(commands: Commands) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    """Check what a person wrote, then make the plan and print it."""
+    """Check the spec and the inventory, then make the plan and print its summary."""
     from paretopipe_worker.plan import fleet, planner, resume, spec
 
-    experiment = spec.load(options.experiment)
+    experiment = spec.read(options.experiment)
     hosts = fleet.parse(options.fleet)
     made = resume.planned(experiment, hosts, options.results, options.cache)
     if made is None:
@@ -164,13 +164,13 @@ def _add_todo(commands: Commands) -> None:
     parser = commands.add_parser("todo", help="list the sessions a run still lacks, as JSON")
     parser.add_argument("--results", type=Path, required=True, help="results/RUN")
     parser.add_argument(
-        "--retry-failed", action="store_true", help="also points that failed by themselves"
+        "--retry-failed", action="store_true", help="also the points that failed by themselves"
     )
     parser.add_argument(
         "--uncertified",
         type=argparse.FileType(),
         metavar="FILE",
-        help="also what `python -m analysis.uncertified` wrote there; - is standard input",
+        help="also the points that `python -m analysis.uncertified` listed in it; - is stdin",
     )
     parser.add_argument(
         "--torch", type=json.loads, default={}, metavar="JSON", help="version of torch, by host"
@@ -179,12 +179,11 @@ def _add_todo(commands: Commands) -> None:
 
 
 def _todo(options: argparse.Namespace) -> int:
-    """Print the sessions that lack a complete set of records, and which of their points."""
+    """Print the sessions that lack a complete set of records, with the points that lack it."""
     from paretopipe_worker.plan import plan, resume
 
-    loaded = plan.load(options.results / "plan.json")
     made = resume.todo(
-        loaded,
+        plan.read(options.results / "plan.json"),
         options.results,
         retry_failed=options.retry_failed,
         uncertified=json.load(options.uncertified) if options.uncertified else None,
@@ -209,7 +208,7 @@ def _add_points(parser: argparse.ArgumentParser) -> None:
         "--points",
         type=lambda text: tuple(text.split(",")),
         metavar="ID,...",
-        help="those points of the session alone",
+        help="only these points of the session",
     )
 
 
@@ -217,9 +216,9 @@ def _record_failure(options: argparse.Namespace) -> int:
     """Write the controller's record of a failed session and print its path."""
     from paretopipe_worker.plan import plan, resume
 
-    loaded = plan.load(options.results / "plan.json")
-    session = loaded.session(options.session).only(options.points)
-    print(resume.record_failure(loaded, session, options.attempt, options.results, options.reason))
+    made = plan.read(options.results / "plan.json")
+    session = made.session(options.session).only(options.points)
+    print(resume.record_failure(made, session, options.attempt, options.results, options.reason))
     return 0
 
 

@@ -1,7 +1,7 @@
 """Cut tables: where a model can be cut and what crosses there.
 
-They are made once per run by :mod:`paretopipe_worker.model.partition`, and are all that planning
-and analysis need to know of a model, so neither needs torch.
+They are made once per run by :mod:`paretopipe_worker.model.partition`. Planning and analysis need
+nothing else of a model, so neither needs torch.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 
 FIRST = "@first"
-"""Endpoint: every operation runs on the first device, nothing crosses."""
+"""Endpoint: every operation runs on the first device, and nothing crosses."""
 
 LAST = "@last"
-"""Endpoint: every operation runs on the last device, the input crosses."""
+"""Endpoint: every operation runs on the last device, and the input crosses."""
 
 DTYPE_BYTES = {
     "float64": 8,
@@ -27,7 +27,7 @@ DTYPE_BYTES = {
     "uint8": 1,
     "bool": 1,
 }
-"""Bytes per element of each dtype that may cross a link, by torch's name for it."""
+"""Bytes per element of each dtype that may cross a link, by torch's name."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Cut:
-    """One place where the graph may end a stage: its name and the tensors that cross it."""
+    """One place where a stage may end in the graph: its name and the tensors that cross there."""
 
     name: str
     tensors: tuple[TensorSpec, ...]
@@ -60,9 +60,9 @@ class Cut:
 class CutTable:
     """All valid cuts of one model at one batch size, in topological order, without endpoints.
 
-    `forward_ns` is the time of one whole forward pass where the table was made, used only to
-    predict how long a sweep will take; `weights_sha256` names the weights every host must load,
-    `graph_sha256` the graph that it must trace.
+    `forward_ns` is the time of one whole forward pass on the machine that made the table, used only
+    to predict how long a sweep takes. `weights_sha256` identifies the weights that every host must
+    have, `graph_sha256` the graph that it must capture.
     """
 
     model: str
@@ -87,7 +87,7 @@ class CutTable:
         Raises
         ------
         KeyError
-            When the model has no such cut.
+            When the model has no cut of this name.
         """
         if name == FIRST:
             return ()

@@ -17,12 +17,13 @@ from paretopipe_worker.model.weights import WeightsError
 from paretopipe_worker.model.zoo import ModelError
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan import planner
+from paretopipe_worker.plan.experiment import Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, PlanError
-from paretopipe_worker.plan.spec import Experiment, ModelSpec, SpecError
+from paretopipe_worker.plan.spec import SpecError
 
 Note: TypeAlias = Callable[[str], object]
-"""Takes a line for people about what was done to a model's weights."""
+"""Called with a line for people about what was done to a model's weights."""
 
 
 def prepare(
@@ -36,8 +37,8 @@ def prepare(
 ) -> Plan:
     """Build every model, store its weights, find its cuts, write the plan.
 
-    Weights are made here, once: random draws and BatchNorm statistics differ between processors,
-    and all stages must have the same.
+    The weights are made once, here: random draws and BatchNorm statistics differ between
+    processors, and all stages must have the same.
 
     Parameters
     ----------
@@ -49,11 +50,11 @@ def prepare(
     SpecError
         When a model cannot be built or cut; the text names its key path in the spec.
     PlanError
-        When the plan of this run, made before, measures something else.
+        When an earlier plan of this run measures something else.
     """
     path = results / "plan.json"
-    old = plans.load(path) if path.exists() else None
-    # Random weights depend on the number of threads, and times on what else this machine does.
+    old = plans.read(path) if path.exists() else None
+    # Random weights depend on the number of threads; times depend on what else this machine does.
     torch.set_num_threads(1)
     tables: list[CutTable] = []
     notes: list[str] = []
@@ -77,7 +78,7 @@ def prepare(
 def _tables(
     experiment: Experiment, model: ModelSpec, cache: Path, note: Note
 ) -> Iterator[CutTable]:
-    """The cut tables of one model, with its weights stored under their checksum."""
+    """The cut tables of one model; its weights are stored under their checksum."""
     shape = model.input or zoo.default_input(model.name)
     inputs = [
         TensorSpec((batch, *shape), dtype)
@@ -94,24 +95,25 @@ def _tables(
         cut_table(module, model.name, experiment.splits.granularity, taken, seed=experiment.seed)
         for taken in inputs
     ]
-    # Constants of the graphs are on the model only now.
+    # Only now does the model hold the constants of its graphs.
     sha256 = weights.weights_sha256(module)
     file = plans.weights_file(cache, sha256)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         weights.save_weights(module, file)
     del module
-    # Once more with what the hosts will have: the file, and the model built around it.
+    # Check what the hosts will have: the file, and the model built with it.
     loaded = loading.load(model.name, file, inputs, seed=experiment.seed)
     if loaded.weights_sha256 != sha256:
         raise WeightsError(
-            f"{file} holds other tensors than its name says; delete it, it will be made anew"
+            f"{file} does not hold the tensors that its name, their checksum, stands for; delete "
+            "it, and it will be made anew"
         )
     for table in tables:
         if loaded.traces[table.input].sha256() != table.graph_sha256:
             raise ModelError(
                 f"model {model.name!r}: its factory builds another model each time it is called; "
-                "allowed to differ are the values of tensors, which are sent to the hosts: give "
-                "numbers drawn at random a seed of their own"
+                "only the values of tensors may differ, since they are sent to the hosts: seed all "
+                "other numbers that it draws at random"
             )
         yield replace(table, weights_sha256=sha256)

@@ -1,4 +1,4 @@
-"""What people write: how an error repeats it, and what a path in a spec means."""
+"""Text from people: how an error repeats it, and how a path in a spec is resolved."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _LISTED = 40
 
 
 def shown(value: object) -> str:
-    """Repeat a value in an error, bounded, since people paste whole files by mistake."""
-    # Not the whole text of what may be large: its beginning is as good.
+    """A value as an error repeats it: cut off, since people paste whole files by mistake."""
+    # Of a large value only the beginning is converted.
     text = repr(value[: _MOST + 20] if isinstance(value, str | list | tuple) else value)
     return text if len(text) <= _MOST else f"{text[: _MOST - 3]}..."
 
 
 def listed(names: Sequence[str]) -> str:
-    """Join names for people; of many, only the first are listed."""
+    """Names as an error lists them; of many names only the first."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
 
@@ -26,6 +26,6 @@ def listed(names: Sequence[str]) -> str:
 def located(written: str, folder: Path) -> Path:
     """Make a path of a spec absolute.
 
-    ``~`` is the home of who runs this, and a relative path begins in `folder`, the spec's own.
+    ``~`` is the home of the user who runs this; a relative path begins in `folder`, the spec's own.
     """
     return Path(os.path.abspath(folder / os.path.expanduser(written)))  # noqa: PTH100, PTH111

@@ -15,10 +15,10 @@ from analysis.run import Run
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import Timetable, outage_s
-from paretopipe_worker.plan.belonging import CONTROLLER
 from paretopipe_worker.plan.plan import Plan
-from paretopipe_worker.plan.predict import WIRE_OVERHEAD
-from paretopipe_worker.records import Datagrams, Transfer
+from paretopipe_worker.plan.predict import WIRE_PER_PAYLOAD
+from paretopipe_worker.records.lines import CONTROLLER_RANK
+from paretopipe_worker.records.probes import Datagrams, Transfer
 
 WHEN = ("before", "after")
 LATE_MS = 2.0
@@ -56,7 +56,7 @@ def certificates(run: Run) -> pd.DataFrame:
     -------
     Columns session, attempt, point and :data:`COLUMNS`.
     """
-    stages = run.sessions[run.sessions["rank"] != CONTROLLER]
+    stages = run.sessions[run.sessions["rank"] != CONTROLLER_RANK]
     probes = run.probes[run.probes["rank"] == 0]
     rows = []
     for (session, attempt), files in stages.groupby(["session", "attempt"]):
@@ -193,7 +193,7 @@ def _steady_off(probe: dict[Any, Any], path: Sequence[Condition]) -> Iterator[st
     for hop, (rate, condition) in enumerate(zip(probe["goodput_mbit"], path, strict=True)):
         if condition.rate_mbit is None:
             continue
-        wanted = condition.rate_mbit / WIRE_OVERHEAD
+        wanted = condition.rate_mbit / WIRE_PER_PAYLOAD
         if abs(rate - wanted) > _GOODPUT_SHARE * wanted:
             share = f"{_GOODPUT_SHARE:.0%}"
             yield f"goodput {_way(hop, path)} {rate:.3g} Mbit/s (asked: {wanted:.3g} ± {share})"
@@ -222,7 +222,7 @@ def _transfers(
     for part in probe["transfers"]:
         rate = path[part.hop].rate_mbit
         if rate is not None:
-            asked_ms = trip_ms + part.bytes * 8 * WIRE_OVERHEAD / (rate * 1e3)
+            asked_ms = trip_ms + part.bytes * 8 * WIRE_PER_PAYLOAD / (rate * 1e3)
             gap_ms = float(np.median(part.ns)) / 1e6 - asked_ms
             yield part, gap_ms, max(_TRANSFER_MS, _SHARE * asked_ms)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from paretopipe_worker.plan.spec import MIN_ITEMS
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.window import needed, whole
 
 LITTLE_OFF = 0.03

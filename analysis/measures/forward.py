@@ -10,8 +10,8 @@ from analysis.column import MEAN, MOST, TOGETHER, UNMEASURED, Column, interval
 from analysis.measures.clocks import LEAST_COMPARISONS, MOST_DRIFT_PPM, MOST_STEP_S, ahead
 from analysis.measures.legs import TRY
 from analysis.measures.reduction import together
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.plan.spec import MIN_ITEMS
 
 MOST_SHARE = 0.05
 """Largest error of a forward latency that is still reported, as a share of it."""

@@ -10,7 +10,7 @@ from analysis.column import LEAST, MOST, SUM, TOGETHER, UNION, UNMEASURED, Colum
 from analysis.measures.legs import TRY
 from analysis.measures.reduction import reduced
 from paretopipe_worker.plan.attempts import MEASURED
-from paretopipe_worker.records import Health
+from paretopipe_worker.records.health import Health
 
 _LEGS = "in the latency and throughput legs that count, all replicates"
 _UNKNOWN = f"the host does not tell, or {UNMEASURED}"
@@ -64,7 +64,7 @@ TOLD = {
         over=MOST,
     ),
 }
-"""Fields of :class:`~paretopipe_worker.records.Health` that a table has, each with its column."""
+"""Fields of :class:`~paretopipe_worker.records.health.Health` that have a column."""
 
 COLUMNS = tuple(TOLD.values())
 

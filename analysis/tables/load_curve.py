@@ -20,7 +20,7 @@ from paretopipe_worker.plan.arrivals import (
     beyond_knee,
     trend,
 )
-from paretopipe_worker.plan.spec import MIN_ITEMS
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 
 _POINT = (
     *("point", "model", "split", "position", "placement", "link", "backend"),

@@ -15,8 +15,8 @@ from analysis.measures.legs import TRY, that_count
 from analysis.measures.replicates import choose, tries
 from analysis.run import Run
 from paretopipe_worker.link import samples
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.labels import split_label
-from paretopipe_worker.plan.spec import MIN_ITEMS
 
 _PROBED = (("round_trip", "ms"), ("goodput", "mbit"))
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from paretopipe_worker.host.sensors import CoreClock, sensors, throttled
-from paretopipe_worker.records import Health
+from paretopipe_worker.records.health import Health
 
 MOST_WALL_OVER_CPU = 1.05
 """A thread that computes has the core for itself below this (a pipeline that had lost a core still

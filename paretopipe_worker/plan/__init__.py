@@ -1,1 +1,1 @@
-"""What is to be measured, in which order and how long: spec, plan, and what is left of it."""
+"""What is to be measured, in which order and for how long: spec, plan, and what is still left."""

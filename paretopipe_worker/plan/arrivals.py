@@ -1,4 +1,4 @@
-"""Offered load: when items arrive, and up to which rate it is worth offering more."""
+"""Offered load: when items arrive, and at which rate a pipeline reaches its knee."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from paretopipe_worker.plan import window
-from paretopipe_worker.plan.spec import LoadSpec
+from paretopipe_worker.plan.experiment import LoadSpec
 
 KNEE_LATENCY = 2.0
-"""Latency at the knee, over that of an idle pipeline."""
+"""Ratio of the latency at the knee to that of an idle pipeline."""
 
 KEEPS_UP = 0.95
-"""Rate of completions over that of arrivals below which a pipeline does not keep up."""
+"""Ratio of the rates of completions and arrivals below which a pipeline does not keep up."""
 
 MOST_TREND = 1 / KEEPS_UP - 1
 """Growth of latency, in seconds per second, where items are completed at just that rate."""
 
 _PARTS = 10
 _STUDENT = {1: 63.66, 2: 9.925, 3: 5.841, 4: 4.604, 5: 4.032, 6: 3.707, 7: 3.499, 8: 3.355}
-"""Quantiles 0.995 of Student's t by degrees of freedom, of which parts leave two fewer."""
+"""Quantiles 0.995 of Student's t by degrees of freedom: two fewer than there are parts."""
 
 
 class Trend(NamedTuple):
-    """How latency changed over a leg, in seconds per second, and its 99 % interval.
+    """How latency changed over a leg, in seconds per second, with a 99 % interval.
 
-    Null where there are too few items.
+    The values are NaN where there are too few items.
     """
 
     slope: float
@@ -40,25 +40,26 @@ class Trend(NamedTuple):
 def poisson(seed: str, rate_per_s: float, spec: LoadSpec, in_flight: int) -> list[int]:
     """Arrivals of a Poisson process, fixed before anything is sent.
 
-    That no completion decides when an item arrives, and how many there are, keeps slow items from
-    being left out (coordinated omission).
+    Completions influence neither when items arrive nor how many do: otherwise slow items would be
+    underrepresented (coordinated omission).
 
     Parameters
     ----------
     seed
-        Of the draws: another for every replicate, or all share what chance made of one.
+        Seed of the draws. Each replicate needs its own: with one seed all would share the same
+        arrivals.
     rate_per_s
         Arrivals per second, on average.
     spec
-        How many are to count, and for how long at least.
+        Minimum count of the items that count, and minimum time over which they arrive.
     in_flight
-        Items in flight at most: as many come first and do not count, and at least as many count as
-        make up whole windows.
+        Largest number of items in flight. As many items come first and do not count; the items that
+        count are enough for a throughput over whole windows.
 
     Returns
     -------
-    Nanoseconds from the leg's begin: `in_flight`, then as many as reach both the minimum count and
-    the minimum time.
+    Nanoseconds from the begin of the leg: `in_flight` arrivals, then enough to reach both the
+    minimum count and the minimum time.
     """
     source = random.Random(seed)
     counted = max(spec.min_items, window.needed(in_flight))
@@ -75,15 +76,15 @@ def poisson(seed: str, rate_per_s: float, spec: LoadSpec, in_flight: int) -> lis
 def trend(arrived_ns: Sequence[int], done_ns: Sequence[int]) -> Trend:
     """How the latency of a leg's items changed from its first to its last.
 
-    Latencies of items behind one another in a queue are alike, so that single items would make the
-    interval far too narrow: the leg is taken in ten parts of equally many items, a line is fitted
-    to their means by least squares, and its slope has Student's interval (batch means: Law, Kelton,
-    "Simulation Modeling and Analysis", section 9.5.3).
+    The leg is divided into ten parts of equally many items, a line is fitted to the means of the
+    parts by least squares, and its slope gets Student's interval (batch means: Law, Kelton,
+    "Simulation Modeling and Analysis", section 9.5.3). Fitted to single items, the interval would
+    be far too narrow, since the latencies of items that queue behind one another are correlated.
 
     Parameters
     ----------
     arrived_ns, done_ns
-        When each item arrived and was back, in order.
+        Times at which each item arrived and was back, in order.
     """
     count = len(arrived_ns)
     parts = min(_PARTS, count // 2)
@@ -101,19 +102,20 @@ def trend(arrived_ns: Sequence[int], done_ns: Sequence[int]) -> Trend:
 
 
 def beyond_knee(arrived_ns: Sequence[int], done_ns: Sequence[int], idle_ns: float) -> bool:
-    """Whether a rate was at the knee of the latency curve, or behind it.
+    """Whether a rate was at the knee of the latency curve, or beyond it.
 
-    There the median latency is twice that of an idle pipeline: for M/M/1 that is where throughput
-    over latency is largest (Kleinrock, "Power and deterministic rules of thumb for probabilistic
-    problems in computer communications", ICC 1979). Or items leave more slowly than they arrive,
-    by more than 5 %, so that latency tells only for how long they were offered: then it grows with
-    every item, by :data:`MOST_TREND` at least. That is told where the whole
-    interval of the :func:`trend` is above it; a single late item does not decide.
+    That is so in either of two cases. The median latency is more than twice that of an idle
+    pipeline: for M/M/1 the ratio of throughput to latency is largest at twice (Kleinrock, "Power
+    and deterministic rules of thumb for probabilistic problems in computer communications", ICC
+    1979). Or items leave more slowly than they arrive, by more than 5 %, so that latency depends
+    only on how long the leg lasts: it then grows by at least :data:`MOST_TREND`.
+    The second case requires that the whole interval of the :func:`trend` is above that slope, so
+    that a single late item does not decide.
 
     Parameters
     ----------
     arrived_ns, done_ns
-        When each item arrived and was back, in order.
+        Times at which each item arrived and was back, in order.
     idle_ns
         Median latency with one item in flight.
     """

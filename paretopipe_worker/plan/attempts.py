@@ -1,7 +1,7 @@
-"""What a run's records tell of each attempt at each session, and which attempts count.
+"""The attempts at each session of a run, read from its records, and which of them count.
 
-One rule for both: resume measures again what does not count, the analysis takes figures from what
-does (:meth:`Attempt.outcome`).
+One rule decides for resume and analysis alike (:meth:`Attempt.outcome`): resume measures again what
+does not count, and the analysis uses what does.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from paretopipe_worker import records
-from paretopipe_worker.plan.belonging import CONTROLLER, Belonging, ForeignRecords
+from paretopipe_worker.plan.belonging import Belonging, ForeignRecords
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.plan import Plan, Point, Session
-from paretopipe_worker.plan.spec import MIN_ITEMS
-from paretopipe_worker.records import (
-    DamagedRecord,
+from paretopipe_worker.records.files import DamagedRecord, read_records
+from paretopipe_worker.records.lines import (
+    CONTROLLER_RANK,
     End,
     Header,
     Item,
-    PhaseEnd,
+    LegEnd,
     PointBegin,
     PointEnd,
     Ready,
@@ -30,23 +30,22 @@ from paretopipe_worker.records import (
 from paretopipe_worker.transport.backends import BACKENDS
 
 MEASURED = ("latency", "throughput")
-"""Phases that every point needs."""
+"""Phases of which every point needs a leg."""
 
 WIRE_SHARE = 1.2
-"""What may cross for a byte of payload, beside the backend's framing of each message."""
-
+"""Most bytes that may cross for a byte of payload, beside the backend's framing of each message."""
 
 MOST_BREAKS = 2
-"""Sessions that may break at a point before it counts as failed: one may have been bad luck."""
+"""Number of sessions broken at a point after which it has failed: one may be bad luck."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a point in one attempt, and why it does not count.
+    """What became of a point in one attempt, and the reason where it does not count.
 
-    ``ok`` counts. ``failed`` is a failure of the point itself, which would most likely happen
-    again: it is measured again only if asked. ``lost`` is what its session or its records lack: it
-    is measured again.
+    An ``ok`` point counts. A ``failed`` one failed by itself and would most likely fail again: it
+    is measured again only on request. A ``lost`` one is missing because its session broke or its
+    records are incomplete: it is measured again.
     """
 
     status: Literal["ok", "failed", "lost"]
@@ -60,20 +59,22 @@ class Attempt:
     Parameters
     ----------
     points
-        What the stages were to measure, in order; what the controller knew where no stage wrote.
+        The points the stages were to measure, in order, as a stage recorded them; where no stage
+        did, as the controller recorded them.
     begun
         The point that the source began last.
     ended
-        The source's ends of points.
+        The source's `PointEnd` of each point.
     legs
         Ends of all legs of each point, each with its rank.
     items
-        Items that came back to the source, by point, phase and leg.
+        Number of items that came back to the source, by point, phase and leg.
     files
-        Rank, host and last line of each file that has a header; no last line in one cut short.
+        Rank, host and last line of each file that has a header; None in place of the last line
+        where the file was cut short.
     damage
-        What is wrong with files that are damaged, by host, each naming file and line: nothing of
-        such an attempt counts, since what else was lost cannot be known.
+        What is wrong with each damaged file, by host, naming file and line. Nothing of such an
+        attempt counts, since it cannot be known what else was lost.
     """
 
     session: Session
@@ -81,25 +82,25 @@ class Attempt:
     points: tuple[str, ...] = ()
     begun: str | None = None
     ended: dict[str, PointEnd] = field(default_factory=dict)
-    legs: dict[str, list[tuple[int, PhaseEnd]]] = field(default_factory=dict)
+    legs: dict[str, list[tuple[int, LegEnd]]] = field(default_factory=dict)
     items: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     files: list[tuple[int, str, End | None]] = field(default_factory=list)
     damage: dict[str, str] = field(default_factory=dict)
 
     def reading(self, path: Path, belonging: Belonging) -> Iterator[Record]:
-        """Yield the records of one host's file, once what they tell is noted.
+        """Yield the records of one host's file, each after it was noted.
 
         They end where the file is damaged.
         """
         header: Header | None = None
         end: End | None = None
         try:
-            for record in records.read(path):
+            for record in read_records(path):
                 if isinstance(record, Header):
                     belonging.check(path, record)
                     header = record
                 elif isinstance(record, Ready) and header:
-                    belonging.check_loaded(path, header, record)
+                    belonging.check_weights(path, header, record)
                 elif isinstance(record, End):
                     end = record
                 if header:
@@ -111,14 +112,14 @@ class Attempt:
             self.files.append((header.rank, header.host, end))
 
     def _note(self, header: Header, record: Record) -> None:
-        """Keep what one record tells of points."""
+        """Keep what one record says about points."""
         match record:
-            # What a stage was told counts more than what the controller knew.
-            case Header() if header.rank != CONTROLLER or not self.points:
+            # The points a stage recorded take precedence over those the controller recorded.
+            case Header() if header.rank != CONTROLLER_RANK or not self.points:
                 self.points = header.points
             case Item() if header.rank == 0 and record.done_ns is not None:
                 self.items[record.point, record.phase, record.leg] += 1
-            case PhaseEnd():
+            case LegEnd():
                 self.legs.setdefault(record.point, []).append((header.rank, record))
             case PointBegin():
                 self.begun = record.point
@@ -128,9 +129,9 @@ class Attempt:
     def outcome(self, point: Point) -> Outcome:
         """Judge this attempt at a point.
 
-        It counts when the source says that the point ended well, every rank with a part in it has
-        the end of the last leg of both phases, each of them has items enough for a median, and what
-        was to cross did, in every leg.
+        It counts when the source recorded that the point ended well, every active rank has the end
+        of the last leg of both phases, the last legs have enough items for a median, and in every
+        leg the bytes that were to cross did.
         """
         if self.damage:
             return Outcome("lost", f"records of {', '.join(self.damage)} are damaged")
@@ -149,23 +150,23 @@ class Attempt:
 
     @property
     def in_hand(self) -> str | None:
-        """The point at which the session broke: begun and not ended."""
+        """The point at which the session broke: it was begun and did not end."""
         return None if self.begun in self.ended or self.damage else self.begun
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was broken from outside: a stage was told to end, and none just ended.
+        """Whether it was ended from outside: a stage was told to end and all recorded their end.
 
-        Whoever is killed without a word, as where memory is short, writes no last line. Others
-        that only lose a stage do not tell why it ended; that stage does.
+        A stage that is killed outright, as when memory runs out, writes no last line. Then the
+        others may have been told to end, but only because that stage was gone.
         """
-        ends = [end for rank, _, end in self.files if rank != CONTROLLER]
+        ends = [end for rank, _, end in self.files if rank != CONTROLLER_RANK]
         told = [end for end in ends if end is not None]
         return len(told) == len(ends) and any(end.interrupted for end in told)
 
     @property
     def fault(self) -> str | None:
-        """Why it broke, as its hosts and the controller saw it; None where nobody saw anything."""
+        """Why it broke, as its hosts and the controller recorded it; None where none did."""
         return "; ".join(dict.fromkeys(self._complaints())) or None
 
     def _complaints(self) -> Iterator[str]:
@@ -175,12 +176,12 @@ class Attempt:
                 yield f"{host}: records were cut short"
             elif end.status == "failed":
                 # A stage's reason begins with its host's name; the controller's need not.
-                yield f"controller: {end.reason}" if rank == CONTROLLER else str(end.reason)
+                yield f"{host}: {end.reason}" if rank == CONTROLLER_RANK else str(end.reason)
         written = {host for _, host, _ in self.files}
         yield from (f"{host}: no records" for host in self.session.placement if host not in written)
 
-    def _few(self, point: Point, legs: list[tuple[int, PhaseEnd]]) -> str | None:
-        """Which phase has too few items for a median, and how many."""
+    def _few(self, point: Point, legs: list[tuple[int, LegEnd]]) -> str | None:
+        """The phase with too few items for a median, and their number; None where there is none."""
         last = _last(legs)
         for phase in MEASURED:
             count = self.items[point.id, phase, last[phase]]
@@ -189,16 +190,16 @@ class Attempt:
         return None
 
 
-def _last(legs: list[tuple[int, PhaseEnd]]) -> dict[str, int]:
-    """The last leg of each phase on any rank: it alone counts, so every rank must have that one."""
+def _last(legs: list[tuple[int, LegEnd]]) -> dict[str, int]:
+    """Number of the last leg of each phase on any rank: only it counts, on every rank."""
     last: dict[str, int] = {}
     for _, leg in legs:
         last[leg.phase] = max(leg.leg, last.get(leg.phase, 0))
     return last
 
 
-def _lacking(point: Point, legs: list[tuple[int, PhaseEnd]]) -> list[str]:
-    """Hosts of ranks with a part in a point that lack the end of a phase's last leg."""
+def _lacking(point: Point, legs: list[tuple[int, LegEnd]]) -> list[str]:
+    """Hosts of active ranks whose records lack the end of a phase's last leg."""
     last = _last(legs)
     ended = {(rank, leg.phase) for rank, leg in legs if leg.leg == last[leg.phase]}
     return [
@@ -208,12 +209,12 @@ def _lacking(point: Point, legs: list[tuple[int, PhaseEnd]]) -> list[str]:
     ]
 
 
-def _uncrossed(point: Point, legs: list[tuple[int, PhaseEnd]]) -> str | None:
-    """In which leg the bytes that were to cross did not, or others did, and how many."""
+def _uncrossed(point: Point, legs: list[tuple[int, LegEnd]]) -> str | None:
+    """The first leg whose bytes are not those that were to cross, and their numbers, or None."""
     backend = BACKENDS[point.backend]
     for rank, leg in legs:
         size, sent, wire = point.hop_bytes[rank], leg.payload_sent_bytes, leg.wire_sent_bytes
-        # Warm-up is in what was sent but not in the count of items; a mark ends each phase.
+        # The bytes sent include the warm-up, the count of items does not; a mark ends each leg.
         messages = sent / size if size else 0
         least = sent + backend.least_framing_bytes * messages
         most = WIRE_SHARE * sent + backend.most_framing_bytes * (messages + 1)
@@ -229,10 +230,11 @@ def _uncrossed(point: Point, legs: list[tuple[int, PhaseEnd]]) -> str | None:
 
 
 def outcomes(tried: Iterable[Attempt], point: Point) -> Iterator[tuple[Attempt, Outcome]]:
-    """Judge the attempts at a point in their order, each with what became of it.
+    """Yield the attempts at a point in their order, each with its outcome.
 
-    A point that was in hand when a session broke may be why, as one that takes too much memory is:
-    after :data:`MOST_BREAKS` such attempts it has failed. One that was interrupted is none of them.
+    A point that was being measured when a session broke may be the cause, for example where it
+    takes too much memory: after :data:`MOST_BREAKS` such attempts it has failed. Attempts that were
+    interrupted do not count among them.
     """
     breaks = 0
     for attempt in tried:
@@ -248,7 +250,7 @@ def outcomes(tried: Iterable[Attempt], point: Point) -> Iterator[tuple[Attempt, 
 
 
 class Attempts:
-    """All attempts of a run, told by its record files one by one."""
+    """All attempts of a run, collected from its record files one by one."""
 
     def __init__(self, plan: Plan) -> None:
         self.belonging = Belonging(plan)
@@ -256,12 +258,12 @@ class Attempts:
         self._found: dict[str, dict[int, Attempt]] = {name: {} for name in self._sessions}
 
     def reading(self, path: Path) -> Iterator[Record]:
-        """Yield the records of one file, once its attempt has noted what they tell.
+        """Yield the records of one file, each after its attempt has noted it.
 
         Raises
         ------
         RecordError
-            When its records are of another schema, or must not be mixed with those of this run.
+            When the records are of another schema, or must not be mixed with those of this run.
         """
         session, _, number = path.name.removesuffix(".jsonl").rpartition(".")
         if session not in self._sessions or not number.isdecimal():
@@ -273,12 +275,12 @@ class Attempts:
         yield from found[int(number)].reading(path, self.belonging)
 
     def of(self, session: str) -> list[Attempt]:
-        """The attempts at a session that there is a trace of, the first one first."""
+        """The attempts at a session that left a file, in their order."""
         return [attempt for _, attempt in sorted(self._found[session].items())]
 
     @property
     def damages(self) -> list[str]:
-        """Which files are damaged and where, and which attempts count for nothing by that."""
+        """A line for each damaged file: what is damaged, and which attempt is lost by that."""
         return [
             f"{where}; nothing of attempt {attempt.number} at session {name} counts"
             for name in self._sessions
@@ -288,7 +290,7 @@ class Attempts:
 
 
 def read(plan: Plan, results: Path) -> Attempts:
-    """Read the records of a run for what they tell of its attempts.
+    """Read the attempts of a run from its records.
 
     Raises
     ------

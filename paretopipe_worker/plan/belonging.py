@@ -1,4 +1,4 @@
-"""Whose records they are: all in a run's folder must be of its plan, measured by the same code."""
+"""Records in a run's folder must be of its plan, and all measured by the same code and torch."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from paretopipe_worker import records
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Plan
-from paretopipe_worker.records import DamagedRecord, Header, Ready, RecordError
-
-CONTROLLER = -1
-"""Rank of a file in which the controller says how it saw a session fail."""
+from paretopipe_worker.records.files import DamagedRecord, RecordError, file_name, read_records
+from paretopipe_worker.records.lines import CONTROLLER_RANK, Header, Ready
 
 _SHOWN = 12
 _REMEDY = "go back to that, or measure anew under another name: -e run=NAME"
 
 
 class ForeignRecords(RecordError):
-    """Records that must not be mixed with those of a run: which file, whose, what to do."""
+    """Records that must not be mixed with those of a run: which file, of what, what to do."""
 
 
 class Belonging:
-    """Holds the records of a run to its plan and to one another, file by file."""
+    """Compares the records of a run with its plan and with one another, file by file."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -33,15 +30,15 @@ class Belonging:
         self._torch: dict[str, tuple[Path, str]] = {}
 
     def check(self, file: Path, header: Header) -> None:
-        """Refuse a file that is not of the plan, or by other code than those before it.
+        """Refuse a file of another plan, or of other code or torch than the files before it.
 
         Raises
         ------
         ForeignRecords
-            Naming file and what differs.
+            Naming the file and what differs.
         """
         self._check_plan(file, header)
-        if header.rank == CONTROLLER:
+        if header.rank == CONTROLLER_RANK:
             return
         self._check_host(file, header)
         self._code = self._code or (file, header.code_sha256)
@@ -49,16 +46,15 @@ class Belonging:
         self._torch.setdefault(header.host, (file, header.torch))
         self.hold_torch({header.host: header.torch}, str(file))
 
-    def check_loaded(self, file: Path, header: Header, ready: Ready) -> None:
-        """Refuse what was measured with weights that are not the plan's.
+    def check_weights(self, file: Path, header: Header, ready: Ready) -> None:
+        """Refuse records measured with other weights than the plan's.
 
         Raises
         ------
         ForeignRecords
-            Naming the file and both.
+            Naming the file and both weights.
         """
-        tables = (table for table in self._plan.tables if table.model == header.model)
-        weights = {table.weights_sha256 for table in tables}
+        weights = {table.weights_sha256 for table in self._plan.tables_of(header.model)}
         if ready.weights_sha256 not in weights:
             raise ForeignRecords(
                 f"{file}: measured with weights {_short(ready.weights_sha256)}; the plan's for "
@@ -66,14 +62,19 @@ class Belonging:
             )
 
     def check_first(self, file: Path) -> None:
-        """Do the same by reading only the first line of a file, if there is a whole one."""
+        """Check only the first line of a file; without a whole one there is nothing to refuse."""
         with contextlib.suppress(StopIteration, DamagedRecord):
-            header = next(records.read(file))
+            header = next(read_records(file))
             if isinstance(header, Header):
                 self.check(file, header)
 
     def hold_code(self, sha256: str, whose: str) -> None:
-        """Refuse to have what the records seen so far hold measured by other code of the worker.
+        """Refuse code of the worker that differs from the code of the records checked so far.
+
+        Parameters
+        ----------
+        whose
+            What has the code, as the error names it.
 
         Raises
         ------
@@ -88,17 +89,19 @@ class Belonging:
             )
 
     def hold_torch(self, versions: Mapping[str, str], whose: str) -> None:
-        """Refuse to have hosts measure with another torch than in the records seen so far.
+        """Refuse a host's torch that differs from the one in its records checked so far.
 
         Parameters
         ----------
         versions
             Public version of torch by host.
+        whose
+            Where the versions are from, as the error names it.
 
         Raises
         ------
         ForeignRecords
-            Naming the host, and a file that it measured with another one.
+            Naming the host, and a file that it measured with another version.
         """
         for host, version in versions.items():
             file, held = self._torch.get(host, (Path(), version))
@@ -109,7 +112,7 @@ class Belonging:
                 )
 
     def _check_plan(self, file: Path, header: Header) -> None:
-        """Refuse records of another plan, or under a name that is not theirs."""
+        """Refuse records of another plan, or in a file whose name is another attempt's."""
         plan = self._plan
         if header.run != plan.run:
             raise ForeignRecords(
@@ -121,7 +124,7 @@ class Belonging:
                 f"'{plan.run}' is {_short(self._sha256)}: it measures something else. Move the "
                 "records of the other plan away, or measure under another name: -e run=NAME"
             )
-        if file.name != (name := records.file_name(header.session, header.attempt)):
+        if file.name != (name := file_name(header.session, header.attempt)):
             raise ForeignRecords(
                 f"{file}: holds attempt {header.attempt} of session '{header.session}', whose file "
                 f"is '{name}'"
@@ -130,7 +133,7 @@ class Belonging:
             raise ForeignRecords(f"{file}: session '{header.session}' is not in plan.json")
 
     def _check_host(self, file: Path, header: Header) -> None:
-        """Refuse records of a stage that the plan does not have like this."""
+        """Refuse records of a stage that the plan has on another host, rank or device factor."""
         plan, session = self._plan, self._sessions[header.session]
         if header.rank >= len(session.placement) or session.placement[header.rank] != header.host:
             raise ForeignRecords(
@@ -150,5 +153,5 @@ class Belonging:
 
 
 def _short(digest: str) -> str:
-    """As much of a digest as people compare."""
+    """The part of a digest that people compare."""
     return digest[:_SHOWN]

@@ -1,4 +1,4 @@
-"""Which code of the worker runs here."""
+"""Identity of the worker's code on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def digest(package: Path = Path(__file__).parents[1]) -> str:
-    """Digest (SHA-256) of the worker package: paths and contents of its modules."""
+    """Digest (SHA-256) of the paths and contents of the worker package's modules."""
     total = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         content = hashlib.sha256(path.read_bytes()).hexdigest()

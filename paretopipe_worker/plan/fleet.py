@@ -16,17 +16,19 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
+from paretopipe_worker.plan import faults
 from paretopipe_worker.usertext import shown
 
 _ALLOWED = "an IPv4 or IPv6 address of the host's own, such as 192.0.2.11 or 2001:db8::11"
 
 
 def _address(value: str) -> str:
-    """An address as everybody compares it, in its canonical form; what nobody can reach is refused.
+    """An address in its canonical form, which all comparisons use.
 
-    Names are no addresses: an address says which card the data must use, a name may resolve to
-    another.
+    Addresses at which the other hosts cannot reach this one are refused. So are names: an address
+    determines the network card the data uses, while a name may resolve to the address of another.
     """
     try:
         address = ipaddress.ip_address(value.strip())
@@ -45,7 +47,7 @@ def _address(value: str) -> str:
 
 
 def _number(value: object) -> object:
-    """A number that came as text, as from ``-e threads=2``; all else as it is."""
+    """Convert a number written as text; leave everything else as it is."""
     if not isinstance(value, str):
         return value
     for kind in (int, float):
@@ -57,7 +59,7 @@ def _number(value: object) -> object:
 
 
 _Text = BeforeValidator(_number)
-"""A number that may be written as text: variables of the command line are."""
+"""Accepts a number written as text, as a variable on the command line is (``-e threads=2``)."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -71,16 +73,16 @@ class Host:
     data_address
         IP address at which other stages reach it: the path that is shaped and measured.
     data_port
-        First of the two TCP ports its stage listens on: data, then control. Below those that the
-        kernel chooses from, which links shape (`paretopipe_worker.shaping.tc`).
+        First of the two TCP ports its stage listens on: data, then control. It lies below the ports
+        that the kernel chooses by itself, which links shape (`paretopipe_worker.shaping.tc`).
     threads
         Threads of one stage's computation; null for torch's default.
     device_emulated
-        Factor by which computing time is stretched, so that one machine can play two; 1 for none.
-        With one thread that is CPU time: what others of the host took is not stretched.
+        Factor by which computing time is stretched, so that one machine can act as two; 1 for none.
+        With one thread this is CPU time: time that other processes took is not stretched.
     speed_hint
-        How many times slower than the controller the host is thought to be. It is used only to
-        predict how long a sweep takes.
+        Estimate of how many times slower than the controller the host is, used only to predict how
+        long a sweep takes.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -106,7 +108,7 @@ _ADAPTER = TypeAdapter(tuple[Host, ...])
 def parse(document: str) -> tuple[Host, ...]:
     """Read the hosts from a JSON list, in the order of the inventory's group ``stages``.
 
-    Numbers may be written as text. Addresses become what all comparisons hold them against.
+    Numbers may be written as text. Addresses are put into their canonical form.
 
     Raises
     ------
@@ -117,8 +119,7 @@ def parse(document: str) -> tuple[Host, ...]:
         hosts = _ADAPTER.validate_json(document)
     except ValidationError as error:
         written = json.loads(document)
-        faults = [_fault(written, entry) for entry in error.errors()]
-        raise FleetError("\n".join(faults)) from error
+        raise FleetError("\n".join(_line(written, fault) for fault in error.errors())) from error
     if len(hosts) < 2:
         raise FleetError(f"inventory: group 'stages' has {len(hosts)} hosts; at least 2 are needed")
     ends = [(host.data_address, host.data_port) for host in hosts]
@@ -132,7 +133,7 @@ def parse(document: str) -> tuple[Host, ...]:
 
 
 def apart(hosts: Sequence[Host]) -> str | None:
-    """Why hosts cannot reach one another by what their data addresses are; None if they may."""
+    """Why the kinds of the hosts' data addresses keep them from reaching one another, or None."""
     said = ", ".join(f"{host.name} {host.data_address}" for host in hosts)
     addresses = [ipaddress.ip_address(host.data_address) for host in hosts]
     if len({address.version for address in addresses}) > 1:
@@ -144,15 +145,11 @@ def apart(hosts: Sequence[Host]) -> str | None:
     return None
 
 
-def _fault(written: list[dict[str, Any]], error: Any) -> str:
-    """One of pydantic's errors as host, variable, what is allowed, and what was given."""
-    allowed = Host.__dataclass_fields__
-    index, *path = error["loc"]
-    where = f"inventory: {shown(written[index].get('name', f'stages[{index}]'))}"
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{where}: {path[-1]}: unknown variable; allowed: {', '.join(allowed)}"
-    where += f": {next(part for part in path if part in allowed)}"
-    if error["type"] in ("missing", "missing_argument"):
-        return f"{where}: is required; allowed: {_ALLOWED}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]}; got {shown(error['input'])}"
+def _line(written: list[dict[str, Any]], fault: ErrorDetails) -> str:
+    """One fault as host, variable, what is wrong, what is allowed, and what was given."""
+    index, variable = fault["loc"][:2]
+    host = written[int(index)].get("name", f"stages[{index}]")
+    told = faults.said(fault, list(Host.__dataclass_fields__), "variable")
+    if fault["type"] in ("missing", "missing_argument"):
+        told += f"; allowed: {_ALLOWED}"
+    return f"inventory: {shown(host)}: {variable}: {told}"

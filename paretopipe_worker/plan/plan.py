@@ -14,8 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from paretopipe_worker.cuts import CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.link.profiles import LinkSpec
+from paretopipe_worker.plan.experiment import Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host
-from paretopipe_worker.plan.spec import Experiment, ModelSpec
 from paretopipe_worker.plan.window import Window
 
 SCHEMA = 3
@@ -27,10 +27,10 @@ _CONFIG = ConfigDict(extra="forbid")
 class Point:
     """One combination that gets a latency and a throughput.
 
-    `hops` holds the tensors of each message an item causes: rank 0 to 1, and so on, and last from
-    the last rank back to rank 0; an empty hop is never sent. A `window` of ``auto`` is chosen when
-    the latency has been measured. `predicted_s` is how long measuring it is thought to take,
-    `deadline_s` bounds the time any stage waits for one message.
+    `hops` holds the tensors of each message an item causes: first from rank 0 to rank 1, and so on,
+    last from the last rank back to rank 0. An empty hop is never sent. A `window` of ``auto`` is
+    chosen once the latency has been measured. `predicted_s` is the predicted time of measuring the
+    point, `deadline_s` the longest time a stage waits for one message.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Point:
 
     @property
     def active_ranks(self) -> tuple[int, ...]:
-        """Ranks with a part in it: the source, and whoever something is sent to."""
+        """Ranks that take part: the source, and every rank that something is sent to."""
         return (0, *(rank for rank, hop in enumerate(self.hops[:-1], start=1) if hop))
 
 
@@ -72,12 +72,12 @@ class Session:
     deadline_s: float
 
     def only(self, points: Sequence[str] | None) -> Session:
-        """The same session with some of its points, in the order given; None leaves all.
+        """The same session with only these points, in this order; with all of them for None.
 
         Raises
         ------
         PlanError
-            When one of them is not its, or there twice.
+            When a point is not of this session, or is given twice.
         """
         if points is None:
             return self
@@ -92,7 +92,7 @@ class Session:
 class Plan:
     """Everything a run will do, as ``results/RUN/plan.json`` holds it.
 
-    `notes` say for people what was done to a checkpoint to make it fit its model.
+    `notes` tell people what was done to a checkpoint to make it fit its model.
     """
 
     run: str
@@ -125,12 +125,14 @@ class Plan:
         """The model as the spec describes it."""
         return next(model for model in self.experiment.models if model.name == name)
 
+    def tables_of(self, model: str) -> tuple[CutTable, ...]:
+        """The cut tables of a model, one for each batch size and dtype."""
+        return tuple(table for table in self.tables if table.model == model)
+
     def table(self, model: str, batch: int, dtype: str) -> CutTable:
         """The cut table of a model at a batch size."""
         return next(
-            table
-            for table in self.tables
-            if (table.model, table.batch, table.dtype) == (model, batch, dtype)
+            table for table in self.tables_of(model) if (table.batch, table.dtype) == (batch, dtype)
         )
 
 
@@ -148,7 +150,7 @@ def written(experiment: Experiment) -> dict[str, Any]:
     """An experiment with its links resolved, as ``plan.json`` and ``manifest.json`` hold it."""
     document = asdict(experiment)
     for link, plain in zip(experiment.links, document["links"], strict=True):
-        # A trace may have thousands of segments: what a condition does not say is as usual.
+        # A trace may have thousands of segments: only what differs from the defaults is written.
         plain["trace"] = [
             {"forward": hop.forward.said, "back": hop.back.said} for hop in link.trace
         ]
@@ -158,7 +160,7 @@ def written(experiment: Experiment) -> dict[str, Any]:
 _ADAPTER = TypeAdapter(Plan)
 
 
-def load(path: Path) -> Plan:
+def read(path: Path) -> Plan:
     """Read ``plan.json``.
 
     Raises
@@ -183,24 +185,25 @@ def load(path: Path) -> Plan:
 
 
 def digest(plan: Plan) -> str:
-    """Digest (SHA-256) of what a plan measures, the same as long as results may be mixed.
+    """Digest (SHA-256) of what a plan measures: results may be mixed only where it is the same.
 
-    A description, and what is only predicted, is no part of it: neither changes a result.
+    The description and predicted values are not part of it: neither changes a result.
     """
     text = json.dumps(_measured(plan), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def differences(old: Plan, new: Plan) -> list[str]:
-    """Names of the parts in which two plans of one run differ in what they measure."""
+    """Names of the parts of two plans that differ in what is measured."""
     before, after = _measured(old), _measured(new)
     found = [name for name in before if before[name] != after[name]]
-    # Points and sessions follow from the rest: they differ alone where this version plans anew.
+    # Points and sessions follow from the rest. Only where this version of the code plans otherwise
+    # do they differ alone.
     return [name for name in found if name not in ("points", "sessions")] or found
 
 
 def _measured(plan: Plan) -> dict[str, Any]:
-    """What a plan measures, by part."""
+    """What a plan measures, part by part."""
     return {
         "run": plan.run,
         "experiment": _without(_without_paths(plan.experiment), "description"),
@@ -213,7 +216,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
 
 
 def _without_paths(experiment: Experiment) -> Experiment:
-    """The experiment without where its checkpoints lie: weights are known by their checksum."""
+    """The experiment without the paths of its checkpoints: a checksum identifies the weights."""
     models = tuple(replace(model, weights=None) for model in experiment.models)
     return replace(experiment, models=models)
 
@@ -222,15 +225,20 @@ _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 
 def _without(part: Any, *names: str) -> dict[str, Any]:
-    """The fields of a dataclass, some left out."""
+    """The fields of a dataclass, except some."""
     return {name: value for name, value in asdict(part).items() if name not in names}
 
 
+def weights_name(sha256: str) -> str:
+    """Name of the file of the weights with this checksum, on the controller and on the hosts."""
+    return f"{sha256}.safetensors"
+
+
 def weights_file(cache: Path, sha256: str) -> Path:
-    """Where weights of this checksum are kept on the controller."""
-    return cache / "weights" / f"{sha256}.safetensors"
+    """Where the controller keeps the weights with this checksum."""
+    return cache / "weights" / weights_name(sha256)
 
 
 def slug(model: str) -> str:
-    """A model's name as part of a file name, of sessions and figures alike."""
+    """A model's name as it stands in names of files, in those of sessions and figures alike."""
     return model.replace(":", ".")

@@ -1,7 +1,7 @@
 """Lay out the plan of a run: a pure function of spec, fleet and cut tables.
 
-Sessions come in seeded random order within a replicate and points in seeded random order within a
-session, so that the drift of a machine is not taken for the effect of a link or a backend.
+The order of sessions within a replicate and of points within a session is random and seeded, so
+that the drift of a machine is not taken for the effect of a link or a backend.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
+from paretopipe_worker.plan.experiment import MIN_ITEMS, Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host, apart
 from paretopipe_worker.plan.labels import placement_label, readable
 from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session, slug
-from paretopipe_worker.plan.predict import MOST_LOSS, duration, expected_s, overhead_s, phases_s
-from paretopipe_worker.plan.spec import MIN_ITEMS, Experiment, ModelSpec
+from paretopipe_worker.plan.predict import MOST_LOSS, duration, expected_s, legs_s, overhead_s
 from paretopipe_worker.plan.window import filling
 from paretopipe_worker.usertext import listed, shown
 
@@ -46,8 +46,8 @@ def make(
     Raises
     ------
     PlanError
-        When a placement names no host, or hosts that cannot reach one another, a list of cuts a
-        cut that a model does not have, or a link profile does not fit a placement.
+        When a placement names an unknown host or hosts that cannot reach one another, a list of
+        cuts names one that a model does not have, or a link profile does not fit a placement.
     """
     fleet = {host.name: host for host in hosts}
     placements = _placements(experiment, fleet)
@@ -66,21 +66,9 @@ def make(
             inside = list(_points(experiment, link, backend, model, placement, fleet, tables))
             random.Random(f"{experiment.seed} points {name}").shuffle(inside)
             points.update((point.id, point) for point in inside)
-            points_s = [point.predicted_s for point in inside]
-            rest_s = overhead_s(experiment, link, len(placement), points_s)
-            seconds += rest_s + sum(points_s)
-            sessions.append(
-                Session(
-                    id=name,
-                    replicate=replicate,
-                    link=link.name,
-                    backend=backend,
-                    model=model.name,
-                    placement=placement,
-                    points=tuple(point.id for point in inside),
-                    deadline_s=_session_deadline_s(experiment, rest_s, inside),
-                )
-            )
+            session, predicted_s = _session(name, replicate, experiment, link, inside)
+            sessions.append(session)
+            seconds += predicted_s
     return Plan(
         run=run,
         experiment=experiment,
@@ -92,8 +80,28 @@ def make(
     )
 
 
+def _session(
+    name: str, replicate: int, experiment: Experiment, link: LinkSpec, points: Sequence[Point]
+) -> tuple[Session, float]:
+    """The session that measures these points in this order, and its predicted seconds."""
+    first, *_ = points
+    points_s = [point.predicted_s for point in points]
+    rest_s = overhead_s(experiment, link, len(first.placement), points_s)
+    session = Session(
+        id=name,
+        replicate=replicate,
+        link=link.name,
+        backend=first.backend,
+        model=first.model,
+        placement=first.placement,
+        points=tuple(point.id for point in points),
+        deadline_s=_session_deadline_s(experiment, rest_s, points),
+    )
+    return session, rest_s + sum(points_s)
+
+
 def summary(plan: Plan) -> str:
-    """What the plan holds, in a few lines for people."""
+    """A few lines for people about what the plan holds."""
     experiment = plan.experiment
     measured = sum(len(session.points) for session in plan.sessions)
     return "\n".join(
@@ -113,7 +121,7 @@ def summary(plan: Plan) -> str:
 
 
 def _about_hopeless(plan: Plan) -> Iterator[str]:
-    """Which points of which links are predicted to fail, where some are."""
+    """A line for each link some of whose points are predicted to fail."""
     most_s = plan.experiment.phases.max_s
     for link in plan.experiment.links:
         crossing = [p for p in plan.points if p.link == link.name and any(p.hops)]
@@ -129,7 +137,7 @@ def _about_hopeless(plan: Plan) -> Iterator[str]:
 
 
 def _about_losses(plan: Plan) -> Iterator[str]:
-    """Which links lose so much that nobody can say how long they take."""
+    """A line for each link that loses so many packets that its times cannot be predicted."""
     for link in plan.experiment.links:
         ways = [way for hop in link.hops for way in (hop.forward, hop.back)]
         loss = max(way.mean_loss for way in (*ways, link.return_way or ways[0]))
@@ -141,7 +149,7 @@ def _about_losses(plan: Plan) -> Iterator[str]:
 
 
 def _about_traces(plan: Plan) -> Iterator[str]:
-    """What to know of links that follow traces: what phases or items do not fit into them."""
+    """Lines for links that follow traces: legs and items that do not fit the trace's times."""
     shortest_s = plan.experiment.phases.min_s
     for link in plan.experiment.links:
         if link.timetable is None:
@@ -149,7 +157,7 @@ def _about_traces(plan: Plan) -> Iterator[str]:
         period_s, segment_s = link.timetable.period_s, min(link.timetable.durations_s)
         if shortest_s < period_s:
             yield (
-                f"link {link.name}: phases may end before its trace ({period_s:g} s) has been "
+                f"link {link.name}: legs may end before its trace ({period_s:g} s) has been "
                 f"replayed once: phases.min_s is {shortest_s:g} s"
             )
         if len(link.certified) < (distinct := len(set(link.conditions))):
@@ -167,7 +175,7 @@ def _about_traces(plan: Plan) -> Iterator[str]:
 
 
 def _placements(experiment: Experiment, fleet: dict[str, Host]) -> tuple[tuple[str, ...], ...]:
-    """The placements to measure, each of known hosts."""
+    """The placements to measure; all their hosts are known and can reach one another."""
     if experiment.placements is None:
         names = tuple(fleet)
         if len(names) != 2:
@@ -215,7 +223,7 @@ def _points(
     fleet: dict[str, Host],
     tables: Sequence[CutTable],
 ) -> Iterator[Point]:
-    """Every point of one session."""
+    """Every point of one session, in the order of the cut tables."""
     known, hardest, blocked = _identity(link), link.hardest, _Blocked.of(link)
     for table in tables:
         if table.model != model.name:
@@ -223,7 +231,7 @@ def _points(
         for name in _split_names(experiment, table):
             hops = _hops(table, name)
             stages = [fleet[host] for host in placement]
-            # On a link that follows a trace: in the worst of its segments that let data pass.
+            # Where the link follows a trace: in the worst of the segments that let data pass.
             latency_s, busiest_s = max(
                 expected_s(table, name, hops, part, experiment.tcp, stages) for part in hardest
             )
@@ -242,7 +250,7 @@ def _points(
                     "window": window,
                     "dtype": table.dtype,
                 }
-                predicted_s = _POINT_S + phases_s(experiment, in_flight, latency_s, busiest_s)
+                predicted_s = _POINT_S + legs_s(experiment, in_flight, latency_s, busiest_s)
                 yield Point(
                     id=_digest(identity),
                     model=model.name,
@@ -256,8 +264,8 @@ def _points(
                     hops=hops,
                     predicted_latency_s=round(latency_s, 4),
                     predicted_s=round(predicted_s, 2),
-                    # Ten times what is expected, since hosts may be slower than their hint, and
-                    # for a window of items, since the last one waits for all the others.
+                    # Ten times the expected latency, since hosts may be slower than their hint,
+                    # times the window, since the last item waits for all the others.
                     deadline_s=round(
                         blocked.allowed_s(_PATIENCE_S + 10 * latency_s * in_flight), 1
                     ),
@@ -265,23 +273,23 @@ def _points(
 
 
 def _identity(link: LinkSpec) -> dict[str, Any]:
-    """What makes a link this one and no other, in a few words however long its trace is."""
+    """What distinguishes a link from others; short even where its trace is long."""
     document = asdict(replace(link, trace=()))
-    del document["certified"]  # which follows from the trace
+    del document["certified"]  # it follows from the trace
     trace = hashlib.sha256(repr(link.trace).encode()).hexdigest() if link.trace else ()
     return document | {"trace": trace}
 
 
 @dataclass(frozen=True)
 class _Blocked:
-    """How long a link lets nothing pass on end, and for which share of its time."""
+    """The longest time for which a link lets nothing pass, and the share of all such times."""
 
     longest_s: float = 0.0
     share: float = 0.0
 
     @classmethod
     def of(cls, link: LinkSpec) -> _Blocked:
-        """Those of a link."""
+        """The outages of a link."""
         if link.timetable is None:
             return cls()
         conditions, times = link.conditions, link.timetable
@@ -293,15 +301,15 @@ class _Blocked:
         return cls(outage_s(times, conditions), lost_s / times.period_s)
 
     def allowed_s(self, seconds: float) -> float:
-        """How long to wait for what takes so long where data passes.
+        """How long to wait for something that takes `seconds` while data passes.
 
-        When an outage is over, TCP may wait as long again before it tries (RFC 6298, section 5.5).
+        After an outage TCP may wait as long again before it tries (RFC 6298, section 5.5).
         """
         return seconds / (1 - self.share) + 2 * self.longest_s
 
 
 def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:
-    """The cuts to measure, endpoints included, each known to the model."""
+    """The cuts to measure, endpoints included; all of them are cuts of the model."""
     if experiment.splits.cuts == "all":
         return (FIRST, *table.names, LAST)
     for number, name in enumerate(experiment.splits.cuts):
@@ -315,21 +323,22 @@ def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:
 
 
 def _hops(table: CutTable, name: str) -> tuple[tuple[TensorSpec, ...], ...]:
-    """What crosses each hop of a two-stage pipeline cut at `name`, the way back last."""
+    """The tensors that cross each hop of a two-stage pipeline cut at `name`, the way back last."""
     return (table.crossing(name), () if name == FIRST else table.output)
 
 
 def _session_deadline_s(experiment: Experiment, rest_s: float, points: Sequence[Point]) -> float:
-    """An upper bound of a session's time: past it something hangs."""
+    """An upper bound of a session's time: a session that takes longer hangs."""
     phases = experiment.phases
     legs = (2 + (len(phases.load.shares) if phases.load else 0)) * (1 + phases.retries)
-    # Warm-up and phase each end with the first item past their time, the leg with a window of them.
+    # The warm-up and the items that count each end with the first item past their time; then a
+    # window of items is still to come back.
     leg_s = phases.cool_down_s + phases.warmup_s + phases.max_s
     points_s = sum(legs * (leg_s + 3 * point.deadline_s) for point in points)
     return round(120 + 4 * rest_s + points_s, 1)
 
 
 def _digest(identity: dict[str, Any]) -> str:
-    """A short name made from content: the same combination has the same name in every run."""
+    """A short name made from the content: a combination has the same name in every run."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

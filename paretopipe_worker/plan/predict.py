@@ -1,4 +1,4 @@
-"""How long a point is thought to take: for the plan's hours and for deadlines, never a result."""
+"""Predictions of how long measuring takes, for the plan's hours and for deadlines."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.profiles import LinkSpec
+from paretopipe_worker.plan.experiment import Experiment
 from paretopipe_worker.plan.fleet import Host
-from paretopipe_worker.plan.spec import Experiment
 from paretopipe_worker.plan.warmup import FEWEST
 from paretopipe_worker.plan.window import needed
 
-WIRE_OVERHEAD = 1514 / 1448
+WIRE_PER_PAYLOAD = 1514 / 1448
 """Bytes on the wire per byte of payload in full Ethernet frames with TCP timestamps."""
 
 _UNSHAPED_MBIT = 1000.0
-_SEGMENT_BYTES = 1448
+_TCP_PAYLOAD_BYTES = 1448
 _LEAST_ROUND_TRIP_S = 1e-3
 _LEAST_TIMEOUT_S = 0.2
 MOST_LOSS = 0.5
-"""Above it TCP hardly moves, and nobody should wait for it longer."""
+"""Share of lost packets above which TCP makes hardly any progress; predictions do not go beyond."""
 
 _SESSION_S = 20.0
 _LEAST_APART = 10
-"""Times of a measurement of the path that lie between two at least, to bound their share."""
+"""Least time between two measurements of the path, in units of the time one takes."""
 
 _GLANCE_S = 1.0
 _TRIPS, _TRIP_APART_S = 130, 0.02
@@ -34,7 +34,7 @@ _REST_S, _LONGEST_S = 0.1, 2.5
 _RAMP_S, _RAMP_TRIPS = 4.0, 12
 _DATAGRAMS_S = 15.0
 _BRIEF_TRIPS, _BRIEF_TRANSFER_BYTES, _BRIEF_RAMP_S = 40, (8 << 10, 128 << 10), 2.0
-"""What the stages' measurement of their path consists of, roughly: see `probe.py`."""
+"""What a measurement of the path consists of, roughly: see `paretopipe_worker.session.probe`."""
 
 
 def expected_s(
@@ -45,9 +45,9 @@ def expected_s(
     tcp: TcpSettings,
     hosts: Sequence[Host],
 ) -> tuple[float, float]:
-    """Rough seconds of a batch from end to end, and of the busiest stage or hop.
+    """Rough seconds that a batch takes from end to end, and at the busiest stage or hop.
 
-    Work is taken to be spread evenly over the cuts.
+    The computation is assumed to be spread evenly over the cuts.
     """
     order = (LAST, *table.names, FIRST)
     share = order.index(name) / (len(order) - 1)
@@ -66,24 +66,25 @@ def expected_s(
 
 
 def goodput_bit_s(condition: Condition, path: Sequence[Condition], tcp: TcpSettings) -> float:
-    """What TCP gets through a way of this condition at most, the round trip being around `path`.
+    """Upper bound of TCP's goodput on a way of this condition; a round trip goes around `path`.
 
-    Loss bounds it by the equation of RFC 5348, section 3.1 (with a retransmission time-out of four
-    round trips, Linux' minimum being 200 ms), a socket's buffer by itself per round trip.
+    Loss bounds it by the equation of RFC 5348, section 3.1, with a retransmission time-out of four
+    round trips, at least Linux' minimum of 200 ms. The largest allowed socket buffer bounds it to
+    one such buffer per round trip.
     """
     round_trip_s = _LEAST_ROUND_TRIP_S + sum(each.delay_ms for each in path) / 1e3
-    bounds = [(condition.rate_mbit or _UNSHAPED_MBIT) * 1e6 / WIRE_OVERHEAD]
+    bounds = [(condition.rate_mbit or _UNSHAPED_MBIT) * 1e6 / WIRE_PER_PAYLOAD]
     if tcp.max_buffer_bytes is not None:
         bounds += [tcp.max_buffer_bytes * 8 / round_trip_s]
     if loss := min(condition.mean_loss, MOST_LOSS):
         timeout_s = max(_LEAST_TIMEOUT_S, 4 * round_trip_s)
         waiting_s = timeout_s * 3 * math.sqrt(3 * loss / 8) * loss * (1 + 32 * loss**2)
-        bounds += [_SEGMENT_BYTES * 8 / (round_trip_s * math.sqrt(2 * loss / 3) + waiting_s)]
+        bounds += [_TCP_PAYLOAD_BYTES * 8 / (round_trip_s * math.sqrt(2 * loss / 3) + waiting_s)]
     return min(bounds)
 
 
 def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
-    """Seconds that one measurement of a session's path is thought to take, segment by segment."""
+    """Predicted seconds of one measurement of a session's path, over all certified segments."""
     brief = link.timetable is not None
     return sum(_probe_s(each.forward_path(ranks), tcp, brief) for each in link.probed.values())
 
@@ -91,12 +92,12 @@ def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
 def certified_after(
     experiment: Experiment, link: LinkSpec, ranks: int, points_s: Sequence[float]
 ) -> tuple[int, ...]:
-    """After how many of a session's points its path is measured: first none, at last all.
+    """Numbers of points after which a session measures its path: from 0 to all of them.
 
     Parameters
     ----------
     points_s
-        Seconds that each point is thought to take, in the order in which they are measured.
+        Predicted seconds of each point, in the order in which the points are measured.
     """
     certify = experiment.certify
     apart_s = max(60 * certify.every_min, _LEAST_APART * certificate_s(link, experiment.tcp, ranks))
@@ -112,13 +113,13 @@ def certified_after(
 def overhead_s(
     experiment: Experiment, link: LinkSpec, ranks: int, points_s: Sequence[float]
 ) -> float:
-    """Seconds that all of a session but its points is thought to take, see `certified_after`."""
+    """Predicted seconds of a session without its points; arguments as of `certified_after`."""
     places = certified_after(experiment, link, ranks, points_s)
     return _SESSION_S + len(places) * certificate_s(link, experiment.tcp, ranks)
 
 
 def _probe_s(path: Sequence[Condition], tcp: TcpSettings, brief: bool) -> float:
-    """Seconds that one probe of a path is thought to take."""
+    """Predicted seconds of one probe of a path."""
     if not any(condition.shaped for condition in path):
         return _GLANCE_S
     datagrams_s = _DATAGRAMS_S if any(condition.erratic for condition in path) else 0.0
@@ -138,17 +139,18 @@ def _probe_s(path: Sequence[Condition], tcp: TcpSettings, brief: bool) -> float:
     )
 
 
-def phases_s(experiment: Experiment, window: int, latency_s: float, busiest_s: float) -> float:
-    """Seconds the legs of one point are thought to take, warm-up and drain included.
+def legs_s(experiment: Experiment, window: int, latency_s: float, busiest_s: float) -> float:
+    """Predicted seconds of the legs of one point, warm-up and drain included.
 
-    No leg is thought to be disturbed, and every rate of an offered load to be below the knee.
+    The prediction assumes that no leg is disturbed and that every rate of an offered load is below
+    the knee.
 
     Parameters
     ----------
     window
         Batches in flight in the throughput leg.
     latency_s, busiest_s
-        Of a batch from end to end, and of the busiest stage or hop.
+        Seconds that a batch takes from end to end, and at the busiest stage or hop.
     """
     phases = experiment.phases
     period_s = max(busiest_s, latency_s / window)
@@ -160,17 +162,17 @@ def phases_s(experiment: Experiment, window: int, latency_s: float, busiest_s: f
         return warmup_s + min(phases.max_s, max(phases.min_s, counted * item_s))
 
     least = needed(window)
-    legs_s = leg_s(latency_s, warmup_items, 0) + leg_s(period_s, warmup_items + window, least)
-    legs_s += latency_s
+    seconds = leg_s(latency_s, warmup_items, 0) + leg_s(period_s, warmup_items + window, least)
+    seconds += latency_s
     if load := phases.load:
         for share in load.shares:
             item_s = period_s / share
             counted = max(load.min_items, least)
             counted_s = min(phases.max_s, max(load.min_s, counted * item_s))
-            legs_s += window * item_s + counted_s + latency_s
-    return legs_s
+            seconds += window * item_s + counted_s + latency_s
+    return seconds
 
 
 def duration(seconds: float) -> str:
-    """A rough time as people say it."""
+    """A rough time in words for people."""
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"

@@ -1,29 +1,25 @@
-"""What a run still lacks: which points of which sessions have no complete set of records."""
+"""What a run still lacks: the points of its sessions that have no complete set of records."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker import records
 from paretopipe_worker.plan import attempts, code
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan.attempts import Outcome
-from paretopipe_worker.plan.belonging import CONTROLLER as NO_RANK
+from paretopipe_worker.plan.attempts import Attempt, Outcome
 from paretopipe_worker.plan.belonging import Belonging
+from paretopipe_worker.plan.experiment import Experiment
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.plan.predict import duration, overhead_s
-from paretopipe_worker.plan.spec import Experiment
-from paretopipe_worker.records import End, Header, Writer
-
-CONTROLLER = "controller"
-"""Folder of the records by which the controller says that a session failed."""
+from paretopipe_worker.records.files import Writer, file_name
+from paretopipe_worker.records.lines import CONTROLLER, CONTROLLER_RANK, SCHEMA, End, Header
 
 _HERE = "this checkout"
 
@@ -31,9 +27,14 @@ _HERE = "this checkout"
 def planned(
     experiment: Experiment, hosts: Sequence[Host], results: Path, cache: Path
 ) -> Plan | None:
-    """The plan that was made before for a run, if it is of the same and its weights are there.
+    """The plan made earlier for this run, if it asks for the same and its weights are stored.
 
-    Then no model need be built again to go on; but one with a checkpoint is, to look at that.
+    With it no model need be built again to go on. Where a model has a checkpoint there is no such
+    plan: the checkpoint must be read again.
+
+    Returns
+    -------
+    None where the plan must be made anew.
 
     Raises
     ------
@@ -43,21 +44,21 @@ def planned(
     path = results / "plan.json"
     if not path.exists():
         return None
-    plan = plans.load(path)
+    plan = plans.read(path)
     files = [plans.weights_file(cache, table.weights_sha256) for table in plan.tables]
     same = (plan.experiment, plan.hosts) == (experiment, tuple(hosts))
-    # What lies under a checkpoint's name now only reading it tells.
-    read = any(model.weights for model in experiment.models)
-    return plan if same and not read and all(file.exists() for file in files) else None
+    # A checkpoint's file may have changed since: only reading it shows.
+    checkpoints = any(model.weights for model in experiment.models)
+    return plan if same and not checkpoints and all(file.exists() for file in files) else None
 
 
 def hold(plan: Plan, results: Path) -> None:
-    """Refuse to go on with a run whose records are of another plan, or by other code.
+    """Refuse to go on with a run whose records are of another plan or of other code.
 
     Raises
     ------
     ForeignRecords
-        Naming the file, and what to do.
+        Naming the file and what to do.
     """
     belonging = Belonging(plan)
     for path in attempts.files(results):
@@ -75,11 +76,11 @@ def todo(
 ) -> dict[str, Any]:
     """List the sessions that are not finished, in the plan's order, as the playbook needs them.
 
-    A point of a session is left to measure until one attempt at it counts. One that failed by
-    itself is not, unless `retry_failed`: it would most likely fail again (see
-    :class:`paretopipe_worker.plan.attempts.Outcome`). What was in hand when a session broke comes
-    last.
-    `failures` has a line for each point that failed by itself and has no attempt that counts.
+    A point of a session is left to measure until one attempt at it counts. A point that failed by
+    itself is not left, unless `retry_failed` is set: it would most likely fail again (see
+    :class:`paretopipe_worker.plan.attempts.Outcome`). Points that were being measured when a
+    session broke come last. `failures` has a line for each point that failed by itself and has no
+    attempt that counts.
 
     Parameters
     ----------
@@ -92,38 +93,26 @@ def todo(
     Raises
     ------
     ForeignRecords
-        When records of something else lie there, or what is left would be measured with other code
-        or another torch.
+        When the folder holds records of another run or plan, or what is left would be measured with
+        other code or another torch.
     RecordError
         When records are of another schema.
     """
-    tasks, failed, again = [], 0, 0
-    failures: list[str] = []
+    tasks, failures = [], []
+    failed = again = 0
     read = attempts.read(plan, results)
     read.belonging.hold_code(code.digest(), _HERE)
     read.belonging.hold_torch(torch or {}, "now")
     for session in plan.sessions:
         tried = read.of(session.id)
-        left = []
-        for point in map(plan.point, session.points):
-            outcomes = [outcome for _, outcome in attempts.outcomes(tried, point)]
-            found = {outcome.status for outcome in outcomes}
-            if "failed" in found and "ok" not in found:
-                failures.append(_failure(session, point, outcomes))
-            if "ok" in found:
-                if point.id in (uncertified or {}).get(session.id, ()):
-                    left.append(point)
-                    again += 1
-            elif "failed" in found and not retry_failed:
-                failed += 1
-            else:
-                left.append(point)
-        if left:
-            # What was in hand when a session broke may break the next: all else comes before it.
-            broke = Counter(attempt.in_hand for attempt in tried)
-            left.sort(key=lambda point: broke[point.id])
+        doubted = (uncertified or {}).get(session.id, ())
+        found = _remaining(plan, session, tried, doubted, retry_failed)
+        failures += found.failures
+        failed += found.failed
+        again += found.again
+        if found.left:
             number = max((attempt.number for attempt in tried), default=0) + 1
-            tasks.append(_task(plan, session, number, left))
+            tasks.append(_task(plan, session, number, found.left))
     seconds = sum(task["predicted_s"] for task in tasks)
     text = _text(len(plan.sessions), tasks, failed, again, seconds)
     return {
@@ -136,8 +125,59 @@ def todo(
     }
 
 
+@dataclass
+class _Remaining:
+    """The points of one session by what is to become of them.
+
+    Parameters
+    ----------
+    left
+        Points to measure, in order.
+    again
+        Number of these that count already.
+    failed
+        Number of points that failed by themselves and are not left.
+    failures
+        A line for each point that failed by itself and has no attempt that counts.
+    """
+
+    left: list[Point] = field(default_factory=list)
+    again: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def _remaining(
+    plan: Plan,
+    session: Session,
+    tried: Sequence[Attempt],
+    uncertified: Collection[str],
+    retry_failed: bool,
+) -> _Remaining:
+    """Decide for each point of a session whether it is left to measure."""
+    found = _Remaining()
+    for point in map(plan.point, session.points):
+        outcomes = [outcome for _, outcome in attempts.outcomes(tried, point)]
+        statuses = {outcome.status for outcome in outcomes}
+        if "ok" in statuses:
+            if point.id in uncertified:
+                found.left.append(point)
+                found.again += 1
+            continue
+        if "failed" in statuses:
+            found.failures.append(_failure(session, point, outcomes))
+            if not retry_failed:
+                found.failed += 1
+                continue
+        found.left.append(point)
+    # A point at which a session broke may break the next one: all others come before it.
+    broke = Counter(attempt.in_hand for attempt in tried)
+    found.left.sort(key=lambda point: broke[point.id])
+    return found
+
+
 def _failure(session: Session, point: Point, outcomes: Sequence[Outcome]) -> str:
-    """Which point failed by itself, and why, as said last."""
+    """A line about a point that failed by itself, with the reason of its last failure."""
     *_, reason = [outcome.reason for outcome in outcomes if outcome.status == "failed"]
     return f"{session.id}, point {point.id} (split {split_label(point.split)}): {reason}"
 
@@ -145,7 +185,7 @@ def _failure(session: Session, point: Point, outcomes: Sequence[Outcome]) -> str
 def _text(
     sessions: int, tasks: list[dict[str, Any]], failed: int, again: int, seconds: float
 ) -> str:
-    """What is left, for people."""
+    """A few lines for people about what is left."""
     text = f"{len(tasks)} of {sessions} sessions to go"
     if tasks:
         points = sum(len(task["points"]) for task in tasks)
@@ -161,8 +201,8 @@ def _text(
 
 
 def record_failure(plan: Plan, session: Session, attempt: int, results: Path, reason: str) -> Path:
-    """Write down that the controller saw a session fail; return the file."""
-    path = results / "records" / CONTROLLER / records.file_name(session.id, attempt)
+    """Record that the controller saw a session fail; return the path of the file."""
+    path = results / "records" / CONTROLLER / file_name(session.id, attempt)
     with Writer(path) as writer:
         writer.write(
             Header(
@@ -171,7 +211,7 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
                 attempt=attempt,
                 replicate=session.replicate,
                 host=CONTROLLER,
-                rank=NO_RANK,
+                rank=CONTROLLER_RANK,
                 backend=session.backend,
                 link=session.link,
                 model=session.model,
@@ -186,6 +226,7 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
                 started_unix_ns=time.time_ns(),
                 facts={},
                 versions={},
+                schema=SCHEMA,
             )
         )
         now = time.perf_counter_ns()
@@ -193,11 +234,6 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
             End(status="failed", reason=reason, process_start_ns=now, end_ns=now, shares_ns={})
         )
     return path
-
-
-def _tables(plan: Plan, session: Session) -> list[Any]:
-    """The cut tables of a session's model."""
-    return [table for table in plan.tables if table.model == session.model]
 
 
 def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> dict[str, Any]:
@@ -211,7 +247,9 @@ def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> 
         "replicate": session.replicate,
         "backend": session.backend,
         "model": session.model,
-        "weights": sorted({f"{t.weights_sha256}.safetensors" for t in _tables(plan, session)}),
+        "weights": sorted(
+            {plans.weights_name(t.weights_sha256) for t in plan.tables_of(session.model)}
+        ),
         "link": _link(plan, session),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": session.deadline_s,
@@ -225,7 +263,7 @@ def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> 
 
 
 def _link(plan: Plan, session: Session) -> dict[str, Any]:
-    """A session's link profile as each of its hosts applies it: what it does to which peer."""
+    """A session's link profile as each of its hosts applies it: conditions for each peer."""
     link, placement = plan.link(session.link), session.placement
     ways: dict[str, list[dict[str, Any]]] = {host: [] for host in placement}
     for (rank, peer), conditions in link.traced_ways(len(placement)).items():

@@ -1,4 +1,4 @@
-"""When a leg has warmed up: its items are steady, or warming up has taken long enough."""
+"""When a leg has warmed up: its items are steady, or a bound on the warm-up is reached."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from paretopipe_worker.plan.spec import PhaseSpec
+from paretopipe_worker.plan.experiment import PhaseSpec
 
 FEWEST, MOST = 6, 10
-"""Items that must agree: the most where they are quick, the fewest where they are slow."""
+"""Bounds of the number of items that must agree: many where items are quick, few where slow."""
 
 BAND = 0.03
-"""Largest difference between the quartiles of both halves, as a share of the median."""
+"""Largest difference between equal quartiles of the two halves, as a share of the median."""
 
 SPREAD = 0.10
-"""Largest distance between the quartiles of all, as a share of the median."""
+"""Largest interquartile range of all items, as a share of the median."""
 
 _ENOUGH_NS = 100_000_000
 
@@ -25,14 +25,15 @@ EndedBy = Literal["steady", "never steady"]
 
 
 def steady(times_ns: Sequence[int]) -> bool:
-    """Whether the last items of a leg took about the same time each, and no more in one half.
+    """Whether the last items of a leg took about the same time each, without a drift.
 
-    The last k items are taken in two halves, whose quartiles must agree: the median tells of a
-    drift, and with the others of a spread that still changes, as pyperf calibrates its warm-up
-    (psf/pyperf, ``_worker.py``). What scatters widely about one place agrees by chance sooner or
-    later, so that the quartiles of all must be close as well. A single item that was interrupted
-    moves no quartile of ten. k is 10, or as many items as 100 ms hold, but at least 6: at seconds
-    an item a warm-up takes a few items.
+    The last k items are divided into two halves whose quartiles must agree, as in pyperf's
+    calibration of a warm-up (psf/pyperf, ``_worker.py``): medians that differ show a drift, and
+    lower or upper quartiles that differ show a spread that still changes. The halves of widely
+    scattered items agree by chance sooner or later, so that the quartiles of all k items must be
+    close to one another as well. A single interrupted item among ten changes no quartile. k is 10,
+    or the number of items that 100 ms hold where that is less, but at least 6: where an item takes
+    seconds, a warm-up takes only a few.
 
     Parameters
     ----------
@@ -63,15 +64,16 @@ def _quartiles(times_ns: Sequence[int]) -> list[float]:
 
 
 class Warmup:
-    """The warm-up of one leg, from when this is made.
+    """The warm-up of one leg; it begins when this object is made.
 
     Parameters
     ----------
     spec
-        Bounds its items and time.
+        Bounds on its number of items and its time.
     filling
-        Items before those that are judged: while the window fills, latency grows. Afterwards it is
-        as steady as throughput is, since with W in flight the one is W over the other (Little).
+        Number of items before those that are judged, since latency grows while the window fills.
+        Afterwards latency is as steady as throughput: with W items in flight it is W divided by the
+        throughput (Little's law).
 
     Attributes
     ----------

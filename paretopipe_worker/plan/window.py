@@ -1,4 +1,4 @@
-"""How many batches in flight fill a pipeline, and what throughput it has with them."""
+"""How many batches in flight fill a pipeline, and its throughput with a number of them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from typing import Literal
 
 LEAST, MOST = 3, 64
-"""Bounds of a window that is chosen; the least is what a pipeline on an open link needs."""
+"""Bounds of a window chosen for ``auto``; a pipeline on an open link needs the lower one."""
 
 Window = int | Literal["auto"]
 
 FEWEST_WINDOWS = 2
-"""Whole windows of completions that a throughput is taken of, at least."""
+"""Least number of whole windows of completions from which a throughput is computed."""
 
 
 def filling(latency_s: float, busiest_s: float) -> int:
-    """Batches in flight with which the busiest part of a pipeline never waits.
+    """Number of batches in flight with which the busiest part of a pipeline never waits.
 
-    With W in flight throughput is at most min(1 / busiest, W / latency); one more than makes the
-    two equal takes up the jitter.
+    With W batches in flight throughput is at most min(1 / busiest, W / latency). The result is one
+    more than the W at which both are equal, to absorb jitter.
 
     Parameters
     ----------
@@ -34,33 +34,33 @@ def filling(latency_s: float, busiest_s: float) -> int:
 
 
 def whole(completions: int, window: int) -> int:
-    """Periods between completions that make up whole windows, counted from the first completion.
+    """Number of periods between completions that make up whole windows, from the first completion.
 
-    Where the path is longer than the window fills, results come home in bursts of a window each.
-    From the first to the last completion is then a number of bursts and a piece of one, and a rate
-    over it is off by that piece; over whole windows it is not, wherever the first one begins.
+    Where the window does not fill the path, results come home in bursts of a window each. The time
+    from the first to the last completion then spans whole bursts and a part of one, and a rate over
+    it is wrong by that part. A rate over whole windows is right wherever in a burst it begins.
     """
     return (completions - 1) // window * window
 
 
 def needed(window: int) -> int:
-    """Completions of which a throughput can be taken, at least."""
+    """Least number of completions from which a throughput can be computed."""
     return FEWEST_WINDOWS * window + 1
 
 
 def rate_per_s(done_ns: Sequence[int], window: int) -> float | None:
-    """Throughput in items per second: the completions of whole windows over the time they took.
+    """Throughput in items per second: completions of whole windows over the time they took.
 
     Parameters
     ----------
     done_ns
-        When each item was back, in order.
+        Times at which items were back, in order.
     window
-        Items in flight at most.
+        Largest number of items in flight.
 
     Returns
     -------
-    None for fewer completions than are `needed`.
+    None where there are fewer completions than `needed`.
     """
     periods = whole(len(done_ns), window)
     span_ns = done_ns[periods] - done_ns[0] if len(done_ns) >= needed(window) else 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from typing import Any, Literal, TypeAlias
 
-from paretopipe_worker.records import Clock, Exchange, Reading
+from paretopipe_worker.records.clocks import Clock, Exchange, Reading
 from paretopipe_worker.session.control import Channel, ControlError
 
 When: TypeAlias = Literal["before", "between", "after"]

@@ -15,14 +15,16 @@ from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model.partition import TracedModel
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point, Session
-from paretopipe_worker.records import SHARES, Probe, Writer
+from paretopipe_worker.records.files import Writer
+from paretopipe_worker.records.lines import SHARES
+from paretopipe_worker.records.probes import Probe
 from paretopipe_worker.transport.api import Counters, Transport
 
 _LATE = 0.99
 
 
 class Shares:
-    """Where a process's time goes, by the kinds of :data:`paretopipe_worker.records.SHARES`."""
+    """Where a process's time goes, by the kinds of `SHARES`."""
 
     def __init__(self) -> None:
         self.ns = dict.fromkeys(SHARES, 0)
@@ -45,7 +47,7 @@ class Sent:
     relay: RelayCounters | None
 
     def since(self, before: Sent) -> dict[str, Any]:
-        """What was sent in between, as the fields of a :class:`PhaseEnd`."""
+        """What was sent in between, as the fields of a :class:`LegEnd`."""
         again, earlier = self.wire.retransmitted_bytes, before.wire.retransmitted_bytes
         relay = self.relay - before.relay if self.relay and before.relay else None
         return {

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.records import Datagrams
+from paretopipe_worker.records.probes import Datagrams
 from paretopipe_worker.session.control import Channel, ControlError
 
 COUNT = 600

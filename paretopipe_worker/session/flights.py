@@ -11,7 +11,7 @@ import torch
 from paretopipe_worker.host.health import Watch
 from paretopipe_worker.model.partition import Stage
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.records import Item, Phase
+from paretopipe_worker.records.lines import Item, Phase
 from paretopipe_worker.session.check import Check
 from paretopipe_worker.session.compute import Computed, compute
 from paretopipe_worker.session.context import Context

@@ -12,7 +12,7 @@ import torch
 from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.model.partition import Stage, split
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.records import LEGS, Item, Phase, PhaseEnd
+from paretopipe_worker.records.lines import COUNTED_PHASES, Item, LegEnd, Phase
 from paretopipe_worker.session import clocks, hold
 from paretopipe_worker.session.compute import compute, failure
 from paretopipe_worker.session.context import Context, Sent
@@ -98,7 +98,7 @@ class Follower:
     def _open(self, command: Message) -> _Leg:
         """Be ready for a leg of the point."""
         phase, point, context = command.get("phase"), self._point, self.context
-        if phase not in LEGS or point is None:
+        if phase not in COUNTED_PHASES or point is None:
             raise ControlError(f"{self.channel.peer}: no leg to run: {command}")
         number, window = (self._bounded(command, key, least) for key, least in _BOUNDS)
         context.replay()
@@ -168,7 +168,7 @@ class Follower:
         health = leg.watch.end()
         disturbed = disturbances(health, torch.get_num_threads())
         self.context.writer.write(
-            PhaseEnd(
+            LegEnd(
                 point=leg.point.id,
                 phase=leg.phase,
                 items=len(leg.busy_ns),

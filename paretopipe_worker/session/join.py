@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker import records
-from paretopipe_worker.cuts import CutTable
 from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model import loading
@@ -21,7 +19,8 @@ from paretopipe_worker.model.loading import Loaded
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Session
-from paretopipe_worker.records import Ready, Writer
+from paretopipe_worker.records.files import Writer
+from paretopipe_worker.records.lines import SCHEMA, Ready
 from paretopipe_worker.session import control
 from paretopipe_worker.session.context import Context, Shares
 from paretopipe_worker.session.control import Channel
@@ -132,17 +131,12 @@ def agreed(plan: Plan, session: Session, weights_sha256: str) -> Agreement:
         (point.id, point.split, [list(map(asdict, hop)) for hop in point.hops]) for point in points
     ]
     return Agreement(
-        schema=str(records.SCHEMA),
+        schema=str(SCHEMA),
         plan=plans.digest(plan),
         cuts=hashlib.sha256(json.dumps(cuts).encode()).hexdigest(),
         torch=torch.__version__.partition("+")[0],
         weights=weights_sha256,
     )
-
-
-def _tables(plan: Plan, session: Session) -> list[CutTable]:
-    """The cut tables of a session's model."""
-    return [table for table in plan.tables if table.model == session.model]
 
 
 def load(plan: Plan, session: Session, weights: Path) -> Loaded:
@@ -156,7 +150,7 @@ def load(plan: Plan, session: Session, weights: Path) -> Loaded:
     ModelError, WeightsError, PartitionError
         As :func:`paretopipe_worker.model.loading.load`.
     """
-    tables, seed = _tables(plan, session), plan.experiment.seed
+    tables, seed = plan.tables_of(session.model), plan.experiment.seed
     planned = tables[0].weights_sha256
     file = _file(weights, planned)
     loaded = loading.load(session.model, file, [table.input for table in tables], seed=seed)
@@ -204,7 +198,7 @@ def _channels(hosts: list[Host], own: Identity, hello: dict[str, Any]) -> list[C
 
 def _file(directory: Path, sha256: str) -> Path:
     """The file of the weights that the plan names."""
-    path = directory / f"{sha256}.safetensors"
+    path = directory / plans.weights_name(sha256)
     if not path.is_file():
         raise StageError(f"{path}: the plan's weights are not on this host; run the sweep again")
     return path

@@ -10,9 +10,9 @@ from typing import Literal
 
 from paretopipe_worker.host.timers import wait_until
 from paretopipe_worker.plan import warmup, window
-from paretopipe_worker.plan.spec import PhaseSpec
+from paretopipe_worker.plan.experiment import PhaseSpec
 from paretopipe_worker.plan.warmup import Warmup
-from paretopipe_worker.records import Item
+from paretopipe_worker.records.lines import Item
 from paretopipe_worker.session.control import ControlError, Message
 from paretopipe_worker.session.flights import Flight, Flights
 

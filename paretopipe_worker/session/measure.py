@@ -15,9 +15,9 @@ from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.model.partition import PartitionError, Stage, check_split, split, whole
 from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.plan import arrivals, window
+from paretopipe_worker.plan.experiment import MIN_ITEMS, LoadSpec
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.plan.spec import MIN_ITEMS, LoadSpec
-from paretopipe_worker.records import PhaseEnd
+from paretopipe_worker.records.lines import LegEnd
 from paretopipe_worker.session import compute
 from paretopipe_worker.session.check import Check, PointFailed
 from paretopipe_worker.session.context import Context
@@ -224,7 +224,7 @@ class PointRun:
         context.shares.ns["warmup"] += result.start_ns - begin_ns
         context.shares.ns[result.phase] += time.perf_counter_ns() - result.start_ns
         context.writer.write(
-            PhaseEnd(
+            LegEnd(
                 point=self.point.id,
                 phase=result.phase,
                 items=len(result.latencies_ns),

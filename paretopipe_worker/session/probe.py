@@ -15,7 +15,7 @@ import torch
 
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.records import Probe, Transfer
+from paretopipe_worker.records.probes import Probe, Transfer
 from paretopipe_worker.session import datagrams
 from paretopipe_worker.session.control import Channel, ControlError
 from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag, Transport

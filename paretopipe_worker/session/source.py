@@ -11,7 +11,7 @@ from pathlib import Path
 
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.predict import certificate_s, certified_after
-from paretopipe_worker.records import PointBegin, PointEnd
+from paretopipe_worker.records.lines import PointBegin, PointEnd
 from paretopipe_worker.session import clocks, hold
 from paretopipe_worker.session.check import PointFailed
 from paretopipe_worker.session.context import Context

@@ -23,7 +23,8 @@ from paretopipe_worker.model.weights import WeightsError
 from paretopipe_worker.model.zoo import ModelError
 from paretopipe_worker.plan import code
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.records import End, Header, Writer
+from paretopipe_worker.records.files import Writer
+from paretopipe_worker.records.lines import SCHEMA, End, Header
 from paretopipe_worker.session.context import Shares
 from paretopipe_worker.session.control import ControlError
 from paretopipe_worker.session.follower import Follower
@@ -65,7 +66,7 @@ def run(options: Options) -> int:
     """
     shares = Shares()
     process_start_ns = facts.process_start_ns()
-    plan = plans.load(options.plan)
+    plan = plans.read(options.plan)
     session = plan.session(options.session).only(options.points)
     link = linkstate.read(options.link_state)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -181,6 +182,7 @@ def header(
         started_unix_ns=time.time_ns(),
         facts=facts.host(),
         versions=facts.versions(),
+        schema=SCHEMA,
     )
 
 

@@ -18,7 +18,7 @@ from analysis.measures.clocks import ahead, comparisons
 from analysis.run import Run, read
 from analysis.tables.points import points
 from paretopipe_worker.plan.plan import Plan
-from paretopipe_worker.records import Exchange
+from paretopipe_worker.records.clocks import Exchange
 from tests.helpers.fake_clocks import Clocks
 from tests.helpers.fake_plan import expected_ms, make, mobilenet_table, tiny_table
 from tests.helpers.fake_run import FakeRun

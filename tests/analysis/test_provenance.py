@@ -46,7 +46,7 @@ def fake(tmp_path: Path) -> FakeRun:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_an_experiment_can_be_read_back_from_what_the_manifest_says(path: Path) -> None:
-    asked = spec.load(path)
+    asked = spec.read(path)
     assert spec.parse(json.loads(json.dumps(provenance.written(asked)))) == asked
 
 

@@ -14,7 +14,7 @@ from analysis.figures.breakdown import heights
 from analysis.measures import hosts
 from analysis.measures.computing import computing
 from analysis.tables.stages import COLUMNS
-from paretopipe_worker.records import Health
+from paretopipe_worker.records.health import Health
 from tests.helpers.analysed import measure, point_at, stages_of
 from tests.helpers.fake_plan import expected_ms, make, tiny_table
 from tests.helpers.fake_run import HEALTHY, FakeRun

@@ -30,14 +30,14 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker import records
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.model import zoo
 from paretopipe_worker.model.partition import TracedModel, split
+from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.plan import Point, Session
-from paretopipe_worker.plan.spec import MIN_ITEMS
 from paretopipe_worker.plan.window import rate_per_s
-from paretopipe_worker.records import Item, Record
+from paretopipe_worker.records.files import file_name, read_records
+from paretopipe_worker.records.lines import Item, Record
 from paretopipe_worker.session.compute import compute
 from paretopipe_worker.transport.backends import BACKENDS
 from tests.benchmarks.report import Check, Rows, parser, show
@@ -252,8 +252,8 @@ def _apart(
 
 def _items(made: Lab, session: Session, host: str, point: Point, phase: str) -> list[Item]:
     """One host's items of a phase."""
-    path = made.results / "records" / host / records.file_name(session.id, 1)
-    lines: Iterator[Record] = records.read(path)
+    path = made.results / "records" / host / file_name(session.id, 1)
+    lines: Iterator[Record] = read_records(path)
     return [
         line
         for line in lines

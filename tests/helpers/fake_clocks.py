@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from paretopipe_worker import records
+from paretopipe_worker.records.clocks import Clock, Exchange, Reading
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Clocks:
         gained = self._gained_ns(source_ns) * (1 if self.slewed == "other" else -1)
         return source_ns + self.ahead_ns + drifted + stepped + gained
 
-    def read(self, rank: int, source_ns: int) -> records.Reading:
+    def read(self, rank: int, source_ns: int) -> Reading:
         """What both clocks of `rank` show then."""
         shown = self.of(rank, source_ns)
         gained = (self.slewed == "other") == (rank > 0) and self._gained_ns(source_ns)
@@ -54,15 +54,13 @@ class Clocks:
         """What a clock was slewed by until then."""
         return min(self.slew_ns, max(0, round((source_ns - self.slew_at_ns) * self.slew_ppm / 1e6)))
 
-    def record(
-        self, when: Literal["before", "between", "after"], rank: int, at_ns: int
-    ) -> records.Clock:
+    def record(self, when: Literal["before", "between", "after"], rank: int, at_ns: int) -> Clock:
         """Exchanges from `at_ns` on, the answer made halfway, some of them slower."""
         exchanges = []
         for number in range(8):
             took_ns = self.exchange_ns + 10_000 * ((number + 3) % 8)
             # Only the fastest is even: the others came late on one way.
             times = (0, at_ns), (rank, at_ns + self.exchange_ns // 2), (0, at_ns + took_ns)
-            exchanges.append(records.Exchange(*(self.read(*time) for time in times)))
+            exchanges.append(Exchange(*(self.read(*time) for time in times)))
             at_ns += 200_000
-        return records.Clock(when, rank, tuple(exchanges))
+        return Clock(when, rank, tuple(exchanges))

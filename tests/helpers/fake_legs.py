@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from paretopipe_worker import records
+from paretopipe_worker.records.lines import Phase
 
 WARMUP = 2
 """Items of a leg's warm-up."""
@@ -28,7 +28,7 @@ class Step:
 class Leg:
     """One leg of a point by the source's clock; `spoilt` if it was disturbed and not the last."""
 
-    phase: records.Phase
+    phase: Phase
     number: int
     window: int
     offered_per_s: float | None

@@ -12,7 +12,7 @@ from paretopipe_worker.plan.plan import Plan, Point
 
 WEIGHTS, GRAPH = "ab" * 32, "12" * 32
 FORWARD_MS = 40.0
-ON_THE_WIRE = 1.045
+WIRE_PER_PAYLOAD = 1.045
 """Bytes on the wire per byte of payload."""
 
 HOSTS = (
@@ -102,7 +102,7 @@ def expected_ms(plan: Plan, point: Point) -> tuple[list[float], list[float]]:
     stage = [forward * share * factors[0], forward * (1 - share) * factors[1]]
     path = plan.link(point.link).forward_path(len(point.placement))
     wire = [
-        way.delay_ms + 0.05 + size * 8 * ON_THE_WIRE / ((way.rate_mbit or 9000) * 1e3)
+        way.delay_ms + 0.05 + size * 8 * WIRE_PER_PAYLOAD / ((way.rate_mbit or 9000) * 1e3)
         if size
         else 0.0
         for way, size in zip(path, point.hop_bytes, strict=True)

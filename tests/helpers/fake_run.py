@@ -13,17 +13,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis.measures import chance
-from paretopipe_worker import records
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import code, predict
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Plan, Point, Session
+from paretopipe_worker.records.files import Writer, file_name
+from paretopipe_worker.records.health import Health
+from paretopipe_worker.records.lines import (
+    SCHEMA,
+    End,
+    Header,
+    Item,
+    LegEnd,
+    Phase,
+    PointBegin,
+    PointEnd,
+    Ready,
+)
+from paretopipe_worker.records.probes import Datagrams, Probe, Transfer
 from paretopipe_worker.transport.backends import BACKENDS
 from tests.helpers.fake_clocks import Clocks
 from tests.helpers.fake_legs import WARMUP, Leg, Step, period_ms, shares_of
-from tests.helpers.fake_plan import ON_THE_WIRE, WEIGHTS, expected_ms
+from tests.helpers.fake_plan import WEIGHTS, WIRE_PER_PAYLOAD, expected_ms
 
-HEALTHY = records.Health(
+HEALTHY = Health(
     wall_over_cpu=1.01,
     others_cpu=0.02,
     cpu_mhz=(1500.0, 1500.0, 1500.0),
@@ -69,7 +82,7 @@ class FakeRun:
     clocks: Clocks = field(default_factory=Clocks)
     loads: tuple[float, ...] = ()
     again: dict[str, int] = field(default_factory=dict)
-    health: dict[int, records.Health] = field(default_factory=dict)
+    health: dict[int, Health] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.path.mkdir(parents=True)
@@ -105,10 +118,10 @@ class FakeRun:
         last = len(session.placement) - 1
         paths = []
         for rank, host in enumerate(session.placement):
-            with records.Writer(self.file(session, attempt, host)) as writer:
+            with Writer(self.file(session, attempt, host)) as writer:
                 paths.append(writer.path)
                 writer.write(self.header(session, attempt, host, rank, header or {}))
-                writer.write(records.Ready({"congestion": "cubic"}, {}, weights))
+                writer.write(Ready({"congestion": "cubic"}, {}, weights))
                 # Sessions of one machine begin one after the other.
                 begin = _START_NS + attempt * 10**12 + 10**13 * self.plan.sessions.index(session)
                 if rank == 0:
@@ -122,7 +135,7 @@ class FakeRun:
                     writer.write(self.clocks.record("after", last, now + 100_000_000))
                 if end != "none":
                     writer.write(
-                        records.End(
+                        End(
                             end,
                             reason,
                             process_start_ns=self.clocks.of(rank, begin - 3_000_000_000),
@@ -135,7 +148,7 @@ class FakeRun:
 
     def walked(
         self,
-        writer: records.Writer,
+        writer: Writer,
         session: Session,
         attempt: int,
         rank: int,
@@ -160,17 +173,17 @@ class FakeRun:
 
     def controller_failure(self, session: Session, attempt: int, reason: str) -> None:
         """What the controller writes where it saw a session fail."""
-        with records.Writer(self.file(session, attempt, "controller")) as writer:
+        with Writer(self.file(session, attempt, "controller")) as writer:
             writer.write(self.header(session, attempt, "controller", -1, {}))
-            writer.write(records.End("failed", reason, 0, 0, {}))
+            writer.write(End("failed", reason, 0, 0, {}))
 
     def file(self, session: Session, attempt: int, host: str) -> Path:
         """Path of one file."""
-        return self.path / "records" / host / records.file_name(session.id, attempt)
+        return self.path / "records" / host / file_name(session.id, attempt)
 
     def header(
         self, session: Session, attempt: int, host: str, rank: int, changes: dict[str, Any]
-    ) -> records.Header:
+    ) -> Header:
         """The header of one file."""
         controller = rank < 0
         shaped = not controller and self.plan.link(session.link).shaped
@@ -196,8 +209,9 @@ class FakeRun:
             "started_unix_ns": 1_790_000_000_000_000_000,
             "facts": {"cpu": "made up", "threads": 1, "allocator": dict(ALLOCATOR)},
             "versions": {"torch": "2.13.0", "python": "3.11.7"},
+            "schema": SCHEMA,
         }
-        return records.Header(**(values | changes))
+        return Header(**(values | changes))
 
     def certified_after(self, session: Session) -> tuple[int, ...]:
         """After how many points the path of a whole session is measured."""
@@ -205,19 +219,19 @@ class FakeRun:
         seconds = [self.plan.point(point).predicted_s for point in session.points]
         return predict.certified_after(self.plan.experiment, link, ranks, seconds)
 
-    def probe(self, session: Session, after_points: int) -> records.Probe:
+    def probe(self, session: Session, after_points: int) -> Probe:
         """The link as the profile says it is."""
         path = self.plan.link(session.link).forward_path(len(session.placement))
         trip_ms = sum(condition.delay_ms for condition in path) + 0.1
-        goodput = [(condition.rate_mbit or 9000) / ON_THE_WIRE for condition in path]
+        goodput = [(condition.rate_mbit or 9000) / WIRE_PER_PAYLOAD for condition in path]
         transfers = tuple(
-            records.Transfer(hop, size, (int((trip_ms + size * 8 / (rate * 1e3)) * 1e6),) * 3)
+            Transfer(hop, size, (int((trip_ms + size * 8 / (rate * 1e3)) * 1e6),) * 3)
             for size in (8 << 10, 512 << 10)
             for hop, rate in enumerate(goodput)
         )
         trips = tuple(int((trip_ms + 0.01 * n) * 1e6) for n in range(5))
         erratic = any(condition.erratic for condition in path)
-        return records.Probe(
+        return Probe(
             after_points,
             trips,
             tuple(goodput),
@@ -225,7 +239,7 @@ class FakeRun:
             self.datagrams(path) if erratic else None,
         )
 
-    def datagrams(self, path: Sequence[Condition], count: int = 600) -> records.Datagrams:
+    def datagrams(self, path: Sequence[Condition], count: int = 600) -> Datagrams:
         """Datagrams as many as should come, all as late as half of them should be."""
         interval_ns = 2_000_000
         kept = [count]
@@ -233,11 +247,11 @@ class FakeRun:
             kept.append(round(kept[-1] * (1 - condition.mean_loss)))
         median_ms = chance.simulate(path, count, interval_ns / 1e6).round_trip_ms.mean
         times = (int(median_ms * 1e6),) * kept[-1]
-        return records.Datagrams(interval_ns, tuple(kept[:-1]), tuple(kept[1:]), times)
+        return Datagrams(interval_ns, tuple(kept[:-1]), tuple(kept[1:]), times)
 
     def legs(self, point: Point, seed: str, scale: float, now: int) -> list[Leg]:
         """All legs of a point, as they went by the source's clock from `now` on."""
-        phases: list[tuple[records.Phase, float | None]] = [
+        phases: list[tuple[Phase, float | None]] = [
             *[("latency", None)] * (1 + self.again.get("latency", 0)),
             *[("throughput", None)] * (1 + self.again.get("throughput", 0)),
         ]
@@ -266,13 +280,13 @@ class FakeRun:
             yield [part * spread for part in stage]
 
     def point(
-        self, writer: records.Writer, point: Point, rank: int, legs: Sequence[Leg], disturbed: bool
+        self, writer: Writer, point: Point, rank: int, legs: Sequence[Leg], disturbed: bool
     ) -> None:
         """One rank's lines of one point."""
         if rank > 0 and not point.hops[rank - 1]:
             return
         if rank == 0:
-            writer.write(records.PointBegin(point.id))
+            writer.write(PointBegin(point.id))
         for leg in legs:
             for step in (*leg.warmup, *leg.items):
                 writer.write(self.item(point, rank, leg, step))
@@ -283,7 +297,7 @@ class FakeRun:
             begin, finish = (self.clocks.of(rank, at) for at in (leg.items[0].ready_ns, leg.end_ns))
             spoilt = leg.spoilt or (disturbed and leg.phase == "throughput")
             writer.write(
-                records.PhaseEnd(
+                LegEnd(
                     point=point.id,
                     phase=leg.phase,
                     items=self.items,
@@ -291,7 +305,7 @@ class FakeRun:
                     end_ns=finish,
                     ended_by="minimum" if rank == 0 else None,
                     payload_sent_bytes=payload,
-                    wire_sent_bytes=int(payload * ON_THE_WIRE) + framing,
+                    wire_sent_bytes=int(payload * WIRE_PER_PAYLOAD) + framing,
                     wire_counter="sockets",
                     retransmitted_bytes=0,
                     relay_late_p99_ns=300_000 if relayed else None,
@@ -307,9 +321,9 @@ class FakeRun:
                 )
             )
         if rank == 0:
-            writer.write(records.PointEnd(point.id, "ok", None, True, "exact", 0.0))
+            writer.write(PointEnd(point.id, "ok", None, True, "exact", 0.0))
 
-    def item(self, point: Point, rank: int, leg: Leg, step: Step) -> records.Item:
+    def item(self, point: Point, rank: int, leg: Leg, step: Step) -> Item:
         """One item, as one rank wrote it by its own clock."""
         factor = self.plan.host(point.placement[rank]).device_emulated
         crosses = bool(point.hops[0])
@@ -320,7 +334,7 @@ class FakeRun:
         before = (rank - 1) % len(point.placement)
         left = step.computed_ns[before]
         computed = self.clocks.of(rank, step.computed_ns[rank])
-        return records.Item(
+        return Item(
             point=point.id,
             phase=leg.phase if counted else "warmup",
             seq=step.seq,

@@ -18,12 +18,12 @@ from typing import Any, TypeAlias
 
 import torch
 
-from paretopipe_worker import records
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.link import state
 from paretopipe_worker.plan import fleet, spec
 from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.prepare import prepare
+from paretopipe_worker.records.files import Writer, file_name
 from paretopipe_worker.session.context import Shares
 from paretopipe_worker.session.join import joined
 from paretopipe_worker.session.source import Source
@@ -127,12 +127,12 @@ def led(
     inference mode.
     """
     source, other = session.placement
-    path = made.results / "records" / source / records.file_name(session.id, 1)
+    path = made.results / "records" / source / file_name(session.id, 1)
     with other_side():
         child = made.start(session, other)
     torch.set_num_threads(1)
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(records.Writer(path))
+        writer = stack.enter_context(Writer(path))
         link = state.read(made.link_states.get(source, made.link_state))
         writer.write(header(made.plan, session, 1, source, link))
         secret, weights = read_secret(made.secret), made.cache / "weights"

@@ -20,8 +20,8 @@ from typing import Any
 
 import pandas as pd
 
-from paretopipe_worker import records
-from paretopipe_worker.records import End, Header, Record
+from paretopipe_worker.records.files import read_records
+from paretopipe_worker.records.lines import End, Header, Record
 from tests import ROOT
 
 MARK = "PARETOPIPE_TEST"
@@ -115,7 +115,7 @@ class Results:
 
     def records(self) -> list[list[Record]]:
         """Every file of its records, read."""
-        return [list(records.read(path)) for path in sorted(self.folder.glob("records/*/*.jsonl"))]
+        return [list(read_records(path)) for path in sorted(self.folder.glob("records/*/*.jsonl"))]
 
     def ends(self, host: str) -> list[tuple[Header, End | None]]:
         """First and last line of each file of one host, in the order of their names."""

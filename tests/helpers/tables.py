@@ -1,15 +1,20 @@
-"""A small made-up cut table, for tests that need a plan and no model."""
+"""A small made-up cut table and plans of it, for tests that need a plan and no model."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from paretopipe_worker.cuts import Cut, CutTable, TensorSpec
+from paretopipe_worker.plan import planner, spec
 from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.plan import Plan
 
 HOSTS = (Host(name="edge", data_address="10.0.0.1"), Host(name="server", data_address="10.0.0.2"))
+LINKS = ["none", {"name": "slow", "rate_mbit": 5, "delay_ms": 20}]
 
 
 def table(model: str = "tiny", batch: int = 1, cuts: int = 3) -> CutTable:
-    """Some cuts that get smaller."""
+    """A cut table whose crossing tensors get smaller from cut to cut."""
     return CutTable(
         model=model,
         granularity="block",
@@ -25,3 +30,9 @@ def table(model: str = "tiny", batch: int = 1, cuts: int = 3) -> CutTable:
         graph_sha256="1" * 64,
         forward_ns=10_000_000,
     )
+
+
+def make(hosts: tuple[Host, ...] = HOSTS, **keys: Any) -> Plan:
+    """A plan of the made-up model, on two links by default; `keys` are those of a spec."""
+    experiment = spec.parse({"models": ["tiny"], "links": LINKS, **keys})
+    return planner.make("test", experiment, hosts, [table(batch=b) for b in experiment.batch])

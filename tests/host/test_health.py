@@ -13,7 +13,7 @@ import pytest
 
 from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.host.sensors import throttled
-from paretopipe_worker.records import Health
+from paretopipe_worker.records.health import Health
 from tests import ROOT
 from tests.helpers.fake_host import FakeHost
 

@@ -12,8 +12,7 @@ from paretopipe_worker.plan import plan, spec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.prepare import prepare
 from tests.helpers.sessions import lab
-from tests.helpers.tables import HOSTS
-from tests.plan.test_planner import make
+from tests.helpers.tables import HOSTS, make
 
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
@@ -21,7 +20,7 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     link = {"name": "x", "forward": {"delay_ms": 3, "loss_percent": 1}, "return": {"rate_mbit": 7}}
     made = make(links=["none", "wifi", link], tcp={"max_buffer_bytes": 1 << 20})
     path.write_text(plan.dump(made))
-    loaded = plan.load(path)
+    loaded = plan.read(path)
     assert loaded == made
     assert loaded.link("wifi").forward_path(2)[0].distribution == "pareto"
 
@@ -39,7 +38,7 @@ def test_a_damaged_plan_is_refused_by_name(tmp_path: Path, text: str, reason: st
     path = tmp_path / "plan.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(plan.PlanError, match=reason):
-        plan.load(path)
+        plan.read(path)
 
 
 def test_differences_name_what_changed() -> None:
@@ -62,7 +61,7 @@ def test_what_is_only_said_or_predicted_does_not_change_what_is_measured(tmp_pat
     assert plan.digest(made) == plan.digest(told)
     path = tmp_path / "plan.json"
     path.write_text(plan.dump(made))
-    assert plan.digest(plan.load(path)) == plan.digest(made)
+    assert plan.digest(plan.read(path)) == plan.digest(made)
 
 
 def test_what_is_measured_is_in_the_digest() -> None:
@@ -83,7 +82,7 @@ def test_a_run_is_planned_anew_where_only_words_and_predictions_change(tmp_path:
         return prepare("test", told, hosts, made.results, made.cache)
 
     again(description="said otherwise")
-    loaded = plan.load(made.results / "plan.json")
+    loaded = plan.read(made.results / "plan.json")
     assert (loaded.experiment.description, loaded.hosts[0].speed_hint) == ("said otherwise", 9)
     assert loaded.points != made.plan.points, "nothing was predicted anew"
     assert plan.digest(loaded) == plan.digest(made.plan)

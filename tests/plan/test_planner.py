@@ -11,15 +11,7 @@ from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan import planner, predict, resume, spec
 from paretopipe_worker.plan.fleet import Host
-from tests.helpers.tables import HOSTS, table
-
-LINKS = ["none", {"name": "slow", "rate_mbit": 5, "delay_ms": 20}]
-
-
-def make(hosts: tuple[Host, ...] = HOSTS, **keys: Any) -> plans.Plan:
-    """A plan of the made-up model."""
-    experiment = spec.parse({"models": ["tiny"], "links": LINKS, **keys})
-    return planner.make("test", experiment, hosts, [table(batch=b) for b in experiment.batch])
+from tests.helpers.tables import HOSTS, make, table
 
 
 def test_every_combination_is_a_point_of_every_replicate() -> None:
@@ -215,7 +207,7 @@ def test_a_link_that_follows_a_trace_is_planned_for_its_slowest_segment(tmp_path
     assert deadlines[0] == deadlines[1]
     path = tmp_path / "plan.json"
     path.write_text(plans.dump(made))
-    assert plans.load(path) == made
+    assert plans.read(path) == made
     ids = {point.id for point in made.points}
     (tmp_path / "drive.csv").write_text("time_s,rate_mbit\n0,50\n10,2\n20,1\n")
     assert ids.isdisjoint(point.id for point in drive().points)
@@ -225,7 +217,7 @@ def test_a_plan_tells_what_does_not_fit_into_a_trace(tmp_path: Path) -> None:
     (tmp_path / "drive.csv").write_text("time_s,delay_ms\n0,400\n0.5,600\n")
     links = [{"name": "drive", "trace": str(tmp_path / "drive.csv")}]
     told = planner.summary(make(links=links, splits={"cuts": ["layer2"]}, phases={"min_s": 0.9}))
-    assert "link drive: phases may end before its trace (1 s) has been replayed once" in told
+    assert "link drive: legs may end before its trace (1 s) has been replayed once" in told
     assert "items of 2 of its 3 points are predicted to take longer than its shortest seg" in told
     calm = planner.summary(make(links=links, splits={"cuts": ["layer2"]}, phases={"min_s": 1}))
     assert "replayed once" not in calm
@@ -305,7 +297,7 @@ def test_a_plan_says_which_segments_of_a_long_trace_are_certified(tmp_path: Path
     assert "link x: 20 of the 1000 conditions of its trace are certified" in planner.summary(made)
     path = tmp_path / "plan.json"
     path.write_text(plans.dump(made))
-    [link] = plans.load(path).experiment.links
-    assert plans.load(path) == made
+    [link] = plans.read(path).experiment.links
+    assert plans.read(path) == made
     assert len(link.certified) == 20 and {0, 999} <= set(link.certified)
     assert path.stat().st_size < 300 * 1000

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +11,16 @@ import pytest
 
 from analysis.measures.replicates import replicates
 from analysis.run import read
-from paretopipe_worker import records
 from paretopipe_worker.plan import attempts, planner, resume, spec
-from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import MEASURED
-from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session
-from paretopipe_worker.records import (
-    End,
-    Header,
-    Item,
-    Phase,
-    PhaseEnd,
-    PointBegin,
-    PointEnd,
-    RecordError,
-    Writer,
-)
+from paretopipe_worker.plan.plan import Plan, PlanError, Session
+from paretopipe_worker.records.files import RecordError, Writer, file_name, read_records
+from paretopipe_worker.records.lines import End
 from paretopipe_worker.shaping import tc
 from tests.helpers import fake_plan
+from tests.helpers.attempts import header, leg, write
 from tests.helpers.fake_run import FakeRun
 from tests.helpers.tables import HOSTS, table
-from tests.test_records import HEADER
 
 
 @pytest.fixture
@@ -43,75 +30,6 @@ def made() -> Plan:
         {"models": ["tiny"], "links": ["none", {"name": "slow", "rate_mbit": 5}]}
     )
     return planner.make("test", experiment, HOSTS, [table()])
-
-
-def write(
-    made: Plan,
-    results: Path,
-    session: Session,
-    attempt: int = 1,
-    *,
-    ok: Iterable[str] = (),
-    failed: Iterable[str] = (),
-    hosts: Iterable[str] | None = None,
-    phases: Iterable[Phase] = ("latency", "throughput"),
-    in_hand: str | None = None,
-    end: str | None = "ok",
-    interrupted: bool = False,
-    **changes: Any,
-) -> None:
-    """Each host's records of one attempt; without an `end` they are cut short.
-
-    On all hosts the points `ok` have the ends of `phases`, on the source `failed` ones too; the
-    point `in_hand` was only begun. `interrupted` ones were told to end.
-    """
-    for rank, host in enumerate(session.placement):
-        if hosts is not None and host not in hosts:
-            continue
-        path = results / "records" / host / records.file_name(session.id, attempt)
-        with Writer(path) as writer:
-            writer.write(header(made, session, attempt, rank, **changes))
-            for point in map(made.point, ok):
-                for phase in phases if rank in point.active_ranks else ():
-                    for line in leg(point, rank, phase):
-                        writer.write(line)
-            for point in (*ok, *failed) if rank == 0 else ():
-                status, reason = ("ok", None) if point in ok else ("failed", "too slow")
-                writer.write(PointEnd(point, status, reason, True, "exact", None))  # type: ignore[arg-type]
-            if in_hand and rank == 0:
-                writer.write(PointBegin(in_hand))
-            if end:
-                reason = None if end == "ok" else f"{host}: broke"
-                writer.write(End(end, reason, 0, 1, {}, interrupted=interrupted))  # type: ignore[arg-type]
-
-
-def header(made: Plan, session: Session, attempt: int, rank: int, **changes: Any) -> Header:
-    """The first line of one host's file."""
-    values = {
-        "session": session.id,
-        "attempt": attempt,
-        "points": session.points,
-        "rank": rank,
-        "host": session.placement[rank],
-        "plan_sha256": plans.digest(made),
-    }
-    return replace(HEADER, **(values | changes))
-
-
-def leg(
-    point: Point, rank: int, phase: Phase, *, number: int = 0, items: int = 20
-) -> list[Item | PhaseEnd]:
-    """A leg that went well, as one rank wrote it."""
-    none: dict[str, Any] = dict.fromkeys(
-        ("wire_sent_bytes", "wire_counter", "retransmitted_bytes", "relay_late_p99_ns")
-    )
-    rest: dict[str, Any] = {**none, "relay_forwarded": None, "relay_dropped": None}
-    sent = items * point.hop_bytes[rank]
-    done_ns = 5 if rank == 0 else None
-    return [
-        *(Item(point.id, phase, n, 1, 2, 3, 1, 1, 4, done_ns, leg=number) for n in range(items)),
-        PhaseEnd(point.id, phase, items, 0, 1, None, sent, leg=number, **rest),
-    ]
 
 
 def left(made: Plan, results: Path, **options: bool) -> dict[str, list[str]]:
@@ -168,7 +86,7 @@ def test_every_host_needs_the_last_leg_of_a_phase(tmp_path: Path, made: Plan) ->
     write(made, tmp_path, first, ok=first.points, end=None)
     point = made.point(crossing(made, first))
     for rank, (host, sessions_left) in enumerate((("edge", 2), ("server", 1))):
-        with (tmp_path / "records" / host / records.file_name(first.id, 1)).open("a") as file:
+        with (tmp_path / "records" / host / file_name(first.id, 1)).open("a") as file:
             for line in leg(point, rank, "latency", number=2):
                 file.write(json.dumps(vars(line)) + "\n")
         assert len(left(made, tmp_path)) == sessions_left
@@ -187,7 +105,7 @@ def test_a_phase_that_was_measured_without_the_end_of_its_point_does_not_count(
     tmp_path: Path, made: Plan
 ) -> None:
     first, _ = made.sessions
-    path = tmp_path / "records/edge" / records.file_name(first.id, 1)
+    path = tmp_path / "records/edge" / file_name(first.id, 1)
     with Writer(path) as writer:
         writer.write(header(made, first, 1, 0))
         for phase in MEASURED:
@@ -294,7 +212,7 @@ def test_a_run_goes_on_only_with_its_own_plan_code_and_torch(
     write(made, tmp_path, first, ok=first.points[:1], **change)
     with pytest.raises(RecordError, match=words) as refused:
         resume.todo(made, tmp_path, **options)
-    assert records.file_name(first.id, 1) in str(refused.value)
+    assert file_name(first.id, 1) in str(refused.value)
     assert "-e run=NAME" in str(refused.value)
     if not options:
         with pytest.raises(RecordError, match=words):
@@ -304,8 +222,8 @@ def test_a_run_goes_on_only_with_its_own_plan_code_and_torch(
 def test_a_failure_seen_by_the_controller_counts_as_an_attempt(tmp_path: Path, made: Plan) -> None:
     first, _ = made.sessions
     path = resume.record_failure(made, first, 1, tmp_path, "edge: unreachable")
-    assert path == tmp_path / "records" / "controller" / records.file_name(first.id, 1)
-    *_, end = records.read(path)
+    assert path == tmp_path / "records" / "controller" / file_name(first.id, 1)
+    *_, end = read_records(path)
     assert isinstance(end, End)
     assert (end.status, end.reason) == ("failed", "edge: unreachable")
     assert resume.todo(made, tmp_path)["sessions"][0]["attempt"] == 2

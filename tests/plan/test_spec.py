@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from paretopipe_worker.plan import spec
+from paretopipe_worker.plan.experiment import Experiment, LoadSpec, ModelSpec
 from tests import ROOT
 
 
-def parse(**keys: Any) -> spec.Experiment:
+def parse(**keys: Any) -> Experiment:
     """A spec with one model and these keys."""
     return spec.parse({"models": ["resnet18"], **keys})
 
@@ -23,14 +24,14 @@ def link(**keys: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yml")), ids=lambda p: p.name)
 def test_every_experiment_in_the_tree_is_valid(path: Path) -> None:
-    assert spec.load(path).models
+    assert spec.read(path).models
 
 
 def test_short_forms_mean_the_long_ones() -> None:
     short = parse(batch=8, links=["none"], backends="tcp")
     long = parse(batch=[8], links=[{"name": "none"}], backends=["tcp"])
     assert short == long
-    assert short.models == (spec.ModelSpec(name="resnet18"),)
+    assert short.models == (ModelSpec(name="resnet18"),)
 
 
 def test_one_condition_is_the_same_as_one_for_each_direction() -> None:
@@ -117,13 +118,17 @@ def test_faults_of_links_do_not_hide_others() -> None:
         ({"batch": "8"}, "batch[0]", "valid integer"),
         ({"batch": True}, "batch[0]", "valid integer"),
         ({"batch": [8, 8]}, "batch", "must not repeat"),
-        ({"window": 0}, "window[0]", "greater than or equal to 1"),
-        ({"window": 65}, "window[0]", "less than or equal to 64"),
+        ({"window": 0}, "window[0]", "a whole number from 1 to 64, or 'auto'; got 0"),
+        ({"window": 65}, "window[0]", "a whole number from 1 to 64, or 'auto'; got 65"),
+        ({"window": True}, "window[0]", "a whole number from 1 to 64"),
         ({"window": "full"}, "window[0]", "'auto'"),
         ({"window": ["auto", "auto"]}, "window", "must not repeat"),
         ({"dtype": "float8"}, "dtype[0]", "'float32'"),
         ({"splits": {"granularity": "layer"}}, "splits.granularity", "'block' or 'op'"),
         ({"splits": {"cuts": "some"}}, "splits.cuts", "'all'"),
+        ({"splits": {"cuts": ["x", 5]}}, "splits.cuts[1]", "valid string"),
+        ({"splits": {"cuts": {"name": "x"}}}, "splits.cuts", "'all' or a list of names of cuts"),
+        ({"splits": {"cuts": ["x", "x"]}}, "splits.cuts", "must not repeat"),
         ({"splits": {"cuts": []}}, "splits.cuts", "at least 1 item"),
         ({"phases": {"min_items": 5}}, "phases.min_items", "equal to 6"),
         ({"phases": {"min_s": 50, "max_s": 2}}, "phases", "max_s must be at least min_s"),
@@ -155,7 +160,7 @@ def test_a_bad_value_is_refused_with_key_path_and_what_is_allowed(
 
 def test_load_and_windows_may_be_written_short() -> None:
     assert parse().phases.load is None
-    assert parse(phases={"load": {}}).phases.load == spec.LoadSpec()
+    assert parse(phases={"load": {}}).phases.load == LoadSpec()
     assert parse(window="auto").window == ("auto",)
     assert parse(window=[3, "auto"]).window == (3, "auto")
 
@@ -165,10 +170,10 @@ def test_a_trace_is_read_from_the_specs_folder_and_refused_with_its_line(tmp_pat
     path.write_text("models: [resnet18]\nlinks: [none, {name: d, trace: traces/drive.csv}]\n")
     trace.parent.mkdir()
     trace.write_text("time_s,delay_ms\n0,5\n10,20\n")
-    assert spec.load(path).links[1].segments[1].forward_path(2)[0].delay_ms == 20
+    assert spec.read(path).links[1].segments[1].forward_path(2)[0].delay_ms == 20
     trace.write_text("time_s,delay_ms\n0,5\n10,20\n8,5\n")
     with pytest.raises(spec.SpecError) as refused:
-        spec.load(path)
+        spec.read(path)
     assert str(refused.value) == (
         f"{path}: links[1].trace: traces/drive.csv:4: time_s: at least 0.1 s after the one before "
         "(10), at most 86400; got 8"
@@ -189,7 +194,7 @@ def test_paths_of_weights_and_traces_follow_one_rule(
         (folder / "x.yml").write_text(text)
         # The same from wherever it is read.
         for path in (folder / "x.yml", Path("lab/x.yml")):
-            read = spec.load(path)
+            read = spec.read(path)
             assert read.models[0].weights == str(leads)
             assert read.links[0].timetable is not None
 
@@ -220,14 +225,14 @@ def test_a_file_that_is_no_spec_is_refused_by_name(tmp_path: Path, text: str, re
     path = tmp_path / "broken.yml"
     path.write_text(text)
     with pytest.raises(spec.SpecError) as refused:
-        spec.load(path)
+        spec.read(path)
     assert str(refused.value).startswith(f"{path}: ")
     assert reason in str(refused.value)
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(spec.SpecError, match=r"missing\.yml: cannot be read"):
-        spec.load(tmp_path / "missing.yml")
+        spec.read(tmp_path / "missing.yml")
 
 
 LONG = "x" * 10_000
@@ -265,5 +270,5 @@ def test_a_number_that_python_does_not_read_is_refused_by_file(tmp_path: Path) -
     path = tmp_path / "long.yml"
     path.write_text(f"models: [resnet18]\nseed: {'9' * 5000}\n")
     with pytest.raises(spec.SpecError) as refused:
-        spec.load(path)
+        spec.read(path)
     assert str(refused.value).startswith(f"{path}: is not valid YAML: ")

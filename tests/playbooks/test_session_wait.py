@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from paretopipe_worker.host.supervise import Job, launch, stop
-from paretopipe_worker.records import End, PointEnd, Writer
+from paretopipe_worker.records.files import Writer
+from paretopipe_worker.records.lines import End, PointEnd
+from tests.helpers.records import HEADER
 from tests.helpers.waiting import until
 from tests.playbooks.test_roles import ROOT, module
-from tests.test_records import HEADER
 
 WAIT = "import signal; signal.pause()"
 

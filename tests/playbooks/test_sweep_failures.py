@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from paretopipe_worker import records
-from paretopipe_worker.records import Header, Ready
+from paretopipe_worker.records.files import read_records
+from paretopipe_worker.records.lines import Header, Ready
 from tests.helpers.labs import HOSTS, Lab, nothing_left, shaped, throwaway, watched
 from tests.helpers.namespaces import reason_without_namespaces
 from tests.helpers.sweeps import Checkout, Done, Running
@@ -164,7 +164,7 @@ def failing(interrupted: Interrupted) -> Failing:
 def joined(copy: Checkout, attempt: str) -> bool:
     """Whether the source of an attempt has found the other stage."""
     path = copy.root / f".lab/edge/home/runs/trouble/records/{attempt}.jsonl"
-    return path.exists() and any(isinstance(line, Ready) for line in records.read(path))
+    return path.exists() and any(isinstance(line, Ready) for line in read_records(path))
 
 
 def stage_of(copy: Checkout, host: str) -> int:
@@ -210,7 +210,7 @@ def test_a_killed_stage_and_a_port_in_use_fail_their_sessions_and_no_other(
 def header(failing: Failing, attempt: str) -> Header:
     """First line of the source's records of one attempt."""
     path = failing.checkout.results("trouble").folder / f"records/edge/{attempt}.jsonl"
-    first = next(records.read(path))
+    first = next(read_records(path))
     assert isinstance(first, Header)
     return first
 

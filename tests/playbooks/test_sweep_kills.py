@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker import records
-from paretopipe_worker.records import Header, PhaseEnd, PointEnd
+from paretopipe_worker.records.files import read_records
+from paretopipe_worker.records.lines import Header, LegEnd, PointEnd
 from tests.helpers.labs import HOSTS, nothing_left, throwaway
 from tests.helpers.namespaces import reason_without_namespaces
 from tests.helpers.sweeps import Checkout, Running
@@ -144,14 +144,14 @@ def complete(copy: Checkout) -> Counter[tuple[str, str]]:
     attempts: dict[tuple[str, int], dict[int, set[tuple[str, str]]]] = {}
     for path in sorted(results.folder.glob("records/*/*.jsonl")):
         header: Header | None = None
-        for record in records.read(path):
+        for record in read_records(path):
             if isinstance(record, Header):
                 header = record
                 continue
             assert header is not None
             host = attempts.setdefault((header.session, header.attempt), {})
             ended = host.setdefault(header.rank, set())
-            if isinstance(record, PhaseEnd):
+            if isinstance(record, LegEnd):
                 ended.add((record.point, record.phase))
             if isinstance(record, PointEnd):
                 assert record.status == "ok", record

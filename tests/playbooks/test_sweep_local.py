@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
-from paretopipe_worker.records import SHARES, Header, PhaseEnd, Probe
+from paretopipe_worker.records.lines import SHARES, Header, LegEnd
+from paretopipe_worker.records.probes import Probe
 from paretopipe_worker.shaping.interfaces import probe_kernel
 from tests.helpers.labs import HOSTS, Lab, nothing_left, shaped, throwaway, watched
 from tests.helpers.namespaces import reason_without_namespaces
@@ -142,7 +143,7 @@ def test_each_host_runs_one_stage_process_per_session(measured: Measured) -> Non
         for file in measured.results.records():
             assert isinstance(file[0], Header)
             if file[0].host == host:
-                walked = {line.point for line in file if isinstance(line, PhaseEnd)}
+                walked = {line.point for line in file if isinstance(line, LegEnd)}
                 assert len(walked) == len(SPLITS) - (host != HOSTS[0]), "@first is the source's"
         launched = measured.checkout.root.glob(f".lab/{host}/home/runs/tiny/*.status.json")
         assert len(list(launched)) == 2
@@ -174,7 +175,7 @@ def test_the_manifest_says_what_the_hosts_are(measured: Measured) -> None:
 
 
 def test_every_leg_tells_the_host_s_health(measured: Measured) -> None:
-    legs = [line for file in measured.results.records() for line in file if type(line) is PhaseEnd]
+    legs = [line for file in measured.results.records() for line in file if type(line) is LegEnd]
     assert legs
     for leg in legs:
         assert leg.health is not None

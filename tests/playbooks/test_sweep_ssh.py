@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker import records
-from paretopipe_worker.records import End
+from paretopipe_worker.records.files import read_records
+from paretopipe_worker.records.lines import End
 from paretopipe_worker.shaping.interfaces import probe_kernel
 from tests.helpers.sshd import USER_ID, WORKER_HOME, Fleet, Host, Task, fleet, reason_without_sshd
 from tests.helpers.sweeps import Checkout, Done, Running, checkout
@@ -238,7 +238,7 @@ def test_a_host_that_drops_out_costs_its_session_and_clears_itself(lab: Lab) -> 
     far.start_sshd()
 
     running.wait(DEADLINE_S).refused("1 of 2 sessions failed", f"{far.name}: ")
-    [end] = [record for record in records.read(failure[0]) if isinstance(record, End)]
+    [end] = [record for record in read_records(failure[0]) if isinstance(record, End)]
     assert far.name in str(end.reason)
     status = lab.checkout.results("run").points.set_index(["link", "split"])["status"]
     assert set(status["none"]) == {"ok"}

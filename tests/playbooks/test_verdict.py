@@ -12,9 +12,9 @@ import pytest
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan import planner, spec
 from paretopipe_worker.plan.plan import Plan
+from tests.helpers.attempts import write
 from tests.helpers.sweeps import ROOT
 from tests.helpers.tables import HOSTS, table
-from tests.plan.test_resume import write
 
 VERDICT = """\
 - name: Judge a run

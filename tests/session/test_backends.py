@@ -17,7 +17,7 @@ from analysis.tables.points import points
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.plan import resume
-from paretopipe_worker.records import End, PointEnd
+from paretopipe_worker.records.lines import End, PointEnd
 from paretopipe_worker.transport.backends import BACKENDS
 from tests.helpers.rings import Peer
 from tests.helpers.sessions import ROOT, lab

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from analysis.measures import completions
-from paretopipe_worker import records
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import window
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.records import Item, PhaseEnd
+from paretopipe_worker.records.files import file_name, read_records
+from paretopipe_worker.records.lines import Item, LegEnd
 from paretopipe_worker.session.context import Context
 from tests.helpers.sessions import Lab, lab, led
 from tests.helpers.shaped_link import DATA_PORT, Relayed, reason_without_relay, shaped_link
@@ -43,7 +43,7 @@ class Leg:
     """A throughput leg as it was measured, and what the pipeline is known to do."""
 
     window: int
-    end: PhaseEnd
+    end: LegEnd
     items: list[Item]
     latency_s: float
     busy_s: float
@@ -112,14 +112,14 @@ def asked(context: Context, least: int, most_s: float) -> None:
 def legs_of(made: Lab) -> Iterator[Leg]:
     """The throughput legs in the order in which they were measured, with their latency legs."""
     [session] = made.plan.sessions
-    name = records.file_name(session.id, 1)
+    name = file_name(session.id, 1)
     files = (made.results / "records" / host / name for host in session.placement)
-    source, sink = (list(records.read(path)) for path in files)
-    ends = [line for line in source if isinstance(line, PhaseEnd)]
+    source, sink = (list(read_records(path)) for path in files)
+    ends = [line for line in source if isinstance(line, LegEnd)]
     for alone, loaded in zip(ends[::2], ends[1::2], strict=True):
         assert (alone.phase, loaded.phase) == ("latency", "throughput")
 
-        def within(end: PhaseEnd, lines: list[Any] = source) -> list[Item]:
+        def within(end: LegEnd, lines: list[Any] = source) -> list[Item]:
             items = (line for line in lines if isinstance(line, Item) and line.phase == end.phase)
             return [i for i in items if end.start_ns <= i.start_ns <= end.end_ns]
 

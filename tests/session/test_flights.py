@@ -13,7 +13,7 @@ from paretopipe_worker.cuts import Cut, TensorSpec
 from paretopipe_worker.host.health import Watch
 from paretopipe_worker.link import state
 from paretopipe_worker.model.zoo import example_input
-from paretopipe_worker.records import Writer
+from paretopipe_worker.records.files import Writer
 from paretopipe_worker.session.check import Check
 from paretopipe_worker.session.context import Context, Shares
 from paretopipe_worker.session.flights import Flights

@@ -14,11 +14,12 @@ import pytest
 import torch
 from scipy import stats
 
-from paretopipe_worker import records
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import window
 from paretopipe_worker.plan.plan import Session
-from paretopipe_worker.records import Item, PhaseEnd, PointEnd, Probe, Record
+from paretopipe_worker.records.files import file_name, read_records
+from paretopipe_worker.records.lines import Item, LegEnd, PointEnd, Record
+from paretopipe_worker.records.probes import Probe
 from paretopipe_worker.session.context import Context
 from tests.helpers import synthetic
 from tests.helpers.namespaces import reason_without_namespaces
@@ -53,13 +54,13 @@ class Measured:
             if isinstance(line, Item) and (line.point, line.phase) == (point, phase)
         ]
 
-    def ends(self, rank: int, cut: str, phase: str, window: object = None) -> list[PhaseEnd]:
+    def ends(self, rank: int, cut: str, phase: str, window: object = None) -> list[LegEnd]:
         """The legs of one point."""
         point = self.point(cut, window)
         return [
             line
             for line in self.lines[rank]
-            if isinstance(line, PhaseEnd) and (line.point, line.phase) == (point, phase)
+            if isinstance(line, LegEnd) and (line.point, line.phase) == (point, phase)
         ]
 
     def point(self, cut: str, window: object = None) -> str:
@@ -79,9 +80,9 @@ class Measured:
 
 def measured(made: Lab, session: Session) -> Measured:
     """Read a finished session, all of whose points went well."""
-    name = records.file_name(session.id, 1)
+    name = file_name(session.id, 1)
     files = (made.results / "records" / host / name for host in session.placement)
-    lines = tuple(list(records.read(file)) for file in files)
+    lines = tuple(list(read_records(file)) for file in files)
     failed = [line for line in lines[0] if isinstance(line, PointEnd) and line.status != "ok"]
     assert not failed
     return Measured(made, session, lines)
@@ -148,7 +149,7 @@ def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def quiet(found: Measured) -> bool:
     """Whether nothing but the session used the machine: stages that wait use hardly any of it."""
-    healths = [line.health for line in found.lines[0] if isinstance(line, PhaseEnd)]
+    healths = [line.health for line in found.lines[0] if isinstance(line, LegEnd)]
     return all(health and (health.others_cpu or 0) < QUIET_CORES for health in healths)
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker import records
 from paretopipe_worker.plan import arrivals
+from paretopipe_worker.plan.experiment import LoadSpec
 from paretopipe_worker.plan.plan import Session
-from paretopipe_worker.plan.spec import LoadSpec
 from paretopipe_worker.plan.window import rate_per_s
-from paretopipe_worker.records import End, Item, PhaseEnd, PointEnd, Record
+from paretopipe_worker.records.files import file_name, read_records
+from paretopipe_worker.records.lines import End, Item, LegEnd, PointEnd, Record
 from tests.helpers.sessions import Lab, lab
 
 pytestmark = pytest.mark.alone
@@ -39,19 +39,19 @@ def run(folder: Path, model: str, **phases: Any) -> tuple[Lab, Session, str]:
 def lines_of(made: Lab, session: Session, point: str, rank: int = 0) -> list[Record]:
     """One host's records of one point, which went well."""
     path = made.results / "records" / session.placement[rank]
-    lines = list(records.read(path / records.file_name(session.id, 1)))
+    lines = list(read_records(path / file_name(session.id, 1)))
     chosen = [line for line in lines if getattr(line, "point", None) == point]
     ended = [line.status for line in chosen if isinstance(line, PointEnd)]
     assert ended == (["ok"] if rank == 0 else [])
     return chosen
 
 
-def load_legs(lines: list[Record]) -> list[tuple[PhaseEnd, list[Item]]]:
+def load_legs(lines: list[Record]) -> list[tuple[LegEnd, list[Item]]]:
     """Legs of offered load with their counted items."""
     return [
         (end, [i for i in lines if isinstance(i, Item) and (i.leg, i.phase) == (end.leg, "load")])
         for end in lines
-        if isinstance(end, PhaseEnd) and end.phase == "load"
+        if isinstance(end, LegEnd) and end.phase == "load"
     ]
 
 
@@ -59,7 +59,7 @@ def test_load_is_offered_at_its_rate_until_the_knee(tmp_path: Path) -> None:
     load = {"shares": [0.2, 0.6, 1.6, 1.8], "min_items": 60, "min_s": 0}
     made, session, point = run(tmp_path, "tests.helpers.synthetic:two_of_5_ms", load=load)
     lines = lines_of(made, session, point)
-    [throughput] = [e for e in lines if isinstance(e, PhaseEnd) and e.phase == "throughput"]
+    [throughput] = [e for e in lines if isinstance(e, LegEnd) and e.phase == "throughput"]
     done = [i.done_ns or 0 for i in lines if isinstance(i, Item) and i.phase == "throughput"]
     rate = rate_per_s(done, 3)
     assert rate is not None
@@ -154,9 +154,7 @@ def test_a_leg_disturbed_by_another_process_is_marked_and_measured_again(tmp_pat
         busy = {"@first": (0,), "@last": (1,), "0": (0, 1)}[point.split[0]]
         for rank in busy:
             ends = [
-                line
-                for line in lines_of(made, session, point.id, rank)
-                if isinstance(line, PhaseEnd)
+                line for line in lines_of(made, session, point.id, rank) if isinstance(line, LegEnd)
             ]
             assert [(end.phase, end.leg) for end in ends] == [
                 *(("latency", leg) for leg in range(2)),
@@ -165,8 +163,8 @@ def test_a_leg_disturbed_by_another_process_is_marked_and_measured_again(tmp_pat
             for end in ends:
                 assert "something else had the core" in end.disturbed[0]
                 assert end.items >= 6
-    path = made.results / "records" / session.placement[0] / records.file_name(session.id, 1)
-    end = list(records.read(path))[-1]
+    path = made.results / "records" / session.placement[0] / file_name(session.id, 1)
+    end = list(read_records(path))[-1]
     assert isinstance(end, End)
     # A retry of two phases of three points.
     assert end.shares_ns["cool-down"] >= 6 * 0.1 * SECOND
@@ -174,5 +172,5 @@ def test_a_leg_disturbed_by_another_process_is_marked_and_measured_again(tmp_pat
 
 def test_no_leg_is_measured_again_where_that_is_not_asked_for(tmp_path: Path) -> None:
     made, session, point = run(tmp_path, "tests.helpers.synthetic:two_of_5_ms")
-    ends = [line for line in lines_of(made, session, point) if isinstance(line, PhaseEnd)]
+    ends = [line for line in lines_of(made, session, point) if isinstance(line, LegEnd)]
     assert [(end.phase, end.leg) for end in ends] == [("latency", 0), ("throughput", 1)]

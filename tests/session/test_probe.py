@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.records import Probe
+from paretopipe_worker.records.probes import Probe
 from paretopipe_worker.session import datagrams
 from paretopipe_worker.session.control import Channel, ControlError
 from paretopipe_worker.session.probe import (

@@ -18,24 +18,24 @@ import pytest
 
 from analysis.run import read
 from analysis.tables.points import points
-from paretopipe_worker import records
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.link.counters import CountersFile
 from paretopipe_worker.plan import resume
 from paretopipe_worker.plan.plan import Session
 from paretopipe_worker.plan.window import rate_per_s
-from paretopipe_worker.records import (
-    Clock,
+from paretopipe_worker.records.clocks import Clock
+from paretopipe_worker.records.files import file_name, read_records
+from paretopipe_worker.records.lines import (
     End,
     Header,
     Item,
-    PhaseEnd,
+    LegEnd,
     PointBegin,
     PointEnd,
-    Probe,
     Ready,
     Record,
 )
+from paretopipe_worker.records.probes import Probe
 from paretopipe_worker.session.probe import ROUND_TRIPS, TRANSFER_BYTES
 from tests.helpers import synthetic
 from tests.helpers.sessions import Lab, lab
@@ -54,8 +54,8 @@ def experiment(model: str = "paretopipe_worker.model.tiny:network", **keys: Any)
 
 def written(made: Lab, session: Session, host: str, attempt: int = 1) -> list[Record]:
     """All records of one host's stage."""
-    name = records.file_name(session.id, attempt)
-    return list(records.read(made.results / "records" / host / name))
+    name = file_name(session.id, attempt)
+    return list(read_records(made.results / "records" / host / name))
 
 
 def of(kind: type[Kind], lines: list[Record]) -> list[Kind]:
@@ -156,7 +156,7 @@ def test_the_other_rank_records_the_same_items(measured: tuple[Lab, Session]) ->
 def test_bytes_cross_where_they_should_and_nowhere_else(measured: tuple[Lab, Session]) -> None:
     made, session = measured
     for rank, host in enumerate(session.placement):
-        for end in of(PhaseEnd, written(made, session, host)):
+        for end in of(LegEnd, written(made, session, host)):
             payload = made.plan.point(end.point).hop_bytes[rank]
             assert end.wire_sent_bytes is not None
             if payload == 0:
@@ -218,7 +218,7 @@ def test_what_shapes_the_link_is_recorded_with_what_it_did(tmp_path: Path) -> No
     header = lines[0]
     assert isinstance(header, Header)
     assert (header.link_engine, header.link_emulated, header.tcp) == ("relay", True, tcp)
-    for end in of(PhaseEnd, lines):
+    for end in of(LegEnd, lines):
         # Nothing went through this relay while the stages ran.
         assert (end.relay_forwarded, end.relay_dropped, end.relay_late_p99_ns) == (0, 0, None)
 
@@ -319,7 +319,7 @@ def test_stretching_makes_a_stage_slower_by_its_factor(tmp_path: Path) -> None:
         longer = [(i.computed_ns - i.start_ns - i.compute_ns) / i.cpu_ns for i in items]
         assert statistics.median(longer) == pytest.approx(factor - 1, rel=0.05, abs=0.05)
         [health] = [
-            end.health for end in of(PhaseEnd, lines) if (end.point, end.phase) == (cut, "latency")
+            end.health for end in of(LegEnd, lines) if (end.point, end.phase) == (cut, "latency")
         ]
         assert health
         if factor == 1:
@@ -344,7 +344,7 @@ def test_too_few_items_are_a_failed_point(tmp_path: Path) -> None:
     assert resume.todo(made.plan, made.results)["failed"] == len(session.points)
     [task] = resume.todo(made.plan, made.results, retry_failed=True)["sessions"]
     assert (task["points"], task["attempt"]) == (list(session.points), 2)
-    assert {end.ended_by for end in of(PhaseEnd, lines)} == {"maximum"}
+    assert {end.ended_by for end in of(LegEnd, lines)} == {"maximum"}
 
 
 def test_a_model_that_cannot_be_run_fails_its_point_and_not_the_session(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_a_signal_is_the_recorded_reason(tmp_path: Path) -> None:
     made = lab(tmp_path, experiment())
     [session] = made.plan.sessions
     stage = made.start(session, "server")
-    path = made.results / "records" / "server" / records.file_name(session.id, 1)
+    path = made.results / "records" / "server" / file_name(session.id, 1)
     deadline = time.monotonic() + 60
     while not path.exists() or not path.read_text():
         assert time.monotonic() < deadline

@@ -19,13 +19,14 @@ from analysis.measures.certificate import certificates
 from analysis.run import Run, read
 from analysis.tables.points import points
 from analysis.tables.trace_segments import COLUMNS
-from paretopipe_worker import records
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
 from paretopipe_worker.link.traces import Timetable
 from paretopipe_worker.plan import resume
-from paretopipe_worker.plan.spec import MIN_ITEMS
-from paretopipe_worker.records import Datagrams, Item, Probe, Record
+from paretopipe_worker.plan.experiment import MIN_ITEMS
+from paretopipe_worker.records.files import file_name, read_records
+from paretopipe_worker.records.lines import Item, Record
+from paretopipe_worker.records.probes import Datagrams, Probe
 from paretopipe_worker.session.probe import BRIEF_ROUND_TRIPS, BRIEF_TRANSFER_BYTES
 from tests.helpers.sessions import Lab, lab
 from tests.helpers.shaped_link import (
@@ -203,8 +204,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
                 stages.append(planned.start(session, name))
         texts = [stage.communicate(timeout=120)[1] for stage in stages]
         assert [stage.returncode for stage in stages] == [0, 0], "\n".join(texts)
-    file = planned.results / "records" / "edge" / records.file_name(session.id, 1)
-    yield Session(planned, list(records.read(file)), read(planned.results))
+    file = planned.results / "records" / "edge" / file_name(session.id, 1)
+    yield Session(planned, list(read_records(file)), read(planned.results))
 
 
 @pytest.mark.must_run

@@ -1,4 +1,4 @@
-"""When a leg has warmed up, how large a window fills a path, and what arrivals are offered."""
+"""Legs: when one has warmed up, which window fills a path, and which arrivals are offered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from analysis import pareto
 from analysis.run import read
 from analysis.tables.points import points
 from paretopipe_worker.plan import arrivals, window
-from paretopipe_worker.plan.spec import LoadSpec, PhaseSpec
+from paretopipe_worker.plan.experiment import LoadSpec, PhaseSpec
 from paretopipe_worker.plan.warmup import Warmup, steady
 from paretopipe_worker.session.control import ControlError
 from paretopipe_worker.session.legs import LegResult

@@ -7,42 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker import records
-from paretopipe_worker.plan import code
-from paretopipe_worker.records import (
+from paretopipe_worker.records.files import (
     DamagedRecord,
-    Datagrams,
-    End,
-    Header,
-    Item,
-    Probe,
     RecordError,
-    Transfer,
     Writer,
+    file_name,
+    read_records,
 )
+from paretopipe_worker.records.lines import End, Item
+from paretopipe_worker.records.probes import Datagrams, Probe, Transfer
+from tests.helpers.records import HEADER
 
-HEADER = Header(
-    run="test",
-    session="s",
-    attempt=1,
-    replicate=0,
-    host="edge",
-    rank=0,
-    backend="tcp",
-    link="none",
-    model="tiny",
-    points=("p",),
-    plan_sha256="1",
-    code_sha256=code.digest(),
-    torch="2.13.0",
-    device_emulated=1.0,
-    link_engine="relay",
-    link_emulated=True,
-    tcp={"tcp_congestion_control": "cubic"},
-    started_unix_ns=1,
-    facts={"threads": 1},
-    versions={"torch": "x"},
-)
 ITEM = Item("p", "latency", 0, 1, 2, 3, 1, 1, 4, 5, 4)
 PROBE = Probe(
     0,
@@ -63,7 +38,7 @@ def probe(**changes: object) -> str:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A file with one record of four kinds."""
-    file = tmp_path / "edge" / records.file_name("s", 1)
+    file = tmp_path / "edge" / file_name("s", 1)
     with Writer(file) as writer:
         for record in (HEADER, ITEM, PROBE, END):
             writer.write(record)
@@ -71,14 +46,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    assert list(records.read(path)) == [HEADER, ITEM, PROBE, END]
+    assert list(read_records(path)) == [HEADER, ITEM, PROBE, END]
 
 
 def test_a_line_is_there_as_soon_as_it_is_written(tmp_path: Path) -> None:
     with Writer(tmp_path / "r.jsonl") as writer:
         writer.write(HEADER)
         writer.write(ITEM)
-        assert list(records.read(writer.path)) == [HEADER, ITEM]
+        assert list(read_records(writer.path)) == [HEADER, ITEM]
 
 
 def test_a_file_is_never_written_twice(path: Path) -> None:
@@ -88,7 +63,7 @@ def test_a_file_is_never_written_twice(path: Path) -> None:
 
 def test_half_a_line_at_the_end_is_passed_over(path: Path) -> None:
     path.write_text(path.read_text()[:-20])
-    assert list(records.read(path)) == [HEADER, ITEM, PROBE]
+    assert list(read_records(path)) == [HEADER, ITEM, PROBE]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +77,10 @@ def test_half_a_line_at_the_end_is_passed_over(path: Path) -> None:
         (json.dumps({**vars(ITEM), "phase": "cooldown"}), "item.phase"),
         (probe(hop="first"), "probe.transfers.0.hop"),
         (probe(why="slow"), "probe.transfers.0.why"),
-        (json.dumps(vars(ITEM)).replace("latency", "latenc\xff"), "is not a record .*byte 0xff in"),
+        (
+            json.dumps(vars(ITEM)).replace("latency", "latenc\xff"),
+            "is not .*invalid unicode",
+        ),
         ("\0" * 4096, "is not a record"),
         ("[" * 100_000, "is not a record"),
         (json.dumps(vars(HEADER)), "header must be the first line, and once"),
@@ -114,22 +92,32 @@ def test_a_damaged_line_is_refused_by_file_and_line(path: Path, line: str, reaso
     damaged = line.encode("latin-1")
     path.write_bytes(b"\n".join([lines[0], damaged, *lines[1:]]) + b"\n")
     with pytest.raises(DamagedRecord, match=reason) as refused:
-        list(records.read(path))
+        list(read_records(path))
     assert str(refused.value).startswith(f"{path}:2: ")
 
 
 def test_zeros_at_the_end_as_a_power_failure_leaves_are_passed_over(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20] + b"\0" * 4096)
-    assert list(records.read(path)) == [HEADER, ITEM, PROBE]
+    assert list(read_records(path)) == [HEADER, ITEM, PROBE]
 
 
 def test_a_file_without_header_is_refused(path: Path) -> None:
     path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
     with pytest.raises(RecordError, match="header must be the first line"):
-        list(records.read(path))
+        list(read_records(path))
 
 
 def test_another_schema_is_refused(path: Path) -> None:
     path.write_text(path.read_text().replace('"schema":4', '"schema":1'))
     with pytest.raises(RecordError, match="has schema 1, this version reads 4"):
-        list(records.read(path))
+        list(read_records(path))
+
+
+def test_another_schema_is_told_before_the_fields_it_has(path: Path) -> None:
+    header = vars(HEADER) | {"speed": 1, "rank": "first"}
+    del header["schema"], header["torch"]
+    for schema, said in (({"schema": 5}, "5"), ({}, "None")):
+        path.write_text(json.dumps(header | schema) + "\n")
+        with pytest.raises(RecordError, match=rf"^{path}:1: has schema {said}, this") as refused:
+            list(read_records(path))
+        assert not isinstance(refused.value, DamagedRecord)

@@ -1,0 +1,200 @@
+"""What an experiment may ask for: the keys of ``experiments/NAME.yml`` and their allowed values."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from paretopipe_worker.link.conditions import TcpSettings
+from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
+from paretopipe_worker.plan.window import MOST, Window
+from paretopipe_worker.transport.backends import BACKENDS
+
+MIN_ITEMS = 6
+"""Fewest items a median is taken of; a point with fewer has failed."""
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _known_backend(value: str) -> str:
+    """Refuse an unknown backend."""
+    if value not in BACKENDS:
+        raise ValueError(f"must be one of {', '.join(map(repr, BACKENDS))}")
+    return value
+
+
+def _unique(values: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
+    """Refuse repeats: they would be measured twice under one name."""
+    if len(set(values)) != len(values):
+        raise ValueError("must not repeat a value")
+    return values
+
+
+def _unique_names(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse two entries of one name."""
+    _unique(tuple(value.name for value in values))
+    return values
+
+
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Refuse rates that do not grow: the legs end at the first rate that is too high."""
+    if sorted(set(values)) != list(values):
+        raise ValueError("must grow from one to the next")
+    return values
+
+
+_TCP = TcpSettings()
+_SOME = Field(min_length=1)
+_DISTINCT = AfterValidator(_unique)
+_DISTINCT_NAMES = AfterValidator(_unique_names)
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
+_Model = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$", max_length=200)]
+_Backend = Annotated[str, AfterValidator(_known_backend)]
+_Batch = Annotated[int, Field(ge=1, le=4096)]
+_Dtype = Literal["float32"]
+_Share = Annotated[float, Field(gt=0, le=2)]
+_Size = Annotated[int, Field(ge=1, le=8192)]
+_Shape = Annotated[tuple[_Size, ...], Field(min_length=1, max_length=4)]
+_Placement = Annotated[tuple[_Name, ...], Field(min_length=2), _DISTINCT]
+_CutName = Annotated[str, Field(min_length=1, strict=True)]
+_CUT_NAMES = TypeAdapter[tuple[str, ...]](Annotated[tuple[_CutName, ...], _SOME, _DISTINCT])
+
+
+def _window(value: object) -> Window:
+    """Accept a size or ``auto``."""
+    if value == "auto" or (type(value) is int and 1 <= value <= MOST):
+        return value
+    raise ValueError(f"must be a whole number from 1 to {MOST}, or 'auto'")
+
+
+def _cuts(value: object) -> Literal["all"] | tuple[str, ...]:
+    """Accept ``all`` or names."""
+    if value == "all":
+        return "all"
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be 'all' or a list of names of cuts")
+    return _CUT_NAMES.validate_python(value)
+
+
+# Functions in place of unions: of a union pydantic reports what each alternative refuses, under a
+# name of its own for the alternative. A function says once what is allowed.
+_Window = Annotated[Window, PlainValidator(_window)]
+_Cuts = Annotated[Literal["all"] | tuple[str, ...], PlainValidator(_cuts)]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelSpec:
+    """A model: a torchvision classifier's name, or ``package.module:factory``.
+
+    `input` is the shape of one image ``(channels, height, width)``, by default the model's own.
+    `weights` is the path of a checkpoint on the controller, made absolute when the spec is read; by
+    default the weights are random, drawn with the experiment's seed.
+    """
+
+    name: _Model
+    input: _Shape | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SplitSpec:
+    """Which cuts to measure: ``all`` of a granularity, or a list of names.
+
+    The endpoints ``@first`` and ``@last`` are always measured as well: splitting must beat them.
+    """
+
+    granularity: Literal["block", "op"] = "block"
+    cuts: _Cuts = "all"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LoadSpec:
+    """Legs in which items arrive at random, at growing shares of the throughput just measured.
+
+    A leg ends when `min_items` and `min_s` are both reached, or after the maximum time of the
+    phases. No leg follows the first one at the knee of the latency curve.
+    """
+
+    shares: Annotated[tuple[_Share, ...], _SOME, AfterValidator(_rising)] = (
+        *(0.2, 0.4, 0.6, 0.8),
+        *(0.9, 1.0),
+    )
+    min_items: Annotated[int, Field(ge=MIN_ITEMS, le=1_000_000)] = 50
+    min_s: Annotated[float, Field(ge=0, le=3600)] = 2.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class PhaseSpec:
+    """When a leg ends: after the minimum count and the minimum time, or after the maximum time.
+
+    Before the items that count, items warm up until they are steady, but at most `warmup_items`
+    (and those that fill the window) or `warmup_s`. A leg during which a host was disturbed is
+    measured again up to `retries` times, each after a rest of `cool_down_s`. `load` asks for
+    latency at several rates of arrival.
+    """
+
+    min_items: Annotated[int, Field(ge=MIN_ITEMS, le=1_000_000)] = 20
+    min_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    max_s: Annotated[float, Field(gt=0, le=36_000)] = 60.0
+    warmup_items: Annotated[int, Field(ge=1, le=10_000)] = 20
+    warmup_s: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 1
+    cool_down_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    load: LoadSpec | None = None
+
+    @model_validator(mode="after")
+    def _maximum_above_minimum(self) -> PhaseSpec:
+        """Refuse a maximum time that is below the minimum time."""
+        if self.max_s < self.min_s:
+            raise ValueError(f"max_s must be at least min_s ({self.min_s:g})")
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CertifySpec:
+    """When the path of a session is measured again between its points.
+
+    That is after points with a predicted time of `every_min` minutes together, but of at least ten
+    times as long as measuring the path takes; or after `every_points` points, whichever comes
+    first.
+    """
+
+    every_min: Annotated[float, Field(gt=0, le=10_000)] = 10.0
+    every_points: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Experiment:
+    """A whole experiment: every combination of its lists is measured.
+
+    `links` are written as `paretopipe_worker.link.profiles` describes, and hold resolved profiles
+    here. `tcp` applies to all of them. `placements` lists inventory hosts by rank, source first; by
+    default there is one placement, the hosts of the inventory's group ``stages`` in their order. A
+    `window` of ``auto`` is chosen for each point once its latency is known, so that it fills the
+    path.
+    """
+
+    models: Annotated[tuple[ModelSpec, ...], _SOME, _DISTINCT_NAMES]
+    description: str = ""
+    links: Annotated[tuple[LinkSpec, ...], _SOME, _DISTINCT_NAMES] = (LinkSpec(UNSHAPED),)
+    tcp: TcpSettings = _TCP
+    backends: Annotated[tuple[_Backend, ...], _SOME, _DISTINCT] = ("tcp",)
+    placements: Annotated[tuple[_Placement, ...], _SOME, _DISTINCT] | None = None
+    splits: SplitSpec = SplitSpec()
+    batch: Annotated[tuple[_Batch, ...], _SOME, _DISTINCT] = (1,)
+    window: Annotated[tuple[_Window, ...], _SOME, _DISTINCT] = (3,)
+    dtype: Annotated[tuple[_Dtype, ...], _SOME, _DISTINCT] = ("float32",)
+    replicates: Annotated[int, Field(ge=1, le=1000)] = 1
+    phases: PhaseSpec = PhaseSpec()
+    certify: CertifySpec = CertifySpec()
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0

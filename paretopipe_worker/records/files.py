@@ -1,0 +1,111 @@
+"""Record files: written line by line and never rewritten, read with every line checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, get_args
+
+import orjson
+from pydantic import Field, TypeAdapter, ValidationError
+
+from paretopipe_worker.records.lines import SCHEMA, Header, Record
+
+_LINE: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+_KINDS = ", ".join(kind.kind for kind in get_args(Record))
+
+
+class RecordError(ValueError):
+    """A record file cannot be used: the text names the file and the line, and says why."""
+
+
+class DamagedRecord(RecordError):
+    """A line is no record: the file does not hold what was written to it."""
+
+
+class Writer:
+    """Append records to one new file and flush each.
+
+    Raises
+    ------
+    FileExistsError
+        When the file exists: records are never rewritten.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("xb")
+
+    def write(self, record: Record) -> None:
+        """Append one line."""
+        self._file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; without an `End` before, it counts as cut short."""
+        self._file.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield the checked records of one file.
+
+    The records of a file that was cut short end early, without an `End`. An unfinished last line is
+    skipped: a stage that is killed, or a host that loses power, leaves one.
+
+    Raises
+    ------
+    DamagedRecord
+        When a line is no record, the first line is no header, or a later one is; the text names
+        file and line.
+    RecordError
+        When the records are of another schema.
+    """
+    # As bytes, since a damaged file need not be text.
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                return
+            record = _parsed(line, f"{path}:{number}")
+            if (number == 1) != isinstance(record, Header):
+                raise DamagedRecord(f"{path}:{number}: the header must be the first line, and once")
+            yield record
+
+
+def _parsed(line: bytes, where: str) -> Record:
+    """One line as a record, or an error that begins with `where`."""
+    try:
+        return _LINE.validate_json(line)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        # A header of another schema may differ in any field: the schema is the fault to name.
+        for fault in faults:
+            if fault["loc"] == ("header", "schema"):
+                found = None if fault["type"] == "missing" else fault["input"]
+                raise RecordError(
+                    f"{where}: has schema {found}, this version reads {SCHEMA}"
+                ) from error
+        first = faults[0]
+        if not first["loc"]:
+            raise DamagedRecord(
+                f"{where}: is not a record ({first['msg']}); kinds are {_KINDS}"
+            ) from error
+        field = ".".join(map(str, first["loc"]))
+        raise DamagedRecord(f"{where}: {field}: {first['msg']}") from error
+
+
+def file_name(session: str, attempt: int) -> str:
+    """Name of the file of one host and session under ``records/<host>/``."""
+    return f"{session}.{attempt}.jsonl"
