@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from analysis.measures import chance
-from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import code, predict
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Plan, Point, Session
@@ -30,11 +28,11 @@ from paretopipe_worker.records.lines import (
     PointEnd,
     Ready,
 )
-from paretopipe_worker.records.probes import Datagrams, Probe, Transfer
 from paretopipe_worker.transport.backends import BACKENDS
 from tests.helpers.fake_clocks import Clocks
 from tests.helpers.fake_legs import WARMUP, Leg, Step, period_ms, shares_of
 from tests.helpers.fake_plan import WEIGHTS, WIRE_PER_PAYLOAD, expected_ms
+from tests.helpers.fake_probes import probe
 
 HEALTHY = Health(
     wall_over_cpu=1.01,
@@ -126,12 +124,12 @@ class FakeRun:
                 begin = _START_NS + attempt * 10**12 + 10**13 * self.plan.sessions.index(session)
                 if rank == 0:
                     writer.write(self.clocks.record("before", last, begin - 500_000_000))
-                    writer.write(self.probe(session, 0))
+                    writer.write(probe(self.plan, session, 0))
                 legs = self.walked(writer, session, attempt, rank, done, scale, disturbed, begin)
                 now = legs[-1].end_ns + 50_000_000 if legs else begin
                 if rank == 0 and end == "ok":
                     writer.write(self.clocks.record("between", last, now - 40_000_000))
-                    writer.write(self.probe(session, len(done)))
+                    writer.write(probe(self.plan, session, len(done)))
                     writer.write(self.clocks.record("after", last, now + 100_000_000))
                 if end != "none":
                     writer.write(
@@ -164,7 +162,7 @@ class FakeRun:
             if rank == 0:
                 writer.write(self.clocks.record("between", last, now - 40_000_000))
             if rank == 0 and number in certified[1:-1]:
-                writer.write(self.probe(session, number))
+                writer.write(probe(self.plan, session, number))
             legs = self.legs(point, f"{session.id} {attempt} {point.id}", scale, now)
             self.point(writer, point, rank, legs, point.id in disturbed and rank == last)
             now = legs[-1].end_ns + 50_000_000
@@ -218,36 +216,6 @@ class FakeRun:
         link, ranks = self.plan.link(session.link), len(session.placement)
         seconds = [self.plan.point(point).predicted_s for point in session.points]
         return predict.certified_after(self.plan.experiment, link, ranks, seconds)
-
-    def probe(self, session: Session, after_points: int) -> Probe:
-        """The link as the profile says it is."""
-        path = self.plan.link(session.link).forward_path(len(session.placement))
-        trip_ms = sum(condition.delay_ms for condition in path) + 0.1
-        goodput = [(condition.rate_mbit or 9000) / WIRE_PER_PAYLOAD for condition in path]
-        transfers = tuple(
-            Transfer(hop, size, (int((trip_ms + size * 8 / (rate * 1e3)) * 1e6),) * 3)
-            for size in (8 << 10, 512 << 10)
-            for hop, rate in enumerate(goodput)
-        )
-        trips = tuple(int((trip_ms + 0.01 * n) * 1e6) for n in range(5))
-        erratic = any(condition.erratic for condition in path)
-        return Probe(
-            after_points,
-            trips,
-            tuple(goodput),
-            transfers,
-            self.datagrams(path) if erratic else None,
-        )
-
-    def datagrams(self, path: Sequence[Condition], count: int = 600) -> Datagrams:
-        """Datagrams as many as should come, all as late as half of them should be."""
-        interval_ns = 2_000_000
-        kept = [count]
-        for condition in path:
-            kept.append(round(kept[-1] * (1 - condition.mean_loss)))
-        median_ms = chance.simulate(path, count, interval_ns / 1e6).round_trip_ms.mean
-        times = (int(median_ms * 1e6),) * kept[-1]
-        return Datagrams(interval_ns, tuple(kept[:-1]), tuple(kept[1:]), times)
 
     def legs(self, point: Point, seed: str, scale: float, now: int) -> list[Leg]:
         """All legs of a point, as they went by the source's clock from `now` on."""
