@@ -62,7 +62,7 @@ class CutTable:
 
     `forward_ns` is the time of one whole forward pass where the table was made, used only to
     predict how long a sweep will take; `weights_sha256` names the weights every host must load,
-    `graph_sha256` the graph that it must trace.
+    `graph_sha256` the graph that it must capture.
     """
 
     model: str

@@ -108,7 +108,7 @@ def _tables(
             f"{file} holds other tensors than its name says; delete it, it will be made anew"
         )
     for table in tables:
-        if loaded.traces[table.input].sha256() != table.graph_sha256:
+        if loaded.captures[table.input].sha256() != table.graph_sha256:
             raise ModelError(
                 f"model {model.name!r}: its factory builds another model each time it is called; "
                 "allowed to differ are the values of tensors, which are sent to the hosts: give "

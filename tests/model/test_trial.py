@@ -27,7 +27,7 @@ REFUSED = {
     "Remembering": "the model changes seen as it runs; allowed",
     "Autocast": rf"its stages at relu do not return .*torch\.autocast {HERE}, .*`\.to`",
     "hooked": r"by 0\.5 of .*it has hooks of its own \(hooked\.<locals>\.<lambda>\).*allowed are h",
-    "Wrapped": "by 0.5 of .*something decides that is no part of its graph, such as a context, a w",
+    "Wrapped": "by 0.5 of .*its output depends on something outside its graph, such as a context, ",
     "factory_raises": rf"its factory failed with RuntimeError: first line {HERE}; allowed is a fun",
     "factory_exits": rf"its factory failed with SystemExit: 0 {HERE}; allowed",
     "factory_wants_more": "its factory failed with TypeError: .*'classes'; allowed is a function",

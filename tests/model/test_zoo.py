@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.model.partition import find_cuts, trace
+from paretopipe_worker.model.capture import capture
+from paretopipe_worker.model.partition import find_cuts
 from paretopipe_worker.model.weights import WeightsError
 from paretopipe_worker.model.zoo import (
     ModelError,
@@ -106,7 +107,7 @@ def test_two_inputs_differ_by_over_one_percent_of_the_largest_output(name: str) 
 @pytest.mark.parametrize("name", PAPER)
 def test_changing_one_weight_of_any_block_changes_the_output(name: str) -> None:
     model, example = _model(name), _example(name)[..., ::2, ::2].contiguous()
-    blocks = [cut.name for cut in find_cuts(trace(model, example), "block")]
+    blocks = [cut.name for cut in find_cuts(capture(model, example), "block")]
     weights = {
         path: weight
         for path in [*blocks, list(model.named_modules())[-1][0]]
@@ -273,10 +274,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_file_and_names(tmp_path:
 
 
 WRAPPED = {
-    "DataParallel": (("module.",), "prefix 'module.' taken off the names of its 13 tensors"),
-    "compiled": (("_orig_mod.",), "prefix '_orig_mod.' taken off the names of its 13 tensors"),
-    "both": (("_orig_mod.", "module."), "prefix 'module._orig_mod.' taken off"),
-    "both, the other way": (("module.", "_orig_mod."), "prefix '_orig_mod.module.' taken off"),
+    "DataParallel": (("module.",), "prefix 'module.' removed from the names of its 13 tensors"),
+    "compiled": (("_orig_mod.",), "prefix '_orig_mod.' removed from the names of its 13 tensors"),
+    "both": (("_orig_mod.", "module."), "prefix 'module._orig_mod.' removed"),
+    "both, the other way": (("module.", "_orig_mod."), "prefix '_orig_mod.module.' removed"),
 }
 
 
