@@ -412,7 +412,7 @@ def test_an_address_of_another_host_is_named(backend: str) -> None:
 
 
 def test_an_unknown_backend_is_refused_by_name() -> None:
-    with pytest.raises(TransportError, match="'udp' is unknown; there are: tcp, rpc, gloo"):
+    with pytest.raises(TransportError, match="'udp' is unknown; allowed are: tcp, rpc, gloo"):
         connect("udp", endpoints()[0], deadline_s=1)
 
 
