@@ -119,7 +119,9 @@ def test_what_is_in_the_file_alone_or_in_the_model_alone_is_named(tmp_path: Path
 
 def test_a_tensor_that_each_run_makes_anew_and_otherwise_is_refused(tmp_path: Path) -> None:
     _, file = stored("tests.helpers.travellers:Remade", tmp_path, FOUR)
-    with pytest.raises(WeightsError, match=r"makes a tensor of shape \(4,\) as it runs, and here"):
+    with pytest.raises(
+        WeightsError, match=r"makes a tensor of shape \(4,\) as it runs, and its values here"
+    ):
         loading.load("tests.helpers.travellers:Remade", file, [FOUR], seed=1)
 
 

@@ -39,7 +39,7 @@ REFUSED = {
     "double": rf"RuntimeError: .*{ONE_INPUT}, and parameters of that dtype \(it has float64\)",
     "scripted": r"returned TorchScript; allowed is the nn\.Module that it was made from",
     "compiled": r"returned what torch\.compile made; allowed is the nn\.Module that it was",
-    "quantised": r"more than tensors \(first\._packed_params.*allowed are layers of tensors alone",
+    "quantised": r"more than tensors \(first\._packed_params.*allowed are layers whose state is t",
     "lazy": "its factory failed with ValueError: Attempted to use an uninitialized parameter",
     "meta": "drawing its weights and running it failed with RuntimeError: .*meta",
     "no_shape": r"its `input_shape` is 4; allowed is the shape of one input",
