@@ -20,20 +20,7 @@ from paretopipe_worker.model.checkpoints import load_weights
 from paretopipe_worker.model.drawing import has_batch_norm, keep_signal_alive
 from paretopipe_worker.model.nms import mend_torchvision
 from paretopipe_worker.model.usercode import RAISED, aside, shortened, told
-from paretopipe_worker.model.weights import WeightsError, save_weights, weights_sha256
-
-__all__ = [
-    "ModelError",
-    "build",
-    "classifiers",
-    "default_input",
-    "example_input",
-    "load_weights",
-    "runnable",
-    "save_weights",
-    "skeleton",
-    "weights_sha256",
-]
+from paretopipe_worker.model.weights import WeightsError
 
 CALIBRATION_BATCH = 4
 """Number of images that BatchNorm statistics are computed from."""

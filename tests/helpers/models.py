@@ -47,7 +47,7 @@ def half(name: str) -> int:
 
 
 @functools.cache
-def model(name: str) -> nn.Module:
+def classifier(name: str) -> nn.Module:
     """A classifier with random weights; a test that changes one puts it back."""
     return zoo.build(name, seed=SEED)
 
@@ -134,7 +134,7 @@ class Sized(Normed):
     input_shape = (2, 9, 9)
 
 
-SIZED = f"{__name__}:Sized"
+NORMED, SIZED = f"{__name__}:Normed", f"{__name__}:Sized"
 
 
 @torch.inference_mode()

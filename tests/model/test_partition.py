@@ -16,11 +16,11 @@ from paretopipe_worker.model.capture import capture
 from paretopipe_worker.model.graph import CapturedModel
 from paretopipe_worker.model.partition import PartitionError, check_split, find_cuts, split, whole
 from paretopipe_worker.model.trial import cut_table
-from tests.helpers import models
 from tests.helpers.models import (
     PAPER,
     RESNET18_BLOCKS,
     captured_at,
+    classifier,
     cut_names,
     half,
     prepared,
@@ -63,7 +63,7 @@ def test_stages_are_exact_at_every_cut_and_endpoint(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_stages_are_exact_at_every_op_cut_of_full_models_on_full_inputs(name: str) -> None:
     inputs = two_inputs(name)
-    captured = capture(models.model(name), inputs[0])
+    captured = capture(classifier(name), inputs[0])
     _assert_exact(captured, inputs, lambda captured: cut_names(captured, "op"))
 
 
