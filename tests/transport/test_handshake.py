@@ -20,6 +20,7 @@ import pytest
 from paretopipe_worker.session import control
 from paretopipe_worker.session.control import Channel
 from paretopipe_worker.transport import handshake as shaking
+from paretopipe_worker.transport import ring
 from paretopipe_worker.transport.agreement import Agreement
 from paretopipe_worker.transport.api import DeadlineExceeded, Endpoint, TransportError, connect
 from paretopipe_worker.transport.handshake import (
@@ -225,8 +226,9 @@ def test_what_is_no_hello_is_a_stranger(text: bytes) -> None:
     assert isinstance(found[0], Stranger)
 
 
-def test_strangers_do_not_keep_the_neighbour_out() -> None:
+def test_strangers_do_not_keep_the_neighbour_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port scan, one that says nothing, a stage of another session, a rank that has no place."""
+    monkeypatch.setattr(ring, "_HELLO_S", 1)  # what the silent one takes
     first, second = (
         replace(end, session="run/session.1", secret=SECRET, agreement=AGREED)
         for end in endpoints()
