@@ -110,7 +110,7 @@ def _tables(
             "it, and it will be made anew"
         )
     for table in tables:
-        if loaded.traces[table.input].sha256() != table.graph_sha256:
+        if loaded.captures[table.input].sha256() != table.graph_sha256:
             raise ModelError(
                 f"model {model.name!r}: its factory builds another model each time it is called; "
                 "only the values of tensors may differ, since they are sent to the hosts: seed all "

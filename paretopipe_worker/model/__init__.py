@@ -1,1 +1,1 @@
-"""The model: how it is built, captured as a graph, cut into stages and loaded on a host."""
+"""The model: how it is built, captured as a graph, cut into stages, and loaded on a host."""

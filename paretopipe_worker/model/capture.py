@@ -1,6 +1,7 @@
-"""Tracing a model's own graph with :mod:`torch.fx`, and finding what flows in it.
+"""Capture a model's graph with :mod:`torch.fx`, and find what flows in it.
 
-Sizes taken from shapes become constants, so a trace holds for one input shape, batch included.
+Sizes that the model takes from shapes become constants, so a captured graph is valid for one input
+shape only, batch included.
 """
 
 from __future__ import annotations
@@ -17,31 +18,32 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from paretopipe_worker.model.graph import (
+    CapturedModel,
     Flow,
     Layout,
     PartitionError,
-    TracedModel,
     find_places,
 )
 from paretopipe_worker.model.usercode import RAISED, aside, place, shortened, told
 
 
-def trace(model: nn.Module, example: torch.Tensor) -> TracedModel:
-    """Trace a model with :mod:`torch.fx` and find where it can be cut.
+def capture(model: nn.Module, example: torch.Tensor) -> CapturedModel:
+    """Capture a model's graph and find where it can be cut.
 
     Parameters
     ----------
     model
-        In eval mode. Its ``forward`` is given one tensor; other arguments keep their defaults.
+        A model in eval mode. Its ``forward`` is given one tensor; other arguments keep their
+        defaults.
     example
-        An input, batch first. Only its shape and dtype count, and nothing is computed, unless
+        An input, batch first. Only its shape and dtype matter, and nothing is computed, unless
         the model reads values of tensors; then it runs once.
 
     Raises
     ------
     PartitionError
-        When the control flow depends on data, naming module, file and line; when the model does
-        not run on the example; when it returns something other than tensors.
+        When the control flow depends on data (the text names module, file and line), when the
+        model does not run on the example, or when it returns something other than tensors.
     """
     tracer = _Tracer()
     graph = tracer.follow(model)
@@ -53,11 +55,11 @@ def trace(model: nn.Module, example: torch.Tensor) -> TracedModel:
     _fold(graph, flow.constants)
     nodes = tuple(graph.nodes)
     places = tuple(find_places(model, nodes, flow, exits))
-    return TracedModel(model, nodes, flow.roots, flow.layouts, places)
+    return CapturedModel(model, nodes, flow.roots, flow.layouts, places)
 
 
 class _Tracer(fx.Tracer):
-    """fx's tracer, which also notes where each module's computation ends."""
+    """fx's tracer; it also records where each module's computation ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class _Tracer(fx.Tracer):
         self.inside: list[str] = []
 
     def follow(self, model: nn.Module) -> fx.Graph:
-        """Trace the model, or say where that failed."""
+        """Trace the model; an error says where tracing failed."""
         try:
             with aside():
                 return self.trace(model)
@@ -85,16 +87,16 @@ class _Tracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Trace a module's call and note its last node."""
+        """Trace a module's call and record its last node."""
         path = self.path_of_module(m)
         self.inside.append(path)
         result = super().call_module(m, forward, args, kwargs)
-        self.inside.pop()  # not after an error: then it says where the tracer was
+        self.inside.pop()  # after an error it stays: `_reason` reads where the tracer was
         self.exits.append((path, next(iter(reversed(self.graph.nodes)))))
         return result
 
     def _reason(self, model: nn.Module, error: BaseException) -> str:
-        """Text of the error: module, file and line in the model's code, what torch said."""
+        """The error's text: module, file and line in the model's code, and torch's message."""
         path = self.inside[-1] if self.inside else ""
         module = model.get_submodule(path)
         where = f"module {path!r} ({type(module).__name__})" if path else "its forward"
@@ -103,14 +105,14 @@ class _Tracer(fx.Tracer):
             where += f", {found}: `{shortened(linecache.getline(file, int(line)).strip())}`"
         first, *_ = str(error).strip().splitlines() or [type(error).__name__]
         return (
-            f"{type(model).__name__} cannot be traced: in {where}: {shortened(first)}. The "
-            f"computation must not depend on the values of tensors, only on their shapes where "
-            f"torch.fx allows it"
+            f"{type(model).__name__} cannot be captured: in {where}: {shortened(first)}. The "
+            f"computation must not depend on the values of tensors; it may depend on their shapes "
+            f"where torch.fx allows it"
         )
 
 
 class _Observer(fx.Interpreter):
-    """Runs the graph node by node and notes what flows, without keeping the values."""
+    """Runs the graph node by node and records what flows, without keeping the values."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -132,7 +134,7 @@ class _Observer(fx.Interpreter):
     def _note(
         self, node: fx.Node, result: Any, same: fx.Node | None, changed: list[fx.Node]
     ) -> None:
-        """Note a node's result, which argument it is, and which arguments it changed."""
+        """Record a node's result, the argument it is identical to, and the arguments it changed."""
         flow = self.flow
         flow.roots[node] = node if same is None else flow.roots[same]
         flow.overwritten[node] = [flow.roots[argument] for argument in changed]
@@ -146,14 +148,14 @@ class _Observer(fx.Interpreter):
 
 
 def _is_constant(value: object) -> bool:
-    """Whether a value that came from shapes alone can be written into the graph."""
+    """Whether a value that depends on shapes alone can be written into the graph."""
     if isinstance(value, tuple):
         return all(_is_constant(item) for item in value)
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
 def _propagate(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> Flow:
-    """Find what flows without computing; where values of tensors matter, by one real run."""
+    """Find what flows by a run on fake tensors, or by one real run where values matter."""
     module = fx.GraphModule(model, graph)
     observer = _Observer(module)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
@@ -174,7 +176,7 @@ def _propagate(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> Flow
 
 
 def _check_output(model: nn.Module, output: fx.Node, flow: Flow) -> None:
-    """Refuse a model that returns anything but one or several tensors."""
+    """Refuse a model that returns anything other than one or several tensors."""
     returned = output.args[0]
     items = returned if isinstance(returned, (tuple, list)) else (returned,)
     if not all(isinstance(item, fx.Node) and item in flow.layouts for item in items):
@@ -185,7 +187,7 @@ def _check_output(model: nn.Module, output: fx.Node, flow: Flow) -> None:
 
 
 def _fold(graph: fx.Graph, constants: Mapping[fx.Node, Any]) -> None:
-    """Write constants into their users' arguments and take their nodes out of the graph."""
+    """Write constants into their users' arguments and remove their nodes from the graph."""
 
     def folded(node: fx.Node) -> Any:
         return _plain(constants[node]) if node in constants else node

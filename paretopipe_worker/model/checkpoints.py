@@ -1,4 +1,4 @@
-"""Checkpoints that people have: state dicts in files, as training leaves them."""
+"""Users' checkpoints: state dicts in files, as training code saves them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from paretopipe_worker.model.weights import (
 )
 
 WRAPPERS = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}
-"""Prefixes that wrapping a model puts before the name of every tensor, and what wraps so."""
+"""Prefixes that a wrapper puts before the name of every tensor, and the name of the wrapper."""
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -31,22 +31,22 @@ def load_weights(
     ignore: Iterable[str] = (),
     note: Callable[[str], object] = lambda text: None,
 ) -> None:
-    """Load a checkpoint into the model; what is on the meta device takes the file's tensors over.
+    """Load a checkpoint into the model; parameters on the meta device become the file's tensors.
 
-    Prefixes of :data:`WRAPPERS` that all names have are taken off, and 16-bit floats become what
-    the model has where that is float32.
+    Prefixes of :data:`WRAPPERS` that all names have are removed, and 16-bit floats are converted
+    to float32 where the model has float32.
 
     Parameters
     ----------
     model
         Receives the tensors.
     path
-        A state dict: safetensors by the suffix ``.safetensors``, else ``torch.save``'s format,
-        which is read with ``weights_only=True`` and so runs no code.
+        A state dict: in safetensors' format where the suffix is ``.safetensors``, else in that of
+        ``torch.save``, which is read with ``weights_only=True`` and so runs no code.
     ignore
-        Prefixes of names in the file that the model is known not to have.
+        Prefixes of names that the file may hold and the model does not have.
     note
-        Told in one line what was changed to make the checkpoint fit.
+        Called with one line of text for each change that made the checkpoint fit.
 
     Raises
     ------
@@ -57,11 +57,11 @@ def load_weights(
     found = _unwrapped(_read(path), expected, path, note)
     found = {name: t for name, t in found.items() if not name.startswith(tuple(ignore))}
     for name, tensor in expected.items():
-        # Files older than this counter lack it; it has no effect outside training.
+        # Old files lack this counter, which has no effect outside training.
         if name.endswith(".num_batches_tracked"):
             found.setdefault(name, torch.zeros_like(tensor, device="cpu"))
     found = _converted(found, expected, path, note)
-    # What a state dict leaves out may be in a file of ours.
+    # A file written by `save_weights` also holds tensors that are not in the state dict.
     beside = {name: found.pop(name) for name in tensors(model).keys() - expected if name in found}
     faults = [
         *listed("not in the file", expected.keys() - found.keys()),
@@ -75,7 +75,7 @@ def load_weights(
 
 
 def _read(path: Path) -> Mapping[str, torch.Tensor]:
-    """State dict in the file, by its suffix."""
+    """Read the state dict, in the format that the file's suffix says."""
     if path.suffix == ".safetensors":
         return read_weights(path)
     try:
@@ -98,18 +98,18 @@ def _unwrapped(
     path: Path,
     note: Callable[[str], object],
 ) -> Mapping[str, torch.Tensor]:
-    """Take off prefixes that all names have and those of the model do not."""
+    """Remove wrappers' prefixes that all names in the file have and the model's names have not."""
     taken = ""
     while found and (prefix := _common(found)) and prefix != _common(expected):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
         taken += prefix
     if taken:
-        note(f"{path}: prefix '{taken}' taken off the names of its {len(found)} tensors")
+        note(f"{path}: prefix '{taken}' removed from the names of its {len(found)} tensors")
     return found
 
 
 def _common(names: Iterable[str]) -> str | None:
-    """The wrapper's prefix that all names have."""
+    """The wrapper's prefix that all names have, None where there is none."""
     return next((p for p in WRAPPERS if all(name.startswith(p) for name in names)), None)
 
 
@@ -119,7 +119,7 @@ def _converted(
     path: Path,
     note: Callable[[str], object],
 ) -> dict[str, torch.Tensor]:
-    """Widen 16-bit floats to the model's float32."""
+    """Convert 16-bit floats to float32 where the model has float32."""
     converted = dict(found)
     kinds = set()
     for name in found.keys() & expected.keys():

@@ -1,4 +1,4 @@
-"""Random weights, drawn so that the signal stays alive."""
+"""Random weights with which a model's output depends on its input and on every stage."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from paretopipe_worker.model.weights import attributes_kept
 
 DEAD = 1e-3
-"""A parameter whose elements are all one number no larger than this passes no usable signal."""
+"""A parameter whose elements are all equal and at most this large passes no usable signal."""
 
 NORMALISING = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-"""Layers that set the size of a signal anew."""
+"""Layers that rescale their input to a fixed size."""
 
 
 @torch.no_grad()
 def keep_signal_alive(model: nn.Module, batch: torch.Tensor | None) -> None:
     """Change freshly drawn weights so that the output depends on the input and on every stage.
 
+    With torchvision's default weights MobileNetV2 returns 1e-9, ViT exactly zero, and AlexNet
+    little but its biases.
+
     Parameters
     ----------
     model
-        In eval mode. Parameters that pass nothing on (ViT's zero head, ConvNeXt's 1e-6 layer
-        scale) and the layers of a model that never normalises (AlexNet) are drawn from the global
-        generator, and BatchNorm takes its statistics from one forward pass. With torchvision's
-        defaults MobileNetV2 returns 1e-9, ViT exactly zero, AlexNet little but its biases.
+        A model in eval mode. Parameters that pass no signal (ViT's zero head, ConvNeXt's layer
+        scale of 1e-6) and the layers of a model without normalisation (AlexNet) are drawn anew from
+        the global generator. BatchNorm takes its statistics from one forward pass.
     batch
-        The batch, ``(batch, *input)``, for the statistics; needed where the model has BatchNorm.
+        The batch, ``(batch, *input)``, for these statistics; required where the model has
+        BatchNorm.
     """
     if not any(isinstance(module, NORMALISING) for module in model.modules()):
         _preserve_variance(model)
@@ -45,9 +48,9 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 def _preserve_variance(model: nn.Module) -> None:
-    """Draw weights with which a chain of ReLU layers keeps its signal's size (He et al., 2015).
+    """Draw weights with which ReLU layers preserve the signal's variance (He et al., 2015).
 
-    PyTorch's default shrinks its variance sixfold per layer, so that biases decide the output.
+    With PyTorch's default the variance shrinks sixfold per layer, so that biases decide the output.
     """
     for module in model.modules():
         if isinstance(module, (nn.Linear, _ConvNd)):
@@ -57,11 +60,11 @@ def _preserve_variance(model: nn.Module) -> None:
 
 
 def _revive(parameter: nn.Parameter) -> None:
-    """Draw the parameter anew where every element is the same number, near zero."""
+    """Draw the parameter anew where all of its elements are the same number near zero."""
     first = parameter.flatten()[:1]
     if parameter.numel() == 0 or first.abs().item() > DEAD or not bool((parameter == first).all()):
         return
-    # 1-dimensional ones are biases and gains: large draws would drown the input.
+    # One-dimensional parameters are biases and gains: large values would drown the input.
     fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
     parameter.normal_(std=fan_in**-0.5)
 
@@ -76,12 +79,12 @@ def _calibrated(model: nn.Module) -> list[_BatchNorm]:
 
 
 def _calibrate(model: nn.Module, batch: torch.Tensor) -> None:
-    """Set the running statistics to those of one forward pass with everything else in eval mode."""
+    """Set the running statistics to those of one forward pass in which all else is in eval mode."""
     norms = _calibrated(model)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average: after one batch, that batch's statistics
+        norm.momentum = None  # cumulative average: after one batch, the statistics of that batch
         norm.train()
     with attributes_kept(model):
         model(batch)

@@ -1,7 +1,7 @@
-"""A model's graph as data: what each node yields, and where exactly one tensor crosses.
+"""A captured model's graph: what each node yields, and the places where exactly one tensor crosses.
 
-An operation that returns its argument unchanged (dropout in eval mode, ``contiguous`` on what is
-contiguous) does no work: the places before and after it are one place, listed once.
+An operation that returns its argument unchanged (dropout in eval mode, ``contiguous`` on a
+contiguous tensor) does no work. The places before and after it are the same place, listed once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from paretopipe_worker.cuts import DTYPE_BYTES, TensorSpec
 
 
 class PartitionError(ValueError):
-    """A model cannot be traced, or not be split as asked."""
+    """A model cannot be captured, or cannot be split as asked."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Layout:
 
     @property
     def spec(self) -> TensorSpec:
-        """Tensor without its strides: what crosses a link is contiguous."""
+        """Shape and dtype; strides do not matter on a link, where all tensors are contiguous."""
         return TensorSpec(self.shape, self.dtype)
 
     @property
     def contiguous(self) -> bool:
-        """Whether the strides are those of a freshly received tensor, also where length is 1."""
+        """Whether the strides equal those of a received tensor, dimensions of length 1 included."""
         expected = torch.empty(self.shape, device="meta").stride()
         return self.strides == tuple(expected)
 
@@ -55,13 +55,13 @@ class Place:
     Attributes
     ----------
     name
-        The block whose output crosses, or else the operation.
+        Name of the block whose output crosses, or of the operation where no block ends.
     block
         Whether a block ends here.
     end
-        How many nodes of the graph lie before the place.
+        Number of the graph's nodes before the place.
     values
-        First node that yields each tensor that crosses.
+        For each tensor that crosses, the first node that yields it.
     """
 
     name: str
@@ -71,8 +71,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class TracedModel:
-    """A model's graph for one input shape, in the order in which it computes.
+class CapturedModel:
+    """A model's graph for one input shape, in order of execution.
 
     Attributes
     ----------
@@ -82,11 +82,11 @@ class TracedModel:
         The graph's nodes, input first, output last.
     roots
         For every node, the first node that yields the same tensor object: in-place operations
-        and those that do no work return their argument.
+        and operations that do no work return their argument.
     layouts
         Layout of every tensor, by node.
     places
-        Where exactly one tensor crosses, in order.
+        The places where exactly one tensor crosses, in order.
     """
 
     model: nn.Module
@@ -97,7 +97,7 @@ class TracedModel:
 
     @property
     def input(self) -> TensorSpec:
-        """What the model takes."""
+        """The model's input."""
         return self.layouts[self.nodes[0]].spec
 
     @property
@@ -107,20 +107,20 @@ class TracedModel:
 
     @property
     def output(self) -> tuple[TensorSpec, ...]:
-        """What the model returns."""
+        """The tensors that the model returns."""
         return tuple(self.layouts[node].spec for node in self.results)
 
     def sha256(self) -> str:
-        """Digest of what is computed, but for the values of tensors.
+        """Digest of the computation, without the values of tensors.
 
-        Operations in order with their arguments, settings of torch's own modules, and layouts:
-        equal on every host that builds the same model.
+        It covers the operations in order with their arguments, the settings of torch's own
+        modules, and the layouts. It is equal on all hosts that build the same model.
         """
         digest = hashlib.sha256()
         places = {node: f"%{number}" for number, node in enumerate(self.nodes)}
         for node in self.nodes:
             arguments = fx.map_arg((node.args, node.kwargs), places.__getitem__)
-            # How a tensor of the model lies in memory is up to who put it there.
+            # The memory layout of the model's own tensors depends on how they were loaded.
             layout = None if node.op == "get_attr" else self.layouts.get(node)
             digest.update(f"{node.op} {_written(node.target)} {arguments} {layout}\n".encode())
             if node.op == "call_module":
@@ -131,7 +131,7 @@ class TracedModel:
 
 @dataclass(frozen=True)
 class Flow:
-    """What running a graph's nodes one by one showed.
+    """What a run of the graph, node by node, showed.
 
     Attributes
     ----------
@@ -142,9 +142,9 @@ class Flow:
     working
         Operations that compute or change something.
     overwritten
-        Roots of the tensors that a node changes in place.
+        For every node, the roots of the tensors that it changes in place.
     constants
-        Values that follow from shapes alone.
+        Values that depend on shapes alone, by node.
     """
 
     layouts: dict[fx.Node, Layout]
@@ -161,28 +161,28 @@ def result_nodes(output: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def _written(target: Any) -> str:
-    """What a node calls or reads, by name."""
+    """Name of what a node calls or reads."""
     if isinstance(target, str):
-        # fx numbers the constants of a model over all its traces.
+        # fx numbers a model's constants across all captures of it.
         return "constant" if target.startswith("_tensor_constant") else target
     return f"{target.__module__}.{getattr(target, '__name__', type(target).__name__)}"
 
 
 def _settings(module: nn.Module) -> list[tuple[str, str]]:
-    """A module's type and the plain values that it is set up with."""
+    """A module's type and those of its attributes that are plain values."""
     values = [(name, str(value)) for name, value in vars(module).items() if _is_plain(value)]
     return [("type", type(module).__qualname__), *sorted(values)]
 
 
 def _is_plain(value: object) -> bool:
-    """Whether a value is written alike on every host."""
+    """Whether a value has the same text on every host."""
     if isinstance(value, (tuple, list)):
         return all(_is_plain(item) for item in value)
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
 def _blocks(model: nn.Module, prefix: str = "") -> Iterator[str]:
-    """Paths of the direct children, in place of a sequential stage those of its own."""
+    """Paths of the direct children; a sequential child is replaced by its own children."""
     for name, child in model.named_children():
         if type(child) in (nn.Sequential, nn.ModuleList, nn.ModuleDict):
             yield from _blocks(child, f"{prefix}{name}.")
@@ -191,7 +191,10 @@ def _blocks(model: nn.Module, prefix: str = "") -> Iterator[str]:
 
 
 def _block_names(model: nn.Module, exits: Sequence[tuple[str, int]]) -> dict[int, str]:
-    """Name the places, counted in working operations, where a block ends; the first counts."""
+    """Names of the blocks, by the number of working operations before their end.
+
+    Where several blocks end at the same place, the first one names it.
+    """
     blocks = set(_blocks(model))
     calls: Counter[str] = Counter()
     names: dict[int, str] = {}
@@ -205,18 +208,18 @@ def _block_names(model: nn.Module, exits: Sequence[tuple[str, int]]) -> dict[int
 def find_places(
     model: nn.Module, nodes: Sequence[fx.Node], flow: Flow, exits: Sequence[tuple[str, int]]
 ) -> Iterator[Place]:
-    """Find where exactly one tensor lives on: computed before, used after.
+    """Find the places where exactly one tensor is alive: computed before, used after.
 
-    The input itself is not such a tensor, unless an operation has overwritten it; parameters and
-    buffers are not, since every stage has its own.
+    The input itself does not count, unless an operation has overwritten it. Parameters and
+    buffers do not count, since every stage has its own.
 
     Parameters
     ----------
     model, nodes, flow
         The model, its graph's nodes without constants, and what flows in it.
     exits
-        For each call of a module in order: its path, and how many operations had worked when it
-        ended.
+        For each call of a module, in order: the module's path, and the number of working
+        operations up to its end.
     """
     blocks = _block_names(model, exits)
     death = {flow.roots[used]: i for i, n in enumerate(nodes) for used in n.all_input_nodes}
@@ -242,12 +245,16 @@ def find_places(
 
 
 def _can_cross(value: fx.Node, layouts: Mapping[fx.Node, Layout]) -> bool:
-    """Whether the value is one tensor of a dtype that a message can hold."""
+    """Whether the value is a tensor of a dtype that may cross a link."""
     return value in layouts and layouts[value].dtype in DTYPE_BYTES
 
 
 def _operation(model: nn.Module, node: fx.Node) -> str:
-    """Name of an operation: the module's path, or the path of the one it is written in, and it."""
+    """Name of an operation.
+
+    It is the path of the module that is called, or ``module:operation`` for an operation in a
+    module's ``forward``; the model's own operations have no module's path.
+    """
     if node.op == "call_module":
         return str(node.target)
     operation = node.target if isinstance(node.target, str) else node.target.__name__
@@ -259,5 +266,5 @@ def _operation(model: nn.Module, node: fx.Node) -> str:
 
 
 def _numbered(name: str, call: int) -> str:
-    """Name of the n-th call: the first has the plain name."""
+    """Name of the n-th call of the same operation; the first has the plain name."""
     return name if call == 1 else f"{name}#{call}"

@@ -1,9 +1,9 @@
-"""Torchvision's wheel for CUDA beside a CPU build of torch: whoever imports it, it can be imported.
+"""Make torchvision's CUDA wheel importable beside a CPU build of torch.
 
-It cannot load its compiled operators there, and then dies while it describes two of them, ``nms``
-and ``qnms``, to the compiler. No classifier uses either. So their schemas are declared and
-torchvision is executed again, where it failed for want of them and never otherwise: beside a build
-that has them declared a second declaration ends the process.
+There torchvision cannot load its compiled operators, and its import fails while it registers two
+of them, ``nms`` and ``qnms``, with the compiler. No classifier uses either. After exactly this
+failure the two schemas are declared here and torchvision is executed again. They are never declared
+otherwise: a second declaration of an operator ends the process.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _PACKAGE = "torchvision"
 _MISSING = f"operator {_PACKAGE}::nms does not exist"
 
 _declared: list[torch.library.Library] = []
-"""The schemas live as long as this library object."""
+"""The schemas stay declared as long as this library object lives."""
 
 
 def mend_torchvision() -> None:
-    """Have every later import of torchvision in this process mended, if it needs to be.
+    """Mend every later import of torchvision in this process that needs it.
 
-    Any other error of such an import, and this one beside a torch with an accelerator, is a broken
-    installation and surfaces.
+    Any other error of the import, and this error beside a build of torch with an accelerator,
+    means a broken installation and is raised.
     """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(MetaPathFinder):
-    """Finds torchvision where the other finders do, and watches over its execution."""
+    """Finds torchvision through the other finders, and wraps its execution."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find the package; all else is left to the others."""
+        """Find torchvision; other packages are left to the other finders."""
         if fullname != _PACKAGE:
             return None
         for finder in sys.meta_path:
@@ -53,7 +53,7 @@ class _Finder(MetaPathFinder):
 
 
 def _execute(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-    """Execute torchvision; once more where it lacked the two schemas."""
+    """Execute torchvision, and once more after declaring the two schemas if it lacked them."""
     try:
         execute(module)
     except RuntimeError as error:
@@ -69,7 +69,7 @@ def _execute(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
 
 
 def _declare() -> torch.library.Library:
-    """Declare the two operators as torchvision's own C++ code would."""
+    """Declare the two operators as torchvision's C++ code does."""
     library = torch.library.Library(_PACKAGE, "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
         schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"

@@ -1,4 +1,4 @@
-"""A traced model's cuts, its stages at a split, and the gate that they must pass."""
+"""A captured model's cuts, its stages at a split, and the gate that the stages must pass."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ import torch
 from torch import fx, nn
 
 from paretopipe_worker.cuts import FIRST, LAST, Cut
-from paretopipe_worker.model.capture import trace
-from paretopipe_worker.model.graph import Layout, PartitionError, Place, TracedModel
+from paretopipe_worker.model.graph import CapturedModel, Layout, PartitionError, Place
 
 __all__ = [
     "GRANULARITIES",
     "PartitionError",
     "SplitCheck",
-    "TracedModel",
     "check_split",
     "find_cuts",
     "run_unchanged",
     "split",
-    "trace",
     "whole",
 ]
 
 GRANULARITIES = ("block", "op")
-"""Block: after each direct child of the model and of its sequential stages. Op: after each
-operation that one tensor leaves; the blocks' cuts are among these, under the same names."""
+"""At granularity ``block`` a cut follows each direct child of the model and of its sequential
+children. At ``op`` a cut follows each operation after which exactly one tensor is alive; the
+blocks' cuts are among these, under the same names."""
 
 Stage = nn.Module
-"""Takes the tensors that cross into it, in order, and returns a tuple of those that leave it."""
+"""A module that takes the tensors that cross into it, in order, and returns a tuple of the tensors
+that leave it."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ class SplitCheck:
     Attributes
     ----------
     exact
-        Whether the stages returned what the whole model returns, bit by bit, on every input.
+        Whether the stages returned, bit by bit, what the whole model returns, on every input.
     largest_error
-        Largest difference over the largest reference value, 0 where exact, infinite where shapes
-        differ or a value is not finite.
+        Largest difference divided by the largest reference value: 0 where exact, infinite where
+        shapes differ or a value is not finite.
     overwrites_input
-        Whether the first stage changes the tensor it is given: then every item needs a fresh one.
+        Whether the first stage changes the tensor it is given; if so, every item needs a fresh one.
     """
 
     exact: bool
@@ -56,7 +55,7 @@ class SplitCheck:
     overwrites_input: bool
 
 
-def find_cuts(traced: TracedModel, granularity: str) -> tuple[Cut, ...]:
+def find_cuts(captured: CapturedModel, granularity: str) -> tuple[Cut, ...]:
     """List the cuts of a granularity in topological order, without endpoints.
 
     Raises
@@ -69,39 +68,39 @@ def find_cuts(traced: TracedModel, granularity: str) -> tuple[Cut, ...]:
             f"unknown granularity {granularity!r}; allowed are {', '.join(GRANULARITIES)}"
         )
     return tuple(
-        Cut(place.name, tuple(traced.layouts[value].spec for value in place.values))
-        for place in traced.places
+        Cut(place.name, tuple(captured.layouts[value].spec for value in place.values))
+        for place in captured.places
         if place.block or granularity == "op"
     )
 
 
-def split(traced: TracedModel, names: Sequence[str]) -> tuple[Stage | None, ...]:
+def split(captured: CapturedModel, names: Sequence[str]) -> tuple[Stage | None, ...]:
     """Build the stages of a split.
 
     Parameters
     ----------
-    traced
+    captured
         The model; stages share its modules and keep its parameters' names.
     names
         The k-1 cuts of k stages, in order. At ``@last`` every operation comes after the cut, at
-        ``@first`` every one before it, so for three stages ``("@last", "@first")`` gives all to
-        the second.
+        ``@first`` every operation comes before it: of three stages, ``("@last", "@first")`` gives
+        all operations to the second.
 
     Returns
     -------
     tuple
-        One module per stage, ``None`` for a stage without operations. A stage takes the tensors
-        that cross into it, contiguous, and returns a tuple of contiguous tensors, which may share
-        memory with those it was given. Run it without gradients.
+        One module per stage, or ``None`` for a stage without operations. A stage takes contiguous
+        tensors and returns a tuple of contiguous tensors, which may share memory with those it
+        was given. Run it without gradients.
 
     Raises
     ------
     PartitionError
-        When a name is not a cut of the model, or the order is not the order of the data.
+        When a name is not a cut of the model, or the cuts are not in the order of the data.
     """
-    start = Place(LAST, True, 1, traced.nodes[:1])
-    end = Place(FIRST, True, len(traced.nodes) - 1, traced.results)
-    known = {place.name: place for place in (start, *traced.places, end)}
+    start = Place(LAST, True, 1, captured.nodes[:1])
+    end = Place(FIRST, True, len(captured.nodes) - 1, captured.results)
+    known = {place.name: place for place in (start, *captured.places, end)}
     for name in names:
         if name not in known:
             raise PartitionError(_unknown(name, known))
@@ -115,13 +114,13 @@ def split(traced: TracedModel, names: Sequence[str]) -> tuple[Stage | None, ...]
                 f"{LAST} before and {FIRST} after them"
             )
     return tuple(
-        _build(traced, before, after) if before.end < after.end else None
+        _build(captured, before, after) if before.end < after.end else None
         for before, after in itertools.pairwise(bounds)
     )
 
 
 def _unknown(name: str, known: Sequence[str] | dict[str, Place]) -> str:
-    """Text of the error for a name that is no cut."""
+    """The error's text for a name that is not a cut."""
     close = difflib.get_close_matches(name, known, n=3)
     hint = f" (close: {', '.join(close)})" if close else ""
     return (
@@ -130,28 +129,28 @@ def _unknown(name: str, known: Sequence[str] | dict[str, Place]) -> str:
     )
 
 
-def _build(traced: TracedModel, start: Place, end: Place) -> Stage:
-    """Build the module that computes what lies between two places."""
+def _build(captured: CapturedModel, start: Place, end: Place) -> Stage:
+    """Build the module that computes the operations between two places."""
     graph = fx.Graph()
     built: dict[fx.Node, fx.Node] = {}
     for number, value in enumerate(start.values):
-        built[value] = _received(graph, f"tensor_{number}", traced.layouts[value])
+        built[value] = _received(graph, f"tensor_{number}", captured.layouts[value])
 
     def fetch(node: fx.Node) -> fx.Node:
         if node.op == "get_attr" and node not in built:
             built[node] = graph.node_copy(node)
-        # A node computed before the stage comes in as the tensor object it shares.
-        return built[node] if node in built else built[traced.roots[node]]
+        # A node of an earlier stage enters as the tensor object that it shares with its root.
+        return built[node] if node in built else built[captured.roots[node]]
 
-    for node in traced.nodes[start.end : end.end]:
+    for node in captured.nodes[start.end : end.end]:
         if node.op != "get_attr":
             built[node] = graph.node_copy(node, fetch)
-    graph.output(tuple(_sent(graph, fetch(v), traced.layouts[v]) for v in end.values))
-    return fx.GraphModule(traced.model, graph, class_name="Stage")
+    graph.output(tuple(_sent(graph, fetch(v), captured.layouts[v]) for v in end.values))
+    return fx.GraphModule(captured.model, graph, class_name="Stage")
 
 
 def _received(graph: fx.Graph, name: str, layout: Layout) -> fx.Node:
-    """Add an input, with the strides it has in the whole model."""
+    """Add an input that has the strides it has in the whole model."""
     node = graph.placeholder(name)
     if layout.contiguous:
         return node
@@ -159,10 +158,10 @@ def _received(graph: fx.Graph, name: str, layout: Layout) -> fx.Node:
 
 
 def _restored(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
-    """Give a received tensor its strides back: kernels are chosen, and rounding differs, by them.
+    """Copy a received tensor into memory with the strides that it had before it was sent.
 
-    It is a copy. Sending the memory as it lies would save it, but garble the values as soon as
-    two hosts disagree on the strides.
+    PyTorch chooses kernels by strides, and their rounding differs. Sending the memory as it lies
+    would save the copy, but would garble the values where two hosts disagree on the strides.
     """
     shape = tuple(tensor.shape)
     target = torch.empty_strided(shape, strides, dtype=tensor.dtype, device=tensor.device)
@@ -170,12 +169,12 @@ def _restored(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
 
 
 def _sent(graph: fx.Graph, node: fx.Node, layout: Layout) -> fx.Node:
-    """Add what makes an output contiguous."""
+    """Add the operation that makes an output contiguous, where it is not."""
     return node if layout.contiguous else graph.call_method("contiguous", (node,))
 
 
 def whole(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Run the model itself, leaving the input as it is: the reference for its stages."""
+    """Run the whole model, whose output its stages must reproduce; the input is left unchanged."""
     with torch.inference_mode():
         output: Any = model(tensor.clone())
     return tuple(output) if isinstance(output, (tuple, list)) else (output,)
@@ -186,18 +185,18 @@ def check_split(
     inputs: Sequence[torch.Tensor],
     references: Sequence[tuple[torch.Tensor, ...]],
 ) -> SplitCheck:
-    """Hold the stages, one after the other, against the whole model on the same host.
+    """Run the stages one after the other and compare their output with the whole model's.
 
-    Every tensor between two stages is copied into fresh contiguous memory, as a link would.
+    Every tensor between two stages is copied into fresh contiguous memory, as a link does.
 
     Parameters
     ----------
     stages
         From :func:`split`.
     inputs
-        At least two different inputs; they are left as they are.
+        At least two different inputs; they are left unchanged.
     references
-        :func:`whole` of each input, made with the same threads and formats.
+        :func:`whole` of each input, made on the same host with the same threads and formats.
 
     Raises
     ------
@@ -219,17 +218,17 @@ def check_split(
 
 
 def _received_copies(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Copy tensors the way a link does: same values, contiguous, memory of their own."""
+    """Copy tensors as a link does: the same values in contiguous memory of their own."""
     return tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device).copy_(t) for t in tensors)
 
 
 def run_unchanged(module: nn.Module, *tensors: torch.Tensor) -> Any:
-    """Run a stage or a model and make sure that it keeps no state.
+    """Run a stage or a model and check that it keeps no state.
 
     Raises
     ------
     PartitionError
-        When it changes its parameters or buffers, naming them.
+        When it changes its parameters or buffers; the text names them.
     """
     state = module.state_dict(keep_vars=True)
     versions = {name: tensor._version for name, tensor in state.items()}
@@ -245,8 +244,8 @@ def run_unchanged(module: nn.Module, *tensors: torch.Tensor) -> Any:
 
 
 def largest_error(outputs: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...]) -> float:
-    """Largest difference relative to the largest reference value; 0 only for equal bits."""
-    # What nearly always holds comes first, in as few calls as can be: every item is held so.
+    """Largest difference relative to the largest reference value; 0 only for equal tensors."""
+    # This runs for every item and is nearly always true, so it comes first and is cheap.
     if len(outputs) == len(reference) and all(map(torch.equal, outputs, reference)):
         return 0.0
     if [t.shape for t in outputs] != [t.shape for t in reference]:

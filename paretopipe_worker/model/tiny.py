@@ -1,4 +1,4 @@
-"""A network of eight layers that runs in a millisecond, to try a fleet or an installation with."""
+"""A network of eight layers that runs in a millisecond, to try out a fleet or an installation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def network() -> nn.Sequential:
-    """Shape (batch, 3, 32, 32) to (batch, 10)."""
+    """Build the network; it maps shape (batch, 3, 32, 32) to (batch, 10)."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1),
         nn.BatchNorm2d(8),

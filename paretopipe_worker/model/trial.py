@@ -1,7 +1,7 @@
-"""Try a model out, as the hosts will run it, before any of them is touched; say what is in the way.
+"""Try a model out on the controller before any host is touched, and say why it cannot be measured.
 
-The whole model runs a few times, its stages at one cut once. What a sweep would find out at each of
-its points, that the outputs differ, is found here, and what it comes from is named.
+The whole model runs a few times, and its stages at one cut run once. A model whose outputs differ
+between runs would fail at every point of a sweep; it is refused here, and the text names the cause.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch.nn.modules import module as every_module
 from torch.overrides import TorchFunctionMode
 
 from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, TensorSpec
+from paretopipe_worker.model.capture import capture
+from paretopipe_worker.model.graph import CapturedModel
 from paretopipe_worker.model.partition import (
     PartitionError,
-    TracedModel,
     check_split,
     find_cuts,
     largest_error,
     run_unchanged,
     split,
-    trace,
     whole,
 )
 from paretopipe_worker.model.usercode import RAISED, aside, place, told
@@ -36,7 +36,7 @@ from paretopipe_worker.model.weights import attributes_kept
 from paretopipe_worker.model.zoo import example_input, runnable
 
 _RUNS, _ENOUGH_S = 3, 1.0
-"""How often a model is timed at most, and the time after which it is not timed again."""
+"""A model is timed at most so many times, and never again after so many seconds in total."""
 
 _ALONE = "allowed are models whose output depends on the input alone"
 
@@ -54,29 +54,30 @@ def cut_table(
     Parameters
     ----------
     model
-        Built model, of the dtype of the input.
+        A built model, of the input's dtype.
     name, granularity
         As in :class:`~paretopipe_worker.cuts.CutTable`.
     taken
         Shape, batch first, and dtype of the model's input.
     seed
-        Seeds the inputs.
+        Seed of the inputs.
 
     Returns
     -------
-    The table, which names no weights: constants of graphs come to the model as it is traced, so
-    that its checksum is known when it has been for all of its inputs.
+    CutTable
+        Its checksum of the weights is empty: each capture may add constants to the model, so the
+        checksum is known only after the model was captured for all of its inputs.
 
     Raises
     ------
     PartitionError
-        When the model fails as it runs, cannot be traced, returns something else each time, or its
-        stages at a cut do not return what it returns; the text names the model and the reason.
+        When the model fails as it runs, cannot be captured, returns something else each time, or
+        its stages at a cut do not return what it returns; the text names the model and the reason.
     """
     inputs = [example_input(taken, seed=seed, index=index) for index in (0, 1)]
     try:
         with aside():
-            traced, forward_ns = _tried(model, inputs)
+            captured, forward_ns = _tried(model, inputs)
     except PartitionError as error:
         raise PartitionError(f"model {name!r}: {error}") from error
     return CutTable(
@@ -85,29 +86,35 @@ def cut_table(
         batch=taken.shape[0],
         dtype=taken.dtype,
         input=taken,
-        cuts=find_cuts(traced, granularity),
-        output=traced.output,
+        cuts=find_cuts(captured, granularity),
+        output=captured.output,
         weights_sha256="",
-        graph_sha256=traced.sha256(),
+        graph_sha256=captured.sha256(),
         forward_ns=forward_ns,
     )
 
 
-def _tried(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[TracedModel, int]:
-    """Run the model, trace it, hold its stages against it; the trace and its median time."""
+def _tried(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[CapturedModel, int]:
+    """Run and capture the model and check its stages; return the capture and its median time."""
     with attributes_kept(model):
         first = _first_output(model, inputs[0])
-    traced = trace(model, inputs[0])
+    captured = capture(model, inputs[0])
     with attributes_kept(model):
-        return traced, _repeated(traced, inputs, first)
+        return captured, _repeated(captured, inputs, first)
 
 
 def _repeated(
-    traced: TracedModel, inputs: Sequence[torch.Tensor], first: tuple[torch.Tensor, ...]
+    captured: CapturedModel, inputs: Sequence[torch.Tensor], first: tuple[torch.Tensor, ...]
 ) -> int:
-    """Hold the model against its first output, and its stages against it; its median time."""
-    model = traced.model
-    if len(traced.nodes) <= 1 + len(traced.results):
+    """Check that the model repeats its first output and that its stages reproduce it.
+
+    Returns
+    -------
+    int
+        The model's median time in nanoseconds.
+    """
+    model = captured.model
+    if len(captured.nodes) <= 1 + len(captured.results):
         raise PartitionError("it computes nothing; allowed are models that do")
     times_ns: list[int] = []
     while len(times_ns) < _RUNS and sum(times_ns) < _ENOUGH_S * 1e9:
@@ -116,9 +123,9 @@ def _repeated(
         times_ns.append(time.perf_counter_ns() - start_ns)
         if largest_error(again, first) > 0:
             raise PartitionError(_unsteady(model, inputs[0]))
-    middle = traced.places[len(traced.places) // 2].name if traced.places else FIRST
+    middle = captured.places[len(captured.places) // 2].name if captured.places else FIRST
     references = [first, whole(model, inputs[1])]
-    gate = check_split(split(traced, [middle]), inputs, references)
+    gate = check_split(split(captured, [middle]), inputs, references)
     if not gate.exact:
         raise PartitionError(
             f"its stages at {middle} do not return what it returns: they differ by "
@@ -128,7 +135,7 @@ def _repeated(
 
 
 def _first_output(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Run the model for the first time; refuse one that fails or returns what cannot cross."""
+    """Run the model for the first time; refuse it if it fails or its output cannot cross a link."""
     try:
         output = run_unchanged(model, tensor.clone())
     except PartitionError:
@@ -154,14 +161,14 @@ def _first_output(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor,
             )
         if not bool(each.isfinite().all()):
             raise PartitionError(
-                "forward returns values that are not finite; allowed are models whose output can "
-                "be compared: for an input of numbers between -3 and 3, numbers"
+                "forward returns values that are not finite; allowed are models that return finite "
+                "numbers for an input of numbers between -3 and 3"
             )
     return outputs
 
 
 def _unsteady(model: nn.Module, tensor: torch.Tensor) -> str:
-    """Why two runs on one input may differ."""
+    """The error's text where two runs on one input differ, with the likely causes."""
     watch = _watched(model, tensor)
     causes = [f"it draws random numbers in {name}" for name in watch.drawing]
     causes += [f"it draws random numbers from {name}" for name in watch.drawn_from]
@@ -175,15 +182,15 @@ def _unsteady(model: nn.Module, tensor: torch.Tensor) -> str:
 
 
 def _training(model: nn.Module) -> list[str]:
-    """What of the model is in training mode, although it was asked to be in eval mode."""
+    """Names the modules that are in training mode although the model was put into eval mode."""
     names = [name or "the model itself" for name, part in model.named_modules() if part.training]
     return [f"{names[0]} and {len(names) - 1} more are in training mode"] if names else []
 
 
 def _outside_the_graph(model: nn.Module, tensor: torch.Tensor) -> str:
-    """Why a model may return something else than its graph."""
+    """Why a model may return something other than its graph computes."""
     causes = [
-        f"it computes under torch.autocast ({where}), which is no part of its graph; allowed are "
+        f"it computes under torch.autocast ({where}), which is not part of its graph; allowed are "
         f"casts of its own, with `.to`"
         for where in _watched(model, tensor).autocast
     ]
@@ -191,24 +198,24 @@ def _outside_the_graph(model: nn.Module, tensor: torch.Tensor) -> str:
     if hooks:
         names = ", ".join(sorted({getattr(h, "__qualname__", type(h).__name__) for h in hooks}))
         causes.append(
-            f"it has hooks of its own ({names}), which are no part of its graph; allowed are hooks "
-            f"of the modules inside it, or the same in its `forward`"
+            f"it has hooks of its own ({names}), which are not part of its graph; allowed are "
+            f"hooks of the modules inside it, or the same computation in its `forward`"
         )
     return "; ".join(causes) or (
-        "something decides that is no part of its graph, such as a context, a wrapped `__call__`, "
-        f"or a value that changes from call to call; {_ALONE}"
+        "its output depends on something outside its graph, such as a context, a wrapped "
+        f"`__call__`, or a value that changes from call to call; {_ALONE}"
     )
 
 
 def _root_hooks(model: nn.Module) -> Iterator[Mapping[int, Callable[..., Any]]]:
-    """Hooks that calling the model runs and calling its ``forward`` does not."""
+    """Hooks that run when the model is called, but not when its ``forward`` is called."""
     for kind in ("_forward_pre_hooks", "_forward_hooks"):
         yield getattr(model, kind)
         yield getattr(every_module, f"_global{kind}")
 
 
 class _Watch(TorchFunctionMode):
-    """Notes where, while a model runs, something is drawn at random or cast behind its back."""
+    """Records where a running model draws random numbers or computes under autocast."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -230,14 +237,14 @@ class _Watch(TorchFunctionMode):
 
 
 def _here() -> str:
-    """The line of the model that runs."""
+    """File and line of the model's code that runs now."""
     frames = traceback.extract_stack()
     start = [frame.name for frame in frames].index(_watched.__name__)
     return place(frames[start:]) or "in a module of torch"
 
 
 def _watched(model: nn.Module, tensor: torch.Tensor) -> _Watch:
-    """Run the model once more, under observation."""
+    """Run the model once more and record where it draws random numbers or uses autocast."""
     watch = _Watch()
     before = _python_generators()
     with watch:
@@ -248,7 +255,7 @@ def _watched(model: nn.Module, tensor: torch.Tensor) -> _Watch:
 
 
 def _python_generators() -> dict[str, object]:
-    """States of the generators of others that a model may draw from."""
+    """States of the random generators outside torch that a model may draw from."""
     states: dict[str, object] = {"Python's module `random`": random.getstate()}
     if "numpy" in sys.modules:
         states["numpy.random"] = repr(sys.modules["numpy"].random.get_state())

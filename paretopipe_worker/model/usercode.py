@@ -1,4 +1,4 @@
-"""Code that people wrote: what it raises in one line, what it says apart from what we say."""
+"""Users' code: its errors told in one line, and its output kept apart from ours."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 
 RAISED = (Exception, SystemExit)
-"""What code of others may raise: a script that is imported as a module may want to exit."""
+"""What users' code may raise: a script that is imported as a module may try to exit."""
 
 _MOST = 300
 _OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 
 
 def told(error: BaseException) -> str:
-    """Tell an exception in one line of bounded length.
+    """Describe an exception in one line of bounded length.
 
-    It has the type, the first line of the message and, in brackets, the innermost line of code
-    that is neither torch's nor this package's, where there is one.
+    The line has the type, the first line of the message and, in brackets, file and line of the
+    innermost frame that is neither torch's nor this package's, where there is one.
     """
     first, *_ = str(error).strip().splitlines() or [""]
     where = place(traceback.extract_tb(error.__traceback__))
@@ -32,22 +32,22 @@ def told(error: BaseException) -> str:
 
 
 def shortened(text: str) -> str:
-    """The text, or the beginning of a long one."""
+    """The text, or the beginning of a text that is too long."""
     return text if len(text) <= _MOST else f"{text[: _MOST - 3]}..."
 
 
 def place(frames: Iterable[traceback.FrameSummary]) -> str | None:
-    """File and line of the innermost frame in code that people wrote."""
+    """File and line of the innermost frame in users' code, None where there is none."""
     theirs = [frame for frame in frames if not frame.filename.startswith(_OURS)]
     return f"{theirs[-1].filename}:{theirs[-1].lineno}" if theirs else None
 
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """Keep what code of others says out of our output.
+    """Keep the output of users' code out of ours.
 
-    What it prints goes to standard error, and its warnings and logs, those of libraries among them,
-    nowhere: torch logs a traceback where a shape does not fit, which we tell in a line.
+    What the code prints goes to standard error. Warnings and logs, also those of libraries, are
+    dropped: torch logs a traceback where a shape does not fit, which we report in one line.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -1,8 +1,8 @@
-"""Weights as they travel: every tensor that a model holds, in one file, under one digest.
+"""The weights that hosts share: every tensor that a model holds, in one file, under one digest.
 
 Random draws, BatchNorm statistics and whatever else a factory computes differ in the last bits
-between CPUs and thread counts, so all of it is made once, on the controller, and every host puts
-the same file's tensors in place of its own.
+between CPUs and numbers of threads. So the controller makes all tensors once, and every host
+replaces its own tensors by those of that file.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class WeightsError(ValueError):
 
 
 def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every tensor that a model holds, by qualified name; one with two names is under both.
+    """Every tensor that a model holds, by qualified name; a tensor with two names is listed twice.
 
-    These are parameters, buffers, those outside the state dict among them, and tensors that are
-    plain attributes of a module: so also the constants that a trace keeps on the model.
+    These are parameters, buffers (also those outside the state dict), and tensors that are plain
+    attributes of a module, which include the constants that capturing stores on the model.
 
     Raises
     ------
     WeightsError
-        When the model's state has parts that are no tensors, such as packed parameters.
+        When the model's state has parts that are not tensors, such as packed parameters.
     """
     found: dict[str, torch.Tensor] = {}
     for path, module in model.named_modules(remove_duplicate=False):
@@ -46,15 +46,18 @@ def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
         faults = listed("no tensor of its modules", others)
         raise WeightsError(
             f"{type(model).__name__} cannot be moved to a host: in its state {faults[0]}; allowed "
-            "are parameters, buffers and attributes that are tensors (models quantised "
-            "dynamically pack theirs)"
+            "are parameters, buffers and attributes that are tensors (dynamically quantised models "
+            "pack their parameters)"
         )
     return found
 
 
 @contextlib.contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Take away what running a model leaves on its modules: hosts trace it before they run it."""
+    """Restore the modules' attributes after the block, in which the model runs.
+
+    Hosts capture a model before they run it, so it must not keep what a run leaves on it.
+    """
     held = {module: dict(vars(module)) for module in model.modules()}
     yield
     for module, attributes in held.items():
@@ -63,7 +66,7 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 over name, dtype, shape and bytes of all its :func:`tensors`, sorted by name."""
+    """SHA-256 over name, dtype, shape and bytes of the model's :func:`tensors`, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors(model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -73,29 +76,28 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def _plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor without gradients, its elements in order; the same memory where it is so."""
+    """The tensor without gradient and contiguous; it shares memory where nothing must change."""
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device.type}"
         raise WeightsError(
-            f"tensor {name!r} ({kind}) cannot be stored; allowed are dense ones in memory"
+            f"tensor {name!r} ({kind}) cannot be stored; allowed are dense tensors in memory"
         )
     return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write all :func:`tensors` of the model as safetensors, whole or not at all.
+    """Write all :func:`tensors` of the model as safetensors; the file is complete or not there.
 
     Raises
     ------
     WeightsError
-        When the format has no place for one of them.
+        When the format cannot hold one of them.
     """
     written: set[int] = set()
     state: dict[str, torch.Tensor] = {}
     for name, tensor in tensors(model).items():
         flat = _plain(name, tensor)
-        # safetensors refuses shared storage: what has several names, or is a view of another, is
-        # written under each.
+        # safetensors refuses tensors that share storage, so each further name or view is copied.
         storage = flat.untyped_storage().data_ptr()
         state[name] = flat.clone() if storage in written else flat
         written.add(storage)
@@ -111,7 +113,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file by name, mapped into memory and read when used.
+    """The tensors of a safetensors file, by name; the file is mapped and read when it is used.
 
     Raises
     ------
@@ -126,19 +128,19 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def place(model: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
-    """Put tensors in place of those that the model holds under the same names.
+    """Replace tensors that the model holds by those of the same names.
 
-    A tensor is overwritten where it lies, so that whoever else holds it, or a view of it, sees the
-    new values; one on the meta device is replaced.
+    A tensor is overwritten in its own memory, so that every other reference to it, and every view
+    of it, sees the new values. A tensor on the meta device is exchanged for the new one.
 
     Parameters
     ----------
     model
-        Receives the tensors; names that it does not hold are passed over.
+        Receives the tensors. Names that it does not hold are ignored.
     state
         Tensors by qualified name.
     source
-        Where they are from, for errors.
+        The file they come from, which errors name.
 
     Raises
     ------
@@ -156,7 +158,7 @@ def place(model: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> 
 
 
 def _overwrite(model: nn.Module, name: str, old: torch.Tensor, new: torch.Tensor) -> None:
-    """Copy the values; a tensor whose elements share memory is replaced instead."""
+    """Copy the values; a tensor whose elements overlap in memory is exchanged instead."""
     try:
         old.copy_(new)
     except RuntimeError:
@@ -164,7 +166,7 @@ def _overwrite(model: nn.Module, name: str, old: torch.Tensor, new: torch.Tensor
 
 
 def _replace(model: nn.Module, name: str, new: torch.Tensor) -> None:
-    """Have the model hold another tensor under this name, as what the old one was."""
+    """Have the model hold another tensor under this name; a parameter stays a parameter."""
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
     if attribute in module._parameters:
@@ -173,7 +175,7 @@ def _replace(model: nn.Module, name: str, new: torch.Tensor) -> None:
 
 
 def mismatched(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> Iterable[str]:
-    """Names whose tensors differ in shape or dtype, with both."""
+    """Names whose tensors differ in shape or dtype, each with what is given and what is wanted."""
     for name in own.keys() & given.keys():
         want, have = own[name], given[name]
         if (want.shape, want.dtype) != (have.shape, have.dtype):
@@ -183,7 +185,7 @@ def mismatched(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor
 
 
 def listed(what: str, names: Iterable[str], most: int = 5) -> list[str]:
-    """One clause of an error: how many names and the first few, nothing where there are none."""
+    """One clause of an error, with the number of names and the first few; empty without names."""
     ordered = sorted(names)
     if not ordered:
         return []

@@ -20,42 +20,29 @@ from paretopipe_worker.model.checkpoints import load_weights
 from paretopipe_worker.model.drawing import has_batch_norm, keep_signal_alive
 from paretopipe_worker.model.nms import mend_torchvision
 from paretopipe_worker.model.usercode import RAISED, aside, shortened, told
-from paretopipe_worker.model.weights import WeightsError, save_weights, weights_sha256
-
-__all__ = [
-    "ModelError",
-    "build",
-    "classifiers",
-    "default_input",
-    "example_input",
-    "load_weights",
-    "runnable",
-    "save_weights",
-    "skeleton",
-    "weights_sha256",
-]
+from paretopipe_worker.model.weights import WeightsError
 
 CALIBRATION_BATCH = 4
-"""Images that BatchNorm statistics are taken from."""
+"""Number of images that BatchNorm statistics are computed from."""
 
 CALIBRATION_INDEX = 1 << 20
-"""Index of that batch among a seed's inputs: no measurement uses as many."""
+"""Index of that batch among a seed's inputs; no measurement uses so many inputs."""
 
 
 class ModelError(ValueError):
-    """A model cannot be built: its name, its factory or its weights are at fault."""
+    """A model cannot be built, because of its name, its factory or its weights."""
 
 
 @dataclass(frozen=True)
 class _Variant:
-    """How one torchvision builder is called, and what its checkpoints hold beyond that model."""
+    """Options of one torchvision builder, and name prefixes to ignore in its checkpoints."""
 
     options: Mapping[str, object] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
 
-# Auxiliary heads exist for training only. init_weights=False because their truncated normal draws
-# take 20 times as long as the default ones, and calibration replaces their scale anyway.
+# Auxiliary heads are used in training only. With init_weights=True the builders draw truncated
+# normal numbers, which takes 20 times as long, and calibration replaces their scale anyway.
 _HEADLESS = {"aux_logits": False, "init_weights": False}
 _VARIANTS = {
     "inception_v3": _Variant(_HEADLESS, ("AuxLogits.",)),
@@ -64,7 +51,7 @@ _VARIANTS = {
 
 
 def _torchvision_models() -> ModuleType:
-    """Import ``torchvision.models``, which nothing needs that has models of its own."""
+    """Import ``torchvision.models``; a user's own model does not need it."""
     mend_torchvision()
     return importlib.import_module("torchvision.models")
 
@@ -88,33 +75,38 @@ def build(
     Parameters
     ----------
     name
-        A torchvision classifier, or ``package.module:factory`` for a callable that takes nothing
-        and returns an ``nn.Module``.
+        A torchvision classifier, or ``package.module:factory`` for a callable that takes no
+        arguments and returns an ``nn.Module``.
     seed
-        Seeds random weights. The same seed gives the same weights on the same kind of CPU with
-        the same number of threads; the global generator is left as it was.
+        Seed of the random weights. The same seed gives the same weights on the same kind of CPU
+        with the same number of threads. The global generator's state is kept.
     input_shape
-        Shape of one input, without the batch, to calibrate BatchNorm at; :func:`default_input`
-        where it is not given.
+        Shape of the input at which BatchNorm is calibrated, without the batch; by default
+        :func:`default_input`.
     weights
-        Checkpoint to load in place of random weights, see
+        Checkpoint to load instead of random weights, see
         :func:`paretopipe_worker.model.checkpoints.load_weights`.
     note
-        Told in one line what was changed to make the checkpoint fit.
+        Called with one line of text for each change that made the checkpoint fit.
 
     Raises
     ------
     ModelError
         When there is no such model, its factory fails, or the checkpoint does not fit.
     """
-    if weights is not None:
-        model = skeleton(name, seed=seed)
-        ignored = _VARIANTS.get(name, _Variant()).ignored
-        try:
-            load_weights(model, weights, ignore=ignored, note=note)
-        except WeightsError as error:
-            raise ModelError(f"model {name!r}: {error}") from error
-        return model.eval().requires_grad_(False)
+    if weights is None:
+        return _drawn(name, seed, input_shape)
+    model = skeleton(name, seed=seed)
+    ignored = _VARIANTS.get(name, _Variant()).ignored
+    try:
+        load_weights(model, weights, ignore=ignored, note=note)
+    except WeightsError as error:
+        raise ModelError(f"model {name!r}: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+def _drawn(name: str, seed: int, input_shape: tuple[int, ...] | None) -> nn.Module:
+    """Build a model with random weights that keep its signal alive."""
     factory = _factory(name)
     with _seeded(seed):
         model = _call(name, factory)
@@ -139,7 +131,7 @@ def build(
 
 
 def runnable(model: nn.Module, dtype: str) -> str:
-    """What is allowed, for the error of a model that does not run on an input of a dtype."""
+    """What is allowed, as the error of a model that does not run on inputs of `dtype` says it."""
     allowed = f"allowed is a forward that needs nothing but one tensor of {dtype}"
     other = {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {dtype}
     if other:
@@ -148,10 +140,11 @@ def runnable(model: nn.Module, dtype: str) -> str:
 
 
 def skeleton(name: str, *, seed: int) -> nn.Module:
-    """Build a model whose parameters are to be replaced, as :func:`build` does.
+    """Build a model, as :func:`build` does, whose parameters will be replaced.
 
-    Those of torchvision's are on the meta device, so that none is drawn: VGG16 is ready in 0.1 s,
-    not 2. A factory of the user's may compute with its parameters, which that device cannot.
+    The parameters of torchvision's models are on the meta device, so that none is drawn: VGG16 is
+    ready in 0.1 s instead of 2. A user's factory may compute with its parameters, which is
+    impossible on that device, so its parameters are real.
 
     Raises
     ------
@@ -165,7 +158,7 @@ def skeleton(name: str, *, seed: int) -> nn.Module:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Draw by the seed, and leave the global generator as it was."""
+    """Seed the global generator for the block, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -173,10 +166,10 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Move each parameter to the meta device as a module takes it, before it is initialised.
+    """Move each parameter to the meta device when a module registers it, before it is initialised.
 
-    All else stays real: RegNet's builder computes its widths with tensors, and some models have
-    tables that are neither parameters nor buffers.
+    All other tensors stay real: RegNet's builder computes its widths with tensors, and some models
+    have tables that are neither parameters nor buffers.
     """
 
     def emptied(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
@@ -193,19 +186,19 @@ def default_input(name: str) -> tuple[int, ...]:
     """Shape of one input, without the batch: ``(channels, height, width)`` for a classifier.
 
     It is the smallest size that torchvision has weights for, or the attribute ``input_shape`` of
-    a factory or of the model it returns.
+    the user's factory or of the model it returns.
 
     Raises
     ------
     ModelError
-        When there is no such model, or a factory's model does not say.
+        When there is no such model, or neither the factory nor its model has the attribute.
     """
     factory = _factory(name)
     return _input_of(name, factory, None)
 
 
 def _input_of(name: str, factory: Callable[[], object], model: nn.Module | None) -> tuple[int, ...]:
-    """Look the input's shape up; the model, where not at hand, is built only if need be."""
+    """Look up the input's shape; a `model` that is None is built only where that is necessary."""
     if ":" not in name:
         weights = _torchvision_models().get_model_weights(name)
         size = min(entry.transforms.keywords["crop_size"] for entry in weights)
@@ -215,8 +208,9 @@ def _input_of(name: str, factory: Callable[[], object], model: nn.Module | None)
         shape = getattr(model or _call(name, factory), "input_shape", None)
     if shape is None:
         raise ModelError(
-            f"model {name!r} does not say what it takes: give `input`, the shape of one input "
-            f"without the batch, or set the attribute `input_shape` on the factory or its model"
+            f"model {name!r} does not say which input it takes: give `input`, the shape of one "
+            f"input without the batch, or set the attribute `input_shape` on the factory or its "
+            f"model"
         )
     try:
         lengths = tuple(map(index, shape))
@@ -231,7 +225,7 @@ def _input_of(name: str, factory: Callable[[], object], model: nn.Module | None)
 
 
 def _factory(name: str) -> Callable[[], object]:
-    """Resolve the name to what builds the model."""
+    """The callable that builds the model of this name."""
     if ":" in name:
         return _user_factory(name)
     models = _torchvision_models()
@@ -251,7 +245,7 @@ def _factory(name: str) -> Callable[[], object]:
 def _user_factory(name: str) -> Callable[[], object]:
     """Import ``package.module:factory``."""
     module_name, _, attribute = name.partition(":")
-    mend_torchvision()  # the factory may import it, at its head or when it runs
+    mend_torchvision()  # the module may import it, and so may the factory when it is called
     try:
         with aside():
             module = importlib.import_module(module_name)
@@ -264,17 +258,17 @@ def _user_factory(name: str) -> Callable[[], object]:
     if not callable(factory):
         raise ModelError(
             f"model {name!r}: {module_name!r} has no callable {attribute!r}; "
-            f"allowed is a function or class that takes nothing and returns an nn.Module"
+            f"allowed is a function or class that takes no arguments and returns an nn.Module"
         )
     return factory  # type: ignore[no-any-return]
 
 
 def _call(name: str, factory: Callable[[], object]) -> nn.Module:
-    """Call the factory; its model comes back in eval mode without gradients."""
+    """Call the factory; return its model in eval mode, without gradients."""
     try:
         with aside():
             model = _usable(factory())
-            # Not one after the other's result: who overrides `train` may forget to return it.
+            # These calls are not chained: a model that overrides `train` may return nothing.
             model.eval()
             model.requires_grad_(False)
     except ModelError as error:
@@ -282,13 +276,13 @@ def _call(name: str, factory: Callable[[], object]) -> nn.Module:
     except RAISED as error:
         raise ModelError(
             f"model {name!r}: its factory failed with {told(error)}; allowed is a function or "
-            f"class that takes nothing and returns an nn.Module"
+            f"class that takes no arguments and returns an nn.Module"
         ) from error
     return model
 
 
 def _usable(model: object) -> nn.Module:
-    """Refuse what no stages can be made of."""
+    """Return the model, or refuse what cannot be cut into stages."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"{type(model).__name__}, not an nn.Module")
     compiled = hasattr(model, "_orig_mod")  # by torch.compile, whose types take a second to import
@@ -299,25 +293,26 @@ def _usable(model: object) -> nn.Module:
     if foreign:
         raise ModelError(
             f"a model whose state holds more than tensors ({foreign[0]}), which cannot be sent to "
-            f"the hosts; allowed are layers of tensors alone, so none of torch.ao.nn.quantized"
+            f"the hosts; allowed are layers whose state is tensors alone, so none of "
+            f"torch.ao.nn.quantized"
         )
     return model
 
 
 def example_input(spec: TensorSpec, *, seed: int, index: int) -> torch.Tensor:
-    """Draw input number `index` of a seed: the same bits on every machine.
+    """Draw input number `index` of a seed, the same bits on every machine.
 
-    Coarse patches under fine noise. Fine noise alone would give every image the same averages, so
-    that nothing behind a global pooling could tell two of them apart.
+    An input is fine noise on top of coarse patches. Fine noise alone would give all images the
+    same averages, and layers behind a global pooling could not tell them apart.
 
     Parameters
     ----------
     spec
         Shape, batch first, and dtype.
     seed, index
-        Both select the draw; another index gives another input.
+        Together they select the input.
     """
-    # The generator takes 32 bits of a seed: spread the seeds, so that their indices do not meet.
+    # The generator uses 32 bits of a seed: spread the seeds so that their indices do not overlap.
     generator = torch.Generator().manual_seed((seed * 2654435761 + index) % (1 << 32))
     # Integers over powers of two: exact in float32, where normal draws differ between CPUs.
     grain = torch.randint(-64, 65, spec.shape, generator=generator) / 64

@@ -12,7 +12,7 @@ from torch import nn
 
 from paretopipe_worker.link.counters import RelayCounters
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.model.partition import TracedModel
+from paretopipe_worker.model.graph import CapturedModel
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import Writer
@@ -73,7 +73,7 @@ class Context:
     rank: int
     host: Host
     model: nn.Module
-    traces: Mapping[tuple[int, str], TracedModel]
+    captures: Mapping[tuple[int, str], CapturedModel]
     numerics: str
     transport: Transport
     path: Transport
@@ -109,6 +109,6 @@ class Context:
         """What this rank has sent so far."""
         return Sent(self.transport.counters(), self.link.relayed())
 
-    def traced(self, point: Point) -> TracedModel:
-        """The model traced at the point's batch size and dtype, which a trace depends on."""
-        return self.traces[point.batch, point.dtype]
+    def captured(self, point: Point) -> CapturedModel:
+        """The model as captured at the point's batch size and dtype, on which its graph depends."""
+        return self.captures[point.batch, point.dtype]

@@ -89,7 +89,7 @@ class Follower:
         """Build this rank's stage of a point."""
         self._point, self._stage, self._ran = point, None, None
         try:
-            self._stage = split(self.context.traced(point), point.split)[self.context.rank]
+            self._stage = split(self.context.captured(point), point.split)[self.context.rank]
         except Exception as error:
             self.channel.send({"failed": failure(error)})
         else:

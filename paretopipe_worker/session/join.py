@@ -113,7 +113,7 @@ def joined(
             rank=rank,
             host=hosts[rank],
             model=loaded.model,
-            traces={(i.shape[0], i.dtype): traced for i, traced in loaded.traces.items()},
+            captures={(i.shape[0], i.dtype): each for i, each in loaded.captures.items()},
             numerics=numerics,
             transport=transport,
             path=path,
@@ -161,12 +161,12 @@ def load(plan: Plan, session: Session, weights: Path) -> Loaded:
             "the sweep again"
         )
     for table in tables:
-        if (traced := loaded.traces[table.input].sha256()) != table.graph_sha256:
+        if (captured := loaded.captures[table.input].sha256()) != table.graph_sha256:
             raise StageError(
                 f"'{session.model}' at batch {table.batch} is another model here than on the "
-                f"controller: its graph has the checksum {traced}, the plan's {table.graph_sha256};"
-                " its code and what it reads must be the same on all hosts, and numbers that a "
-                "factory draws at random must not depend on the host"
+                f"controller: its graph has the checksum {captured}, the plan's "
+                f"{table.graph_sha256}; its code and what it reads must be the same on all hosts, "
+                "and numbers that a factory draws at random must not depend on the host"
             )
     return loaded
 

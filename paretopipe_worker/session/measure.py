@@ -129,7 +129,7 @@ class PointRun:
 
     def _pass_gate(self) -> None:
         """Build the stages and see that one after the other they return what the model returns."""
-        stages = split(self.context.traced(self.point), self.point.split)
+        stages = split(self.context.captured(self.point), self.point.split)
         if self.point.batch not in self._references:
             self._references[self.point.batch] = [
                 whole(self.context.model, tensor) for tensor in self._inputs

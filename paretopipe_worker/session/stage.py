@@ -31,7 +31,7 @@ from paretopipe_worker.session.follower import Follower
 from paretopipe_worker.session.join import StageError, joined
 from paretopipe_worker.session.source import Source
 from paretopipe_worker.transport.api import TransportError
-from paretopipe_worker.transport.handshake import SecretFileError, read_secret
+from paretopipe_worker.transport.secret import SecretFileError, read_secret
 
 
 class Interrupted(BaseException):

@@ -1,1 +1,1 @@
-"""How tensors cross a link: one small interface (`api`), and one module per backend."""
+"""How tensors cross a link: one interface (`api`), and one module for each backend."""

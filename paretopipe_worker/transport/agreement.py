@@ -1,4 +1,4 @@
-"""What two ends of a connection must agree on before they work together."""
+"""What both ends of a connection must have alike before they work together."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Agreement:
-    """What one rank computes with; every rank of a session must have the same.
+    """What one rank records and computes with; all ranks of a session must have the same.
 
     Parameters
     ----------
     schema
-        Version of the records.
+        Version of the record format.
     plan
-        Digest of what the plan measures.
+        Digest of the plan, as far as it says what is measured.
     cuts
         Digest of the session's points: their ids, splits and the tensors of each hop.
     torch

@@ -1,4 +1,4 @@
-"""The backends there are, by the names that specs use; needs no torch, nor imports a backend."""
+"""The backends, by the names that specs use. This module needs neither torch nor a backend."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Backend:
     Parameters
     ----------
     module
-        Where its ``connect`` is; see :mod:`paretopipe_worker.transport.api`.
+        Full name of the module with its ``connect``; see :mod:`paretopipe_worker.transport.api`.
     least_framing_bytes, most_framing_bytes
-        What it sends for a message beside the tensors' bytes, answers to a message that came
-        included. A phase whose messages took more went wrong; where they took less, their tensors
-        went some other way.
+        Bounds of what a rank sends for each message beside the tensors' bytes, its answer to the
+        message that it received included. A leg that sent more is refused as wrong. In a leg that
+        sent less, tensors took another way than the counted connections.
     """
 
     module: str

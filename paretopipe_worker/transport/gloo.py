@@ -1,7 +1,8 @@
-"""Point-to-point messages of torch.distributed's gloo, over one TCP connection a pair of ranks.
+"""The `gloo` backend: point-to-point messages of ``torch.distributed``, over TCP.
 
-A message is a header and the raw bytes of each tensor, each a gloo message of its own. Gloo sends
-no data before the other end has said where it is to go, so receives are posted ahead.
+Gloo keeps one connection for each pair of ranks. A message is a header and the raw bytes of each
+tensor, each of which is a gloo message of its own. Gloo sends no data before the receiver has
+posted the memory for it, so receives are posted ahead.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import distributed
@@ -34,17 +35,19 @@ from paretopipe_worker.transport.group import (
     first_line,
     meeting_place,
 )
+from paretopipe_worker.transport.slots import Slot, slots
 from paretopipe_worker.transport.sockets import Opened
 
 VERSION = 1
 _HEADER_TAG = 0
-_FIELDS = 5  # what it carries by number, phase, seq, number of tensors, payload bytes
+_FIELDS = 5  # count of configurations, phase, seq, number of tensors, payload bytes
 _HEADERS_AHEAD = 8
 _AHEAD, _AHEAD_BYTES = 16, 16 << 20
-"""Payloads that may come before they are asked for, as far as so many bytes hold them: a window of
-them at least."""
+"""Receives are posted for so many payloads ahead, or for as many as fit into so many bytes, and at
+least for a window of them."""
 _FOREVER = timedelta(days=30)
-"""Gloo's own bound of a wait, after which it closes the connection: deadlines are kept above it."""
+"""Gloo's own bound of a wait, after which it closes the connection. It must never pass: deadlines
+are kept by this module."""
 
 
 def connect(endpoint: Endpoint, *, deadline_s: float) -> GlooTransport:
@@ -53,7 +56,7 @@ def connect(endpoint: Endpoint, *, deadline_s: float) -> GlooTransport:
     Raises
     ------
     TransportError
-        When torch is built without gloo, or as `Neighbours` and `Opened` say.
+        When torch is built without gloo; also as :class:`Neighbours` and :class:`Opened`.
     """
     if not (distributed.is_available() and distributed.is_gloo_available()):
         raise TransportError("this host's torch is built without gloo; choose another backend")
@@ -96,10 +99,9 @@ class GlooTransport(GroupTransport):
         self._from, self._to = (endpoint.rank - 1) % ranks, (endpoint.rank + 1) % ranks
         self._told = {"in": 0, "out": 0}
         self._most_unsent = 1
-        self._posted: SimpleQueue[_Slot | None] = SimpleQueue()
-        self._filled: SimpleQueue[_Slot] = SimpleQueue()
-        self._in_hand: _Slot | None = None
-        self._spare: _Slot | None = None
+        self._slots: Iterator[Slot] = iter(())
+        self._posted: SimpleQueue[_Posted | None] = SimpleQueue()
+        self._read_one = False
         self._unsent: deque[list[Any]] = deque()
         self._headers = deque(self._ask_header() for _ in range(_HEADERS_AHEAD))
         self._receiver = threading.Thread(target=self._receive, name="receive", daemon=True)
@@ -113,32 +115,30 @@ class GlooTransport(GroupTransport):
         window: int,
         deadline_s: float,
     ) -> None:
-        """Post receives for what is to come; what was posted before is never sent."""
+        """Post receives for the coming messages; those posted before are never filled."""
         super().configure(inbound, outbound, window=window, deadline_s=deadline_s)
-        # Both ends of a link count how often they were told that it carries something, so that
-        # no payload is written to where one of other tensors was expected.
+        # Both ends of a link count how often they were configured for tensors on it. The count is
+        # gloo's tag, so that no payload is written to memory posted for other tensors.
         self._told["in"] += bool(inbound)
         self._told["out"] += bool(outbound)
         self._most_unsent = _ahead(payload_bytes(self.outbound), window)
-        self._in_hand = self._spare = None
+        self._read_one = False
         if inbound:
-            self._spare = _Slot(inbound, self._told["in"])
-            for _ in range(_ahead(payload_bytes(self.inbound), window)):
-                self._post(_Slot(inbound, self._told["in"]))
+            ahead = _ahead(payload_bytes(self.inbound), window)
+            self._slots = slots(inbound, ahead)
+            for _ in range(ahead):
+                self._post()
 
     def recv(self) -> Message:
-        """Return the next message, and let go of the tensors of the one before the last."""
-        if self._in_hand and self._spare:
-            self._post(self._spare)
-            self._spare, self._in_hand = self._in_hand, None
+        """Return the next message, and post the slot of the one before the last again."""
+        if self._read_one:
+            self._post()
+            self._read_one = False
         message = super().recv()
-        if message.tensors:
-            self._in_hand = self._filled.get_nowait()
-        elif self.inbound and message.tag != MARK:
-            raise ProtocolError(
-                f"{self.neighbours.previous} announced 0 bytes where the plan says "
-                f"{payload_bytes(self.inbound)}"
-            )
+        self._read_one = bool(message.tensors)
+        if self.inbound and not message.tensors and message.tag != MARK:
+            planned = payload_bytes(self.inbound)
+            raise ProtocolError.announced(0, self.neighbours.previous, planned)
         return message
 
     def facts(self) -> dict[str, object]:
@@ -146,7 +146,7 @@ class GlooTransport(GroupTransport):
         return {**super().facts(), "receives_ahead": _AHEAD}
 
     def _ship(self, tag: Tag, tensors: list[torch.Tensor]) -> None:
-        """Send header and tensors, after the oldest of those that may be unsent."""
+        """Send header and tensors; wait for the oldest message where too many are unsent."""
         while len(self._unsent) >= self._most_unsent:
             self._finish(self._unsent.popleft())
         size = sum(tensor.nbytes for tensor in tensors)
@@ -164,7 +164,7 @@ class GlooTransport(GroupTransport):
         self._unsent.append(works)
 
     def _finish(self, works: list[Any]) -> None:
-        """Wait until a message is with the kernel."""
+        """Wait until the kernel has taken a message."""
         try:
             for work in works:
                 work.wait(timedelta(seconds=self.deadline_s))
@@ -176,24 +176,26 @@ class GlooTransport(GroupTransport):
             raise self._lost(self.neighbours.next, error) from error
 
     def _lost(self, who: str, error: RuntimeError) -> TransportError:
-        """What to raise for an error of gloo's."""
+        """The error to raise for one of gloo's."""
         return self.fault or PeerGone(f"the connection with {who} broke: {first_line(error)}")
 
-    def _post(self, slot: _Slot) -> None:
-        """Say where the next payload is to go."""
+    def _post(self) -> None:
+        """Post the next slot for one more payload."""
+        slot, told = next(self._slots), self._told["in"]
+        pieces = [piece for piece in slot.pieces if piece.nbytes]
         try:
-            slot.works = [self._group.recv([view], self._from, slot.told) for view in slot.views]
+            works = [self._group.recv([piece], self._from, told) for piece in pieces]
         except RuntimeError as error:
             raise self._lost(self.neighbours.previous, error) from error
-        self._posted.put(slot)
+        self._posted.put(_Posted(told, slot, works))
 
     def _ask_header(self) -> tuple[torch.Tensor, Any]:
-        """Say where the next header is to go."""
+        """Post memory for one more header."""
         header = torch.zeros(_FIELDS, dtype=torch.int64)
         return header, self._group.recv([header], self._from, _HEADER_TAG)
 
     def _receive(self) -> None:
-        """Receiving thread: take messages as they come, until the group is left."""
+        """Body of the receiving thread: take messages as they come, until the group is left."""
         try:
             while True:
                 header, work = self._headers[0]
@@ -203,30 +205,28 @@ class GlooTransport(GroupTransport):
                 self._headers.popleft()
                 told, phase, seq, count, size = header.tolist()
                 self._headers.append(self._ask_header())
-                slot = self._fill(told, size) if count else None
-                if count and slot is None:
+                tensors = self._fill(told, size) if count else ()
+                if tensors is None:
                     return
-                tensors = slot.tensors if slot else ()
                 self.arrive(Message(Tag(phase, seq), tensors, time.perf_counter_ns()))
         except TransportError as error:
             self.lose(error)
         except RuntimeError as error:
             self.lose(self._lost(self.neighbours.previous, error))
 
-    def _fill(self, told: int, size: int) -> _Slot | None:
-        """Wait for a payload in the slot posted for it; None where the group is left."""
-        while (slot := self._posted.get()) is not None and slot.told < told:
+    def _fill(self, told: int, size: int) -> tuple[torch.Tensor, ...] | None:
+        """Wait for a payload in the slot posted for it; None where the group was left meanwhile."""
+        while (posted := self._posted.get()) is not None and posted.told < told:
             pass
-        if slot is None:
+        if posted is None:
             return None
-        if slot.told != told or slot.size != size:
-            raise ProtocolError(
-                f"{self.neighbours.previous} announced {size} bytes where the plan says {slot.size}"
-            )
-        for work in slot.works:
+        tensors = posted.slot.tensors
+        planned = sum(tensor.nbytes for tensor in tensors)
+        if posted.told != told or planned != size:
+            raise ProtocolError.announced(size, self.neighbours.previous, planned)
+        for work in posted.works:
             work.wait(_FOREVER)
-        self._filled.put(slot)
-        return slot
+        return tensors
 
     def _leave(self) -> None:
         """Wake the receiving thread and close the connections."""
@@ -236,24 +236,19 @@ class GlooTransport(GroupTransport):
         self._unsent.clear()
 
 
-class _Slot:
-    """Memory for one inbound message, and the receives that fill it."""
+class _Posted(NamedTuple):
+    """A slot, the receives that fill it, and the count of configurations they were posted for."""
 
-    def __init__(self, specs: Sequence[TensorSpec], told: int) -> None:
-        self.told = told
-        self.tensors = tuple(
-            torch.empty(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs
-        )
-        self.views = [_bytes_of(tensor) for tensor in self.tensors if tensor.nbytes]
-        self.size = sum(view.nbytes for view in self.views)
-        self.works: list[Any] = []
+    told: int
+    slot: Slot
+    works: list[Any]
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
-    """The memory of a contiguous tensor, without copying."""
+    """The memory of a contiguous tensor as bytes, without a copy."""
     return tensor.reshape(-1).view(torch.uint8)
 
 
 def _ahead(size: int, window: int) -> int:
-    """How many messages of so many bytes may be under way."""
+    """How many messages of `size` bytes may be on their way over one link."""
     return max(window, min(_AHEAD, _AHEAD_BYTES // max(1, size)))

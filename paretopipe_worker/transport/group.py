@@ -1,8 +1,8 @@
-"""What the backends of torch.distributed share.
+"""What the backends over ``torch.distributed`` share.
 
-Their libraries meet through a store, know no deadline while nothing moves, and would take whoever
-comes. So a ring of plain connections is joined first, as `tcp` does, and kept idle: its ends have
-proved who they are, and it closes when a neighbour is gone.
+Its libraries let ranks meet through a store, keep no deadline while nothing moves, and accept any
+peer. So a rank first joins a ring of plain connections, as `tcp` does, and keeps it idle: both ends
+of each connection have proved who they are, and it closes when a neighbour is gone.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ _GO = b"go"
 
 
 class Neighbours:
-    """The idle connections from the rank before and to the next, of one backend and version.
+    """The idle connections from the previous rank and to the next one.
 
     Raises
     ------
     TransportError
-        When the own address cannot be used, a neighbour does not come within the deadline, or
-        speaks another version.
+        As :func:`paretopipe_worker.transport.ring.join`.
+    ProtocolError
+        When the previous rank has another backend, or another version of its protocol.
     """
 
     def __init__(self, endpoint: Endpoint, backend: str, version: int, deadline_s: float) -> None:
@@ -71,7 +72,10 @@ class Neighbours:
             raise
 
     def meet(self) -> None:
-        """Wait until every rank has come here: once around the ring, and once more to say so."""
+        """Wait until every rank has called this.
+
+        A token goes around the ring twice: once to learn that all are here, once to tell them.
+        """
         for _ in range(2):
             if self._rank == 0:
                 self._put(_GO)
@@ -80,7 +84,7 @@ class Neighbours:
                 self._put(_GO)
 
     def watch(self, lost: Callable[[TransportError], None]) -> None:
-        """Call `lost` when a neighbour is gone, once, from a thread."""
+        """Have a thread call `lost`, once, when a neighbour is gone."""
         self._watching = threading.Thread(
             target=self._wait_for_loss, args=(lost,), name="watch", daemon=True
         )
@@ -89,7 +93,7 @@ class Neighbours:
     def close(self) -> None:
         """Close both connections."""
         for link in (self._in, self._out):
-            # Wakes the thread; the peer may have closed it already.
+            # Wakes the watching thread; the peer may have closed the connection already.
             with contextlib.suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
         if self._watching:
@@ -105,11 +109,11 @@ class Neighbours:
             raise PeerGone(f"the connection to {self.next} broke: {error}") from error
 
     def _get(self, size: int) -> bytes:
-        """Receive from the rank before."""
+        """Receive `size` bytes from the previous rank."""
         try:
             data = self._in.recv(size, socket.MSG_WAITALL)
         except TimeoutError:
-            raise DeadlineExceeded(f"{self.previous} joined and said nothing more") from None
+            raise DeadlineExceeded(f"{self.previous} joined and then sent nothing") from None
         except OSError as error:
             raise PeerGone(f"the connection from {self.previous} broke: {error}") from error
         if len(data) < size:
@@ -117,7 +121,7 @@ class Neighbours:
         return data
 
     def _wait_for_loss(self, lost: Callable[[TransportError], None]) -> None:
-        """Sleep until a connection can be read: nothing is ever sent on it, so it has ended."""
+        """Sleep until a connection is readable; since nothing is sent on it, it has ended then."""
         waiting = select.poll()
         names = {self._in.fileno(): self.previous, self._out.fileno(): self.next}
         for descriptor in names:
@@ -127,7 +131,13 @@ class Neighbours:
 
 
 def meeting_place(endpoint: Endpoint, neighbours: Neighbours, deadline_s: float) -> Any:
-    """A store at rank 0's data address and port, and nowhere else, for libraries to meet in."""
+    """The store in which a library's ranks meet; rank 0 has it, at its data address and port only.
+
+    Raises
+    ------
+    TransportError
+        When it cannot be reached, or a neighbour is gone.
+    """
     lead, listening = endpoint.rank == 0, None
     if lead:
         family = socket.AF_INET6 if ":" in endpoint.own[0] else socket.AF_INET
@@ -148,19 +158,19 @@ def meeting_place(endpoint: Endpoint, neighbours: Neighbours, deadline_s: float)
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says went wrong, without its stack."""
+    """The first line of a library's error, without its stack."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class GroupTransport:
-    """A rank's place in a group of torch.distributed; see `transport.api.Transport`.
+    """One rank of a group, see :class:`paretopipe_worker.transport.api.Transport`.
 
-    A backend calls :meth:`arrive` from its threads, and has :meth:`_ship` and :meth:`_leave`.
+    A backend implements :meth:`_ship` and :meth:`_leave`. Its threads call :meth:`arrive` for each
+    message, and :meth:`lose` when a link is lost.
     """
 
     def __init__(self, neighbours: Neighbours, opened: Opened) -> None:
         self.neighbours = neighbours
-        self.window = 1
         self.deadline_s = 0.0
         self.inbound: tuple[TensorSpec, ...] = ()
         self.outbound: tuple[TensorSpec, ...] = ()
@@ -177,23 +187,20 @@ class GroupTransport:
         window: int,
         deadline_s: float,
     ) -> None:
-        """Say what the messages carry; what came before it waits for it."""
+        """Set what the messages carry; messages that came earlier wait for the call of `recv`."""
         self.inbound, self.outbound = tuple(inbound), tuple(outbound)
-        self.window, self.deadline_s = window, deadline_s
+        self.deadline_s = deadline_s
 
     def begin(self, *, overlap: bool) -> None:
-        """Do nothing: the library's threads move the bytes in any case."""
+        """Do nothing: the library's threads move the bytes in both kinds of leg."""
 
     def send(self, tag: Tag, tensors: Sequence[torch.Tensor]) -> int:
-        """Hand a message over to the library; it is serialised when that returns."""
+        """Hand a message to the library; it counts as serialised when that call returns."""
         flat = [tensor.contiguous() for tensor in tensors]
         size = sum(tensor.nbytes for tensor in flat)
         planned = 0 if tag == MARK else payload_bytes(self.outbound)
         if size != planned:
-            raise ProtocolError(
-                f"a message of {size} bytes to {self.neighbours.next} is not what the plan says: "
-                f"{planned}"
-            )
+            raise ProtocolError.unplanned(size, self.neighbours.next, planned)
         if self.fault:
             raise self.fault
         self._ship(tag, flat)
@@ -208,12 +215,15 @@ class GroupTransport:
                 f"nothing came from {self.neighbours.previous} for {self.deadline_s:g} s"
             ) from None
         if isinstance(arrived, TransportError):
-            self._arrived.put(arrived)  # for whoever asks again
+            self._arrived.put(arrived)  # the next call raises it again
             raise arrived
         return arrived
 
     def counters(self) -> Counters:
-        """Bytes TCP has sent on the library's connections, both directions' protocol included."""
+        """Bytes that TCP has sent on the library's connections.
+
+        They include what this rank sends to the previous one: gloo's and RPC's answers to messages.
+        """
         return self.opened.counters()
 
     def facts(self) -> dict[str, object]:
@@ -230,11 +240,11 @@ class GroupTransport:
         self.neighbours.close()
 
     def arrive(self, message: Message) -> None:
-        """Take a message that has come."""
+        """Take a message that has arrived."""
         self._arrived.put(message)
 
     def lose(self, fault: TransportError) -> None:
-        """Take note that a link cannot be used any more; the first reason counts."""
+        """Record that a link cannot be used any more; the first reason is kept."""
         if not self.closed:
             self.fault = self.fault or fault
             self._arrived.put(self.fault)
@@ -244,5 +254,5 @@ class GroupTransport:
         raise NotImplementedError
 
     def _leave(self) -> None:
-        """End the library's part."""
+        """End the library's connections and threads."""
         raise NotImplementedError

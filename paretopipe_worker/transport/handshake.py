@@ -1,4 +1,4 @@
-"""How two ranks make sure of each other, before the first tensor and the first command.
+"""How two ranks authenticate each other before the first tensor and the first command.
 
 Each end says who it is and what it computes with, and proves that it knows the run's secret::
 
@@ -8,15 +8,15 @@ Each end says who it is and what it computes with, and proves that it knows the 
       HMAC(secret, "caller", both)   ->
                                      <- HMAC(secret, "listener", both)
 
-The proof covers both hellos, so both nonces, ranks, agreements and the purpose: what was recorded
-in another handshake, or is sent back to where it came from, proves nothing. Both ends judge the
-same four messages in the same order and so come to the same error. Neither secret nor anything it
-could be found from crosses. What crosses later is neither encrypted nor signed: whoever can change
-packets between two hosts is not kept out.
+The proof covers both hellos, and so both nonces, ranks, agreements and the purpose. A message that
+was recorded in another handshake, or that is sent back to its sender, therefore proves nothing.
+Both ends check the same four messages in the same order and so find the same error. Neither the
+secret nor anything that it could be derived from crosses. What crosses later is neither encrypted
+nor signed, so an attacker who can change packets between two hosts is not kept out.
 
-Who is a stranger is turned away and forgotten: one that does not speak this protocol, is of another
-run, session or attempt, or not of the rank that is waited for. Who claims to be the neighbour and
-disagrees, or does not know the secret, ends the session, since waiting would not mend it.
+A stranger is a peer that speaks another protocol, belongs to another run, session or attempt, or
+has an unexpected rank. Its connection is closed and the wait goes on. A peer that claims to be the
+neighbour but disagrees, or does not know the secret, ends the session, since waiting cannot help.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import socket
 import struct
@@ -32,7 +31,6 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Literal
 
 from paretopipe_worker.transport.agreement import Agreement
@@ -44,55 +42,50 @@ _HEAD = struct.Struct("<4sHH")  # magic, version, bytes of the text that follows
 _MAX_TEXT_BYTES = 2048
 _PROOF_BYTES = hashlib.sha256().digest_size
 _POLL_S = 0.2
-_MIN_SECRET_BYTES = 32
 
 Role = Literal["caller", "listener"]
 Purpose = Literal["ring", "control"]
 
 
 class HandshakeError(TransportError):
-    """The other end is not one to work with."""
+    """The peer must not be worked with."""
 
 
 class Stranger(HandshakeError):
-    """The other end does not speak this protocol, or is not the rank that was waited for."""
+    """The peer does not speak this protocol, or is not the rank that was expected."""
 
 
 class RunMismatch(Stranger):
-    """The other end is of another run, session or attempt."""
+    """The peer belongs to another run, session or attempt."""
 
 
 class SchemaMismatch(HandshakeError):
-    """The other end speaks another version of the protocol, or writes other records."""
+    """The peer speaks another version of the protocol, or writes another record format."""
 
 
 class SecretMismatch(HandshakeError):
-    """The other end does not know the run's secret."""
+    """The peer does not know the run's secret."""
 
 
 class PlanMismatch(HandshakeError):
-    """The other end has a plan that measures something else."""
+    """The peer has a plan that measures something else."""
 
 
 class CutsMismatch(HandshakeError):
-    """The other end has other points, splits or hops in its plan."""
+    """The peer has other points, splits or hops in its plan."""
 
 
 class TorchMismatch(HandshakeError):
-    """The other end computes with another version of torch."""
+    """The peer computes with another version of torch."""
 
 
 class WeightsMismatch(HandshakeError):
-    """The other end computes with other weights."""
-
-
-class SecretFileError(ValueError):
-    """The file of the run's secret cannot be used: which, and what is allowed."""
+    """The peer computes with other weights."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who one end of a connection is; the secret is in no text of it."""
+    """Who one end of a connection is. Its ``repr`` does not show the secret."""
 
     purpose: Purpose
     rank: int
@@ -104,7 +97,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Hello:
-    """What one end said of itself."""
+    """What the peer said of itself; `raw` is the message as it was received."""
 
     version: int
     raw: bytes
@@ -115,7 +108,7 @@ class Hello:
 
 
 class Patience:
-    """How long to wait for the other ranks: until the deadline, or until somebody gives up."""
+    """How long to wait for the other ranks: until the deadline, or until a thread gives up."""
 
     def __init__(self, deadline_s: float) -> None:
         self._until = time.monotonic() + deadline_s
@@ -123,53 +116,20 @@ class Patience:
 
     @property
     def left_s(self) -> float:
-        """Seconds that are left, none once it was given up."""
+        """Seconds until the deadline; 0 after :meth:`give_up`."""
         return 0.0 if self._given_up.is_set() else max(0.0, self._until - time.monotonic())
 
     def give_up(self) -> None:
-        """End every wait soon."""
+        """End all waits, each within a fraction of a second."""
         self._given_up.set()
 
     def wait(self, seconds: float) -> None:
-        """Let a moment pass."""
+        """Sleep for so long, but no longer than the patience lasts."""
         self._given_up.wait(min(seconds, self.left_s))
 
     def slice(self) -> float:
-        """Seconds that one call may wait before it looks again whether somebody gave up."""
+        """Seconds that one call may block before it checks again whether a thread gave up."""
         return max(0.001, min(_POLL_S, self.left_s))
-
-
-def read_secret(path: Path) -> bytes:
-    """Read the run's secret.
-
-    Raises
-    ------
-    SecretFileError
-        When the file is not there, too short, another user's, or others may read it.
-    """
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            secret = file.read(4096).strip()
-    except OSError as error:
-        raise SecretFileError(
-            f"{path}: the run's secret cannot be read: {error.strerror}"
-        ) from error
-    if status.st_mode & 0o077:
-        raise SecretFileError(
-            f"{path}: has mode {status.st_mode & 0o777:04o}; the run's secret must be for its "
-            "owner alone: 0600"
-        )
-    if status.st_uid != os.geteuid():
-        raise SecretFileError(
-            f"{path}: belongs to user {status.st_uid}; the run's secret must belong to the user "
-            f"who runs the stage: {os.geteuid()}"
-        )
-    if len(secret) < _MIN_SECRET_BYTES:
-        raise SecretFileError(
-            f"{path}: holds {len(secret)} bytes; a secret has at least {_MIN_SECRET_BYTES}"
-        )
-    return secret
 
 
 def shake_hands(
@@ -180,21 +140,29 @@ def shake_hands(
     patience: Patience,
     limit_s: float,
 ) -> Hello:
-    """Make sure of the other end of a fresh connection; return what it said.
+    """Authenticate the peer of a new connection, and return its hello.
 
     Parameters
     ----------
+    link
+        The connection.
+    role
+        Which end of it this rank is.
+    own
+        What this rank says of itself.
     ranks
-        Who may be there.
+        Ranks that are expected at the other end.
+    patience
+        How long this rank waits for others; it may end the handshake early.
     limit_s
-        Longest time that the whole may take.
+        Longest time that the whole handshake may take, in seconds.
 
     Raises
     ------
     Stranger, RunMismatch
-        When it is nobody to wait for; the caller may try again.
-    SchemaMismatch, SecretMismatch, CutsMismatch, TorchMismatch, WeightsMismatch
-        When it claims to be the neighbour and must not be worked with.
+        When the peer is not one that is expected; the caller may go on waiting.
+    SchemaMismatch, SecretMismatch, PlanMismatch, CutsMismatch, TorchMismatch, WeightsMismatch
+        When the peer claims to be the neighbour and must not be worked with.
     """
     until = time.monotonic() + limit_s
     where = peer(link)
@@ -214,7 +182,7 @@ def shake_hands(
     other: Role = "listener" if role == "caller" else "caller"
     if not hmac.compare_digest(theirs, _proof(own.secret, other, *hellos)):
         raise SecretMismatch(
-            f"{where} says it is rank {heard.rank} of {own.session} and does not know the run's "
+            f"{where} says it is rank {heard.rank} of {own.session}, but does not know the run's "
             "secret; all ranks of a launch must have the secret that its playbook made"
         )
     _judge_agreement(own.agreement, heard, where)
@@ -223,7 +191,7 @@ def shake_hands(
 
 
 def peer(link: socket.socket) -> str:
-    """Address of the other end, as errors name it."""
+    """Address and port of the peer, as errors name it."""
     try:
         name = link.getpeername()
     except OSError:
@@ -232,7 +200,7 @@ def peer(link: socket.socket) -> str:
 
 
 def _say(own: Identity) -> bytes:
-    """The hello of one end, with a fresh nonce."""
+    """The hello of this rank, with a fresh nonce."""
     text = json.dumps(
         {
             "purpose": own.purpose,
@@ -246,7 +214,7 @@ def _say(own: Identity) -> bytes:
 
 
 def _hear(link: socket.socket, where: str, patience: Patience, until: float) -> Hello:
-    """The other end's hello, its size held against the limit before it is read."""
+    """Read the peer's hello; its size is checked before it is read."""
     head = _read(link, _HEAD.size, where, patience, until)
     magic, version, size = _HEAD.unpack(head)
     if magic != _MAGIC or size > _MAX_TEXT_BYTES:
@@ -264,25 +232,25 @@ def _hear(link: socket.socket, where: str, patience: Patience, until: float) -> 
             agreement=Agreement(**parts),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Stranger(f"{where} said something that is no hello: {text[:60]!r}") from error
+        raise Stranger(f"{where} sent something that is not a hello: {text[:60]!r}") from error
 
 
 def _text(value: object) -> str:
-    """A value of a hello, of which each is a text."""
+    """A value of a hello that must be a string; an absent one is empty."""
     if value is not None and not isinstance(value, str):
         raise TypeError("not a text")
     return value or ""
 
 
 def _number(value: object) -> int:
-    """A rank, as a hello has it."""
+    """A value of a hello that must be an integer."""
     if type(value) is not int:
         raise TypeError("not a number")
     return value
 
 
 def _read(link: socket.socket, size: int, where: str, patience: Patience, until: float) -> bytes:
-    """Exactly `size` bytes."""
+    """Read exactly `size` bytes."""
     got = b""
     while len(got) < size:
         if not patience.left_s or time.monotonic() > until:
@@ -299,17 +267,17 @@ def _read(link: socket.socket, size: int, where: str, patience: Patience, until:
 
 
 def _proof(secret: bytes, role: Role, caller: bytes, listener: bytes) -> bytes:
-    """What only who knows the secret can say, of this handshake and in this role."""
+    """The proof of one role in this handshake, which only a rank with the secret can compute."""
     digest = hashlib.sha256(caller).digest() + hashlib.sha256(listener).digest()
     return hmac.digest(secret, b"paretopipe handshake " + role.encode() + b"\0" + digest, "sha256")
 
 
 def _judge_claim(own: Identity, heard: Hello, ranks: Collection[int], where: str) -> None:
-    """Tell a stranger, and who speaks another version, before any proof is asked for."""
+    """Refuse a stranger, and a peer of another version, before proofs are exchanged."""
     if heard.session != own.session:
         raise RunMismatch(
-            f"{where} is of {heard.session or 'no session'}, this rank of {own.session}; "
-            "all ranks must be of the same run, session and attempt"
+            f"{where} belongs to {heard.session or 'no session'}, this rank to {own.session}; "
+            "all ranks must belong to the same run, session and attempt"
         )
     if heard.version != own.version:
         raise SchemaMismatch(
@@ -318,8 +286,8 @@ def _judge_claim(own: Identity, heard: Hello, ranks: Collection[int], where: str
         )
     if heard.purpose != own.purpose or heard.rank not in ranks:
         raise Stranger(
-            f"{where} comes as rank {heard.rank} for the {heard.purpose}, which is not who was "
-            f"expected by rank {own.rank} for the {own.purpose}"
+            f"{where} comes as rank {heard.rank} for the {heard.purpose}, which is not whom rank "
+            f"{own.rank} expects for the {own.purpose}"
         )
 
 
@@ -334,7 +302,7 @@ assert set(_AGREED) == {part.name for part in fields(Agreement)}
 
 
 def _judge_agreement(own: Agreement, heard: Hello, where: str) -> None:
-    """See that both ends compute the same thing."""
+    """Check that both ends record and compute the same."""
     for key, (mismatch, name) in _AGREED.items():
         here, there = getattr(own, key), getattr(heard.agreement, key)
         if here != there:

@@ -1,7 +1,7 @@
-"""Join a ring of plain TCP connections: listen, reach the next rank, accept the one before.
+"""Join a ring of plain TCP connections: listen, reach the next rank, accept the previous one.
 
-Whoever meets shakes hands first (:mod:`paretopipe_worker.transport.handshake`); strangers are
-turned away. The control channel meets in the same way.
+The ends of each connection shake hands first (:mod:`paretopipe_worker.transport.handshake`), and
+strangers are turned away. The control channel is connected in the same way.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from paretopipe_worker.transport.handshake import (
 )
 
 _HELLO_S = 5.0
-"""Time in which who connects has to say who it is: a silent one keeps the others waiting."""
+"""Time in which a peer that connects must complete the handshake; meanwhile the others wait."""
 _REFUSED_S, _STRANGER_S = 0.05, 0.25
-"""Pauses before another try: where nobody listens yet, and where a stranger does."""
+"""Pauses before the next try: where nobody listens yet, and where a stranger listens."""
 _BACKLOG = 8
-"""Connections that may wait: a stranger's must not keep the neighbour's out."""
+"""Connections that may wait to be accepted: a stranger's must not keep the neighbour's out."""
 _MOST_RANKS = 1 << 16
 
 Joined = tuple[socket.socket, Hello]
-"""A connection, and what its other end said of itself."""
+"""A connection, and the hello of its other end."""
 
 
 def join(endpoint: Endpoint, deadline_s: float) -> tuple[socket.socket, socket.socket]:
@@ -43,14 +43,14 @@ def join(endpoint: Endpoint, deadline_s: float) -> tuple[socket.socket, socket.s
     DeadlineExceeded
         When a neighbour did not come in time; the text names it.
     HandshakeError
-        When a neighbour does not agree or does not know the secret: a class for each case.
+        When a neighbour disagrees or does not know the secret; each case has a class of its own.
     """
     patience = Patience(deadline_s)
     rank = endpoint.rank
     own = Identity("ring", rank, endpoint.session, endpoint.agreement, endpoint.secret)
-    previous = range(rank - 1, rank) if rank else range(1, _MOST_RANKS)  # the last one, whichever
+    previous = range(rank - 1, rank) if rank else range(1, _MOST_RANKS)  # rank 0: the last rank
     with listen(endpoint.own) as listener, ThreadPoolExecutor(1, "join") as pool:
-        # At once: a neighbour that reaches for this rank does not answer before it is answered.
+        # Both at the same time: a neighbour may accept only after it was accepted itself.
         reaching = pool.submit(reach, endpoint.next, endpoint.own[0], own, {rank + 1, 0}, patience)
         reaching.add_done_callback(lambda done: patience.give_up() if done.exception() else None)
         try:
@@ -66,7 +66,7 @@ def join(endpoint: Endpoint, deadline_s: float) -> tuple[socket.socket, socket.s
 
 
 def _cause(reaching: Future[Joined], error: BaseException) -> BaseException:
-    """Of what ended the two halves of a join, which may have ended each other, what to report."""
+    """Which error of the two halves of a join to report: each half may have ended the other."""
     other = reaching.exception()
     if other is None:
         reaching.result()[0].close()
@@ -76,7 +76,7 @@ def _cause(reaching: Future[Joined], error: BaseException) -> BaseException:
 
 
 def listen(own: tuple[str, int]) -> socket.socket:
-    """Listen at the data address, and nowhere else.
+    """Listen at the rank's own address, and nowhere else.
 
     Raises
     ------
@@ -105,9 +105,9 @@ def reach(
     Raises
     ------
     DeadlineExceeded
-        When nobody, or a stranger, was there all the time.
+        When nobody listened until the deadline, or only strangers did.
     HandshakeError
-        As :func:`shake_hands`; RunMismatch when somebody of another run was there to the end.
+        As :func:`shake_hands`; RunMismatch when a rank of another run listened until the deadline.
     """
     reason, stranger = "no answer", None
     while (left := patience.left_s) > 0:
@@ -121,7 +121,7 @@ def reach(
         except OSError as error:
             link.close()
             reason = error.strerror or str(error)
-            # Refused means that it does not listen yet; there is nothing to be woken by.
+            # A refusal means that it does not listen yet, and no event tells when it will.
             patience.wait(_REFUSED_S)
         except Stranger as error:
             link.close()
@@ -136,14 +136,14 @@ def reach(
 def accept(
     listener: socket.socket, own: Identity, ranks: Collection[int], patience: Patience
 ) -> Joined:
-    """Take the connection of one of `ranks`, turning strangers away.
+    """Accept the connection of one of `ranks`, and turn strangers away.
 
     Raises
     ------
     DeadlineExceeded
-        When none of them came; the text names who was turned away last.
+        When none of them came; the text names the last stranger that was turned away.
     HandshakeError
-        As :func:`shake_hands`; RunMismatch when nobody came but ranks of another run.
+        As :func:`shake_hands`; RunMismatch when only ranks of another run came.
     """
     stranger = None
     while patience.left_s > 0:
@@ -168,17 +168,17 @@ def accept(
 
 
 def _telling(before: Stranger | None, now: Stranger) -> Stranger:
-    """Of two strangers, the one of another run, else the latest."""
+    """The stranger to report of two: the one of another run, else the later one."""
     return before if type(before) is RunMismatch and type(now) is not RunMismatch else now
 
 
 def _late(text: str, stranger: Stranger | None) -> TransportError:
-    """The error of a neighbour that did not come in time."""
+    """The error for a neighbour that did not come in time."""
     return RunMismatch(text) if type(stranger) is RunMismatch else DeadlineExceeded(text)
 
 
 def tune(link: socket.socket) -> None:
-    """Send at once; congestion control is the host's, which is set for the session."""
+    """Have the kernel send small messages at once; other settings are the host's."""
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 

@@ -1,8 +1,8 @@
-"""PyTorch RPC: each message a call of a function at the next rank, over TensorPipe.
+"""The `rpc` backend: PyTorch RPC over TensorPipe; a message is a function call at the next rank.
 
-What comes is unpickled, by whoever can reach the port that TensorPipe listens on: that has neither
-proof of a secret nor bounds. So it listens at the data address only, and a network of strangers is
-no place for it. Upstream only maintains it, so nothing but this module knows of it.
+RPC unpickles whatever reaches the port on which TensorPipe listens, without proof of a secret and
+without bounds. It listens at the data address only; use it only on a network that you trust.
+PyTorch no longer develops RPC, so only this module depends on it.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from paretopipe_worker.transport.sockets import Opened, interface_of
 
 VERSION = 1
 TRANSPORTS, CHANNELS = ["uv"], ["basic"]
-"""TCP and nothing else: between processes of one machine TensorPipe would go around the link, by
-shared memory and ``process_vm_readv``, even between network namespaces."""
+"""TensorPipe may use TCP only. Between processes of one machine it would otherwise bypass the link
+through shared memory and ``process_vm_readv``, even between network namespaces."""
 
 _WORKERS = 4
 _MOST_UNANSWERED = 64
 _INTERFACES = ("TP_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 _joined: RpcTransport | None = None
-"""Whom calls that come are for: RPC's state is the process's."""
+"""The transport that incoming calls are for. RPC's state belongs to the process."""
 
 
 def connect(endpoint: Endpoint, *, deadline_s: float) -> RpcTransport:
@@ -58,7 +58,8 @@ def connect(endpoint: Endpoint, *, deadline_s: float) -> RpcTransport:
     Raises
     ------
     TransportError
-        When torch is built without RPC, or as `Neighbours` and `Opened` say.
+        When torch is built without RPC, or the own address is not the first one of its interface;
+        also as :class:`Neighbours` and :class:`Opened`.
     """
     library, interface = _library(), interface_of(endpoint.own[0])
     neighbours = Neighbours(endpoint, "rpc", VERSION, deadline_s)
@@ -81,7 +82,8 @@ class RpcTransport(GroupTransport):
     ) -> None:
         super().__init__(neighbours, opened)
         self._rpc = library
-        # RPC numbers some exchanges by the names of all workers, for as long as a process lives.
+        # RPC numbers some exchanges by the names of all workers for the life of the process, so
+        # each group needs names of its own.
         self._names = [f"rank{rank}-{port}" for rank, (_, port) in enumerate(endpoint.ring)]
         self._to = self._names[(endpoint.rank + 1) % len(self._names)]
         self._sent = 0
@@ -93,7 +95,7 @@ class RpcTransport(GroupTransport):
         self._started = False
 
     def join(self, endpoint: Endpoint, interface: str, deadline_s: float) -> None:
-        """Start RPC, open the connections to both neighbours, and wait for all to have done so."""
+        """Start RPC, open the connections to both neighbours, and wait until all ranks have."""
         global _joined
         os.environ.update(dict.fromkeys(_INTERFACES, interface))
         store = meeting_place(endpoint, self.neighbours, deadline_s)
@@ -110,26 +112,26 @@ class RpcTransport(GroupTransport):
         self.neighbours.watch(self.lose)
 
     def recv(self) -> Message:
-        """Return the next message, whose tensors are new ones."""
+        """Return the next message; its tensors are newly allocated."""
         message = super().recv()
         planned = () if message.tag == MARK else self.inbound
+        wanted = [(spec.shape, getattr(torch, spec.dtype)) for spec in planned]
         came = [(tuple(t.shape), t.dtype) for t in message.tensors]
-        if came != [(spec.shape, getattr(torch, spec.dtype)) for spec in planned]:
+        if came != wanted:
             size = sum(tensor.nbytes for tensor in message.tensors)
-            raise ProtocolError(
-                f"{self.neighbours.previous} announced {size} bytes where the plan says "
-                f"{payload_bytes(tuple(planned))}, or other tensors"
-            )
+            sizes = ProtocolError.announced(size, self.neighbours.previous, payload_bytes(planned))
+            raise ProtocolError(f"{sizes}: {came} for {wanted}")
         return message
 
     def facts(self) -> dict[str, object]:
-        """Settings of the connections, and what TensorPipe may use."""
+        """Settings of the connections, and the transports and channels of TensorPipe."""
         return {**super().facts(), "transports": TRANSPORTS, "channels": CHANNELS}
 
     def take(self, number: int, message: Message) -> None:
-        """Take a message in its turn: calls may run in another order than they were made in.
+        """Take message number `number` of this link.
 
-        It was received when those before it were too, as over any connection.
+        Calls may run in another order than they were made in, so a message waits for those before
+        it. It counts as received when they have been received too, as over any connection.
         """
         with self._taking:
             self._early[number] = message
@@ -139,7 +141,7 @@ class RpcTransport(GroupTransport):
                 self.arrive(following._replace(received_ns=self._last_ns))
 
     def _ship(self, tag: Tag, tensors: list[torch.Tensor]) -> None:
-        """Call the next rank."""
+        """Call the next rank; wait for the oldest call where too many are unanswered."""
         while self._unanswered and (
             len(self._unanswered) >= _MOST_UNANSWERED or self._unanswered[0].done()
         ):
@@ -157,7 +159,7 @@ class RpcTransport(GroupTransport):
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
-        """Give errors of RPC their names."""
+        """Turn errors of RPC into those of the interface."""
         try:
             yield
         except RuntimeError as error:
@@ -171,7 +173,7 @@ class RpcTransport(GroupTransport):
             ) from error
 
     def _leave(self) -> None:
-        """End RPC here, whatever the others do."""
+        """End RPC in this process, without waiting for the other ranks."""
         global _joined
         if self._started:
             self._rpc.shutdown(graceful=False)
@@ -186,7 +188,7 @@ def _library() -> Any:
     Raises
     ------
     TransportError
-        When this host's torch is built without.
+        When this host's torch is built without it.
     """
     try:
         library = importlib.import_module("torch.distributed.rpc")
@@ -201,7 +203,8 @@ def _library() -> Any:
 def _start(library: Any, name: str, rank: int, ranks: int, store: Any, deadline_s: float) -> None:
     """Start this process's RPC agent, which meets the others in the store.
 
-    These are the steps of ``init_rpc``, which takes no store, and makes its own at all addresses.
+    These are the steps of ``init_rpc``. That function takes no store, and makes one that listens
+    at all addresses.
     """
     importlib.import_module("torch.distributed.autograd")._init(rank)
     options = library.TensorPipeRpcBackendOptions(
@@ -210,16 +213,16 @@ def _start(library: Any, name: str, rank: int, ranks: int, store: Any, deadline_
         _transports=TRANSPORTS,
         _channels=CHANNELS,
     )
-    with warnings.catch_warnings(action="ignore"):  # it uses what torch has deprecated
+    with warnings.catch_warnings(action="ignore"):  # RPC uses functions that torch has deprecated
         library._init_rpc_backend(library.BackendType.TENSORPIPE, store, name, rank, ranks, options)
 
 
 def _greet() -> None:
-    """Called by the rank before, so that its connections are open before anything is measured."""
+    """Do nothing: the call by the previous rank opens its connections before any measurement."""
 
 
 def _deliver(number: int, phase: int, seq: int, *tensors: torch.Tensor) -> None:
-    """Called by the rank before for each of its messages, in one of RPC's threads."""
+    """Take a message. The previous rank calls it; it runs in one of RPC's threads."""
     now = time.perf_counter_ns()
     if _joined is not None:
         _joined.take(number, Message(Tag(phase, seq), tensors, now))

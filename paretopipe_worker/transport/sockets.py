@@ -1,7 +1,7 @@
-"""TCP connections of this process that a library opened: found, checked, counted.
+"""Find, check and count the TCP connections that a library opened in this process.
 
-The kernel lists them in ``/proc/self/fd``. Duplicates of them are kept, so that what it counted for
-a connection outlives the library's closing it.
+The kernel lists them in ``/proc/self/fd``. Duplicates of the sockets are kept, so that the kernel's
+counts of a connection can still be read after the library has closed it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 from paretopipe_worker.transport.api import Counters, TransportError
 
 SHAPED_FROM = 32768
-"""Links shape what has ports from here on at both ends (`paretopipe_worker.shaping.tc`): libraries
-let the kernel choose theirs, by default from 32768 to 60999."""
+"""A link shapes TCP whose ports are this or above at both ends (`paretopipe_worker.shaping.tc`).
+Libraries let the kernel choose their ports, by default from 32768 to 60999."""
 
 _BYTES_SENT_AT = 200  # tcpi_bytes_sent, tcpi_bytes_retrans in struct tcp_info, since Linux 4.19
 _ESTABLISHED, _LISTEN = 1, 10
@@ -27,19 +27,31 @@ _SIOCGIFADDR = 0x8915
 
 
 def sent_bytes(link: socket.socket) -> tuple[int, int]:
-    """Bytes TCP sent on a connection, retransmissions included, and how many of them were those."""
+    """Bytes that TCP sent on a connection, retransmissions included, and retransmitted bytes."""
     info = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
     sent, again = struct.unpack_from("=QQ", info, _BYTES_SENT_AT)
     return sent, again
 
 
+def settings(outbound: socket.socket, inbound: socket.socket) -> dict[str, object]:
+    """Congestion control and buffer sizes of a rank's two links, as the kernel reports them."""
+    name = outbound.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    return {
+        "congestion_control": name.rstrip(b"\0").decode(),
+        "send_buffer_bytes": outbound.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
+        "receive_buffer_bytes": inbound.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+    }
+
+
 def interface_of(address: str) -> str:
-    """Name of the interface whose first address this is: libraries that take a name take that one.
+    """Name of the interface that has this address as its first one.
+
+    A library that is given an interface's name uses the interface's first address.
 
     Raises
     ------
     TransportError
-        When there is none.
+        When no interface has it as its first address.
     """
     if ip_address(address).version == 6:
         wanted = ip_address(address).packed.hex()
@@ -49,7 +61,7 @@ def interface_of(address: str) -> str:
                 return name
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
-            # Interfaces without an IPv4 address refuse.
+            # The kernel refuses this for interfaces without an IPv4 address.
             with contextlib.suppress(OSError):
                 asked = struct.pack("16s24x", name.encode())
                 answer = fcntl.ioctl(asking, _SIOCGIFADDR, asked)
@@ -62,14 +74,20 @@ def interface_of(address: str) -> str:
 
 
 class Opened:
-    """The connections that a library opens while the block runs.
+    """The connections that a library opens while the ``with`` block runs.
 
-    Those of `store_port` are not its own: the library's ranks meet there.
+    Parameters
+    ----------
+    address
+        The rank's data address.
+    store_port
+        Port of the store in which the library's ranks meet. Connections with it are left out,
+        since they carry no data.
 
     Raises
     ------
     TransportError
-        At the end of the block, when a connection or listener leaves the data address, or has
+        At the end of the block, when a connection or listener is not at the data address, or has
         ports that a link's filters do not match.
     """
 
@@ -80,14 +98,14 @@ class Opened:
         self._before: set[int] = set()
 
     def __enter__(self) -> Opened:
-        """Note what is open already."""
+        """Remember the sockets that are open already."""
         for inode, link in tcp_sockets():
             self._before.add(inode)
             link.close()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Take what has been opened since."""
+        """Check and keep the connections that were opened since."""
         if kind is not None:
             return
         try:
@@ -101,7 +119,7 @@ class Opened:
                 ):
                     link.close()
                     continue
-                # A library may hold one of them twice.
+                # A library may hold the same socket twice.
                 self._before.add(inode)
                 self._links.append(link)
                 self._check(link, connected=connected)
@@ -113,47 +131,42 @@ class Opened:
             raise
 
     def _check(self, link: socket.socket, *, connected: bool) -> None:
-        """See that a socket is at the data address, and a connection at ports that are shaped."""
+        """Refuse a socket off the data address, and one at ports that links do not shape."""
         own = link.getsockname()
         if _plain(own[0]) != self._address:
             raise TransportError(
-                f"data would take {own[0]}:{own[1]}, not the data address {self._address}; its "
-                "interface must have it as its first address, and the way to the others go there"
+                f"data would use {own[0]}:{own[1]} instead of the data address {self._address}; "
+                "that must be the first address of its interface, and the route to the other hosts "
+                "must use this interface"
             )
         lowest = min(_ports(link, connected))
         if lowest < SHAPED_FROM:
             raise TransportError(
-                f"{own[0]}: the kernel chose port {lowest} for data, and links shape from "
-                f"{SHAPED_FROM}; net.ipv4.ip_local_port_range must begin there or above"
+                f"{own[0]}: the kernel chose port {lowest} for data, but links shape ports from "
+                f"{SHAPED_FROM} only; net.ipv4.ip_local_port_range must begin there or above"
             )
 
     def counters(self) -> Counters:
-        """What TCP has sent on all of them."""
+        """Bytes that TCP has sent on all of the connections."""
         counted = [sent_bytes(link) for link in self._links]
         return Counters(sum(s for s, _ in counted), sum(again for _, again in counted), "sockets")
 
     def facts(self) -> dict[str, object]:
-        """Congestion control and buffer sizes of the first, as the kernel gave them."""
+        """Number of the connections, and the settings of the first one."""
         if not self._links:
             return {"connections": 0}
         first = self._links[0]
-        name = first.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        return {
-            "connections": len(self._links),
-            "congestion_control": name.rstrip(b"\0").decode(),
-            "send_buffer_bytes": first.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
-            "receive_buffer_bytes": first.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
-        }
+        return {"connections": len(self._links), **settings(first, first)}
 
     def shut_down(self) -> None:
-        """End the connections, whoever holds them: threads that wait on them are woken."""
+        """Shut the connections down, which wakes threads of the library that wait on them."""
         for link in self._links:
-            # The other end may have been quicker.
+            # The other end may have closed it already.
             with contextlib.suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let go of the duplicates."""
+        """Close the duplicates."""
         while self._links:
             self._links.pop().close()
 
@@ -161,7 +174,7 @@ class Opened:
 def tcp_sockets() -> Iterator[tuple[int, socket.socket]]:
     """Duplicates of this process's TCP sockets, each with its inode."""
     for descriptor in tuple(Path("/proc/self/fd").iterdir()):
-        # The descriptor of the listing itself is gone by now, others may go meanwhile.
+        # The listing's own descriptor is closed by now, and others may be closed meanwhile.
         with contextlib.suppress(OSError):
             if not str(descriptor.readlink()).startswith("socket:"):
                 continue
@@ -179,6 +192,6 @@ def _ports(link: socket.socket, connected: bool) -> tuple[int, ...]:
 
 
 def _plain(address: str) -> object:
-    """An address, one of IPv4 that is written as IPv6 as what it is."""
+    """An address without its zone; one of IPv4 that is mapped into IPv6 as one of IPv4."""
     parsed = ip_address(address.partition("%")[0])
     return getattr(parsed, "ipv4_mapped", None) or parsed

@@ -1,19 +1,19 @@
-"""The light backend: a fixed header and the raw tensor bytes over plain TCP, no pickle.
+"""The `tcp` backend: a fixed header and the raw tensor bytes over plain TCP, no pickle.
 
-One connection per hop, used in one direction; of two ranks a single one, used in both, so that
-acknowledgements travel with answers. Without overlap the calling thread does all of the
-work. With overlap a thread receives ahead into ``window + 1`` buffers, which is also how a message
-that comes while the stage computes has the time at which it came. Large messages, with what the
-kernel does not take of a small one at once, are left to a second thread: a hand-over costs more
-than a small message does. Nothing is copied between tensor memory and socket.
+Each hop has one connection, used in one direction; two ranks share a single connection, used in
+both directions, so that acknowledgements travel with answers. Nothing is copied between tensor
+memory and socket.
+
+Without overlap the calling thread does all the work. With overlap one thread receives ahead into
+the slots, so that a message that comes while the stage computes is stamped with the time at which
+it came. A second thread sends large messages, and whatever the kernel does not take of a small
+message at once; small messages are sent by the caller, since a hand-over costs more than sending
+them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import itertools
-import mmap
 import queue
 import socket
 import struct
@@ -39,19 +39,18 @@ from paretopipe_worker.transport.api import (
 )
 from paretopipe_worker.transport.handshake import peer
 from paretopipe_worker.transport.ring import join
-from paretopipe_worker.transport.sockets import sent_bytes
+from paretopipe_worker.transport.slots import Parts, Slot, bytes_of, slots
+from paretopipe_worker.transport.sockets import sent_bytes, settings
 
 VERSION = 2
 _MAGIC = b"PPTP"
 _HEADER = struct.Struct("<4sHHQQQ")  # magic, version, phase, seq, payload bytes, departed_ns
 _DEPARTED = struct.Struct("<Q")
 _DEPARTED_AT = _HEADER.size - _DEPARTED.size
-_ALIGNMENT = 64  # of tensor memory; also what vector instructions like best
-_HUGE_PAGE = 2 << 20
 _TIMEVAL = struct.Struct("@ll")
 _INLINE_BYTES = 64 << 10
-"""Largest payload that an overlapped send tries to hand to the kernel itself: the copy of a larger
-one would hold up the next batch for longer than waking a thread does."""
+"""Largest payload that the calling thread itself hands to the kernel in an overlapped leg. Copying
+a larger one would delay the next batch for longer than waking the sending thread does."""
 
 
 def connect(endpoint: Endpoint, *, deadline_s: float) -> TcpTransport:
@@ -60,9 +59,7 @@ def connect(endpoint: Endpoint, *, deadline_s: float) -> TcpTransport:
     Raises
     ------
     TransportError
-        When the own address is in use or not on this host.
-    DeadlineExceeded
-        When a neighbour did not come in time; the text names it.
+        As :func:`paretopipe_worker.transport.ring.join`.
     """
     inbound, outbound = join(endpoint, deadline_s)
     if len(endpoint.ring) == 2:
@@ -77,12 +74,12 @@ class TcpTransport:
 
     def __init__(self, inbound: socket.socket, outbound: socket.socket) -> None:
         self._in, self._out = inbound, outbound
-        # Asked for now: once a peer is gone, its connection no longer tells who it was.
+        # Asked for now: once a peer is gone, its connection no longer has its address.
         self._before, self._after = peer(inbound), peer(outbound)
         self._overlap = False
         self._deadline_s = 0.0
         self._closed = False
-        self._slots: Iterator[_Slot] = iter(())
+        self._slots: Iterator[Slot] = iter(())
         self._inbound_bytes = self._outbound_bytes = 0
         self._header = bytearray(_HEADER.size)
         self._arrived: queue.SimpleQueue[Message | TransportError] = queue.SimpleQueue()
@@ -106,8 +103,8 @@ class TcpTransport:
         window: int,
         deadline_s: float,
     ) -> None:
-        """Take buffers for the inbound messages and bound every wait by `deadline_s`."""
-        self._slots = itertools.cycle([_Slot(inbound) for _ in range(window + 1)])
+        """Allocate slots for the inbound messages and bound every wait by `deadline_s`."""
+        self._slots = slots(inbound, window, _HEADER.size)
         self._inbound_bytes = payload_bytes(tuple(inbound))
         self._outbound_bytes = payload_bytes(tuple(outbound))
         self._deadline_s = deadline_s
@@ -116,25 +113,23 @@ class TcpTransport:
         self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
 
     def begin(self, *, overlap: bool) -> None:
-        """Start a leg; with `overlap` the receiving thread runs ahead until the mark."""
+        """Start a leg; with `overlap` the receiving thread receives ahead until the mark."""
         self._overlap = overlap
         if overlap:
             self._legs.put(True)
 
     def send(self, tag: Tag, tensors: Sequence[torch.Tensor]) -> int:
         """Send header and tensors in one call, straight from the tensors' memory."""
-        message: _Parts = [self._header]
+        message: Parts = [self._header]
         size = 0
         for tensor in tensors:
             if not (tensor.is_contiguous() and tensor.is_cpu):
                 return self.send(tag, [each.cpu().contiguous() for each in tensors])
-            message.append(_bytes_of(tensor))
+            message.append(bytes_of(tensor))
             size += tensor.nbytes
-        if size != (self._outbound_bytes if tag != MARK else 0):
-            raise ProtocolError(
-                f"a message of {size} bytes to {self._after} is not what the plan says: "
-                f"{self._outbound_bytes}"
-            )
+        planned = self._outbound_bytes if tag != MARK else 0
+        if size != planned:
+            raise ProtocolError.unplanned(size, self._after, planned)
         packed_ns = time.perf_counter_ns()
         _HEADER.pack_into(self._header, 0, _MAGIC, VERSION, tag[0], tag[1], size, packed_ns)
         if not self._overlap:
@@ -149,18 +144,18 @@ class TcpTransport:
             if self._pending == 0 and size <= _INLINE_BYTES:
                 sent = self._send_some(message, socket.MSG_DONTWAIT)
             if sent < _HEADER.size + size:
-                # The next message has its header in the same place.
+                # The next message's header is packed into the same memory.
                 message[0] = bytearray(self._header)
                 self._pending += 1
                 self._unsent.put(_Unsent(message, sent, tensors))
         return packed_ns
 
     def recv(self) -> Message:
-        """Return the next message, from the receiving thread where it runs ahead."""
+        """Return the next message; in an overlapped leg the receiving thread has received it."""
         if not self._overlap:
             return self._receive()
         try:
-            # The thread's own deadline comes first and says more.
+            # The receiving thread's own deadline passes earlier, and its error says more.
             arrived = self._arrived.get(timeout=self._deadline_s + 5)
         except queue.Empty:
             raise DeadlineExceeded(f"nothing from {self._before}") from None
@@ -173,13 +168,8 @@ class TcpTransport:
         return Counters(*sent_bytes(self._out), "sockets")
 
     def facts(self) -> dict[str, object]:
-        """Congestion control and buffer sizes as the kernel gave them."""
-        name = self._out.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        return {
-            "congestion_control": name.rstrip(b"\0").decode(),
-            "send_buffer_bytes": self._out.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
-            "receive_buffer_bytes": self._in.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
-        }
+        """Congestion control and buffer sizes, as the kernel reports them."""
+        return settings(self._out, self._in)
 
     def close(self) -> None:
         """Close both connections and end the threads."""
@@ -187,7 +177,7 @@ class TcpTransport:
             return
         self._closed = True
         for link in (self._in, self._out):
-            # Wakes a thread that waits in a call on it; the peer may have closed it already.
+            # Wakes a thread that waits on the socket; the peer may have closed it already.
             with contextlib.suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
         self._legs.put(False)
@@ -198,7 +188,7 @@ class TcpTransport:
         self._out.close()
 
     def _receive(self) -> Message:
-        """Receive one message into the next slot, header and payload in one call if it can be."""
+        """Receive one message into the next slot, header and payload in one call if possible."""
         slot = next(self._slots)
         got = self._receive_some(slot.parts)
         while got < _HEADER.size:
@@ -207,20 +197,18 @@ class TcpTransport:
         if (magic, version) != (_MAGIC, VERSION) or phase >= len(PHASES):
             raise ProtocolError(f"{self._before} does not speak version {VERSION} of this protocol")
         tag = Tag(phase, seq)
-        if size != (self._inbound_bytes if tag != MARK else 0):
-            raise ProtocolError(
-                f"{self._before} announced {size} bytes where the plan says "
-                f"{0 if tag == MARK else self._inbound_bytes}"
-            )
+        planned = self._inbound_bytes if tag != MARK else 0
+        if size != planned:
+            raise ProtocolError.announced(size, self._before, planned)
         while got < _HEADER.size + size:
-            # Now that something came, sleep until all is there, not at every segment.
+            # Now that something came, sleep until everything is there, not at every packet.
             got += self._receive_some(_after(slot.parts, got), socket.MSG_WAITALL)
         now = time.perf_counter_ns()
         if got > _HEADER.size + size:
-            raise ProtocolError(f"{self._before} sent data behind a mark")
+            raise ProtocolError(f"{self._before} sent data after a mark")
         return Message(tag, slot.tensors if tag != MARK else (), now, departed_ns)
 
-    def _receive_some(self, parts: _Parts, flags: int = 0) -> int:
+    def _receive_some(self, parts: Parts, flags: int = 0) -> int:
         """Receive at least one byte."""
         try:
             if len(parts) == 1:
@@ -237,8 +225,8 @@ class TcpTransport:
             raise PeerGone(f"{self._before} closed its connection to this stage")
         return count
 
-    def _send_some(self, message: _Parts, flags: int = 0) -> int:
-        """Send what the kernel takes; with ``MSG_DONTWAIT`` that may be nothing."""
+    def _send_some(self, message: Parts, flags: int = 0) -> int:
+        """Send as much as the kernel takes; with ``MSG_DONTWAIT`` that may be nothing."""
         try:
             return self._out.sendmsg(message, [], flags)
         except BlockingIOError:
@@ -250,13 +238,13 @@ class TcpTransport:
         except OSError as error:
             raise PeerGone(f"the connection to {self._after} broke: {error}") from error
 
-    def _send_all(self, message: _Parts, size: int, sent: int) -> None:
-        """Send what is left of a message of `size` bytes in the calling thread."""
+    def _send_all(self, message: Parts, size: int, sent: int) -> None:
+        """Send the rest of a message of `size` bytes, of which `sent` bytes are gone, and wait."""
         while sent < size:
             sent += self._send_some(_after(message, sent))
 
     def _receive_ahead(self) -> None:
-        """Receiving thread: run each overlapped leg until its mark."""
+        """Body of the receiving thread: receive each overlapped leg up to its mark."""
         while self._legs.get():
             try:
                 while True:
@@ -269,7 +257,7 @@ class TcpTransport:
                 return
 
     def _send_rest(self) -> None:
-        """Sending thread: finish what a send could not do at once."""
+        """Body of the sending thread: send what the calling thread left unsent."""
         while (unsent := self._unsent.get()) is not None:
             message, sent, _ = unsent
             if not sent:
@@ -278,7 +266,7 @@ class TcpTransport:
                 self._send_all(message, sum(map(len, message)), sent)
             except TransportError as error:
                 self._fault = error
-                # Wakes whoever waits for an answer to what was never sent.
+                # Wakes the caller that waits for an answer to what was never sent.
                 with contextlib.suppress(OSError):
                     self._in.shutdown(socket.SHUT_RD)
                 return
@@ -286,63 +274,16 @@ class TcpTransport:
                 self._pending -= 1
 
 
-_Bytes = bytearray | memoryview | ctypes.Array[ctypes.c_ubyte]
-_Parts = list[_Bytes]
-"""Memory of one message, the header first, in the order in which it crosses."""
-
-
 class _Unsent(NamedTuple):
-    """A message, how much of it was sent, and the tensors that must live until all is."""
+    """A message, how many bytes of it were sent, and the tensors that must live until all are."""
 
-    message: _Parts
+    message: Parts
     sent: int
     tensors: Sequence[torch.Tensor]
 
 
-class _Slot:
-    """Memory for one inbound message: the tensors, and all parts that are received into."""
-
-    parts: _Parts
-
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
-        starts = [0, *itertools.accumulate(spec.nbytes for spec in specs)]
-        if all(start % _ALIGNMENT == 0 for start in starts[:-1]):
-            # One piece of memory, header and all, is received into with the least effort.
-            self._memory = [_memory(_ALIGNMENT + starts[-1])]
-            payload = self._memory[0][_ALIGNMENT:]
-            pieces = [payload[a:b] for a, b in itertools.pairwise(starts)]
-            self.parts = [memoryview(_bytes_of(self._memory[0]))[_ALIGNMENT - _HEADER.size :]]
-        else:
-            self._memory = pieces = [_memory(spec.nbytes) for spec in specs]
-            self.parts = [bytearray(_HEADER.size), *map(_bytes_of, pieces)]
-        self.tensors = tuple(
-            piece.view(getattr(torch, spec.dtype)).reshape(spec.shape)
-            for piece, spec in zip(pieces, specs, strict=True)
-        )
-
-
-def _memory(size: int) -> torch.Tensor:
-    """Memory of `size` bytes, in huge pages where it is large and the kernel has them.
-
-    What the kernel copies in and the stage reads then misses the caches less: messages of 2.4 and
-    12.8 MB take half the time (page for page the kernel's choice of addresses decides).
-    """
-    if size < _HUGE_PAGE:
-        return torch.empty(size, dtype=torch.uint8)
-    length = -(-size // _HUGE_PAGE) * _HUGE_PAGE
-    pages = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=torch.uint8, count=size)
-
-
-def _bytes_of(tensor: torch.Tensor) -> ctypes.Array[ctypes.c_ubyte]:
-    """The memory of a contiguous tensor, without copying; the tensor must outlive it."""
-    return (ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())
-
-
-def _after(parts: _Parts, count: int) -> _Parts:
-    """What is left of `parts` behind their first `count` bytes."""
+def _after(parts: Parts, count: int) -> Parts:
+    """The rest of `parts` after their first `count` bytes."""
     for index, part in enumerate(parts):
         if count < len(part):
             return [memoryview(part)[count:], *parts[index + 1 :]]

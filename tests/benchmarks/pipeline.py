@@ -32,7 +32,8 @@ import torch
 
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.model import zoo
-from paretopipe_worker.model.partition import TracedModel, split
+from paretopipe_worker.model.graph import CapturedModel
+from paretopipe_worker.model.partition import split
 from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.plan import Point, Session
 from paretopipe_worker.plan.window import rate_per_s
@@ -220,21 +221,21 @@ def session(piece: Piece) -> list[dict[str, Any]]:
         apart = {}
         for number, point in enumerate(points, start=1):
             with torch.inference_mode():
-                before = _apart(piece, point, context.traced(point), example, bare)
+                before = _apart(piece, point, context.captured(point), example, bare)
                 leader.measure(point, number)
-                after = _apart(piece, point, context.traced(point), example, bare)
+                after = _apart(piece, point, context.captured(point), example, bare)
             apart[point.id] = tuple(map(statistics.mean, zip(before, after, strict=True)))
         return [_row(piece, made, planned, point, apart[point.id]) for point in points]
 
 
 def _apart(
-    piece: Piece, point: Point, traced: TracedModel, example: torch.Tensor, bare: Wire
+    piece: Piece, point: Point, captured: CapturedModel, example: torch.Tensor, bare: Wire
 ) -> tuple[float, float, float, float]:
     """Seconds of stage 0, stage 1, the wire there and back, and the busier hop alone."""
     times: list[list[float]] = [[], []]
     for _ in range(piece.repeats):
         tensors = (example.clone(),)
-        for rank, stage in enumerate(split(traced, point.split)):
+        for rank, stage in enumerate(split(captured, point.split)):
             done = compute(stage, tensors, 1.0)
             tensors = done.tensors
             times[rank].append((done.computed_ns - done.start_ns) / 1e9)

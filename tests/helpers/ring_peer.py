@@ -1,13 +1,15 @@
 """The other rank of a ring in tests: a process that does what it is told, a JSON line at a time.
 
-RPC's state is its process's, so two ranks need two processes:
-``python -m tests.helpers.ring_peer``.
+RPC's state belongs to its process, so two ranks need two processes:
+``python -m tests.helpers.ring_peer``. That process forks the one that is the rank, and forks it
+again whenever it was killed, since importing torch takes two seconds.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -118,10 +120,10 @@ class Rank:
         self.transport = None
 
 
-def main() -> None:
+def serve() -> None:
     """Do what standard input says until it ends; say how that went on standard output."""
-    torch.set_num_threads(1)
     rank = Rank()
+    print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin:
         command = json.loads(line)
         # So that a test may act while the command runs.
@@ -132,6 +134,17 @@ def main() -> None:
             answer = {"failed": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)
     rank.close()
+
+
+def main() -> None:
+    """Fork ranks one after the other, until one ends by itself."""
+    torch.set_num_threads(1)
+    for module in (*(backend.module for backend in BACKENDS.values()), "torch.distributed.rpc"):
+        importlib.import_module(module)
+    while child := os.fork():
+        if os.WIFEXITED(os.waitpid(child, 0)[1]):
+            return
+    serve()
 
 
 if __name__ == "__main__":

@@ -12,14 +12,25 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+import torch
+
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.transport.api import Endpoint, Transport, connect
+from paretopipe_worker.transport.api import MARK, Endpoint, Tag, Transport, connect
+from paretopipe_worker.transport.backends import BACKENDS
 from tests import ROOT
+from tests.helpers.ring_peer import ITEM, tensors_of
+
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+both_legs = pytest.mark.parametrize("overlap", [False, True], ids=["inline", "overlapped"])
+
+BYTES8 = [TensorSpec((8,), "uint8")]
 
 _PATIENCE_S = 60
 
@@ -46,8 +57,20 @@ def endpoints(session: str = "test") -> tuple[Endpoint, Endpoint]:
     )
 
 
+def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equality of shape, dtype and bytes (values may be NaN)."""
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+    )
+
+
 class Peer:
-    """Another rank in a process of its own, see `tests.helpers.ring_peer`."""
+    """Another rank in a process of its own, see `tests.helpers.ring_peer`.
+
+    After :meth:`kill` it is no more, until :meth:`revive` gives it a new process.
+    """
 
     def __init__(self, *inside: str) -> None:
         """Start it, behind the words of a command that runs it elsewhere where there are any."""
@@ -60,11 +83,19 @@ class Peer:
             bufsize=0,
         )
         self._unread = b""
+        self._rank: int | None = None
+        self.revive()
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
-        return self._process.poll() is None
+        """Whether it was not killed."""
+        return self._rank is not None
+
+    def revive(self) -> None:
+        """Wait for the process that takes the place of a killed one."""
+        while self._rank is None:
+            # What comes before is what the killed one had still said.
+            self._rank = self._read().get("ready")
 
     def start(self, do: str, **arguments: Any) -> Callable[[], Any]:
         """Have a command begun; returns what waits for its end."""
@@ -93,11 +124,15 @@ class Peer:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal."""
-        self._process.send_signal(number)
+        if self._rank is not None:
+            os.kill(self._rank, number)
+        if number == signal.SIGKILL:
+            self._rank = None
 
     def end(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill it for good, and wait until it is gone."""
         self._process.kill()
+        self.kill()
         self._process.communicate()
 
     def _result(self) -> Any:
@@ -173,3 +208,25 @@ def threads() -> list[threading.Thread]:
     """Threads of this process that a transport may have left."""
     names = ("receive", "send", "watch")
     return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
+
+
+def run_leg(pair: Pair, specs: list[TensorSpec], *, count: int, window: int, overlap: bool) -> None:
+    """Send messages around, a window of them in flight, and compare what comes with what went."""
+    pair.configure(specs, window=window)
+    source = pair.transport
+    sent = [tensors_of(specs, seed) for seed in range(count)]
+    echoed = pair.peer.start("echo", overlap=overlap)
+    source.begin(overlap=overlap)
+    for number in range(count + window):
+        if number >= window:
+            message = source.recv()
+            assert message.tag == Tag(ITEM, number - window)
+            want = sent[number - window]
+            assert len(message.tensors) == len(want)
+            assert all(map(same_bytes, message.tensors, want))
+        if number < count:
+            packed_ns = source.send(Tag(ITEM, number), sent[number])
+            assert packed_ns <= time.perf_counter_ns()
+    source.send(MARK, ())
+    assert source.recv().tag == MARK
+    echoed()

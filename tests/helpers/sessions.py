@@ -28,7 +28,7 @@ from paretopipe_worker.session.context import Shares
 from paretopipe_worker.session.join import joined
 from paretopipe_worker.session.source import Source
 from paretopipe_worker.session.stage import header
-from paretopipe_worker.transport.handshake import read_secret
+from paretopipe_worker.transport.secret import read_secret
 from tests import ROOT
 from tests.helpers.rings import free_ports
 

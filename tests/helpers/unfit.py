@@ -131,7 +131,7 @@ class Autocast(Network):
     """Compute in half the precision."""
 
     def forward(self, x: Tensor) -> Any:
-        """Under a context that a trace does not see."""
+        """Under a context that capturing does not see."""
         with torch.autocast("cpu", torch.bfloat16):
             return super().forward(x)
 

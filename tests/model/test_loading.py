@@ -49,22 +49,22 @@ def test_every_family_of_classifiers_loads_as_a_host_loads_it(name: str, tmp_pat
     same = {key: torch.full(t.shape, 0.01) for key, t in held if t.is_meta}
     weights.place(model, same, file)
     taken = TensorSpec((1, *zoo.default_input(name)), "float32")
-    loading.traced(model, [taken], seed=0)
+    loading.capture_all(model, [taken], seed=0)
     weights.save_weights(model, file)
     loaded = loading.load(name, file, [taken], seed=1)
     assert loaded.weights_sha256 == weights.weights_sha256(model)
-    traced, inputs = loaded.traces[taken], [zoo.example_input(taken, seed=1, index=0)]
+    captured, inputs = loaded.captures[taken], [zoo.example_input(taken, seed=1, index=0)]
     references = [whole(loaded.model, tensor) for tensor in inputs]
     assert 0 < references[0][0].abs().max() < float("inf")
-    cuts = find_cuts(traced, "block")
+    cuts = find_cuts(captured, "block")
     middle = cuts[len(cuts) // 2].name
-    assert check_split(split(traced, [middle]), inputs, references).exact
+    assert check_split(split(captured, [middle]), inputs, references).exact
 
 
 def stored(name: str, folder: Path, taken: TensorSpec) -> tuple[nn.Module, Path]:
     """A model as the controller makes it, and its file."""
     model, file = zoo.build(name, seed=1), folder / "weights.safetensors"
-    loading.traced(model, [taken], seed=1)
+    loading.capture_all(model, [taken], seed=1)
     weights.save_weights(model, file)
     return model, file
 
@@ -80,9 +80,9 @@ def test_every_tensor_that_a_model_computes_with_travels(name: str, tmp_path: Pa
     loaded = loading.load(named, file, [taken], seed=1)
     assert loaded.weights_sha256 == sha256
     assert torch.equal(whole(loaded.model, tensor)[0], output)
-    cuts = [cut.name for cut in find_cuts(loaded.traces[taken], "op")]
+    cuts = [cut.name for cut in find_cuts(loaded.captures[taken], "op")]
     for cut in (FIRST, *cuts, LAST):
-        stages = split(loaded.traces[taken], [cut])
+        stages = split(loaded.captures[taken], [cut])
         assert check_split(stages, [tensor], [(output,)]).exact, cut
 
 
@@ -119,7 +119,9 @@ def test_what_is_in_the_file_alone_or_in_the_model_alone_is_named(tmp_path: Path
 
 def test_a_tensor_that_each_run_makes_anew_and_otherwise_is_refused(tmp_path: Path) -> None:
     _, file = stored("tests.helpers.travellers:Remade", tmp_path, FOUR)
-    with pytest.raises(WeightsError, match=r"makes a tensor of shape \(4,\) as it runs, and here"):
+    with pytest.raises(
+        WeightsError, match=r"makes a tensor of shape \(4,\) as it runs, and its values here"
+    ):
         loading.load("tests.helpers.travellers:Remade", file, [FOUR], seed=1)
 
 
@@ -205,7 +207,7 @@ def test_a_checkpoint_is_known_by_its_content_wherever_it_lies(
     torch.save({f"module.{name}": tensor for name, tensor in state.items()}, before / "trained.pt")
     status, said, _ = plan(before)
     assert status == 0
-    assert f"{before}/trained.pt: prefix 'module.' taken off the names of its 11 tensors" in said
+    assert f"{before}/trained.pt: prefix 'module.' removed from the names of its 11 tensors" in said
     assert f"{before}/trained.pt: 10 tensors converted from float16 to the model's float32" in said
     before.rename(after)
     assert plan(after)[0] == 0

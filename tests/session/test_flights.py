@@ -71,7 +71,7 @@ def test_an_input_that_is_overwritten_is_not_while_it_is_still_being_sent(tmp_pa
             rank=0,
             host=plan.hosts[1],
             model=stage,
-            traces={},
+            captures={},
             numerics="",
             transport=ends[0],
             path=ends[0],

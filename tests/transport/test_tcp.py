@@ -56,7 +56,7 @@ def test_a_frame_of_another_size_is_refused_before_memory_is_taken(
         (_HEADER.pack(b"HTTP", VERSION, 2, 0, PLANNED, 0), "does not speak version"),
         (_HEADER.pack(_MAGIC, VERSION, 99, 0, PLANNED, 0), "does not speak version"),
         (_HEADER.pack(_MAGIC, VERSION, *MARK, 5, 0), "announced 5 bytes where the plan says 0"),
-        (_HEADER.pack(_MAGIC, VERSION, *MARK, 0, 0) + b"more", "sent data behind a mark"),
+        (_HEADER.pack(_MAGIC, VERSION, *MARK, 0, 0) + b"more", "sent data after a mark"),
     ],
 )
 def test_what_is_no_message_of_the_plan_is_refused(

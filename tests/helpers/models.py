@@ -1,0 +1,144 @@
+"""Models that tests cut and load, each built once in a process, and small ones of a user's.
+
+Named in specs as ``tests.helpers.models:Sized`` and so on.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+
+from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.model import zoo
+from paretopipe_worker.model.capture import capture
+from paretopipe_worker.model.graph import CapturedModel
+from paretopipe_worker.model.partition import find_cuts, whole
+
+PAPER = ("mobilenet_v2", "resnet18", "resnet50", "alexnet", "vgg16", "inception_v3")
+
+NARROW = ("alexnet", "vgg16")
+"""Models whose time goes into two hidden layers of 4096 units, which may be 64 instead."""
+
+RESNET18_BLOCKS = [
+    *("conv1", "bn1", "relu", "maxpool"),
+    *(f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)),
+    "avgpool",
+]
+
+# Sizes that are quick to compute at; what may be cut does not depend on the size.
+_SMALLEST = {"alexnet": 63, "inception_v3": 75, "vgg16": 32, "vit_b_32": 224}
+_SMALL = 64
+_HALF = {"inception_v3": 149, "vgg16": 64, "vit_b_32": 224}
+_HALVED = 112
+
+SEED = 3
+
+
+def smallest(name: str) -> int:
+    """Height and width of the smallest input that tests run a classifier on."""
+    return _SMALLEST.get(name, _SMALL)
+
+
+def half(name: str) -> int:
+    """Height and width of an input of about half the default size, where the model takes it."""
+    return _HALF.get(name, _HALVED)
+
+
+@functools.cache
+def classifier(name: str) -> nn.Module:
+    """A classifier with random weights; a test that changes one puts it back."""
+    return zoo.build(name, seed=SEED)
+
+
+@functools.cache
+def quick(name: str) -> nn.Module:
+    """A classifier of the same graph that is quick to build and to run.
+
+    It is calibrated at half the size, and the hidden layers of those in :data:`NARROW` are narrow.
+    """
+    factory = f"{__name__}:{name}_narrow" if name in NARROW else name
+    return zoo.build(factory, seed=SEED, input_shape=(3, half(name), half(name)))
+
+
+def _narrow(name: str) -> nn.Module:
+    """A classifier of torchvision's whose hidden layers have 64 units."""
+    made = zoo.skeleton(name, seed=0)
+    wide = [path for path, part in made.named_modules() if isinstance(part, nn.Linear)]
+    for path in wide:
+        layer = made.get_submodule(path)
+        assert isinstance(layer, nn.Linear)
+        widths = [
+            64 if width == 4096 else width for width in (layer.in_features, layer.out_features)
+        ]
+        made.set_submodule(path, nn.Linear(*widths))
+    for part in made.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to_empty(device="cpu").reset_parameters()
+    return made
+
+
+alexnet_narrow = functools.partial(_narrow, "alexnet")
+vgg16_narrow = functools.partial(_narrow, "vgg16")
+
+
+def two_inputs(name: str, batch: int = 1, size: int | None = None) -> list[torch.Tensor]:
+    """Two inputs of a classifier, of its default size or a given one."""
+    channels, *default = zoo.default_input(name)
+    spec = TensorSpec((batch, channels, *([size, size] if size else default)), "float32")
+    return [zoo.example_input(spec, seed=SEED, index=index) for index in (0, 1)]
+
+
+@functools.cache
+def captured_at(name: str, batch: int = 1, size: int | None = None) -> CapturedModel:
+    """A quick classifier, captured for such inputs."""
+    return capture(quick(name), two_inputs(name, batch, size)[0])
+
+
+def cut_names(of: CapturedModel, granularity: str) -> list[str]:
+    """Names of its cuts in order."""
+    return [cut.name for cut in find_cuts(of, granularity)]
+
+
+def prepared(
+    module: nn.Module, example: torch.Tensor
+) -> tuple[CapturedModel, list[torch.Tensor], list[tuple[torch.Tensor, ...]]]:
+    """A small model, captured, with two inputs and what it returns for them."""
+    given = [example, -2 * example + 1]
+    module.eval().requires_grad_(False)
+    return capture(module, example), given, [whole(module, tensor) for tensor in given]
+
+
+class Normed(nn.Module):
+    """A user's model with BatchNorm, a zero head and tied layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 4, 1)
+        self.third = nn.Conv2d(4, 4, 1)
+        self.third.weight = self.second.weight
+        self.head = nn.Linear(4, 3)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return three logits."""
+        y = self.third(torch.relu(self.second(self.norm(self.first(x)))))
+        return self.head(y.mean((2, 3)))
+
+
+class Sized(Normed):
+    """The same, which says what it takes."""
+
+    input_shape = (2, 9, 9)
+
+
+NORMED, SIZED = f"{__name__}:Normed", f"{__name__}:Sized"
+
+
+@torch.inference_mode()
+def output(of: nn.Module, tensor: torch.Tensor) -> torch.Tensor:
+    """What a model returns; the input is left as it is."""
+    result: torch.Tensor = of(tensor.clone())
+    return result
