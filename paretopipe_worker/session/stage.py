@@ -27,7 +27,7 @@ from paretopipe_worker.records import End, Header, Writer
 from paretopipe_worker.session.context import Shares
 from paretopipe_worker.session.control import ControlError
 from paretopipe_worker.session.follower import Follower
-from paretopipe_worker.session.join import StageError, joined
+from paretopipe_worker.session.join import Seat, StageError, joined
 from paretopipe_worker.session.source import Source
 from paretopipe_worker.transport.api import TransportError
 from paretopipe_worker.transport.handshake import SecretFileError, read_secret
@@ -128,11 +128,9 @@ def _session(
 ) -> None:
     """Join the others and run this rank's part."""
     rank, secret = session.placement.index(options.host), read_secret(options.secret)
-    joining = joined(
-        plan, session, options.attempt, rank, secret, options.weights, link, writer, shares
-    )
+    seat = Seat(plan, session, options.attempt, rank, secret, options.weights, link)
     with (
-        joining as (context, channels),
+        joined(seat, writer, shares) as (context, channels),
         torch.inference_mode(),
         _collector_off(),
     ):

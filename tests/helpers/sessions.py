@@ -25,7 +25,7 @@ from paretopipe_worker.plan import fleet, spec
 from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.prepare import prepare
 from paretopipe_worker.session.context import Shares
-from paretopipe_worker.session.join import joined
+from paretopipe_worker.session.join import Seat, joined
 from paretopipe_worker.session.source import Source
 from paretopipe_worker.session.stage import header
 from paretopipe_worker.transport.handshake import read_secret
@@ -137,8 +137,8 @@ def led(
         writer.write(header(made.plan, session, 1, source, link))
         secret, weights = read_secret(made.secret), made.cache / "weights"
         with source_side():
-            joining = joined(made.plan, session, 1, 0, secret, weights, link, writer, Shares())
-            context, channels = stack.enter_context(joining)
+            seat = Seat(made.plan, session, 1, 0, secret, weights, link)
+            context, channels = stack.enter_context(joined(seat, writer, Shares()))
         leader = Source(context, channels, made.results / "progress.jsonl")
         yield leader
         leader.dismiss()
