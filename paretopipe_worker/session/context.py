@@ -86,6 +86,16 @@ class Context:
         hosts = [self.plan.host(name) for name in self.session.placement]
         return [(host.data_address, host.data_port) for host in hosts]
 
+    def ready(self, point: Point, *, window: int, overlap: bool) -> None:
+        """Have the transport ready for a leg of a point in which this rank takes part."""
+        self.transport.configure(
+            point.hops[self.rank - 1],
+            point.hops[self.rank],
+            window=window,
+            deadline_s=point.deadline_s,
+        )
+        self.transport.begin(overlap=overlap)
+
     def replay(self) -> None:
         """Let the trace that the link follows begin anew, where it follows one."""
         if self.link.replay:

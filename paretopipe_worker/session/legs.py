@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from paretopipe_worker.host.timers import wait_until
 from paretopipe_worker.plan import warmup, window
@@ -15,9 +15,9 @@ from paretopipe_worker.plan.warmup import Warmup
 from paretopipe_worker.records import Item
 from paretopipe_worker.session.control import ControlError, Message
 from paretopipe_worker.session.flights import Flight, Flights
+from paretopipe_worker.session.observation import LegPhase
 
-EndedBy = Literal["minimum", "maximum"]
-LegPhase = Literal["latency", "throughput", "load"]
+EndedBy: TypeAlias = Literal["minimum", "maximum"]
 
 _MOST_NS = 1 << 62
 
@@ -40,7 +40,6 @@ class LegResult:
     latencies_ns: list[int] = field(default_factory=list)
     ready_ns: list[int] = field(default_factory=list)
     done_ns: list[int] = field(default_factory=list)
-    busy_ns: list[int] = field(default_factory=list)
     warmup_items: int = 0
     warmup_ended_by: warmup.EndedBy | None = None
     disturbed: bool = False
@@ -54,7 +53,6 @@ class LegResult:
         self.latencies_ns.append(item.latency_ns)
         self.ready_ns.append(item.ready_ns)
         self.done_ns.append(item.done_ns)
-        self.busy_ns.append(item.computed_ns - item.start_ns)
         self.end_ns = item.done_ns
 
     def ended(self) -> EndedBy | None:

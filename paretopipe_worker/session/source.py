@@ -17,7 +17,7 @@ from paretopipe_worker.session.check import PointFailed
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel
 from paretopipe_worker.session.legs import LegResult
-from paretopipe_worker.session.measure import PointRun, References
+from paretopipe_worker.session.measure import PointMeasurement, References
 from paretopipe_worker.session.probe import probe
 
 
@@ -93,11 +93,11 @@ class Source:
     def measure(self, point: Point, number: int) -> None:
         """Measure one point, or record why it failed."""
         self.context.writer.write(PointBegin(point.id))
-        run = PointRun(self.context, self.channels, point, self._references)
+        measurement = PointMeasurement(self.context, self.channels, point, self._references)
         reason = None
         ended: tuple[LegResult, ...] = ()
         try:
-            ended = run.measure()
+            ended = measurement.measure()
         except PointFailed as error:
             reason = str(error)
         self.context.writer.write(
@@ -105,9 +105,9 @@ class Source:
                 point=point.id,
                 status="failed" if reason else "ok",
                 reason=reason,
-                gate=run.gate,
-                output=run.check.output,
-                max_relative_error=run.check.error,
+                gate=measurement.gate,
+                output=measurement.check.output,
+                max_relative_error=measurement.check.error,
             )
         )
         self._report(point, number, reason, ended)
