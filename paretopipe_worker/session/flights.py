@@ -39,10 +39,11 @@ class Flights:
     stage
         The source's part of the model; None where all of it runs elsewhere.
     inputs, references
-        What is sent in turn, and what must come back.
+        Inputs, which are sent in turn, and the outputs that must come back for each.
     overwrites_input
-        Whether the first stage writes to what it is given: then it gets copies, one more than there
-        are batches in flight. Its output may be its input, and is read from until it has arrived.
+        Whether the first stage writes to its input. Then it is given copies, one more than there
+        may be batches in flight: its output may be that very memory, from which the transport reads
+        until the batch has arrived.
     check
         Compares the outputs with the references.
     """
@@ -61,12 +62,12 @@ class Flights:
         self._copies = [self.inputs[0].clone() for _ in range(count)]
 
     def launch(self, *, warmup: bool, arrived_ns: int | None = None) -> Flight:
-        """Make one batch's input ready, compute the first stage, hand its output over.
+        """Prepare the input of one batch, compute the first stage and send its output.
 
         Parameters
         ----------
         arrived_ns
-            When the input was to arrive, where that is not now.
+            When the input was due to arrive; None where it is ready now.
         """
         phase: Phase = "warmup" if warmup else self.observation.phase
         tag = Tag(PHASES.index(phase), self.launched)
@@ -83,7 +84,7 @@ class Flights:
         return Flight(tag, phase, ready_ns, computed, packed_ns, sent_ns, position)
 
     def complete(self, flight: Flight, phase: Phase | None = None) -> Item:
-        """Wait for a batch's output, hold it against the reference, record the item."""
+        """Wait for a batch's output, record the item and compare the output with the reference."""
         outputs, done_ns = flight.computed.tensors, flight.computed.computed_ns
         departed_ns = None
         if self.point.crosses:
@@ -117,7 +118,7 @@ class Flights:
         return item
 
     def drain(self) -> None:
-        """End the leg: when the mark is back, nothing is in flight anywhere."""
+        """End the leg: once the mark is back, nothing is in flight anywhere."""
         if not self.point.crosses:
             return
         self.context.transport.send(MARK, ())

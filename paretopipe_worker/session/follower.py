@@ -1,4 +1,4 @@
-"""Every rank but the first: do what rank 0 says, item by item."""
+"""Every rank but the first: carry out what rank 0 commands, and compute its stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paretopipe_worker.session.probe import COMMANDS, answer
 from paretopipe_worker.transport.api import MARK, PHASES
 
 _MOST = 1 << 20
-"""Largest number of a leg, or window, that rank 0 may name."""
+"""Largest number of a leg, and largest window, that rank 0 may send."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Follower:
         """
         context, shares = self.context, self.context.shares
         while True:
-            # No deadline of its own: whoever launched this stage bounds the session.
+            # Without a deadline, since whoever launched this stage bounds the session's time.
             command = self.channel.receive(None)
             match command.get("do"):
                 case step if step in COMMANDS:
@@ -76,7 +76,7 @@ class Follower:
                     raise ControlError(f"{self.channel.peer}: unknown command {command}")
 
     def _take(self, point: Point) -> None:
-        """Build this rank's stage of a point."""
+        """Build this rank's stage of a point, and tell rank 0 whether that went well."""
         self._point, self._stage, self._ran = point, None, None
         try:
             self._stage = split(self.context.traced(point), point.split)[self.context.rank]
@@ -86,21 +86,22 @@ class Follower:
             self.channel.send({"ready": True})
 
     def _open(self, command: Message) -> _Leg:
-        """Be ready for a leg of the point."""
+        """Get ready for a leg of the point."""
         phase, point, context = command.get("phase"), self._point, self.context
         if phase not in LEGS or point is None:
-            raise ControlError(f"{self.channel.peer}: no leg to run: {command}")
+            allowed = f"allowed: a phase of {', '.join(LEGS)}, once a point was named"
+            raise ControlError(f"{self.channel.peer}: cannot run a leg by {command}; {allowed}")
         number, window = (self._bounded(command, key, least) for key, least in _BOUNDS)
         context.replay()
         context.ready(point, window=window, overlap=phase != "latency")
         return _Leg(Observation(context, point, phase, number, window), self._stage)
 
     def _bounded(self, command: Message, key: str, least: int) -> int:
-        """A number of a command: it comes from another host."""
+        """A number of a command, checked because it comes from another host."""
         value = command.get(key)
         if type(value) is not int or not least <= value <= _MOST:
             allowed = f"allowed: {least} to {_MOST}"
-            raise ControlError(f"{self.channel.peer}: a leg of {key} {value!r}; {allowed}")
+            raise ControlError(f"{self.channel.peer}: sent a leg with {key} {value!r}; {allowed}")
         return value
 
     def _run(self, leg: _Leg) -> None:
@@ -138,7 +139,7 @@ class Follower:
         transport.send(MARK, ())
 
     def _report(self) -> None:
-        """Record the leg, all of whose bytes have arrived now, and tell rank 0 about it."""
+        """Record the leg, all of whose bytes have arrived by now, and report it to rank 0."""
         leg, self._ran = self._ran, None
         if leg is None:
             raise ControlError(f"{self.channel.peer}: asked for a report where no leg was run")
@@ -149,4 +150,4 @@ class Follower:
 
 
 _BOUNDS = (("leg", 0), ("window", 1))
-"""Numbers of a leg command, and the least that each may be."""
+"""Numbers of a leg command, and the smallest value that each may have."""

@@ -36,7 +36,7 @@ RENDEZVOUS_S = 120.0
 
 
 class StageError(RuntimeError):
-    """A stage cannot take part in the session: what is missing or does not agree."""
+    """A stage cannot take part in the session; the text says what is missing or differs."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _tables(plan: Plan, session: Session) -> list[CutTable]:
 
 
 def load(plan: Plan, session: Session, weights: Path) -> Loaded:
-    """Load the session's model, and hold what was loaded against the plan.
+    """Load the session's model, and check that it is the one that was planned.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Rank 0: where inputs are born and outputs return; it leads the others through every point."""
+"""Rank 0, the source: inputs begin and outputs end here, and it leads the other ranks."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ class Source:
         self._certificate_s = certificate_s(link, plan.experiment.tcp, ranks)
 
     def run(self) -> None:
-        """Measure each point, and clocks and path around and between them; send the others home.
+        """Measure every point, and the path before, between and after them; dismiss the others.
 
-        Clocks are compared around each point too: what is in between is known best.
+        Clocks are compared before and after each point, since the offset between two comparisons is
+        known the better the closer they are.
 
         Raises
         ------
@@ -62,13 +63,13 @@ class Source:
         self.dismiss()
 
     def _clocks(self, when: clocks.When) -> None:
-        """Compare and record the clocks of the other ranks with this one."""
+        """Compare the clocks of the other ranks with this one's, and record the comparisons."""
         with self.context.shares.kind("clock"):
             for rank, channel in enumerate(self.channels, start=1):
                 self.context.writer.write(clocks.compare(when, rank, channel))
 
     def _probe(self, after_points: int) -> None:
-        """Measure and record the path, once so many points have been walked."""
+        """Measure and record the path, after so many points."""
         context = self.context
         link, ranks = context.plan.link(context.session.link), len(self.channels) + 1
         with context.shares.kind("probe"):
@@ -81,12 +82,12 @@ class Source:
                     probe(after_points, path, context.path, self.channels, addresses, segment)
                 )
                 context.writer.write(taken[-1])
-            # Of a trace the slowest segment: what is sized by it fits into the others too. One that
-            # loses packets has no goodput, see `probe`.
+            # Of a trace the probe of the slowest segment is kept, so that windows fit all segments.
+            # One that loses packets has no goodput, see `probe`.
             context.probe = min(taken, key=lambda each: min(each.goodput_mbit, default=math.inf))
 
     def dismiss(self) -> None:
-        """Send the other ranks home."""
+        """Tell the other ranks that the session is over."""
         for channel in self.channels:
             channel.send({"do": "end"})
 

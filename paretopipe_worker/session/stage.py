@@ -34,16 +34,16 @@ from paretopipe_worker.transport.handshake import SecretFileError, read_secret
 
 
 class Interrupted(BaseException):
-    """The process was told to end by a signal; no handler of errors on the way may swallow it."""
+    """A signal told the process to end; no handler of exceptions on the way may swallow it."""
 
 
 @dataclass(frozen=True)
 class Options:
     """What a stage is launched with; all files are on its own host.
 
-    `secret` holds what the stages of a launch know and nobody else does, `link_state` is the folder
+    `secret` holds what the stages of a launch know and nobody else does. `link_state` is the folder
     that ``link apply`` keeps; None where no link was applied. `points` are those to measure; None
-    for all of the session.
+    means all points of the session.
     """
 
     plan: Path
@@ -61,7 +61,7 @@ class Options:
 def run(options: Options) -> int:
     """Run one stage; return the exit status, 0 where the whole session went well.
 
-    Whatever happens, the records say it: their last line has the reason.
+    The last line of its records says how it ended, and why if it failed.
     """
     shares = Shares()
     process_start_ns = facts.process_start_ns()
@@ -142,9 +142,9 @@ def _session(
 
 @contextlib.contextmanager
 def _collector_off() -> Iterator[None]:
-    """Keep the garbage collector out of items, whose time it would be counted as.
+    """Turn the garbage collector off, since its runs would count as items' time.
 
-    It runs between points instead.
+    It is run before each leg instead.
     """
     gc.freeze()
     gc.disable()

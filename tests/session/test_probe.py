@@ -138,7 +138,7 @@ def test_a_udp_port_in_use_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         addresses = [taken.getsockname(), ("127.0.0.1", 1)]
         with pytest.raises(
-            ControlError, match=rf"cannot take UDP port 127.0.0.1:{addresses[0][1]}"
+            ControlError, match=rf"cannot bind UDP port 127.0.0.1:{addresses[0][1]}"
         ):
             datagrams.send([OPEN, OPEN], [], addresses)
 
