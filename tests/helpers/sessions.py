@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -24,16 +25,36 @@ from paretopipe_worker.link import state
 from paretopipe_worker.plan import fleet, spec
 from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.prepare import prepare
+from paretopipe_worker.records import Item, PhaseEnd, Record
 from paretopipe_worker.session.context import Shares
 from paretopipe_worker.session.join import Seat, joined
 from paretopipe_worker.session.source import Source
 from paretopipe_worker.session.stage import header
 from paretopipe_worker.transport.handshake import read_secret
 from tests import ROOT
+from tests.helpers.namespaces import Namespace
 from tests.helpers.rings import free_ports
+from tests.helpers.shaped_link import DATA_PORT
 
 Inside: TypeAlias = Callable[[], AbstractContextManager[None]]
 """Lets a thread open sockets and start processes on one of the hosts."""
+
+HOSTS = ("edge", "server")
+
+PHASES = {"min_items": 8, "min_s": 0.05, "max_s": 20, "retries": 0}
+"""Short legs, none of which is measured again, whatever else the machine does meanwhile."""
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def experiment(model: str = "paretopipe_worker.model.tiny:network", **keys: Any) -> dict[str, Any]:
+    """A short experiment of one model."""
+    return {"models": [model], "phases": PHASES, **keys}
+
+
+def of(kind: type[Kind], lines: Sequence[Record]) -> list[Kind]:
+    """The records of one kind."""
+    return [line for line in lines if isinstance(line, kind)]
 
 
 @dataclass(frozen=True)
@@ -85,11 +106,79 @@ class Lab:
             os.sched_yield()
         return progress
 
-    def run(self, session: Session, attempt: int = 1) -> None:
-        """Run a whole session; a failing stage's words are in the error."""
-        stages = [self.start(session, host, attempt) for host in session.placement]
+    def run(self, session: Session, attempt: int = 1, sides: Sequence[Inside] = ()) -> Finished:
+        """Run a whole session; a failing stage's words are in the error.
+
+        Parameters
+        ----------
+        sides
+            Where to start each stage, by rank; without them all run in this network namespace.
+        """
+        stages = []
+        places = sides or [contextlib.nullcontext] * len(session.placement)
+        for host, side in zip(session.placement, places, strict=True):
+            with side():
+                stages.append(self.start(session, host, attempt))
         texts = [stage.communicate(timeout=240)[1] for stage in stages]
         assert [stage.returncode for stage in stages] == [0] * len(stages), "\n".join(texts)
+        return Finished(self, session, attempt)
+
+    def written(self, session: Session, host: str, attempt: int = 1) -> list[Record]:
+        """All records that one host's stage has written so far."""
+        name = records.file_name(session.id, attempt)
+        return list(records.read(self.results / "records" / host / name))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An attempt at a session that is over, and what its hosts recorded."""
+
+    lab: Lab
+    session: Session
+    attempt: int = 1
+
+    @cached_property
+    def lines(self) -> tuple[list[Record], ...]:
+        """All records, by rank."""
+        hosts = self.session.placement
+        return tuple(self.lab.written(self.session, host, self.attempt) for host in hosts)
+
+    def of(self, kind: type[Kind], rank: int = 0) -> list[Kind]:
+        """One rank's records of one kind."""
+        return of(kind, self.lines[rank])
+
+    def point(self, cut: str, window: object = None) -> str:
+        """Id of the point that is cut there."""
+        [found] = [
+            point.id
+            for point in map(self.lab.plan.point, self.session.points)
+            if point.split == (cut,) and window in (None, point.window)
+        ]
+        return found
+
+    def items(self, rank: int, cut: str, phase: str, window: object = None) -> list[Item]:
+        """Items of one phase of a point."""
+        wanted = (self.point(cut, window), phase)
+        return [item for item in self.of(Item, rank) if (item.point, item.phase) == wanted]
+
+    def legs(self, rank: int, cut: str, phase: str, window: object = None) -> list[PhaseEnd]:
+        """Legs of one phase of a point."""
+        wanted = (self.point(cut, window), phase)
+        return [leg for leg in self.of(PhaseEnd, rank) if (leg.point, leg.phase) == wanted]
+
+
+def only(made: Lab, *cuts: str) -> Session:
+    """The only session of a lab, with none but the points that are cut at these places."""
+    [session] = made.plan.sessions
+    return session.only([id for id in session.points if made.plan.point(id).split[0] in cuts])
+
+
+def on_link(hosts: Sequence[Namespace]) -> dict[str, dict[str, Any]]:
+    """The two hosts of a shaped link, as the inventory describes them."""
+    return {
+        name: {"data_address": host.address, "data_port": DATA_PORT}
+        for name, host in zip(HOSTS, hosts, strict=True)
+    }
 
 
 def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> Lab:
@@ -102,7 +191,7 @@ def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> La
             "threads": 1,
             **hosts.get(name, {}),
         }
-        for number, name in enumerate(hosts or ("edge", "server"), start=1)
+        for number, name in enumerate(hosts or HOSTS, start=1)
     ]
     results, cache = folder / "run", folder / "cache"
     plan = prepare(

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pandas as pd
 import pytest
 import torch
 
 from analysis.measures import completions
-from paretopipe_worker import records
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import window
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.records import Item, PhaseEnd
+from paretopipe_worker.records import Item, PhaseEnd, Record
 from paretopipe_worker.session.context import Context
-from tests.helpers.sessions import Lab, lab, led
-from tests.helpers.shaped_link import DATA_PORT, Relayed, reason_without_relay, shaped_link
+from tests.helpers.sessions import HOSTS, Finished, Lab, lab, led, of, on_link
+from tests.helpers.shaped_link import Relayed, reason_without_relay, shaped_link
 
 pytestmark = [
     pytest.mark.alone,
@@ -80,14 +79,10 @@ def measured(
     }
     with shaped_link(folder) as plain:
         link = Relayed(plain.hosts, folder, lease_s=600)
-        hosts = {
-            name: {"data_address": host.address, "data_port": DATA_PORT}
-            for name, host in zip(("edge", "server"), link.hosts, strict=True)
-        }
         for rank in range(2):
             link.apply(Condition(delay_ms=DELAY_MS), rank=rank)
-        states = {"edge": link.state(0), "server": link.state(1)}
-        made = replace(lab(folder, experiment, **hosts), link_states=states)
+        states = {name: link.state(rank) for rank, name in enumerate(HOSTS)}
+        made = replace(lab(folder, experiment, **on_link(link.hosts)), link_states=states)
         [session] = made.plan.sessions
         sides = [host.entered for host in link.hosts]
         with led(made, session, *sides) as leader, torch.inference_mode():
@@ -111,16 +106,13 @@ def asked(context: Context, least: int, most_s: float) -> None:
 
 def legs_of(made: Lab) -> Iterator[Leg]:
     """The throughput legs in the order in which they were measured, with their latency legs."""
-    [session] = made.plan.sessions
-    name = records.file_name(session.id, 1)
-    files = (made.results / "records" / host / name for host in session.placement)
-    source, sink = (list(records.read(path)) for path in files)
-    ends = [line for line in source if isinstance(line, PhaseEnd)]
+    source, sink = Finished(made, made.plan.sessions[0]).lines
+    ends = of(PhaseEnd, source)
     for alone, loaded in zip(ends[::2], ends[1::2], strict=True):
         assert (alone.phase, loaded.phase) == ("latency", "throughput")
 
-        def within(end: PhaseEnd, lines: list[Any] = source) -> list[Item]:
-            items = (line for line in lines if isinstance(line, Item) and line.phase == end.phase)
+        def within(end: PhaseEnd, lines: Sequence[Record] = source) -> list[Item]:
+            items = (item for item in of(Item, lines) if item.phase == end.phase)
             return [i for i in items if end.start_ns <= i.start_ns <= end.end_ns]
 
         taken = within(loaded)
