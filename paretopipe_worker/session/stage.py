@@ -132,7 +132,7 @@ def _session(
     with (
         joined(seat, writer, shares) as (context, channels),
         torch.inference_mode(),
-        _collector_off(),
+        collector_off(),
     ):
         if rank == 0:
             Source(context, channels, options.progress).run()
@@ -141,7 +141,7 @@ def _session(
 
 
 @contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
+def collector_off() -> Iterator[None]:
     """Turn the garbage collector off, since its runs would count as items' time.
 
     It is run before each leg instead.
@@ -152,6 +152,7 @@ def _collector_off() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 def header(
