@@ -37,7 +37,7 @@ from tests.helpers.rings import free_ports
 from tests.helpers.shaped_link import DATA_PORT
 
 Inside: TypeAlias = Callable[[], AbstractContextManager[None]]
-"""Lets a thread open sockets and start processes on one of the hosts."""
+"""A block in which this thread opens sockets and starts processes on one of the hosts."""
 
 HOSTS = ("edge", "server")
 
@@ -59,7 +59,7 @@ def of(kind: type[Kind], lines: Sequence[Record]) -> list[Kind]:
 
 @dataclass(frozen=True)
 class Lab:
-    """A run that is planned and not yet measured."""
+    """A run that is planned, and whose sessions tests start."""
 
     plan: Plan
     results: Path
@@ -97,7 +97,7 @@ class Lab:
         )
 
     def first_point(self, stages: Collection[subprocess.Popen[str]]) -> Path:
-        """Wait for the source's report of its first point, no longer; return its file."""
+        """Wait until the source has reported its first point; return the file of its reports."""
         progress = self.results / "progress-edge.jsonl"
         deadline = time.monotonic() + 60
         while not progress.exists():
@@ -210,7 +210,7 @@ def led(
     source_side: Inside = contextlib.nullcontext,
     other_side: Inside = contextlib.nullcontext,
 ) -> Iterator[Source]:
-    """Lead a session from this process, the other stage being a process of its own.
+    """Lead a session from this process; the other stage is a process of its own.
 
     Yields the source, which measures points as it is told, under the conditions under which a stage
     process measures; its records grow meanwhile.

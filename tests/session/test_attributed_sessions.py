@@ -1,4 +1,4 @@
-"""Where the time goes in sessions of real stage processes, held against what is known of them."""
+"""Where the time of items goes in real sessions, compared with what is known of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Throughput over a long path, where results come home in bursts, held against what is known."""
+"""Throughput over a long path, where outputs return in bursts, compared with what is known."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class Leg:
 
     @property
     def done_ns(self) -> list[int]:
-        """When each item was back."""
+        """When each item's output was back."""
         return [item.done_ns or 0 for item in self.items]
 
     @property
     def known_per_s(self) -> float:
-        """As many as the window allows, once around in the time that one takes."""
+        """Throughput as the slowest stage or the window bounds it."""
         return min(1 / self.busy_s, self.window / self.latency_s)
 
 
@@ -97,7 +97,7 @@ def point_of(made: Lab, size: int) -> Point:
 
 
 def asked(context: Context, least: int, most_s: float) -> None:
-    """Have the next point take at least so many items a leg, for so long at most."""
+    """Set the fewest items and the most seconds of each leg of the next point."""
     experiment = context.plan.experiment
     phases = replace(experiment.phases, min_items=least, max_s=most_s)
     context.plan = replace(context.plan, experiment=replace(experiment, phases=phases))

@@ -1,4 +1,4 @@
-"""Batches on their way: what was handed over is not touched before it has arrived."""
+"""Batches in flight: what was handed over for sending is not changed before it has arrived."""
 
 from __future__ import annotations
 

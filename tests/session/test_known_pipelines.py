@@ -1,4 +1,4 @@
-"""Pipelines whose stage times and payloads are known, measured as every other over real sockets."""
+"""Pipelines with known stage times and payloads, measured over real sockets like any other."""
 
 from __future__ import annotations
 

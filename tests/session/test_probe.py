@@ -1,4 +1,4 @@
-"""What the stages measure of their path, over real sockets: all parts, in bounds, on any ring."""
+"""Probes of the path over real sockets: complete and bounded, on rings of any length."""
 
 from __future__ import annotations
 
