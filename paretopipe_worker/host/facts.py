@@ -7,11 +7,11 @@ import os
 import platform
 import time
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
 from paretopipe_worker import __version__
+from paretopipe_worker.host.daemons import Process
 from paretopipe_worker.host.machine import cpu_field, machine, network
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 
@@ -78,9 +78,9 @@ def version(package: str) -> str | None:
 
 def process_start_ns() -> int:
     """When this process was started, on its ``perf_counter_ns`` clock (to 10 ms)."""
-    # Field 22 of /proc/PID/stat, counted behind the command, which may hold spaces (proc(5)).
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    own = Process.running(os.getpid())
+    assert own is not None
+    started_s = own.start_ticks / os.sysconf("SC_CLK_TCK")
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
     return time.perf_counter_ns() - round(age_s * 1e9)
 

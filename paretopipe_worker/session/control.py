@@ -28,6 +28,20 @@ class ControlError(RuntimeError):
     """The ranks of a session cannot work together; the text says which rank, and why."""
 
 
+def bounded(message: Message, key: str, least: int, most: int, peer: str) -> int:
+    """A number in a message, checked because it comes from another host.
+
+    Raises
+    ------
+    ControlError
+        When it is missing, no whole number, or out of bounds; the text names `peer`.
+    """
+    value = message.get(key)
+    if type(value) is not int or not least <= value <= most:
+        raise ControlError(f"{peer}: sent {key} {value!r}; allowed: {least} to {most}")
+    return value
+
+
 class Channel:
     """One end of a control connection."""
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.records import Datagrams
-from paretopipe_worker.session.control import Channel, ControlError
+from paretopipe_worker.session.control import Channel, ControlError, bounded
 
 COUNT = 600
 
@@ -118,12 +118,9 @@ def _exchange(
 
 
 def _count(channel: Channel) -> int:
-    """How many datagrams a rank received, checked because it comes from another host."""
+    """Ask a rank how many datagrams it received."""
     channel.send({"do": "counted"})
-    value = channel.receive(_READY_S).get("received")
-    if type(value) is not int or not 0 <= value <= COUNT:
-        raise ControlError(f"{channel.peer}: got {value!r} datagrams; allowed: 0 to {COUNT}")
-    return value
+    return bounded(channel.receive(_READY_S), "received", 0, COUNT, channel.peer)
 
 
 def _receive(link: socket.socket, sender: tuple[str, int]) -> int | None:

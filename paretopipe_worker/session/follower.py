@@ -11,7 +11,7 @@ from paretopipe_worker.records import LEGS, Item
 from paretopipe_worker.session import clocks, hold
 from paretopipe_worker.session.compute import compute, failure
 from paretopipe_worker.session.context import Context
-from paretopipe_worker.session.control import Channel, ControlError, Message
+from paretopipe_worker.session.control import Channel, ControlError, Message, bounded
 from paretopipe_worker.session.observation import Observation
 from paretopipe_worker.session.probe import COMMANDS, answer
 from paretopipe_worker.transport.api import MARK, PHASES
@@ -91,18 +91,14 @@ class Follower:
         if phase not in LEGS or point is None:
             allowed = f"allowed: a phase of {', '.join(LEGS)}, once a point was named"
             raise ControlError(f"{self.channel.peer}: cannot run a leg by {command}; {allowed}")
-        number, window = (self._bounded(command, key, least) for key, least in _BOUNDS)
+        peer = self.channel.peer
+        leg, window = (
+            bounded(command, "leg", 0, _MOST, peer),
+            bounded(command, "window", 1, _MOST, peer),
+        )
         context.replay()
         context.ready(point, window=window, overlap=phase != "latency")
-        return _Leg(Observation(context, point, phase, number, window), self._stage)
-
-    def _bounded(self, command: Message, key: str, least: int) -> int:
-        """A number of a command, checked because it comes from another host."""
-        value = command.get(key)
-        if type(value) is not int or not least <= value <= _MOST:
-            allowed = f"allowed: {least} to {_MOST}"
-            raise ControlError(f"{self.channel.peer}: sent a leg with {key} {value!r}; {allowed}")
-        return value
+        return _Leg(Observation(context, point, phase, leg, window), self._stage)
 
     def _run(self, leg: _Leg) -> None:
         """Receive, compute and send until the mark comes by."""
@@ -147,7 +143,3 @@ class Follower:
         self.context.writer.write(end)
         busy_ns = round(leg.observation.busy_ns)
         self.channel.send({"leg": end.leg, "disturbed": end.disturbed, "busy_ns": busy_ns})
-
-
-_BOUNDS = (("leg", 0), ("window", 1))
-"""Numbers of a leg command, and the smallest value that each may have."""

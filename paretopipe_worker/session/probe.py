@@ -17,7 +17,7 @@ from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.records import Probe, Transfer
 from paretopipe_worker.session import datagrams
-from paretopipe_worker.session.control import Channel, ControlError
+from paretopipe_worker.session.control import Channel, ControlError, bounded
 from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag, Transport
 
 ROUND_TRIPS, BRIEF_ROUND_TRIPS = 130, 40
@@ -292,12 +292,15 @@ def answer(
     TransportError, ControlError
         When a link or rank 0 is lost, or a number of its command is out of bounds.
     """
-    deadline_s = _bounded(command, "deadline_s", _MAX_PATIENCE_S)
+    peer = channel.peer
+    deadline_s = bounded(command, "deadline_s", 0, _MAX_PATIENCE_S, peer)
     if command["do"] == "datagrams":
         datagrams.pass_on(rank, channel, addresses, deadline_s)
         return
-    inbound, outbound = (_bounded(command, key, _CHUNK_BYTES[1]) for key in ("inbound", "outbound"))
-    count = _bounded(command, "count", ROUND_TRIPS + 1)
+    inbound, outbound = (
+        bounded(command, key, 0, _CHUNK_BYTES[1], peer) for key in ("inbound", "outbound")
+    )
+    count = bounded(command, "count", 0, ROUND_TRIPS + 1, peer)
     _configure(transport, inbound, outbound, deadline_s, count)
     match command["do"]:
         case "pass":
@@ -336,11 +339,3 @@ def _receive_chunks(transport: Transport) -> int:
 def _zeros(size: int) -> torch.Tensor:
     """A tensor of so many bytes."""
     return torch.zeros(size, dtype=torch.uint8)
-
-
-def _bounded(command: dict[str, Any], key: str, most: int) -> int:
-    """A number of a command, checked because it comes from another host."""
-    value = command.get(key)
-    if type(value) is not int or not 0 <= value <= most:
-        raise ControlError(f"a probe command holds {key} {value!r}; allowed: 0 to {most}")
-    return value
