@@ -116,22 +116,17 @@ def on_core(core: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hogs(core: int, count: int) -> Iterator[None]:
+def hog(core: int) -> Iterator[None]:
     """Keep one core busy; bounded in time whatever becomes of this process."""
     code = f"import os, time\nos.sched_setaffinity(0, {{{core}}})\nend = time.monotonic() + 120\n"
     code += "print(flush=True)\nwhile time.monotonic() < end: pass"
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(count)
-    ]
-    try:
-        for hog in started:
-            assert hog.stdout
-            hog.stdout.readline()
-        yield
-    finally:
-        for hog in started:
-            hog.kill()
-            hog.communicate()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as started:
+        try:
+            assert started.stdout
+            started.stdout.readline()
+            yield
+        finally:
+            started.kill()
 
 
 def test_a_leg_disturbed_by_another_process_is_marked_and_measured_again(tmp_path: Path) -> None:
@@ -144,7 +139,7 @@ def test_a_leg_disturbed_by_another_process_is_marked_and_measured_again(tmp_pat
     made = lab(tmp_path, experiment)
     [session] = made.plan.sessions
     core = min(os.sched_getaffinity(0))
-    with hogs(core, 2):
+    with hog(core):
         found = made.run(session, sides=[lambda: on_core(core)] * 2)
     assert {end.status for end in found.of(PointEnd)} == {"ok"}
     # At @first only the source computes, at @last only the other, which reports it.
