@@ -1,7 +1,7 @@
 """Processes that outlive the command that started them, and how later commands find them.
 
-A pid alone may have been reused by the time it is read back; with its start time it names one
-process. Locks are ``flock`` locks, which the kernel releases however their holder dies.
+A pid may have been reused by the time it is read back, so a process is known by its pid and its
+start time. Locks are ``flock`` locks, which the kernel releases however their holder dies.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Process:
         return Process.running(self.pid) == self
 
     def end(self, number: signal.Signals, timeout_s: float) -> bool:
-        """Signal it, wait until it has ended, and say whether it has within `timeout_s`."""
+        """Signal it, and return whether it ended within `timeout_s`."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return True
         try:
-            # Held by the descriptor, the pid can no longer change hands: now look at the start.
+            # While the descriptor is open the pid is not reused: now compare the start time.
             if not self.alive:
                 return True
             with contextlib.suppress(ProcessLookupError):
@@ -56,10 +56,10 @@ class Process:
 
 
 def group_members(leader: Process) -> list[Process]:
-    """Processes alive in the group that `leader` made, whether or not it is alive itself."""
+    """Living processes of the group that `leader` made, whether or not it is alive itself."""
     now = Process.running(leader.pid)
     if now is not None and now != leader:
-        return []  # the pid, and with it the group's number, belongs to somebody else by now
+        return []  # another process has the pid by now, and with it the number of the group
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     group = [pid for pid in pids if (fields := _stat(pid)) and int(fields[2]) == leader.pid]
     members = [member for pid in group if (member := Process.running(pid))]
@@ -69,8 +69,8 @@ def group_members(leader: Process) -> list[Process]:
 def detach(work: Callable[[Callable[[str], None]], None], log: Path, keep: int = -1) -> str:
     """Run `work` in a daemon: a session of its own, no terminal, output appended to `log`.
 
-    It holds none of the caller's open files but the descriptor `keep`: a caller that waits for
-    the end of our output, as Ansible does, must not wait for the daemon.
+    The daemon keeps none of the caller's open files except the descriptor `keep`: who waits for the
+    end of the caller's output, as Ansible does, must not wait for the daemon.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def detach(work: Callable[[Callable[[str], None]], None], log: Path, keep: int =
     Returns
     -------
     str
-        The line that `work` reported; empty where it ended without.
+        The line that `work` reported; empty where it ended without a report.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -97,7 +97,7 @@ def detach(work: Callable[[Callable[[str], None]], None], log: Path, keep: int =
 def _become_daemon(
     work: Callable[[Callable[[str], None]], None], log: Path, keep: int, writer: int
 ) -> NoReturn:
-    """Turn the forked child into the daemon; never returns into the caller's code."""
+    """Turn the forked child into the daemon and run `work`; never return to the caller's code."""
     code = 1
     try:
         os.setsid()
@@ -112,7 +112,7 @@ def _become_daemon(
                     os.close(descriptor)
 
         def report(line: str) -> None:
-            with contextlib.suppress(BrokenPipeError):  # nobody waits any longer: go on
+            with contextlib.suppress(BrokenPipeError):  # nobody waits for the report any more
                 os.write(writer, f"{line}\n".encode())
             os.close(writer)
 
@@ -129,7 +129,7 @@ def _become_daemon(
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[int]:
-    """Hold the lock at `path`, yielding its descriptor.
+    """Hold the lock at `path` during the block; yield its descriptor.
 
     Raises
     ------
@@ -146,14 +146,14 @@ def locked(path: Path, wait: bool = True) -> Iterator[int]:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
+    """Write a file so that a reader sees the old content or the new, never a part of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(value) + "\n", encoding="utf-8")
     partial.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read what `write_json` wrote; None where there is nothing."""
+    """Read what `write_json` wrote; None where there is no such file."""
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

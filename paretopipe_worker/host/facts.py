@@ -1,4 +1,4 @@
-"""What this process computes with, as far as a result depends on it: read-only, for the records."""
+"""Software and hardware that a result of this process depends on, for the records."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import os
 import platform
 import time
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
 from paretopipe_worker import __version__
+from paretopipe_worker.host.daemons import Process
 from paretopipe_worker.host.machine import cpu_field, machine, network
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 
 _PACKAGES = ("numpy", "nvidia-ml-py", "orjson", "pydantic", "PyYAML", "safetensors", "torchvision")
 
 _STEERING = ("GLIBC_TUNABLES", "LD_PRELOAD", "OMP_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
-"""Other variables of the environment that change how it computes and allocates."""
+"""Other environment variables that change how a process computes and allocates memory."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes and measures here; packages that are not there are left out."""
+    """Versions of the software that computes and measures here; missing packages are left out."""
     return {
         "paretopipe": __version__,
         "python": platform.python_version(),
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def host() -> dict[str, object]:
-    """Machine, memory, threads, allocator and network as they are for this process."""
+    """Machine, memory, threads, allocator and network as this process finds them."""
     return {
         "machine": platform.machine(),
         "cpu": cpu_field("model name", "Model"),
@@ -52,7 +52,7 @@ def host() -> dict[str, object]:
 
 
 def numerics() -> str:
-    """What must agree between two hosts for their results to agree to the last bit.
+    """What must be equal on two hosts for their results to be equal to the last bit.
 
     Threads and processor features choose the kernels, and with them the order of additions.
     """
@@ -69,7 +69,7 @@ def numerics() -> str:
 
 
 def version(package: str) -> str | None:
-    """Version of an installed package."""
+    """Version of a package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -78,9 +78,9 @@ def version(package: str) -> str | None:
 
 def process_start_ns() -> int:
     """When this process was started, on its ``perf_counter_ns`` clock (to 10 ms)."""
-    # Field 22 of /proc/PID/stat, counted behind the command, which may hold spaces (proc(5)).
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    own = Process.running(os.getpid())
+    assert own is not None
+    started_s = own.start_ticks / os.sysconf("SC_CLK_TCK")
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
     return time.perf_counter_ns() - round(age_s * 1e9)
 

@@ -1,7 +1,7 @@
-"""The frequency governor of a host's processors, and how it gets back the one it had.
+"""Set the frequency governor of a host's processors, and restore the previous one.
 
-What was there is kept in ``governor.json`` below a state folder, from the first change until it is
-put back. A policy that somebody else has changed since is left as it is now.
+The previous governors are kept in ``governor.json`` in a state folder, from the first change until
+they are restored. A policy whose governor somebody else has changed meanwhile is left alone.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _POLICIES = "sys/devices/system/cpu/cpufreq"
 
 
 class GovernorError(ValueError):
-    """A governor cannot be set: which policy, why, and what is allowed."""
+    """A governor cannot be set; the text says for which policy, why, and what is allowed."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What was done: governors by policy before and after; none where there is no cpufreq."""
+    """Governors by policy, before and after; empty where the kernel has no cpufreq."""
 
     changed: bool
     before: dict[str, str]
@@ -31,7 +31,7 @@ class Change:
 
 
 def choose(governor: str, state_dir: Path, root: Path = Path("/"), *, check: bool) -> Change:
-    """Set the governor of all policies and keep what was there; with `check` only say so.
+    """Set the governor of all policies and keep the previous ones; with `check` change nothing.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def choose(governor: str, state_dir: Path, root: Path = Path("/"), *, check: boo
     Raises
     ------
     GovernorError
-        When a policy does not have it or does not take it.
+        When a policy does not offer the governor or does not accept it.
     """
     now = _governors(root)
     for policy in now:
@@ -67,12 +67,12 @@ def choose(governor: str, state_dir: Path, root: Path = Path("/"), *, check: boo
 
 
 def restore(state_dir: Path, root: Path = Path("/"), *, check: bool) -> Change:
-    """Put back the governors that :func:`choose` found; with `check` only say so.
+    """Restore the governors that :func:`choose` found; with `check` change nothing.
 
     Raises
     ------
     GovernorError
-        When a policy does not take its own any more; the next call tries again.
+        When a policy does not accept its previous governor; the next call tries again.
     """
     file = state_dir / "governor.json"
     now, kept = _governors(root), read_json(file)
@@ -88,7 +88,7 @@ def restore(state_dir: Path, root: Path = Path("/"), *, check: bool) -> Change:
 
 
 def _governors(root: Path) -> dict[str, str]:
-    """The governor of each policy there is."""
+    """The current governor of each policy."""
     found = sorted((root / _POLICIES).glob("policy*/scaling_governor"))
     return {file.parent.name: file.read_text().strip() for file in found}
 
@@ -110,7 +110,7 @@ def _file(root: Path, policy: str, name: str) -> Path:
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``governor`` to the worker's command line."""
-    parser = commands.add_parser("governor", help="set this host's frequency governor, or put back")
+    parser = commands.add_parser("governor", help="set or restore this host's frequency governor")
     verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--state-dir", type=Path, required=True, metavar="DIR")
@@ -118,15 +118,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     common.add_argument(
         "--root", type=Path, default=Path("/"), metavar="DIR", help="where sys is (/)"
     )
-    parser = verbs.add_parser("set", parents=[common], help="set it, and keep what was there")
+    parser = verbs.add_parser("set", parents=[common], help="set it, and keep the previous one")
     parser.add_argument("--governor", default="performance", metavar="NAME")
     parser.set_defaults(run=_run)
     verbs.add_parser("restore", parents=[common], help="put it back").set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    """``governor set`` and ``governor restore``: print what was done as JSON."""
-    os.umask(0o022)  # others keep in this folder what stages, an ordinary user's, read
+    """``governor set`` and ``governor restore``: print the change as JSON."""
+    os.umask(0o022)  # stages, which run as an ordinary user, read other files of this folder
     if args.action == "set":
         change = choose(args.governor, args.state_dir, args.root, check=args.check)
     else:

@@ -1,4 +1,4 @@
-"""The host while a leg runs: whether anything but the stage shaped what was measured."""
+"""Watch the host during a leg: what besides the stage may have changed the measurement."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from paretopipe_worker.host.sensors import CoreClock, sensors, throttled
 from paretopipe_worker.records.health import Health
 
 MOST_WALL_OVER_CPU = 1.05
-"""A thread that computes has the core for itself below this (a pipeline that had lost a core still
-read 0.99 of its own bound: throughput over that bound does not show it)."""
+"""Wall time over CPU time up to which a computing thread had its core to itself. (Throughput over
+its bound does not show the loss of a core: it was still 0.99 in a pipeline that had lost one.)"""
 
 MOST_OTHERS_CPU = 0.5
-"""Cores that others may take from a stage of several threads, on average: what the kernel's own
-work for the stage's traffic and the controller's looks stay below."""
+"""Cores that other processes may take from a stage of several threads, on average. The kernel's
+work for the stage's traffic and the polls of the controller stay below it."""
 
 LEAST_CLOCK = 0.9
-"""Lowest over highest clock of cores of one kind, where the governor was told to keep the
-highest."""
+"""Least ratio of the lowest to the highest clock of cores of one kind, under the governor that is
+to keep the highest."""
 
 MOST_SWAPPED_PAGES = 256
-"""Pages swapped that still may be somebody's who sleeps."""
+"""Swapped pages that may still belong to a process that sleeps."""
 
 MOST_OVERSLEPT = 0.02
-"""Share of the stretched computation by which it may take longer than asked for."""
+"""Share by which a stretched computation may take longer than asked for."""
 
 _SHORTEST_NS = 100_000
-"""CPU time of an item below which wall time over it says nothing: what one hand-over between two
-threads takes is a large share of it."""
+"""CPU time of an item below which its wall time over CPU time says nothing, since one switch
+between two threads takes a large share of it."""
 
 _PAUSE_NS = 250_000_000
 _PAUSE_PER_COST = 1000
-"""Samples are at least so far apart, and so many times what the last one took: so sampling takes
-no more than a thousandth of a core, however slow a host's sensors are."""
+"""Samples are at least this far apart, and at least this many times as long as the last one took:
+sampling takes no more than a thousandth of a core, however slow a host's sensors are."""
 
 
 class Watch:
     """Watches the host during one leg.
 
-    It looks when it is made, when it ends, and in between when an item was added. There nothing is
-    timed in a latency leg, and the clock is that at which the core has just computed; a thread of
-    its own would compete with the stage, and read the clock of an idle core.
+    It samples the host when it is made, when it ends, and at times when an item is added. Then
+    nothing is being timed in a latency leg, and the core still has the clock at which it computed.
+    A thread of its own would compete with the stage and read the clock of an idle core.
 
     Parameters
     ----------
     root
         Where ``proc``, ``sys`` and ``usr`` are.
     by_sums
-        Whether wall time over CPU time is that of all items together, as throughput and what load
-        leaves of it depend on them: where four in ten took twice as long, the median says nothing.
-        Else it is the median of the items, as a latency is.
+        Whether `wall_over_cpu` is a ratio of sums over all items, as throughput and latency under
+        load depend on all of them: where four in ten took twice as long, a median would not show
+        it. Otherwise it is the median of the items' ratios, as the latency is a median.
     """
 
     def __init__(self, root: Path = Path("/"), *, by_sums: bool = False) -> None:
@@ -76,7 +76,7 @@ class Watch:
     ) -> None:
         """Count one item's computation: its wall time, without stretching, and its CPU time.
 
-        Where it was stretched, also how long it was to take and by how much it took longer.
+        Where it was stretched, also how long it should have taken and how late it ended.
         """
         if cpu_ns >= _SHORTEST_NS:
             self._computed_ns.append((wall_ns, cpu_ns))
@@ -87,7 +87,7 @@ class Watch:
             self._sample()
 
     def end(self) -> Health:
-        """What was seen since the watch was made."""
+        """End the watch, and return what was seen since it was made."""
         wall_ns = time.perf_counter_ns() - self._begin_ns
         busy_ns = self._sensors.busy_ns() - self._busy_ns
         others_ns = busy_ns - (time.process_time_ns() - self._own_ns)
@@ -111,7 +111,7 @@ class Watch:
         )
 
     def _wall_over_cpu(self) -> float | None:
-        """Wall time of the computation over its CPU time; None where nothing to speak of was."""
+        """Wall time of the computation over its CPU time; None without long enough items."""
         if not self._computed_ns:
             return None
         if not self._by_sums:
@@ -120,14 +120,14 @@ class Watch:
         return wall_ns / cpu_ns
 
     def _by_policy(self) -> dict[str, tuple[float, float]] | None:
-        """Lowest and highest clock of each group of cores that was computed on."""
+        """Lowest and highest clock of each group of cores that computed."""
         seen: dict[str, list[float]] = {}
         for clock in self._cpu_mhz:
             seen.setdefault(clock.policy, []).append(clock.mhz)
         return {policy: (min(mhz), max(mhz)) for policy, mhz in seen.items()} or None
 
     def _sample(self) -> None:
-        """Read what varies, and say when to read it again."""
+        """Read what varies, and set the time of the next sample."""
         begin_ns = time.perf_counter_ns()
         if (clock := self._sensors.cpu_clock()) is not None:
             self._cpu_mhz.append(clock)
@@ -142,17 +142,18 @@ class Watch:
 
 
 def disturbances(health: Health, threads: int, cores: int | None = None) -> tuple[str, ...]:
-    """What of a host's health is outside its band, in words.
+    """Say in words which values of a host's health are outside the allowed range.
 
-    How warm it was, and its clock under a governor that varies it, are recorded and not judged.
+    Its temperature, and its clock under a governor that varies it, are recorded but not judged.
 
     Parameters
     ----------
     threads
-        Threads of the stage's computation. Of one, wall time over CPU time tells at once what
-        others took; several share the work unevenly, so that only the sum of all load can tell.
+        Threads of the stage's computation. With one, wall time over CPU time shows what others
+        took of its core. Several share the work unevenly, so only the CPU time that all others used
+        can show it.
     cores
-        Cores of the machine; those of this one where not given.
+        Cores of the machine; None stands for those of this one.
     """
     found = []
     ratio, others = health.wall_over_cpu, health.others_cpu

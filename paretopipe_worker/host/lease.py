@@ -1,7 +1,7 @@
-"""The lease on a host: a file that the controller touches for as long as it is there.
+"""The lease on a host: a file that the controller touches for as long as it runs.
 
-Whatever must not outlive the controller (a stage, a shaped link) is held by a process on the host
-that watches this file. Ctrl-C, SIGKILL and a lost network all look alike to it: touches cease.
+A process on the host watches this file and ends whatever must not outlive the controller: a stage,
+or a shaped link. Ctrl-C, SIGKILL and a lost network all look alike to it: the touches cease.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 class Lease:
     """One consumer's view of the lease file.
 
-    Its age is counted on the clock since boot from the moment at which this consumer saw the
-    file's time change, so that a step of the wall clock neither ends nor prolongs a lease. Only
-    the first look has to trust the wall clock.
+    The lease's age is counted by the clock since boot, from the moment at which this consumer saw
+    the file's time change, so that a step of the wall clock neither ends nor prolongs it. Only the
+    first look has to trust the wall clock.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Lease:
 
     @property
     def poll_s(self) -> float:
-        """How often a consumer should look: late by a tenth of the lease at most."""
+        """Seconds between two looks: a consumer notices at most a tenth of the lease too late."""
         return min(1.0, self.seconds / 10)
 
     def lapse(self) -> str | None:

@@ -1,7 +1,7 @@
-"""What the machine is, below the software that measures: kernel, processor, firmware, queueing.
+"""Describe the machine for the records: kernel, processor, firmware, queueing.
 
-Read-only, for the records. What is not to be read here is null. Nothing identifies a device or a
-person: no serial numbers, and of the kernel's command line no value but those listed here.
+What cannot be read is null. Nothing that identifies a device or a person is recorded: no serial
+numbers, and of the kernel's command line only the values that are listed here.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _BOOT_VALUES = (
     *("transparent_hugepage", "hugepages", "hugepagesz", "default_hugepagesz", "numa_balancing"),
     *("cgroup_enable", "cgroup_disable", "psi", "clocksource", "tsc", "pcie_aspm", "init_on_alloc"),
 )
-"""Parameters of the kernel whose values a result may depend on; of others only the name is kept,
-since anything may stand there."""
+"""Parameters of the kernel on whose values a result may depend. Of all others only the name is
+recorded, since their values may be anything."""
 
 
 def machine(root: Path = Path("/")) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def cpu_field(*names: str, root: Path = Path("/")) -> str:
-    """The first of these fields of /proc/cpuinfo, whose names differ between architectures."""
+    """The first of these fields in /proc/cpuinfo, whose names differ by architecture; or empty."""
     for entry in (content(root / "proc/cpuinfo") or "").splitlines():
         name, _, value = entry.partition(":")
         if name.strip() in names:
@@ -79,7 +79,7 @@ def cpu_field(*names: str, root: Path = Path("/")) -> str:
 
 
 def network(root: Path = Path("/")) -> dict[str, Any]:
-    """Queueing disciplines and settings of the network namespace, as they stand now."""
+    """Current queueing disciplines and settings of the network namespace."""
     folder = root / "proc/sys/net"
     settings = {name: line(folder / name.replace(".", "/")) for name in _NETWORK}
     return {
@@ -89,7 +89,7 @@ def network(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def _qdiscs() -> list[str] | None:
-    """What ``tc qdisc show`` prints."""
+    """Lines of ``tc qdisc show``; None where it cannot be run."""
     program = shutil.which("tc", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
         return None
@@ -103,7 +103,7 @@ def _qdiscs() -> list[str] | None:
 
 
 def _command_line(text: str | None) -> str | None:
-    """The kernel's command line, with an ellipsis for each value that is not to be known."""
+    """The kernel's command line, with an ellipsis for each value that is not recorded."""
     if text is None:
         return None
     words = text.partition(" -- ")[0].split()  # what follows is init's
@@ -111,13 +111,13 @@ def _command_line(text: str | None) -> str | None:
 
 
 def _without_value(word: str) -> str:
-    """A word of the command line as it may be told."""
+    """A word of the command line as it may be recorded."""
     name, separator, _ = word.partition("=")
     return word if not separator or name in _BOOT_VALUES else f"{name}=…"
 
 
 def _swap_bytes(root: Path) -> int | None:
-    """Size of all swap there is."""
+    """Total size of the swap."""
     for entry in (content(root / "proc/meminfo") or "").splitlines():
         if entry.startswith("SwapTotal:"):
             return int(entry.split()[1]) * 1024

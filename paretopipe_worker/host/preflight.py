@@ -1,8 +1,8 @@
-"""Have torch compute a little before a host is relied on, in a process of its own.
+"""Check that torch works on a host, by having it compute a little in a process of its own.
 
-A build for another processor is ended by the kernel at its first illegal instruction, which may
-come as it is imported or only as it computes. It takes seconds on a small computer, so a host on
-which it went well is not asked again before its processor, its Python or its torch is another.
+The kernel ends a build for another processor at its first illegal instruction, which may come when
+torch is imported or only when it computes. The check takes seconds on a small computer, so where it
+passed it is not repeated until the host's processor, Python or torch changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from paretopipe_worker.host.daemons import read_json, write_json
 from paretopipe_worker.host.machine import cpu_field
 
 PATIENCE_S = 300.0
-"""Seconds after which torch is taken to hang: a slow card reads it for a minute."""
+"""Seconds after which torch counts as hanging; reading it from a slow card takes a minute."""
 
 _STEPS = ("the import of torch", "a convolution", "a matrix product")
 _PROGRAM = """\
@@ -37,7 +37,7 @@ print(2, flush=True)
 assert (torch.ones(64, 128) @ torch.ones(128, 64)).eq(128).all(), "its result is wrong"
 print(json.dumps(torch.__version__), flush=True)
 """
-"""Prints the number of each step that it begins, and torch's version after the last."""
+"""Prints the number of each step before it begins, and torch's version after the last."""
 
 _ANOTHER_PROCESSOR = (
     "torch is built for another processor than {processor}: {step} was ended by SIGILL, an illegal "
@@ -49,12 +49,12 @@ _ANOTHER_PROCESSOR = (
 
 
 class PreflightError(ValueError):
-    """Torch does not work on this host: how it ended, at which step, and what to do."""
+    """Torch does not work on this host; the text says how and where it ended, and what to do."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """Where torch computed well, and its version."""
+    """A check that passed: processor, Python, build of torch, and torch's version."""
 
     processor: str
     python: str
@@ -63,17 +63,17 @@ class Tried:
 
 
 def torch_works(home: Path) -> Tried:
-    """Have torch compute, unless the same build has done so on this host before.
+    """Have torch compute, unless the same build already passed on this host.
 
     Parameters
     ----------
     home
-        Folder in which it is kept, as ``preflight.json``, that it went well.
+        Folder whose ``preflight.json`` keeps the last check that passed.
 
     Raises
     ------
     PreflightError
-        When it cannot be imported, does not compute, or computes wrongly.
+        When torch cannot be imported, does not compute, or computes wrongly.
     """
     kept, build = home / "preflight.json", _build()
     before = _read(kept)
@@ -86,13 +86,13 @@ def torch_works(home: Path) -> Tried:
 
 
 def processor() -> str:
-    """What the processor is called, and its architecture."""
+    """Name and architecture of the processor."""
     names = (cpu_field("model name"), cpu_field("Model"), cpu_field("CPU part"))
     return ", ".join((next(filter(None, names), "an unnamed one"), platform.machine()))
 
 
 def _build() -> str:
-    """What tells one installation of torch from another: where it is, and since when."""
+    """Identify an installation of torch by its path and the time at which it was written."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         raise PreflightError(f"{sys.executable} has no torch")
@@ -100,7 +100,7 @@ def _build() -> str:
 
 
 def _read(path: Path) -> Tried | None:
-    """What was kept of an earlier time, None where that is nothing of use."""
+    """Read the last check that passed; None where there is none, or the file is damaged."""
     try:
         found = read_json(path) or {}
     except ValueError:
@@ -109,7 +109,7 @@ def _read(path: Path) -> Tried | None:
 
 
 def _run() -> str:
-    """Run the program; return torch's version, or raise what went wrong."""
+    """Run the program and return torch's version; raise a `PreflightError` if it fails."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PROGRAM],
@@ -123,7 +123,7 @@ def _run() -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise PreflightError(
-            f"torch hangs: it computed nothing for {PATIENCE_S:g} s on {processor()}"
+            f"torch hangs: it did not finish within {PATIENCE_S:g} s on {processor()}"
         ) from error
     if done.returncode == 0:
         return str(json.loads(done.stdout.splitlines()[-1]))
@@ -135,7 +135,7 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     begun = [line for line in done.stdout.splitlines() if line.isdecimal()]
     step = _STEPS[int(begun[-1])] if begun else "the start of Python"
     code = done.returncode
-    number = -code if code < 0 else code - 128  # the latter where a shell stands in between
+    number = -code if code < 0 else code - 128  # the latter where a shell ran it
     if number == signal.SIGILL:
         return _ANOTHER_PROCESSOR.format(processor=processor(), step=step)
     if number in set(signal.Signals):
@@ -150,13 +150,13 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``preflight`` to the worker's command line."""
-    parser = commands.add_parser("preflight", help="have torch compute, in a process of its own")
+    parser = commands.add_parser("preflight", help="check that torch works on this host")
     parser.add_argument("--home", type=Path, required=True, metavar="DIR", help="of the worker")
     parser.set_defaults(run=_preflight)
 
 
 def _preflight(options: argparse.Namespace) -> int:
-    """Print as JSON where torch works, and its version."""
+    """``preflight``: print the check that passed as JSON."""
     found: dict[str, Any] = asdict(torch_works(options.home))
     print(json.dumps(found))
     return 0

@@ -1,4 +1,4 @@
-"""What a host tells of itself while a leg runs; null wherever it does not."""
+"""Read what a host tells of itself during a leg; what it does not tell is None."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 _THROTTLING = ("under-voltage", "frequency capped", "throttled", "hot")
 """Bits 0 to 3 of ``vcgencmd get_throttled``: what the firmware does now. Bits 16 to 19 say whether
-it ever has since the boot."""
+it has done so since the boot."""
 
 _SWAPPED = ("pswpin ", "pswpout ")
 _FIRMWARE_S = 2.0
@@ -58,11 +58,11 @@ class Sensors:
         return CoreClock(self._of_core(core, "related_cpus") or str(core), int(khz) / 1000)
 
     def governor(self) -> str | None:
-        """How the clock of that core is chosen."""
+        """The frequency governor of that core."""
         return self._of_core(self._core(), "scaling_governor")
 
     def temperature_c(self) -> float | None:
-        """The hottest thermal zone."""
+        """Temperature of the hottest thermal zone, in degrees Celsius."""
         found = [int(text) / 1000 for path in self._zones if (text := line(path))]
         return max(found, default=None)
 
@@ -81,7 +81,7 @@ class Sensors:
         return sum(found) if len(found) == len(_SWAPPED) else None
 
     def forget_peak(self) -> bool:
-        """Begin anew to look for this process's peak of memory; whether the kernel let us."""
+        """Reset this process's peak of memory; return whether the kernel allowed that."""
         try:
             descriptor = os.open(self._proc / "self/clear_refs", os.O_WRONLY)
         except OSError:
@@ -95,7 +95,7 @@ class Sensors:
         return True
 
     def peak_rss_bytes(self) -> int | None:
-        """Peak resident memory of this process."""
+        """Peak resident memory of this process since it was reset."""
         for entry in (content(self._proc / "self/status") or "").splitlines():
             if entry.startswith("VmHWM:"):
                 return int(entry.split()[1]) * 1024
@@ -108,21 +108,21 @@ class Sensors:
         return fields[36] if len(fields) > 36 else None
 
     def _of_core(self, core: str | None, name: str) -> str | None:
-        """What cpufreq says of a core."""
+        """Content of one of cpufreq's files of a core."""
         return None if core is None else line(self._cpus / f"cpu{core}/cpufreq/{name}")
 
 
 @cache
 def sensors(root: Path) -> Sensors:
-    """The sensors of the host below `root`, looked for once."""
+    """The sensors of the host below `root`, which are looked for only once."""
     return Sensors(root)
 
 
 def throttled(before: int | None, after: int | None) -> tuple[str, ...] | None:
-    """What the firmware did between two readings of its bits, or did at one of them.
+    """What the firmware did at one of two readings of its bits, or between them.
 
-    That it had done something before the first is not told; nor can it be seen then that it did
-    the same again in between.
+    What it had only done before the first reading does not count. That it did the same again in
+    between cannot be seen in that case.
     """
     if before is None or after is None:
         return None
@@ -131,13 +131,13 @@ def throttled(before: int | None, after: int | None) -> tuple[str, ...] | None:
 
 
 def vcgencmd(root: Path) -> Path | None:
-    """The program by which a Raspberry Pi's firmware is asked."""
+    """The program that queries a Raspberry Pi's firmware; None where it is not installed."""
     places = (root / folder / "vcgencmd" for folder in ("usr/bin", "opt/vc/bin"))
     return next((path for path in places if os.access(path, os.X_OK)), None)
 
 
 def firmware(program: Path | None, question: str) -> str | None:
-    """What the firmware answers; None where there is none, or it may not be asked."""
+    """The firmware's answer; None where there is no program to ask it with, or it fails."""
     if program is None:
         return None
     try:
@@ -150,7 +150,7 @@ def firmware(program: Path | None, question: str) -> str | None:
 
 
 def content(path: Path) -> str | None:
-    """Text of a file of the kernel's; None where it is not there or not to be read."""
+    """Text of one of the kernel's files; None where it is missing or cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -158,14 +158,14 @@ def content(path: Path) -> str | None:
 
 
 def line(path: Path) -> str | None:
-    """The same without the white space, and the NULs of a device tree, around it."""
+    """The same without surrounding white space and a device tree's NULs; None where empty."""
     text = content(path)
     return text.strip(" \n\t\0") or None if text is not None else None
 
 
 @cache
 def _gpu_clock() -> Callable[[], float | None]:
-    """Read the clock of the first GPU in MHz; None where NVML, its package or a GPU is missing."""
+    """A function that reads the first GPU's clock in MHz: None without NVML, pynvml or a GPU."""
     try:
         import pynvml  # type: ignore[import-untyped]
     except ImportError:

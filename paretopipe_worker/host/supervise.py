@@ -1,6 +1,6 @@
 """Run a stage detached, under the host's lease and a deadline.
 
-``launch`` leaves behind a small supervisor, which starts the stage, watches lease and deadline,
+``launch`` leaves a small supervisor behind, which starts the stage, watches lease and deadline,
 and writes ``<name>.status.json``. The supervisor holds ``<name>.lock`` for as long as it lives, so
 that one name never runs twice. A stage does not outlive its supervisor: the kernel kills it.
 """
@@ -36,8 +36,8 @@ GRACE_S = 5.0
 """Seconds between asking a stage to end and killing it."""
 
 STAGE_ENVIRONMENT = {
-    # glibc gives large blocks back to the kernel after each use, and takes them again page by
-    # page: MobileNetV2 at batch 8 took 263 ms against 152 to 167 ms with these.
+    # By default glibc returns large blocks to the kernel after each use and gets them back page by
+    # page: MobileNetV2 at batch 8 then took 263 ms, with these settings 152 to 167 ms.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "MALLOC_TOP_PAD_": str(64 << 20),
@@ -59,13 +59,13 @@ class Job:
     Parameters
     ----------
     name
-        Names its files in `run_dir`, and it: one name runs once at a time.
+        Names the job and its files in `run_dir`; of one name only one job runs at a time.
     command
         Program and arguments.
     lease
         File that must stay younger than `lease_s` seconds.
     deadline_s
-        Seconds from the launch after which it is ended.
+        Seconds after the launch at which the process is ended.
     threads
         Threads of numerical libraries; None leaves their default.
     """
@@ -79,7 +79,7 @@ class Job:
     threads: int | None = None
 
     def file(self, kind: str) -> Path:
-        """Where this job keeps its lock, log or status."""
+        """Path of this job's lock, log or status."""
         return self.run_dir / f"{self.name}.{kind}"
 
     @property
@@ -118,22 +118,25 @@ class Status:
 
 
 def launch(job: Job) -> dict[str, Any]:
-    """Start `job` detached, unless it runs already, and return its status and ``changed``.
+    """Start `job` detached unless it is running; return its status, with ``changed``.
 
     Raises
     ------
     LaunchError
-        When the name is not usable as one, the lease does not hold, or nothing could be started.
+        When the name is not allowed, the lease does not hold, or no supervisor could be started.
     """
     if not _NAME.fullmatch(job.name):
-        raise LaunchError(f"--name {job.name!r}: allowed are letters, digits and _ . @ + -")
+        raise LaunchError(
+            f"--name {job.name!r}: allowed are letters, digits and _ . @ + -, the first a letter "
+            "or digit"
+        )
     if lapse := Lease(job.lease, job.lease_s).lapse():
         raise LaunchError(f"{job.name}: {lapse}: touch it before launching")
     try:
         with locked(job.file("lock"), wait=False) as lock:
             if (left := _read_status(job.file("status.json"))) is not None:
                 _end_orphans(left)
-            # The supervisor inherits the lock, and lets go of it by ending.
+            # The supervisor inherits the lock, and releases it when it ends.
             report = detach(lambda ready: _supervise(job, ready), job.file("log"), keep=lock)
     except BlockingIOError:
         status = read_json(job.file("status.json")) or {"name": job.name}
@@ -144,9 +147,9 @@ def launch(job: Job) -> dict[str, Any]:
 
 
 def stop(run_dir: Path, grace_s: float = GRACE_S) -> list[str]:
-    """End every supervised process of `run_dir` and all of its descendants; return their names.
+    """End every supervised process of `run_dir` with all its descendants; return their names.
 
-    Returns when nothing is left of them.
+    When it returns, none of them is left.
     """
     found = [_read_status(path) for path in sorted(run_dir.glob("*.status.json"))]
     running = [status for status in found if status is not None and status.state == "running"]
@@ -168,7 +171,7 @@ def stop(run_dir: Path, grace_s: float = GRACE_S) -> list[str]:
 
 
 def _supervise(job: Job, ready: Callable[[str], None]) -> None:
-    """Be the supervisor of `job`, from its start to its end."""
+    """Supervise `job` from its start to its end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     own = Process.running(os.getpid())
     assert own is not None
@@ -208,8 +211,8 @@ def _start(job: Job, supervisor: int) -> subprocess.Popen[bytes]:
             os._exit(1)  # the supervisor died before the line above took effect
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
 
-    # The supervisor has one thread, so that a preexec_fn is safe; the death signal is not there
-    # to be had otherwise.
+    # A preexec_fn is safe, since the supervisor has one thread, and it is the only way to set the
+    # death signal.
     return subprocess.Popen(
         job.command,
         stdin=subprocess.DEVNULL,
@@ -220,7 +223,7 @@ def _start(job: Job, supervisor: int) -> subprocess.Popen[bytes]:
 
 
 def _watch(child: subprocess.Popen[bytes], lease: Lease, deadline_s: float) -> str | None:
-    """Wait for the process to end (None), or for a reason to end it."""
+    """Wait until the process has ended (None) or is to be ended; return the reason for that."""
     until = time.clock_gettime(time.CLOCK_BOOTTIME) + deadline_s
     while True:
         left_s = max(0.0, until - time.clock_gettime(time.CLOCK_BOOTTIME))
@@ -236,7 +239,7 @@ def _watch(child: subprocess.Popen[bytes], lease: Lease, deadline_s: float) -> s
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """End the process, politely first, then whatever else is left of its group."""
+    """End the process, first by SIGTERM, then by SIGKILL with all that is left of its group."""
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGTERM)
@@ -247,7 +250,7 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _end_orphans(status: Status) -> None:
-    """Kill what a killed supervisor left of its process's group."""
+    """Kill what is left of a process's group whose supervisor was killed."""
     if status.state == "running" and status.child is not None:
         for member in group_members(status.child):
             member.end(signal.SIGKILL, 5)

@@ -53,6 +53,11 @@ class Point:
         return tuple(payload_bytes(hop) for hop in self.hops)
 
     @property
+    def crosses(self) -> bool:
+        """Whether anything leaves the source's host."""
+        return bool(self.hops[0])
+
+    @property
     def active_ranks(self) -> tuple[int, ...]:
         """Ranks that take part: the source, and every rank that something is sent to."""
         return (0, *(rank for rank, hop in enumerate(self.hops[:-1], start=1) if hop))

@@ -1,4 +1,4 @@
-"""Whether the outputs that come back from a pipeline are the whole model's."""
+"""Check that a pipeline's outputs equal those of the whole model."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import torch
 from paretopipe_worker.model.partition import largest_error
 
 TOLERANCE = 1e-4
-"""Largest relative error of an output that came by way of hosts of different processors."""
+"""Largest relative error allowed of an output where the hosts' processors differ."""
 
 
 class PointFailed(Exception):
-    """A point that cannot be measured; the session goes on with the next."""
+    """A point cannot be measured; the session goes on with the next one."""
 
 
 @dataclass
 class Check:
-    """How the pipeline's outputs compare with the whole model's, worst over all items."""
+    """How the pipeline's outputs compare with the whole model's, the worst of all items."""
 
     exact_wanted: bool
     output: Literal["exact", "close", "unchecked"] = "unchecked"
     error: float | None = None
 
     def add(self, outputs: tuple[torch.Tensor, ...], references: tuple[torch.Tensor, ...]) -> None:
-        """Hold one item's output against the reference."""
+        """Compare one item's output with the reference."""
         error = largest_error(outputs, references)
         if error > 0:
             self.output, self.error = "close", max(error, self.error or 0.0)
@@ -34,19 +34,19 @@ class Check:
             self.output = "exact"
 
     def verdict(self) -> None:
-        """Refuse outputs that differ by more than they may.
+        """Refuse outputs that differ by more than is allowed.
 
         Raises
         ------
         PointFailed
-            Saying by how much.
+            When they do; the text says by how much.
         """
         if self.error is None:
             return
         if self.exact_wanted:
             raise PointFailed(
                 f"the pipeline's output differs from the model's by {self.error:.2g} of its "
-                "largest value; between equal processors it must be equal"
+                "largest value; where all hosts compute alike they must be equal"
             )
         if not self.error <= TOLERANCE:
             raise PointFailed(

@@ -1,12 +1,12 @@
-"""What the clocks of the ranks have to do with one another, by exchanges on the control channel.
+"""Compare the clocks of the ranks by exchanges on the control channel, which is never shaped.
 
-That channel is never shaped. Of many exchanges the fastest are kept: half of their time bounds the
-error of the offset they show (Cristian, "Probabilistic clock synchronization", Distributed
-Computing 3, 1989).
+Of many exchanges the fastest are kept: half the time that an exchange took bounds the error of the
+offset that it shows (Cristian, "Probabilistic clock synchronization", Distributed Computing 3,
+1989).
 
-All times of items are of ``CLOCK_MONOTONIC``, whose rate NTP changes as it likes. So each end reads
-with it ``CLOCK_MONOTONIC_RAW``, which only its crystal drives: what a clock was slewed by from one
-comparison to the next then shows, whatever the exchanges leave open.
+The times of items come from ``CLOCK_MONOTONIC``, whose rate NTP adjusts. Each end therefore also
+reads ``CLOCK_MONOTONIC_RAW``, which only its crystal drives: the two show by how much NTP slewed
+the clock between two comparisons, however uncertain the exchanges are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def compare(when: When, rank: int, channel: Channel) -> Clock:
     Raises
     ------
     ControlError
-        When the rank is lost, or answers with no times.
+        When the rank is lost, or its answer holds no times.
     """
     exchanges = []
     for _ in range(EXCHANGES[when]):
@@ -45,29 +45,32 @@ def compare(when: When, rank: int, channel: Channel) -> Clock:
 
 
 def answer(channel: Channel) -> None:
-    """Tell rank 0 the time, as another rank."""
+    """Answer rank 0, as another rank, with the time here."""
     message: dict[str, Any] = {"reading": read()}
     channel.send(message)
 
 
 def read() -> Reading:
-    """Read both clocks of this host, as closely together as can be."""
+    """Read both clocks of this host: CLOCK_MONOTONIC before and after CLOCK_MONOTONIC_RAW."""
     before_ns = time.perf_counter_ns()
     raw_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
     return before_ns, raw_ns, time.perf_counter_ns()
 
 
 def _took_ns(exchange: Exchange) -> int:
-    """How long an exchange took, reading the clocks included."""
+    """How long an exchange took, including the readings of the clocks."""
     return exchange.received[2] - exchange.sent[0]
 
 
 def _reading(message: dict[str, Any], peer: str) -> Reading:
-    """The times in an answer: it comes from another host."""
+    """The times in an answer, checked because it comes from another host."""
     match message.get("reading"):
         case [int(before), int(raw), int(after)] if all(
             0 <= ns < 1 << 63 for ns in (before, raw, after)
         ):
             return before, raw, after
         case other:
-            raise ControlError(f"{peer}: sent {other!r} as the times of its clocks")
+            raise ControlError(
+                f"{peer}: sent {other!r} as the times of its clocks; allowed: three counts of "
+                "nanoseconds"
+            )

@@ -15,9 +15,9 @@ from paretopipe_worker.model.usercode import told
 class Computed(NamedTuple):
     """The outputs of one stage for one batch, and when and how long it computed.
 
-    `compute_ns` is wall time without stretching; `cpu_ns` the CPU time of the computing thread, so
-    a gap between the two is a thread that had to wait for a core (with one thread per stage).
-    `overslept_ns` is by how much stretching ended late; None where nothing was stretched.
+    `compute_ns` is the wall time without stretching, `cpu_ns` the CPU time of the computing thread;
+    with one thread per stage, their difference is how long it waited for a core. `overslept_ns`
+    says how late stretching ended; None where nothing was stretched.
     """
 
     tensors: tuple[torch.Tensor, ...]
@@ -29,17 +29,16 @@ class Computed(NamedTuple):
 
     @property
     def asked_ns(self) -> int:
-        """How long it was to take, stretching included."""
+        """How long the computation should have taken, stretching included."""
         return self.computed_ns - self.start_ns - (self.overslept_ns or 0)
 
 
 def compute(stage: Stage | None, inputs: tuple[torch.Tensor, ...], stretch: float) -> Computed:
     """Run `stage` on `inputs`, then wait until its time has been stretched by the factor.
 
-    A slower device takes longer for what it computes, not for what the stage waited while others
-    had its core. So of one thread the CPU time is stretched; of several, of which only one tells
-    its CPU time, the wall time. Without a stage the inputs are passed on: the rank has no part in
-    this split.
+    A slower device takes longer to compute, but not longer to wait while others have the core. So
+    with one thread its CPU time is stretched; with several, only one of which reports its CPU time,
+    the wall time is. A rank without a stage has no part in the split and passes the inputs on.
     """
     cpu_ns = time.thread_time_ns()
     start_ns = time.perf_counter_ns()
@@ -58,5 +57,5 @@ def compute(stage: Stage | None, inputs: tuple[torch.Tensor, ...], stretch: floa
 
 
 def failure(error: Exception) -> str:
-    """Why the model could not be split or run, in one line: what code of its own raised."""
+    """Say in one line why the model could not be split or run, and what its own code raised."""
     return str(error) if isinstance(error, PartitionError) else told(error)

@@ -24,7 +24,7 @@ _LATE = 0.99
 
 
 class Shares:
-    """Where a process's time goes, by the kinds of `SHARES`."""
+    """Where a process's time goes, by kind: :data:`paretopipe_worker.records.lines.SHARES`."""
 
     def __init__(self) -> None:
         self.ns = dict.fromkeys(SHARES, 0)
@@ -41,13 +41,13 @@ class Shares:
 
 @dataclass(frozen=True)
 class Sent:
-    """What this rank had sent at one moment, as the transport and a relay count it."""
+    """What this rank had sent at one moment, as counted by the transport and, if any, the relay."""
 
     wire: Counters
     relay: RelayCounters | None
 
     def since(self, before: Sent) -> dict[str, Any]:
-        """What was sent in between, as the fields of a :class:`LegEnd`."""
+        """What was sent since an earlier moment, as fields of a :class:`LegEnd`."""
         again, earlier = self.wire.retransmitted_bytes, before.wire.retransmitted_bytes
         relay = self.relay - before.relay if self.relay and before.relay else None
         return {
@@ -62,10 +62,10 @@ class Sent:
 
 @dataclass
 class Context:
-    """One rank of one session: what it is part of, its model, its links, its record file.
+    """One rank of one session: its plan, its model, its links and its record file.
 
-    `transport` moves tensors, `path` is what the link is measured with: the same for `tcp`.
-    `probe` is the path as measured last, on the source.
+    `transport` moves the items' tensors; `path` is the transport that probes use, which for backend
+    `tcp` is the same one. `probe` is the latest measurement of the path, on the source.
     """
 
     plan: Plan
@@ -88,19 +88,39 @@ class Context:
         hosts = [self.plan.host(name) for name in self.session.placement]
         return [(host.data_address, host.data_port) for host in hosts]
 
+    def ready(self, point: Point, *, window: int, overlap: bool) -> None:
+        """Have the transport ready for a leg of a point in which this rank takes part."""
+        self.transport.configure(
+            point.hops[self.rank - 1],
+            point.hops[self.rank],
+            window=window,
+            deadline_s=point.deadline_s,
+        )
+        self.transport.begin(overlap=overlap)
+
     def replay(self) -> None:
-        """Let the trace that the link follows begin anew, where it follows one."""
+        """Start the link's trace again from its beginning, if the link follows one."""
         if self.link.replay:
             self.link.replay.run()
 
     def position(self) -> int | None:
-        """Where the link's trace is; None where it follows none."""
+        """Position in the link's trace; None where it follows none."""
         return self.link.replay.position if self.link.replay else None
 
     def segment(self, since: int | None, from_ns: int) -> int | None:
-        """The trace's segment since a position was read, and since a time that may be before it.
+        """The segment of the link's trace that was in force all the time since an item was ready.
 
-        None where it changed, or there is no trace.
+        Parameters
+        ----------
+        since
+            Position that was read when the item was sent.
+        from_ns
+            When the item was ready, which may be earlier.
+
+        Returns
+        -------
+        int or None
+            None where the segment changed meanwhile, or the link follows no trace.
         """
         replay = self.link.replay
         return None if replay is None or since is None else replay.segment(since, from_ns)

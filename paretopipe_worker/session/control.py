@@ -1,8 +1,8 @@
 """The control channel: how rank 0 leads the other ranks through a session.
 
-One TCP connection from every other rank to rank 0, at the port after rank 0's data port; it is
-never shaped and never used while something is measured. Messages are JSON objects, one a line:
-rank 0 commands, the other answers each command with one message.
+Every other rank has one TCP connection to rank 0, at the port after rank 0's data port. It is never
+shaped, and never used while something is measured. Messages are JSON objects, one per line: rank 0
+sends commands, and the other rank answers those that ask for an answer with one message.
 """
 
 from __future__ import annotations
@@ -16,16 +16,30 @@ from paretopipe_worker.transport.handshake import Identity, Patience, peer
 from paretopipe_worker.transport.ring import accept, listen, reach
 
 _HELLO_S = 10.0
-"""Longest wait for the hello of a rank that has just proved who it is."""
+"""Longest wait for the hello of a rank that has just shaken hands."""
 
 MAX_LINE_BYTES = 1 << 20
-"""Longest message taken: what a peer sends is bounded before memory is."""
+"""Longest message accepted, so that a peer cannot fill this host's memory."""
 
 Message = dict[str, Any]
 
 
 class ControlError(RuntimeError):
-    """The ranks of a session cannot work together: which one, and why."""
+    """The ranks of a session cannot work together; the text says which rank, and why."""
+
+
+def bounded(message: Message, key: str, least: int, most: int, peer: str) -> int:
+    """A number in a message, checked because it comes from another host.
+
+    Raises
+    ------
+    ControlError
+        When it is missing, no whole number, or out of bounds; the text names `peer`.
+    """
+    value = message.get(key)
+    if type(value) is not int or not least <= value <= most:
+        raise ControlError(f"{peer}: sent {key} {value!r}; allowed: {least} to {most}")
+    return value
 
 
 class Channel:
@@ -56,7 +70,7 @@ class Channel:
         Raises
         ------
         ControlError
-            When the other end is gone, sent no message within `deadline_s`, or no JSON object.
+            When the other end is gone, sent nothing within `deadline_s`, or sent no JSON object.
         """
         try:
             self._link.settimeout(deadline_s)
@@ -72,11 +86,13 @@ class Channel:
         except ValueError:
             message = None
         if not isinstance(message, dict) or not line.endswith(b"\n"):
-            raise ControlError(f"{self.peer}: sent something that is no message: {line[:60]!r}")
+            raise ControlError(
+                f"{self.peer}: sent {line[:60]!r}; allowed: a JSON object on one line"
+            )
         return message
 
     def fileno(self) -> int:
-        """Descriptor to wait for the next message with, while none is being received."""
+        """Descriptor that is readable when a message is there, while none is being received."""
         return self._link.fileno()
 
     def close(self) -> None:
@@ -95,9 +111,9 @@ def lead(
     Raises
     ------
     ControlError
-        When a rank, once there, did not say its hello.
+        When a rank shook hands but did not send its hello.
     TransportError
-        When the port is in use, a rank did not come in time, did not agree or did not know the
+        When the port is in use, or a rank did not come in time, disagreed or did not know the
         secret; the text names the rank.
     """
     patience = Patience(deadline_s)
@@ -122,9 +138,9 @@ def follow(
     Raises
     ------
     ControlError
-        When rank 0, once reached, did not say its hello.
+        When rank 0 shook hands but did not send its hello.
     TransportError
-        When rank 0 could not be reached in time, does not agree or does not know the secret.
+        When rank 0 could not be reached in time, disagrees or does not know the secret.
     """
     link, _ = reach(address, source, own, {0}, Patience(deadline_s))
     channel = Channel(link, f"rank 0 ({address[0]}:{address[1]})")

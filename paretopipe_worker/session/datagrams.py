@@ -1,7 +1,7 @@
-"""UDP probes around the ring: how it treats packets one by one.
+"""Probe the ring with UDP datagrams, which show how it treats single packets.
 
-Where packets are lost or delayed by chance, TCP's times say little of the path. The datagrams go
-from data port to data port, so that they share the fate of the stages' own packets.
+Where packets are lost or delayed at random, transfer times over TCP say little about the path. The
+datagrams travel between data ports, so that the link treats them like the stages' own packets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.records.probes import Datagrams
-from paretopipe_worker.session.control import Channel, ControlError
+from paretopipe_worker.session.control import Channel, ControlError, bounded
 
 COUNT = 600
 
@@ -26,7 +26,7 @@ _READY_S = 30
 
 
 def interval_s(path: Sequence[Condition]) -> float:
-    """Time between two datagrams: long enough that they hardly wait for each other."""
+    """Seconds between two datagrams: enough that they hardly wait for each other."""
     jitter_s = max(condition.jitter_ms for condition in path) / 1e3
     slowest = min((c.rate_mbit for c in path if c.rate_mbit), default=1e3) * 1e6
     return min(_SLOWEST_S, max(_FASTEST_S, jitter_s / 2, 4 * _WIRE_BITS / slowest))
@@ -37,12 +37,12 @@ def send(
     channels: Sequence[Channel],
     addresses: Sequence[tuple[str, int]],
 ) -> Datagrams:
-    """Send the datagrams around the ring as rank 0, and ask every rank what came by.
+    """Send the datagrams around the ring as rank 0, and ask every rank how many it received.
 
     Raises
     ------
     ControlError
-        When a rank is lost, a port is in use, or a count makes no sense.
+        When a rank is lost, a port is in use, or a rank reports an impossible count.
     """
     between_s = interval_s(path)
     longest_s = sum(c.delay_ms + 6 * c.jitter_ms for c in path) / 1e3 + 0.5
@@ -66,7 +66,7 @@ def send(
 def pass_on(
     rank: int, channel: Channel, addresses: Sequence[tuple[str, int]], deadline_s: float
 ) -> None:
-    """Send on what comes, each datagram once, until rank 0 asks how many there were.
+    """Forward each datagram once, as another rank, until rank 0 asks how many there were.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def _exchange(
     between_s: float,
     longest_s: float,
 ) -> list[int]:
-    """Send all datagrams at their times; nanoseconds of those that came back, in their order."""
+    """Send all datagrams on schedule; return the round trips of those that came back, in ns."""
     sent_ns: list[int] = []
     times: dict[int, int] = {}
     start = time.perf_counter()
@@ -118,16 +118,13 @@ def _exchange(
 
 
 def _count(channel: Channel) -> int:
-    """How many datagrams a rank got, bounded: it comes from another host."""
+    """Ask a rank how many datagrams it received."""
     channel.send({"do": "counted"})
-    value = channel.receive(_READY_S).get("received")
-    if type(value) is not int or not 0 <= value <= COUNT:
-        raise ControlError(f"{channel.peer}: got {value!r} datagrams; allowed: 0 to {COUNT}")
-    return value
+    return bounded(channel.receive(_READY_S), "received", 0, COUNT, channel.peer)
 
 
 def _receive(link: socket.socket, sender: tuple[str, int]) -> int | None:
-    """Number of the next datagram; None where it is not one of ours."""
+    """Receive a datagram and return its number; None where it is not one of ours."""
     data, address = link.recvfrom(64)
     if address[:2] != sender or len(data) != _FORMAT.size:
         return None
@@ -143,7 +140,7 @@ def _socket(own: tuple[str, int]) -> socket.socket:
     except OSError as error:
         link.close()
         raise ControlError(
-            f"cannot take UDP port {own[0]}:{own[1]}: {error.strerror}; it must be free as the "
-            "stages' data port is"
+            f"cannot bind UDP port {own[0]}:{own[1]}: {error.strerror}; a host's data port must be "
+            "free for UDP as well"
         ) from error
     return link

@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 import torch
 
-from paretopipe_worker.host.health import Watch
 from paretopipe_worker.model.partition import Stage
-from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.records.lines import Item, Phase
 from paretopipe_worker.session.check import Check
 from paretopipe_worker.session.compute import Computed, compute
-from paretopipe_worker.session.context import Context
+from paretopipe_worker.session.observation import Observation
 from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag
 
 
@@ -36,43 +34,42 @@ class Flights:
 
     Parameters
     ----------
+    observation
+        The leg as the source sees it.
     stage
         The source's part of the model; None where all of it runs elsewhere.
     inputs, references
-        What is sent in turn, and what must come back.
+        Inputs, which are sent in turn, and the outputs that must come back for each.
     overwrites_input
-        Whether the first stage writes to what it is given: then it gets copies, one more than there
-        are batches in flight. Its output may be its input, and is read from until it has arrived.
-    window
-        How many batches may be in flight.
+        Whether the first stage writes to its input. Then it is given copies, one more than there
+        may be batches in flight: its output may be that very memory, from which the transport reads
+        until the batch has arrived.
+    check
+        Compares the outputs with the references.
     """
 
-    context: Context
-    point: Point
-    leg: int
-    phase: Phase
+    observation: Observation
     stage: Stage | None
     inputs: list[torch.Tensor]
     references: list[tuple[torch.Tensor, ...]]
     overwrites_input: bool
-    window: int
     check: Check
-    watch: Watch
     launched: int = 0
 
     def __post_init__(self) -> None:
-        count = self.window + 1 if self.overwrites_input else 0
+        self.context, self.point = self.observation.context, self.observation.point
+        count = self.observation.window + 1 if self.overwrites_input else 0
         self._copies = [self.inputs[0].clone() for _ in range(count)]
 
     def launch(self, *, warmup: bool, arrived_ns: int | None = None) -> Flight:
-        """Make one batch's input ready, compute the first stage, hand its output over.
+        """Prepare the input of one batch, compute the first stage and send its output.
 
         Parameters
         ----------
         arrived_ns
-            When the input was to arrive, where that is not now.
+            When the input was due to arrive; None where it is ready now.
         """
-        phase: Phase = "warmup" if warmup else self.phase
+        phase: Phase = "warmup" if warmup else self.observation.phase
         tag = Tag(PHASES.index(phase), self.launched)
         given = self.inputs[tag.seq % len(self.inputs)]
         if self._copies:
@@ -81,16 +78,16 @@ class Flights:
         position, ready_ns = self.context.position(), arrived_ns or time.perf_counter_ns()
         computed = compute(self.stage, (given,), self.context.host.device_emulated)
         packed_ns = sent_ns = None
-        if self.crosses:
+        if self.point.crosses:
             packed_ns = self.context.transport.send(tag, computed.tensors)
             sent_ns = time.perf_counter_ns()
         return Flight(tag, phase, ready_ns, computed, packed_ns, sent_ns, position)
 
     def complete(self, flight: Flight, phase: Phase | None = None) -> Item:
-        """Wait for a batch's output, hold it against the reference, record the item."""
+        """Wait for a batch's output, record the item and compare the output with the reference."""
         outputs, done_ns = flight.computed.tensors, flight.computed.computed_ns
         departed_ns = None
-        if self.crosses:
+        if self.point.crosses:
             message = self.context.transport.recv()
             if message.tag != flight.tag:
                 raise ProtocolError(f"{message.tag} came back where {flight.tag} was expected")
@@ -108,28 +105,22 @@ class Flights:
             sent_ns=flight.sent_ns,
             done_ns=done_ns,
             latency_ns=done_ns - flight.ready_ns,
-            leg=self.leg,
+            leg=self.observation.leg,
             packed_ns=flight.packed_ns,
             departed_ns=departed_ns,
             segment=self.context.segment(flight.position, flight.ready_ns),
             overslept_ns=flight.computed.overslept_ns,
         )
         self.context.writer.write(item)
-        if item.phase == self.phase:
-            asked_ns = flight.computed.asked_ns
-            self.watch.add(item.compute_ns, item.cpu_ns, asked_ns, item.overslept_ns)
+        if item.phase == self.observation.phase:
+            self.observation.add(flight.computed)
         self.check.add(outputs, self.references[flight.tag.seq % len(self.inputs)])
         return item
 
     def drain(self) -> None:
-        """End the leg: when the mark is back, nothing is in flight anywhere."""
-        if not self.crosses:
+        """End the leg: once the mark is back, nothing is in flight anywhere."""
+        if not self.point.crosses:
             return
         self.context.transport.send(MARK, ())
         if self.context.transport.recv().tag != MARK:
             raise ProtocolError("an item came back where the mark was expected")
-
-    @property
-    def crosses(self) -> bool:
-        """Whether anything leaves this host."""
-        return bool(self.point.hops[0])

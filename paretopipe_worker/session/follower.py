@@ -1,42 +1,32 @@
-"""Every rank but the first: do what rank 0 says, item by item."""
+"""Every rank but the first: carry out what rank 0 commands, and compute its stage."""
 
 from __future__ import annotations
 
-import gc
-import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
-
-from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.model.partition import Stage, split
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.records.lines import COUNTED_PHASES, Item, LegEnd, Phase
+from paretopipe_worker.records.lines import COUNTED_PHASES, Item
 from paretopipe_worker.session import clocks, hold
 from paretopipe_worker.session.compute import compute, failure
-from paretopipe_worker.session.context import Context, Sent
-from paretopipe_worker.session.control import Channel, ControlError, Message
+from paretopipe_worker.session.context import Context
+from paretopipe_worker.session.control import Channel, ControlError, Message, bounded
+from paretopipe_worker.session.observation import Observation
 from paretopipe_worker.session.probe import COMMANDS, answer
 from paretopipe_worker.transport.api import MARK, PHASES
 
 _MOST = 1 << 20
-"""Largest number of a leg, or window, that rank 0 may name."""
+"""Largest number of a leg, and largest window, that rank 0 may send."""
 
 
 @dataclass
 class _Leg:
-    """One leg of a point, as seen here."""
+    """One leg of a point, as it goes on here."""
 
-    point: Point
+    observation: Observation
     stage: Stage | None
-    phase: Phase
-    number: int
-    window: int
-    sent_before: Sent
-    watch: Watch
     messages: int = 0
-    busy_ns: list[int] = field(default_factory=list)
     start_ns: int = 0
     end_ns: int = 0
 
@@ -61,7 +51,7 @@ class Follower:
         """
         context, shares = self.context, self.context.shares
         while True:
-            # No deadline of its own: whoever launched this stage bounds the session.
+            # Without a deadline, since whoever launched this stage bounds the session's time.
             command = self.channel.receive(None)
             match command.get("do"):
                 case step if step in COMMANDS:
@@ -86,7 +76,7 @@ class Follower:
                     raise ControlError(f"{self.channel.peer}: unknown command {command}")
 
     def _take(self, point: Point) -> None:
-        """Build this rank's stage of a point."""
+        """Build this rank's stage of a point, and tell rank 0 whether that went well."""
         self._point, self._stage, self._ran = point, None, None
         try:
             self._stage = split(self.context.captured(point), point.split)[self.context.rank]
@@ -96,54 +86,38 @@ class Follower:
             self.channel.send({"ready": True})
 
     def _open(self, command: Message) -> _Leg:
-        """Be ready for a leg of the point."""
+        """Get ready for a leg of the point."""
         phase, point, context = command.get("phase"), self._point, self.context
         if phase not in COUNTED_PHASES or point is None:
-            raise ControlError(f"{self.channel.peer}: no leg to run: {command}")
-        number, window = (self._bounded(command, key, least) for key, least in _BOUNDS)
-        context.replay()
-        context.transport.configure(
-            point.hops[context.rank - 1],
-            point.hops[context.rank],
-            window=window,
-            deadline_s=point.deadline_s,
+            allowed = f"allowed: a phase of {', '.join(COUNTED_PHASES)}, once a point was named"
+            raise ControlError(f"{self.channel.peer}: cannot run a leg by {command}; {allowed}")
+        peer = self.channel.peer
+        leg, window = (
+            bounded(command, "leg", 0, _MOST, peer),
+            bounded(command, "window", 1, _MOST, peer),
         )
-        context.transport.begin(overlap=phase != "latency")
-        gc.collect()
-        watch = Watch(by_sums=phase != "latency")
-        return _Leg(point, self._stage, phase, number, window, context.sent(), watch)
-
-    def _bounded(self, command: Message, key: str, least: int) -> int:
-        """A number of a command: it comes from another host."""
-        value = command.get(key)
-        if type(value) is not int or not least <= value <= _MOST:
-            allowed = f"allowed: {least} to {_MOST}"
-            raise ControlError(f"{self.channel.peer}: a leg of {key} {value!r}; {allowed}")
-        return value
+        context.replay()
+        context.ready(point, window=window, overlap=phase != "latency")
+        return _Leg(Observation(context, point, phase, leg, window), self._stage)
 
     def _run(self, leg: _Leg) -> None:
         """Receive, compute and send until the mark comes by."""
         transport, writer = self.context.transport, self.context.writer
+        seen = leg.observation
         while (message := transport.recv()).tag != MARK:
             leg.messages += 1
             computed = compute(leg.stage, message.tensors, self.context.host.device_emulated)
             packed_ns = transport.send(message.tag, computed.tensors)
             sent_ns = time.perf_counter_ns()
-            name = PHASES[message.tag.phase]
-            if name == leg.phase:
-                leg.busy_ns.append(computed.computed_ns - computed.start_ns)
+            counts = PHASES[message.tag.phase] == seen.phase
+            if counts:
                 leg.start_ns = leg.start_ns or message.received_ns
                 leg.end_ns = sent_ns
-                leg.watch.add(
-                    computed.compute_ns,
-                    computed.cpu_ns,
-                    computed.asked_ns,
-                    computed.overslept_ns,
-                )
+                seen.add(computed)
             writer.write(
                 Item(
-                    point=leg.point.id,
-                    phase=leg.phase if name == leg.phase else "warmup",
+                    point=seen.point.id,
+                    phase=seen.phase if counts else "warmup",
                     seq=message.tag.seq,
                     ready_ns=message.received_ns,
                     start_ns=computed.start_ns,
@@ -151,7 +125,7 @@ class Follower:
                     compute_ns=computed.compute_ns,
                     cpu_ns=computed.cpu_ns,
                     sent_ns=sent_ns,
-                    leg=leg.number,
+                    leg=seen.leg,
                     packed_ns=packed_ns,
                     departed_ns=message.departed_ns,
                     overslept_ns=computed.overslept_ns,
@@ -161,31 +135,11 @@ class Follower:
         transport.send(MARK, ())
 
     def _report(self) -> None:
-        """Record the leg, all of whose bytes have arrived now, and tell rank 0 about it."""
+        """Record the leg, all of whose bytes have arrived by now, and report it to rank 0."""
         leg, self._ran = self._ran, None
         if leg is None:
             raise ControlError(f"{self.channel.peer}: asked for a report where no leg was run")
-        health = leg.watch.end()
-        disturbed = disturbances(health, torch.get_num_threads())
-        self.context.writer.write(
-            LegEnd(
-                point=leg.point.id,
-                phase=leg.phase,
-                items=len(leg.busy_ns),
-                start_ns=leg.start_ns,
-                end_ns=leg.end_ns,
-                ended_by=None,
-                payload_sent_bytes=leg.messages * leg.point.hop_bytes[self.context.rank],
-                **self.context.sent().since(leg.sent_before),
-                leg=leg.number,
-                window=leg.window,
-                health=health,
-                disturbed=disturbed,
-            )
-        )
-        busy_ns = round(statistics.median(leg.busy_ns)) if leg.busy_ns else 0
-        self.channel.send({"leg": leg.number, "disturbed": disturbed, "busy_ns": busy_ns})
-
-
-_BOUNDS = (("leg", 0), ("window", 1))
-"""Numbers of a leg command, and the least that each may be."""
+        end = leg.observation.end(leg.messages, leg.start_ns, leg.end_ns)
+        self.context.writer.write(end)
+        busy_ns = round(leg.observation.busy_ns)
+        self.channel.send({"leg": end.leg, "disturbed": end.disturbed, "busy_ns": busy_ns})

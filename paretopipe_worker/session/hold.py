@@ -1,4 +1,4 @@
-"""Hold one segment of the link's trace on all hosts of a session, as rank 0 leads."""
+"""Hold one segment of the link's trace in force on all hosts of a session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def hold(segment: int, link: LinkState, channels: Sequence[Channel]) -> None:
     Raises
     ------
     ControlError, ReplayError
-        When a rank is lost, or the link of a host does not follow.
+        When a rank is lost, or a host's link does not take the segment.
     """
     for channel in channels:
         channel.send({"do": COMMAND, "segment": segment})
@@ -37,11 +37,11 @@ def answer(command: dict[str, Any], link: LinkState, channel: Channel) -> None:
     Raises
     ------
     ControlError, ReplayError
-        When it names none, or this host's link does not follow.
+        When rank 0 names no segment, or this host's link does not take it.
     """
     segment = command.get("segment")
     if type(segment) is not int or segment < 0:
-        raise ControlError(f"{channel.peer}: sent {segment!r} as a segment")
+        raise ControlError(f"{channel.peer}: sent {segment!r} as a segment; allowed: 0 or more")
     try:
         _obey(segment, link)
     except ReplayError as error:
@@ -51,7 +51,7 @@ def answer(command: dict[str, Any], link: LinkState, channel: Channel) -> None:
 
 
 def _obey(segment: int, link: LinkState) -> None:
-    """Put a segment in force here."""
+    """Put a segment in force on this host."""
     if link.replay is None:
         raise ReplayError("the link was not applied to this host with its trace")
     link.replay.hold(segment)

@@ -6,9 +6,8 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -36,70 +35,74 @@ RENDEZVOUS_S = 120.0
 
 
 class StageError(RuntimeError):
-    """A stage cannot take part in the session: what is missing or does not agree."""
+    """A stage cannot take part in the session; the text says what is missing or differs."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One rank's place in an attempt at a session, and what its host brings along.
+
+    `secret` is what all ranks of the session know and nobody else does, `weights` the folder of the
+    weights files, which are named by their checksum, `link` the link as it was applied to the host.
+    """
+
+    plan: Plan
+    session: Session
+    attempt: int
+    rank: int
+    secret: bytes
+    weights: Path
+    link: LinkState
+
+    @property
+    def name(self) -> str:
+        """What the ranks call the attempt when they shake hands."""
+        return f"{self.plan.run}/{self.session.id}.{self.attempt}"
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The hosts of the session by rank."""
+        return [self.plan.host(name) for name in self.session.placement]
+
+    def endpoint(self, agreement: Agreement) -> Endpoint:
+        """Where the rank is in the ring, and what it proves to its neighbours."""
+        ring = tuple((host.data_address, host.data_port) for host in self.hosts)
+        return Endpoint(
+            rank=self.rank,
+            own=ring[self.rank],
+            next=ring[(self.rank + 1) % len(ring)],
+            session=self.name,
+            secret=self.secret,
+            agreement=agreement,
+            ring=ring,
+        )
 
 
 @contextlib.contextmanager
-def joined(
-    plan: Plan,
-    session: Session,
-    attempt: int,
-    rank: int,
-    secret: bytes,
-    weights: Path,
-    link: LinkState,
-    writer: Writer,
-    shares: Shares,
-) -> Iterator[tuple[Context, list[Channel]]]:
+def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context, list[Channel]]]:
     """Join a session; its links are closed when the block ends.
-
-    Parameters
-    ----------
-    secret
-        What all ranks of the session know and nobody else does.
-    weights
-        Folder of the weights files, named by their checksum.
-    link
-        The link as it was applied to this host.
 
     Yields
     ------
     Context
         What this rank's part needs.
     list of Channel
-        To every other rank on rank 0, else to rank 0.
+        On rank 0 the channels to all other ranks in their order, elsewhere the one to rank 0.
 
     Raises
     ------
     StageError, ModelError, WeightsError, TransportError, ControlError
         When the weights are missing or not the plan's, the model does not fit them, a port is in
-        use, another rank does not come, does not agree or does not know the secret.
+        use, or another rank does not come, does not agree or does not know the secret.
     """
-    hosts = [plan.host(name) for name in session.placement]
+    plan, session = seat.plan, seat.session
     with shares.kind("startup"):
-        loaded = load(plan, session, weights)
-    numerics, name = facts.numerics(), f"{plan.run}/{session.id}.{attempt}"
-    agreement = agreed(plan, session, loaded.weights_sha256)
-    following = hosts[(rank + 1) % len(hosts)]
-    endpoint = Endpoint(
-        rank=rank,
-        own=(hosts[rank].data_address, hosts[rank].data_port),
-        next=(following.data_address, following.data_port),
-        session=name,
-        secret=secret,
-        agreement=agreement,
-        ring=tuple((host.data_address, host.data_port) for host in hosts),
-    )
+        loaded = load(plan, session, seat.weights)
+    numerics, agreement = facts.numerics(), agreed(plan, session, loaded.weights_sha256)
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):
-            path, transport = _connected(session.backend, endpoint, stack)
-            channels = _channels(
-                hosts,
-                Identity("control", rank, name, agreement, secret),
-                {"rank": rank, "host": hosts[rank].name, "numerics": numerics},
-            )
-            for channel in channels:
-                stack.callback(channel.close)
+            path, transport = _connected(session.backend, seat.endpoint(agreement), stack)
+            channels = _channels(seat, agreement, numerics, stack)
         writer.write(
             Ready(
                 transport=transport.facts(),
@@ -110,14 +113,14 @@ def joined(
         context = Context(
             plan=plan,
             session=session,
-            rank=rank,
-            host=hosts[rank],
+            rank=seat.rank,
+            host=seat.hosts[seat.rank],
             model=loaded.model,
             captures={(i.shape[0], i.dtype): each for i, each in loaded.captures.items()},
             numerics=numerics,
             transport=transport,
             path=path,
-            link=link,
+            link=seat.link,
             writer=writer,
             shares=shares,
         )
@@ -125,7 +128,7 @@ def joined(
 
 
 def agreed(plan: Plan, session: Session, weights_sha256: str) -> Agreement:
-    """What every rank of a session must have as this one has it, which loaded these weights."""
+    """What all ranks of a session must have in common, for a rank that loaded these weights."""
     points = [plan.point(point) for point in session.points]
     cuts = [
         (point.id, point.split, [list(map(asdict, hop)) for hop in point.hops]) for point in points
@@ -140,13 +143,13 @@ def agreed(plan: Plan, session: Session, weights_sha256: str) -> Agreement:
 
 
 def load(plan: Plan, session: Session, weights: Path) -> Loaded:
-    """Load the session's model, and hold what was loaded against the plan.
+    """Load the session's model, and check that it is the one that was planned.
 
     Raises
     ------
     StageError
-        When the weights are missing, or the model that was built holds others or computes
-        something else than the one that was planned.
+        When the weights are missing, or the model that was built holds other weights or computes
+        something else than the planned one.
     ModelError, WeightsError, PartitionError
         As :func:`paretopipe_worker.model.loading.load`.
     """
@@ -175,8 +178,8 @@ def _connected(
     backend: str, endpoint: Endpoint, stack: contextlib.ExitStack
 ) -> tuple[Transport, Transport]:
     """Connect for measuring the path and for the items; `stack` closes both."""
-    # Whatever the backend, the path is measured over the worker's own connections: what a library
-    # adds to each message is not the link's.
+    # Whatever the backend, the path is measured over the worker's own connections: a certificate of
+    # the link must not contain what a library adds to each message.
     path = connect(PATH_BACKEND, endpoint, deadline_s=RENDEZVOUS_S)
     stack.callback(path.close)
     if backend == PATH_BACKEND:
@@ -187,13 +190,22 @@ def _connected(
     return path, transport
 
 
-def _channels(hosts: list[Host], own: Identity, hello: dict[str, Any]) -> list[Channel]:
-    """Open the control channels of this rank."""
+def _channels(
+    seat: Seat, agreement: Agreement, numerics: str, stack: contextlib.ExitStack
+) -> list[Channel]:
+    """Open the control channels of this rank; `stack` closes them."""
+    hosts, rank = seat.hosts, seat.rank
+    own = Identity("control", rank, seat.name, agreement, seat.secret)
+    hello = {"rank": rank, "host": hosts[rank].name, "numerics": numerics}
     address = hosts[0].data_address, hosts[0].control_port
-    if own.rank == 0:
-        return control.lead(address, own, hello, len(hosts), RENDEZVOUS_S)
-    source = hosts[own.rank].data_address
-    return [control.follow(address, source, own, hello, RENDEZVOUS_S)]
+    if rank == 0:
+        channels = control.lead(address, own, hello, len(hosts), RENDEZVOUS_S)
+    else:
+        source = hosts[rank].data_address
+        channels = [control.follow(address, source, own, hello, RENDEZVOUS_S)]
+    for channel in channels:
+        stack.callback(channel.close)
+    return channels
 
 
 def _file(directory: Path, sha256: str) -> Path:

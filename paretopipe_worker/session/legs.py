@@ -1,4 +1,4 @@
-"""How each kind of leg is driven: when an item is sent, and when the leg is over."""
+"""Drive a leg of each phase: decide when an item is sent, and when the leg is over."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from paretopipe_worker.host.timers import wait_until
 from paretopipe_worker.plan import warmup, window
@@ -15,19 +15,19 @@ from paretopipe_worker.plan.warmup import Warmup
 from paretopipe_worker.records.lines import Item
 from paretopipe_worker.session.control import ControlError, Message
 from paretopipe_worker.session.flights import Flight, Flights
+from paretopipe_worker.session.observation import LegPhase
 
-EndedBy = Literal["minimum", "maximum"]
-LegPhase = Literal["latency", "throughput", "load"]
+EndedBy: TypeAlias = Literal["minimum", "maximum"]
 
 _MOST_NS = 1 << 62
 
 
 @dataclass
 class LegResult:
-    """The counted items of one leg as they complete, how it warmed up and why it ended.
+    """What the source knows of one leg: its counted items as they complete, and its warm-up.
 
-    `disturbed` says of any host what was wrong with it; `stage_s` is the median time that each rank
-    was busy with an item, where it took part.
+    `disturbed` says whether the host of any rank was disturbed. `stage_s` holds the median seconds
+    that a rank computed an item, of each rank that took part, in their order.
     """
 
     phase: LegPhase
@@ -40,7 +40,6 @@ class LegResult:
     latencies_ns: list[int] = field(default_factory=list)
     ready_ns: list[int] = field(default_factory=list)
     done_ns: list[int] = field(default_factory=list)
-    busy_ns: list[int] = field(default_factory=list)
     warmup_items: int = 0
     warmup_ended_by: warmup.EndedBy | None = None
     disturbed: bool = False
@@ -54,11 +53,10 @@ class LegResult:
         self.latencies_ns.append(item.latency_ns)
         self.ready_ns.append(item.ready_ns)
         self.done_ns.append(item.done_ns)
-        self.busy_ns.append(item.computed_ns - item.start_ns)
         self.end_ns = item.done_ns
 
     def ended(self) -> EndedBy | None:
-        """Whether the leg is over, where completions decide that."""
+        """Why the leg is over, where completions decide that; None while it goes on."""
         elapsed_s = (self.end_ns - self.start_ns) / 1e9
         least = max(self.spec.min_items, window.needed(self.window))
         if len(self.latencies_ns) >= least and elapsed_s >= self.spec.min_s:
@@ -66,12 +64,12 @@ class LegResult:
         return "maximum" if elapsed_s >= self.spec.max_s else None
 
     def hear(self, report: Message, peer: str) -> None:
-        """Take what another rank says of the leg.
+        """Take another rank's report of the leg.
 
         Raises
         ------
         ControlError
-            When that makes no sense.
+            When it is no report, or that of another leg.
         """
         leg, busy_ns = report.get("leg"), report.get("busy_ns")
         disturbed = report.get("disturbed")
@@ -88,12 +86,12 @@ class LegResult:
 
     @property
     def rate_per_s(self) -> float | None:
-        """Completions per second; None where the leg holds too few."""
+        """Completed batches per second; None where the leg holds too few."""
         return window.rate_per_s(self.done_ns, self.window)
 
 
 def one_in_flight(flights: Flights, result: LegResult) -> EndedBy:
-    """Latency: the next batch is made when the last one's output is back."""
+    """Drive a leg of latency: each batch is sent when the output of the last one is back."""
     warming = Warmup(result.spec)
     while not warming.ended_by:
         item = flights.complete(flights.launch(warmup=True))
@@ -106,7 +104,7 @@ def one_in_flight(flights: Flights, result: LegResult) -> EndedBy:
 
 
 def window_in_flight(flights: Flights, result: LegResult) -> EndedBy:
-    """Throughput: as many batches in flight as the window allows, all the time."""
+    """Drive a leg of throughput: at all times the window is full of batches in flight."""
     flying: deque[Flight] = deque()
     warming = Warmup(result.spec, filling=result.window)
     while True:
@@ -128,15 +126,15 @@ def window_in_flight(flights: Flights, result: LegResult) -> EndedBy:
 
 
 def arriving(flights: Flights, result: LegResult, arrivals_ns: Sequence[int]) -> EndedBy:
-    """Load: each batch is sent when it is to arrive, or as soon after as the window has room.
+    """Drive a leg of offered load: each batch is sent when due, or once the window has room.
 
-    The thread that receives says when an output was there, so outputs may wait to be collected
-    until their place is needed; nothing has to wait for arrivals and outputs at once.
+    The receiving thread notes when each output came. So outputs may lie there until their place in
+    the window is needed, and this thread never has to wait for an arrival and an output at once.
 
     Parameters
     ----------
     arrivals_ns
-        When each item is to arrive, from now; the first `result.warmup_items` do not count.
+        When each item is due, from now; the first `result.warmup_items` do not count.
     """
     flying: deque[Flight] = deque()
     begin_ns = time.perf_counter_ns()
@@ -158,7 +156,7 @@ def arriving(flights: Flights, result: LegResult, arrivals_ns: Sequence[int]) ->
 
 
 def _collect(flights: Flights, result: LegResult, flight: Flight) -> None:
-    """Take one batch back."""
+    """Take one batch back, and count it unless it belongs to the warm-up."""
     item = flights.complete(flight)
     if item.phase != "warmup":
         result.count(item)

@@ -1,23 +1,24 @@
-"""Measure one point, as rank 0: gate, then legs in their order, each again if it was disturbed."""
+"""Measure one point as rank 0: check its stages, then measure its phases one after the other.
+
+Each phase is measured in a leg; a leg that was disturbed is followed by another of the same phase.
+"""
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.model.partition import PartitionError, Stage, check_split, split, whole
 from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.plan import arrivals, window
 from paretopipe_worker.plan.experiment import MIN_ITEMS, LoadSpec
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.records.lines import LegEnd
 from paretopipe_worker.session import compute
 from paretopipe_worker.session.check import Check, PointFailed
 from paretopipe_worker.session.context import Context
@@ -25,28 +26,30 @@ from paretopipe_worker.session.control import Channel, ControlError, Message
 from paretopipe_worker.session.flights import Flights
 from paretopipe_worker.session.legs import (
     EndedBy,
-    LegPhase,
     LegResult,
     arriving,
     one_in_flight,
     window_in_flight,
 )
+from paretopipe_worker.session.observation import LegPhase, Observation
 
 References: TypeAlias = dict[int, list[tuple[torch.Tensor, ...]]]
 """What the whole model returns for each input, by batch size: computed once in a session."""
 
-Drive: TypeAlias = Callable[[Flights, LegResult], EndedBy]
+Driver: TypeAlias = Callable[[Flights, LegResult], EndedBy]
+"""Sends and takes back the batches of one leg, and says what ended it (:mod:`.legs`)."""
 
 _INPUTS = 2
 
 
-class PointRun:
-    """One point being measured.
+class PointMeasurement:
+    """Measures one point.
 
     Attributes
     ----------
     gate
-        Whether the stages returned what the whole model returns; None before that was tried.
+        Whether the stages returned exactly what the whole model returns; None before they were
+        compared.
     check
         How the outputs that came back compare with the whole model's.
     """
@@ -62,23 +65,22 @@ class PointRun:
         self.point = point
         self.gate: bool | None = None
         self._channels = channels
-        self._crosses = bool(point.hops[0])
         ranks = {channel.hello["numerics"] for channel in channels}
-        self.check = Check(exact_wanted=not self._crosses or ranks == {self.context.numerics})
+        self.check = Check(exact_wanted=not point.crosses or ranks == {context.numerics})
         table = self.context.plan.table(point.model, point.batch, point.dtype)
         seed = self.context.plan.experiment.seed
         self._inputs = [example_input(table.input, seed=seed, index=i) for i in range(_INPUTS)]
         self._overwrites_input = False
         self._references = references
         self._stage: Stage | None = None
-        self._legs = 0
+        self._legs_run = 0
 
     def measure(self) -> tuple[LegResult, LegResult]:
-        """Gate, then every leg, each behind its own warm-up.
+        """Pass the gate, then measure latency, throughput and, where asked for, offered loads.
 
         Returns
         -------
-        The legs of latency and throughput that count.
+        The last leg of the phase latency, and that of throughput: the legs that count.
 
         Raises
         ------
@@ -92,14 +94,14 @@ class PointRun:
             try:
                 self._pass_gate()
             except Exception as error:
-                # Nothing has crossed yet: what the model raises, is this point's.
+                # Nothing has crossed yet, so whatever the model raises fails only this point.
                 failure = compute.failure(error)
         with shares.kind("switch"):
-            if failure := self._gather(failure):
+            if failure := self._stages_built(failure):
                 raise PointFailed(failure)
-        latency = self._phase(one_in_flight, "latency", in_flight=1)
+        latency = self._measure_phase(one_in_flight, "latency", in_flight=1)
         in_flight = self._window(latency)
-        throughput = self._phase(window_in_flight, "throughput", in_flight=in_flight)
+        throughput = self._measure_phase(window_in_flight, "throughput", in_flight=in_flight)
         for result in (latency, throughput):
             if len(result.latencies_ns) < MIN_ITEMS:
                 raise PointFailed(
@@ -117,8 +119,8 @@ class PointRun:
         for channel in self._channels:
             channel.send(command)
 
-    def _gather(self, failure: str | None) -> str | None:
-        """Wait until every rank has its stage; return the first failure, naming its rank."""
+    def _stages_built(self, failure: str | None) -> str | None:
+        """Wait until every rank has built its stage; return the first failure, naming its rank."""
         for channel in self._channels:
             answer = channel.receive(self.point.deadline_s)
             if "failed" in answer:
@@ -128,7 +130,7 @@ class PointRun:
         return failure
 
     def _pass_gate(self) -> None:
-        """Build the stages and see that one after the other they return what the model returns."""
+        """Build all stages here and check that in sequence they return what the model returns."""
         stages = split(self.context.captured(self.point), self.point.split)
         if self.point.batch not in self._references:
             self._references[self.point.batch] = [
@@ -139,17 +141,17 @@ class PointRun:
         self._overwrites_input = gate.overwrites_input
         if not gate.exact:
             raise PartitionError(
-                "the stages, one after the other on this host, do not return what the model "
-                f"returns: they differ by {gate.largest_error:.2g} of its largest value"
+                "the stages, run one after the other on this host, do not return what the model "
+                f"returns: the outputs differ by {gate.largest_error:.2g} of its largest value"
             )
         self._stage = stages[0]
 
     def _window(self, latency: LegResult) -> int:
-        """Batches in flight for throughput: as asked, or what fills the path just measured.
+        """Batches in flight for throughput: as asked for, or what fills the path just measured.
 
-        Where nothing crosses, one batch is done before the next begins.
+        Where nothing crosses it is 1: a batch is done before the next begins.
         """
-        if not self._crosses:
+        if not self.point.crosses:
             return 1
         if self.point.window != "auto":
             return self.point.window
@@ -161,110 +163,87 @@ class PointRun:
         return window.filling(latency_s, max((*latency.stage_s, *wire_s)))
 
     def _offer(self, load: LoadSpec, most_per_s: float, latency: LegResult, in_flight: int) -> None:
-        """Offer growing shares of the throughput, until the knee or the last of them."""
+        """Offer growing shares of the throughput, up to the knee or the largest share."""
         seed = f"{self.context.plan.experiment.seed} {self.context.session.replicate}"
         idle_ns = statistics.median(latency.latencies_ns)
         for share in load.shares:
             rate = share * most_per_s
             times = arrivals.poisson(f"{seed} {self.point.id} {share}", rate, load, in_flight)
-            drive = partial(arriving, arrivals_ns=times)
-            result = self._phase(drive, "load", in_flight=in_flight, offered_per_s=rate)
+            driver = partial(arriving, arrivals_ns=times)
+            result = self._measure_phase(driver, "load", in_flight=in_flight, offered_per_s=rate)
             if arrivals.beyond_knee(result.ready_ns, result.done_ns, idle_ns):
                 return
 
-    def _phase(
+    def _measure_phase(
         self,
-        drive: Drive,
+        driver: Driver,
         phase: LegPhase,
         *,
         in_flight: int,
         offered_per_s: float | None = None,
     ) -> LegResult:
-        """Run a leg, and again while it is disturbed and may be: the last one counts."""
+        """Run legs of a phase until one was not disturbed or no retry is left; the last counts."""
         phases = self.context.plan.experiment.phases
-        for again in range(phases.retries + 1):
-            if again:
+        for retry in range(phases.retries + 1):
+            if retry:
                 with self.context.shares.kind("cool-down"):
                     time.sleep(phases.cool_down_s)
-            result = LegResult(phase, phases, self._legs, in_flight, offered_per_s)
-            self._legs += 1
-            self._leg(drive, result)
+            result = LegResult(phase, phases, self._legs_run, in_flight, offered_per_s)
+            self._legs_run += 1
+            self._run_leg(driver, result)
             if not result.disturbed:
                 break
         return result
 
-    def _leg(self, drive: Drive, result: LegResult) -> None:
-        """Run one leg: warm-up, phase, drain; record how it ended, here and on the other ranks."""
+    def _run_leg(self, driver: Driver, result: LegResult) -> None:
+        """Run one leg: warm-up, counted items, drain; record it; hear how it went elsewhere."""
         context = self.context
         with context.shares.kind("switch"):
-            self._open(result)
-        sent_before, watch = context.sent(), Watch(by_sums=result.phase != "latency")
+            seen = self._open_leg(result)
         flights = Flights(
-            context=context,
-            point=self.point,
-            leg=result.leg,
-            phase=result.phase,
+            observation=seen,
             stage=self._stage,
             inputs=self._inputs,
             references=self._references[self.point.batch],
             overwrites_input=self._overwrites_input,
-            window=result.window,
             check=self.check,
-            watch=watch,
         )
         if result.phase == "load":
             # How long such items take depends on chance: there is no steadiness to wait for.
             result.warmup_items = result.window
         begin_ns = time.perf_counter_ns()
-        ended_by = drive(flights, result)
+        ended_by = driver(flights, result)
         flights.drain()
-        sent, health = context.sent(), watch.end()
-        disturbed = disturbances(health, torch.get_num_threads())
-        # The drain counts as the phase's, the warm-up is what came before.
+        end = seen.end(flights.launched, result.start_ns, result.end_ns)
+        # The drain counts as the phase's time; the warm-up is what came before the first item.
         context.shares.ns["warmup"] += result.start_ns - begin_ns
         context.shares.ns[result.phase] += time.perf_counter_ns() - result.start_ns
         context.writer.write(
-            LegEnd(
-                point=self.point.id,
-                phase=result.phase,
-                items=len(result.latencies_ns),
-                start_ns=result.start_ns,
-                end_ns=result.end_ns,
+            replace(
+                end,
                 ended_by=ended_by,
-                payload_sent_bytes=flights.launched * self.point.hop_bytes[0],
-                **sent.since(sent_before),
-                leg=result.leg,
-                window=result.window,
                 warmup_items=result.warmup_items,
                 warmup_ended_by=result.warmup_ended_by,
                 offered_per_s=result.offered_per_s,
-                health=health,
-                disturbed=disturbed,
             )
         )
-        result.disturbed = bool(disturbed)
-        result.stage_s = (statistics.median(result.busy_ns) / 1e9,)
-        if self._crosses:
+        result.disturbed = bool(end.disturbed)
+        result.stage_s = (seen.busy_ns / 1e9,)
+        if self.point.crosses:
             with context.shares.kind("switch"):
-                self._hear(result)
+                self._hear_reports(result)
 
-    def _open(self, result: LegResult) -> None:
-        """Have every rank ready for a leg."""
-        if self._crosses:
-            leg: Message = {"phase": result.phase, "leg": result.leg, "window": result.window}
-            self._tell({"do": "leg", **leg})
-            self.context.transport.configure(
-                self.point.hops[-1],
-                self.point.hops[0],
-                window=result.window,
-                deadline_s=self.point.deadline_s,
-            )
-            self.context.transport.begin(overlap=result.phase != "latency")
+    def _open_leg(self, result: LegResult) -> Observation:
+        """Have every rank that takes part ready for a leg; from then on this one is observed."""
+        phase, window = result.phase, result.window
+        if self.point.crosses:
+            self._tell({"do": "leg", "phase": phase, "leg": result.leg, "window": window})
+            self.context.ready(self.point, window=window, overlap=phase != "latency")
         self.context.replay()
-        gc.collect()
+        return Observation(self.context, self.point, phase, result.leg, window)
 
-    def _hear(self, result: LegResult) -> None:
-        """Have the other ranks report a leg: whether they were disturbed, and how busy."""
+    def _hear_reports(self, result: LegResult) -> None:
+        """Have the other ranks report the leg: what disturbed them, and how busy they were."""
         self._tell({"do": "report"})
         for channel in self._channels:
             result.hear(channel.receive(self.point.deadline_s), channel.peer)

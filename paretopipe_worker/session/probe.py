@@ -1,7 +1,7 @@
-"""Measure the path between the stages with their own connections, before and after a session.
+"""Measure the path between the stages with their own connections: a session's certificates.
 
-Rank 0 leads through the steps over the control channel, which is never shaped; every wait has a
-deadline and every repetition a bound. What the numbers must be is for the analysis to judge.
+Rank 0 leads the others through the steps over the control channel, which is never shaped. Every
+wait has a deadline, and every repetition a bound. The analysis judges the numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.records.probes import Probe, Transfer
 from paretopipe_worker.session import datagrams
-from paretopipe_worker.session.control import Channel, ControlError
+from paretopipe_worker.session.control import Channel, ControlError, bounded
 from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag, Transport
 
 ROUND_TRIPS, BRIEF_ROUND_TRIPS = 130, 40
@@ -27,7 +27,7 @@ REPEATS = 3
 """How often each size is sent over each hop."""
 
 _SMALL_BYTES = 64
-_SMALL_WIRE_BITS = 8 * 250  # as frames, with their acknowledgement and room to spare
+_SMALL_WIRE_BITS = 8 * 250  # as frames, with their acknowledgement and a margin
 _UNDER_WAY = 20
 _CHUNKS = 8
 _CHUNK_BYTES = (8 << 10, 1 << 20)
@@ -40,16 +40,16 @@ _TAG = PHASES.index("warmup")
 
 @dataclass(frozen=True)
 class Pace:
-    """How long the steps of a probe take: by what was asked of the link and one round trip.
+    """How long the steps of a probe take.
 
     Parameters
     ----------
     round_trips, interval_s
-        How many small messages, and the time between two.
+        Number of small messages, and seconds between two.
     ramp_s
-        When a bulk transfer stops though its rate still changes.
+        Seconds after which a bulk transfer stops even if its rate still changes.
     rest_s
-        Before each single transfer. Ways take turns, so that each is idle for longer.
+        Seconds before each single transfer. Hops take turns, so that each is idle for longer.
     transfer_bytes
         Sizes of single transfers.
     """
@@ -62,15 +62,16 @@ class Pace:
 
 
 def pace(path: Sequence[Condition], round_trip_s: float, *, brief: bool = False) -> Pace:
-    """Choose the pace for a path: a link that nothing was asked of is only looked at.
+    """Choose the pace by what was asked of a path and by one round trip.
 
-    A `brief` one is for a segment of a trace, of which there are many.
+    Where nothing was asked of the link a glance is enough. A `brief` pace is for the segments of a
+    trace, of which there are many.
     """
     if not any(condition.shaped for condition in path):
         return Pace(ROUND_TRIPS, interval_s=0.001, ramp_s=0.1, rest_s=0.002)
     slowest = min((c.rate_mbit for c in path if c.rate_mbit), default=1e3) * 1e6
     interval_s = max(0.005, round_trip_s / _UNDER_WAY, 4 * _SMALL_WIRE_BITS / slowest)
-    # Under losses TCP finds no steady rate: what it reaches is recorded, not waited for.
+    # Where chance plays a part TCP finds no steady rate, so there is none to wait for.
     erratic = any(condition.erratic for condition in path)
     most = BRIEF_ROUND_TRIPS if brief else ROUND_TRIPS
     return Pace(
@@ -92,26 +93,27 @@ def probe(
 ) -> Probe:
     """Measure a ring as rank 0: bulk transfers first, which let TCP find the path's rate.
 
-    One segment of many is measured in less detail, and with datagrams alone where it loses packets:
-    TCP may get nothing through it.
+    A segment of a trace is measured in less detail. Where it leaves packets to chance it is
+    measured with datagrams only, since TCP may get nothing through it.
 
     Parameters
     ----------
     after_points
-        How many of the session's points have been walked.
+        How many of the session's points have been measured.
     path
-        What was asked of each hop, that of rank 0 to 1 first and the way back last.
+        What was asked of each hop: from rank 0 to 1 first, the way back last.
     channels
-        To the other ranks, in order.
+        Control channels to the other ranks, in order of rank.
     addresses
-        Data address and port of every rank, for datagrams where a condition is left to chance.
+        Data address and port of every rank, for datagrams where a condition leaves packets to
+        chance.
     segment
-        The segment of the link's trace that is held; None where it follows none.
+        The segment of the link's trace that is being held; None where it follows none.
 
     Raises
     ------
     TransportError, ControlError
-        When a link or a rank is lost, or a rank sends what makes no sense.
+        When a link or a rank is lost, or a rank sends something invalid.
     """
     ring = _Ring(path, transport, channels)
     hops = range(len(path))
@@ -147,11 +149,11 @@ class _Ring:
         self.deadline_s = min(_MAX_PATIENCE_S, _PATIENCE_S + round(20 * delays_s))
 
     def exchange(self, sizes: Sequence[int], count: int) -> tuple[tuple[int, ...], int]:
-        """Send messages around the ring, one at a time, `sizes` bytes by hop.
+        """Send messages around the ring one at a time, with `sizes` bytes on each hop.
 
         Returns
         -------
-        Nanoseconds of each, and the clock after the last.
+        Nanoseconds of each round trip, and when the last one ended (``perf_counter_ns``).
         """
         self._pass_on(sizes, count)
         times, end_ns = [], 0
@@ -164,7 +166,7 @@ class _Ring:
         return tuple(times), end_ns
 
     def round_trips(self, chosen: Pace) -> tuple[int, ...]:
-        """Send small messages at a steady pace, however long each takes; their times in order."""
+        """Send small messages at a steady pace, without waiting; return their round trips in ns."""
         sizes = [_SMALL_BYTES] * len(self.path)
         # The mark that ends an overlapped leg is passed on as well.
         self._pass_on(sizes, chosen.round_trips, marks=1)
@@ -182,16 +184,16 @@ class _Ring:
         return times
 
     def goodput_mbit(self, hop: int, limit_s: float) -> float:
-        """Send rounds of chunks over one hop, larger ones as it proves faster.
+        """Send rounds of chunks over one hop, larger ones as it turns out to be faster.
 
         Returns
         -------
-        The rate of the last round: as fast as the one before it, as far as there was time.
+        The rate of the last round, which was as fast as the one before unless `limit_s` was over.
         """
         asked = self.path[hop].rate_mbit
         size = least = min(_CHUNK_BYTES[0], max(256, round((asked or 1e3) * 1e6 / 8 * 0.1)))
         delays_s = sum(condition.delay_ms for condition in self.path) / 1e3
-        # A round's bytes are those of 0.2 s or two round trips, so that waiting is bounded.
+        # A round lasts 0.2 s or two round trips, so that waiting is bounded.
         round_s = max(0.2, 2 * delays_s)
         deadline, before = time.monotonic() + limit_s, 0.0
         while True:
@@ -201,7 +203,7 @@ class _Ring:
             grown = wanted <= 1.1 * size
             if before and ((grown and agree) or time.monotonic() >= deadline):
                 return rate
-            # Doubled at most: TCP's window follows what was sent.
+            # Doubled at most, since TCP's window grows with what was sent.
             size, before = max(least, min(2 * size, wanted)), rate
 
     def transfers(
@@ -220,27 +222,27 @@ class _Ring:
                 for hop in hops:
                     sizes = [_SMALL_BYTES] * len(self.path)
                     sizes[hop] = size
-                    # No wait for others: the path has to be idle, for bursts to build up.
+                    # A real pause: a shaper lets a burst pass only after its path was idle.
                     time.sleep(chosen.rest_s)
                     times[hop] += self.exchange(sizes, 1)[0]
             found += [Transfer(hop, size, tuple(values)) for hop, values in times.items()]
         return tuple(found)
 
     def _pass_on(self, sizes: Sequence[int], count: int, marks: int = 0) -> None:
-        """Have every other rank pass `count` messages on, and expect them back here."""
+        """Have every other rank pass on `count` messages, which return here."""
         for rank, channel in enumerate(self.channels, start=1):
             self._tell(channel, "pass", sizes[rank - 1], sizes[rank], count=count + marks)
         _configure(self.transport, sizes[-1], sizes[0], self.deadline_s, count)
 
     def _receive(self, number: int) -> int:
-        """When message `number` was back."""
+        """Receive message `number` and return when it was here."""
         message = self.transport.recv()
         if message.tag != Tag(_TAG, number):
             raise ProtocolError(f"{message.tag} came back where probe {number} was expected")
         return message.received_ns
 
     def _round(self, hop: int, size: int) -> float:
-        """Mbit/s of one round of chunks over one hop, by its receiver's clock."""
+        """Send one round of chunks over one hop; return its Mbit/s by the receiver's clock."""
         sender, receiver = hop, (hop + 1) % len(self.path)
         if receiver:
             self._tell(self.channels[receiver - 1], "receive", size, 0)
@@ -260,7 +262,7 @@ class _Ring:
         return (_CHUNKS - 1) * size * 8e3 / span_ns
 
     def _tell(self, channel: Channel, do: str, inbound: int, outbound: int, count: int = 1) -> None:
-        """Send one step to another rank."""
+        """Tell another rank to take part in one step."""
         channel.send(
             {
                 "do": do,
@@ -288,14 +290,17 @@ def answer(
     Raises
     ------
     TransportError, ControlError
-        When a link or rank 0 is lost, or its command is out of bounds.
+        When a link or rank 0 is lost, or a number of its command is out of bounds.
     """
-    deadline_s = _bounded(command, "deadline_s", _MAX_PATIENCE_S)
+    peer = channel.peer
+    deadline_s = bounded(command, "deadline_s", 0, _MAX_PATIENCE_S, peer)
     if command["do"] == "datagrams":
         datagrams.pass_on(rank, channel, addresses, deadline_s)
         return
-    inbound, outbound = (_bounded(command, key, _CHUNK_BYTES[1]) for key in ("inbound", "outbound"))
-    count = _bounded(command, "count", ROUND_TRIPS + 1)
+    inbound, outbound = (
+        bounded(command, key, 0, _CHUNK_BYTES[1], peer) for key in ("inbound", "outbound")
+    )
+    count = bounded(command, "count", 0, ROUND_TRIPS + 1, peer)
     _configure(transport, inbound, outbound, deadline_s, count)
     match command["do"]:
         case "pass":
@@ -312,33 +317,25 @@ def answer(
 def _configure(
     transport: Transport, inbound: int, outbound: int, deadline_s: int, count: int = 1
 ) -> None:
-    """Say what the messages of one step carry; none in a direction that is not used."""
+    """Say how many bytes the messages of one step carry; 0 in a direction that is not used."""
     there, back = ([TensorSpec((size,), "uint8")] if size else [] for size in (inbound, outbound))
     transport.configure(there, back, window=max(1, count), deadline_s=deadline_s)
     transport.begin(overlap=False)
 
 
 def _send_chunks(transport: Transport, size: int) -> None:
-    """Send the chunks one behind the other."""
+    """Send the chunks back to back."""
     tensor = _zeros(size)
     for number in range(_CHUNKS):
         transport.send(Tag(_TAG, number), [tensor])
 
 
 def _receive_chunks(transport: Transport) -> int:
-    """Nanoseconds from the end of the first chunk to the end of the last."""
+    """Receive the chunks; return the ns from the end of the first to the end of the last."""
     times = [transport.recv().received_ns for _ in range(_CHUNKS)]
     return times[-1] - times[0]
 
 
 def _zeros(size: int) -> torch.Tensor:
-    """Something to send."""
+    """A tensor of so many bytes."""
     return torch.zeros(size, dtype=torch.uint8)
-
-
-def _bounded(command: dict[str, Any], key: str, most: int) -> int:
-    """A number of a command, bounded: it comes from another host."""
-    value = command.get(key)
-    if type(value) is not int or not 0 <= value <= most:
-        raise ControlError(f"a probe command holds {key} {value!r}; allowed: 0 to {most}")
-    return value

@@ -1,4 +1,4 @@
-"""Rank 0: where inputs are born and outputs return; it leads the others through every point."""
+"""Rank 0, the source: inputs begin and outputs end here, and it leads the other ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paretopipe_worker.session.check import PointFailed
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel
 from paretopipe_worker.session.legs import LegResult
-from paretopipe_worker.session.measure import PointRun, References
+from paretopipe_worker.session.measure import PointMeasurement, References
 from paretopipe_worker.session.probe import probe
 
 
@@ -39,9 +39,10 @@ class Source:
         self._certificate_s = certificate_s(link, plan.experiment.tcp, ranks)
 
     def run(self) -> None:
-        """Measure each point, and clocks and path around and between them; send the others home.
+        """Measure every point, and the path before, between and after them; dismiss the others.
 
-        Clocks are compared around each point too: what is in between is known best.
+        Clocks are compared before and after each point, since the offset between two comparisons is
+        known the better the closer they are.
 
         Raises
         ------
@@ -62,13 +63,13 @@ class Source:
         self.dismiss()
 
     def _clocks(self, when: clocks.When) -> None:
-        """Compare and record the clocks of the other ranks with this one."""
+        """Compare the clocks of the other ranks with this one's, and record the comparisons."""
         with self.context.shares.kind("clock"):
             for rank, channel in enumerate(self.channels, start=1):
                 self.context.writer.write(clocks.compare(when, rank, channel))
 
     def _probe(self, after_points: int) -> None:
-        """Measure and record the path, once so many points have been walked."""
+        """Measure and record the path, after so many points."""
         context = self.context
         link, ranks = context.plan.link(context.session.link), len(self.channels) + 1
         with context.shares.kind("probe"):
@@ -81,23 +82,23 @@ class Source:
                     probe(after_points, path, context.path, self.channels, addresses, segment)
                 )
                 context.writer.write(taken[-1])
-            # Of a trace the slowest segment: what is sized by it fits into the others too. One that
-            # loses packets has no goodput, see `probe`.
+            # Of a trace the probe of the slowest segment is kept, so that windows fit all segments.
+            # One that loses packets has no goodput, see `probe`.
             context.probe = min(taken, key=lambda each: min(each.goodput_mbit, default=math.inf))
 
     def dismiss(self) -> None:
-        """Send the other ranks home."""
+        """Tell the other ranks that the session is over."""
         for channel in self.channels:
             channel.send({"do": "end"})
 
     def measure(self, point: Point, number: int) -> None:
         """Measure one point, or record why it failed."""
         self.context.writer.write(PointBegin(point.id))
-        run = PointRun(self.context, self.channels, point, self._references)
+        measurement = PointMeasurement(self.context, self.channels, point, self._references)
         reason = None
         ended: tuple[LegResult, ...] = ()
         try:
-            ended = run.measure()
+            ended = measurement.measure()
         except PointFailed as error:
             reason = str(error)
         self.context.writer.write(
@@ -105,9 +106,9 @@ class Source:
                 point=point.id,
                 status="failed" if reason else "ok",
                 reason=reason,
-                gate=run.gate,
-                output=run.check.output,
-                max_relative_error=run.check.error,
+                gate=measurement.gate,
+                output=measurement.check.output,
+                max_relative_error=measurement.check.error,
             )
         )
         self._report(point, number, reason, ended)

@@ -28,23 +28,23 @@ from paretopipe_worker.records.lines import SCHEMA, End, Header
 from paretopipe_worker.session.context import Shares
 from paretopipe_worker.session.control import ControlError
 from paretopipe_worker.session.follower import Follower
-from paretopipe_worker.session.join import StageError, joined
+from paretopipe_worker.session.join import Seat, StageError, joined
 from paretopipe_worker.session.source import Source
 from paretopipe_worker.transport.api import TransportError
 from paretopipe_worker.transport.secret import SecretFileError, read_secret
 
 
 class Interrupted(BaseException):
-    """The process was told to end by a signal; no handler of errors on the way may swallow it."""
+    """A signal told the process to end; no handler of exceptions on the way may swallow it."""
 
 
 @dataclass(frozen=True)
 class Options:
     """What a stage is launched with; all files are on its own host.
 
-    `secret` holds what the stages of a launch know and nobody else does, `link_state` is the folder
+    `secret` holds what the stages of a launch know and nobody else does. `link_state` is the folder
     that ``link apply`` keeps; None where no link was applied. `points` are those to measure; None
-    for all of the session.
+    means all points of the session.
     """
 
     plan: Path
@@ -62,7 +62,7 @@ class Options:
 def run(options: Options) -> int:
     """Run one stage; return the exit status, 0 where the whole session went well.
 
-    Whatever happens, the records say it: their last line has the reason.
+    The last line of its records says how it ended, and why if it failed.
     """
     shares = Shares()
     process_start_ns = facts.process_start_ns()
@@ -129,13 +129,11 @@ def _session(
 ) -> None:
     """Join the others and run this rank's part."""
     rank, secret = session.placement.index(options.host), read_secret(options.secret)
-    joining = joined(
-        plan, session, options.attempt, rank, secret, options.weights, link, writer, shares
-    )
+    seat = Seat(plan, session, options.attempt, rank, secret, options.weights, link)
     with (
-        joining as (context, channels),
+        joined(seat, writer, shares) as (context, channels),
         torch.inference_mode(),
-        _collector_off(),
+        collector_off(),
     ):
         if rank == 0:
             Source(context, channels, options.progress).run()
@@ -144,10 +142,10 @@ def _session(
 
 
 @contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    """Keep the garbage collector out of items, whose time it would be counted as.
+def collector_off() -> Iterator[None]:
+    """Turn the garbage collector off, since its runs would count as items' time.
 
-    It runs between points instead.
+    It is run before each leg instead.
     """
     gc.freeze()
     gc.disable()
@@ -155,6 +153,7 @@ def _collector_off() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 def header(

@@ -1,5 +1,5 @@
-"""Benchmarks: side by side in one run, since these figures only compare within one.
+"""Benchmarks. Each measures its alternatives side by side: figures of two runs do not compare.
 
-``python -m tests.benchmarks.NAME`` prints a table, with ``--json`` one JSON document. They
-measure and do not judge: the exit status is 0 whether or not a limit is met.
+``python -m tests.benchmarks.NAME`` prints tables, or with ``--json`` one JSON document. They
+measure and do not judge: the exit status is 0 whether or not a target is met.
 """

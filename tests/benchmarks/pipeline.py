@@ -1,12 +1,12 @@
-"""How close a pipeline comes to what its parts allow, and what running it costs per item.
+"""How close a pipeline comes to the bounds that its parts set, and what it costs per item.
 
-Real stage processes, one thread per stage, over loopback addresses or, where a link is shaped, in
-two network namespaces. Two bounds are held against what was measured: throughput against
-``1 / max(stage, wire)``, one-in-flight latency against the sum of stages and wire. The parts come
-from the same phase (stages) and, alternating with the points, from apart: each stage alone in the
-source's process, the wire as a bare socket exchange of the same payloads over the same link. A
-last part puts waits that hold no core in place of compute: what is then left over ``max(stage,
-wire)`` is the pipeline's own cost per item.
+Real stage processes run, one thread per stage, over loopback addresses or, where a link is shaped,
+in two network namespaces. What was measured is compared with two bounds: throughput with
+``1 / max(stage, wire)``, and latency with the sum of the stages and the wire. The times of the
+stages come from the same leg. For comparison all parts are also measured apart, before and after
+each point: each stage alone in the source's process, the wire as a bare socket exchange of the same
+payloads over the same link. In a last part stages wait without a core instead of computing: the
+time per item beyond ``max(stage, wire)`` is then the pipeline's own cost.
 
 The whole grid takes four hours: ``--model``, ``--batch``, ``--link``, ``--backend`` and ``--cuts``
 choose a piece of it. Every session runs in processes of its own.
@@ -35,30 +35,28 @@ from paretopipe_worker.model import zoo
 from paretopipe_worker.model.graph import CapturedModel
 from paretopipe_worker.model.partition import split
 from paretopipe_worker.plan.experiment import MIN_ITEMS
-from paretopipe_worker.plan.plan import Point, Session
+from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.window import rate_per_s
-from paretopipe_worker.records.files import file_name, read_records
-from paretopipe_worker.records.lines import Item, Record
 from paretopipe_worker.session.compute import compute
 from paretopipe_worker.transport.backends import BACKENDS
 from tests.benchmarks.report import Check, Rows, parser, show
 from tests.benchmarks.wire import Wire, wire
-from tests.helpers.sessions import Inside, Lab, lab, led
+from tests.helpers.sessions import Finished, Inside, lab, led, on_link
 from tests.helpers.shaped_link import DATA_PORT, shaped_link
 
 MODELS = ("mobilenet_v2", "resnet18")
 BATCHES = (1, 8)
 LINKS = {"none": None, "100mbit": 100.0, "20mbit": 20.0}
-"""Rates in Mbit/s of the links by their name; None is the loopback network as it is."""
+"""Rates of the links in Mbit/s, by name; None is the unshaped loopback network."""
 BUILT = tuple(BACKENDS)
 WAITS_MS = (0, 2, 5, 20)
 REPEATS = 8
 WIRE_S = 2.0
-"""What a bare exchange of one payload may take in all, but for one message."""
+"""Seconds that all bare exchanges of one payload may take, unless there is only one."""
 WIRE_PORT = DATA_PORT + 100
 PHASES = {"min_items": 15, "min_s": 1.0, "max_s": 120, "retries": 0}
 SHAPED = {**PHASES, "min_items": MIN_ITEMS}
-"""Over the slowest link an item may take ten seconds."""
+"""Fewer items, since one may take ten seconds over the slowest link."""
 QUICK = {"min_items": MIN_ITEMS, "min_s": 0.1, "max_s": 20, "retries": 0}
 SESSION_S = 3600
 
@@ -76,17 +74,17 @@ class Piece:
 
     @property
     def phases(self) -> dict[str, Any]:
-        """How long the phases last."""
+        """How long legs last, as the experiment's phases."""
         return QUICK if self.quick else PHASES if LINKS[self.link] is None else SHAPED
 
     @property
     def repeats(self) -> int:
-        """How often each part is measured apart."""
+        """How often each part is measured apart, before and after a point."""
         return 3 if self.quick else REPEATS
 
 
 def arguments() -> argparse.Namespace:
-    """What to measure: without options everything."""
+    """Parse what to measure; without options that is everything."""
     made = parser("pipeline", __doc__ or "")
     made.add_argument("--model", nargs="*", choices=MODELS, default=MODELS)
     made.add_argument("--batch", nargs="*", type=int, choices=BATCHES, default=BATCHES)
@@ -99,7 +97,7 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> tuple[Rows, Sequence[Check]]:
-    """Every piece that was chosen, each in a process of its own; few of them to be quick."""
+    """Measure every chosen piece, each in a process of its own; with `--quick` only a few."""
     if options.quick:
         options.model, options.batch, options.link = MODELS[:1], (1,), ("none",)
         options.backend, options.cuts = ("tcp",), ["features.3"]
@@ -119,7 +117,7 @@ def measure(options: argparse.Namespace) -> tuple[Rows, Sequence[Check]]:
 
 
 def _apiece(piece: Piece) -> list[dict[str, Any]]:
-    """Rows of a piece, from a process that is the source's."""
+    """Rows of a piece, from a process that runs its source."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.pipeline", "--piece", json.dumps(asdict(piece))],
         stdout=subprocess.PIPE,
@@ -141,13 +139,13 @@ def _checks(rows: list[dict[str, Any]]) -> list[Check]:
             ratios = [row["throughput_ratio"] for row in computed]
             checks += [
                 Check(
-                    f"{backend}: throughput over same-phase bound, median",
+                    f"{backend}: throughput over same-leg bound, median",
                     statistics.median(ratios),
                     0.98,
                     "higher",
                 ),
                 Check(
-                    f"{backend}: throughput over same-phase bound, lowest cut",
+                    f"{backend}: throughput over same-leg bound, lowest cut",
                     min(ratios),
                     0.95,
                     "higher",
@@ -156,7 +154,7 @@ def _checks(rows: list[dict[str, Any]]) -> list[Check]:
         for batch, limit in zip(BATCHES, (1.03, 1.01), strict=True):
             sums = [row["latency_ratio"] for row in computed if row["batch"] == batch]
             if sums:
-                name = f"{backend}: latency over same-phase sum, batch {batch}, median"
+                name = f"{backend}: latency over same-leg sum, batch {batch}, median"
                 checks.append(Check(name, statistics.median(sums), limit, "lower"))
         checks += [
             Check(
@@ -174,10 +172,10 @@ def _checks(rows: list[dict[str, Any]]) -> list[Check]:
 
 @contextlib.contextmanager
 def _places(link: str, folder: Path) -> Iterator[tuple[dict[str, Any], Inside, Inside]]:
-    """Addresses of the two hosts, and how to be on each, with the link between them shaped."""
+    """Shape the link; yield the two hosts' addresses, and how to start processes on each."""
     rate = LINKS[link]
     if rate is None:
-        # One address for both: rpc takes the first one of an interface.
+        # Both have the same address, since rpc takes the first one of an interface.
         loopback = {name: {"data_address": "127.0.0.1"} for name in ("edge", "server")}
         yield loopback, contextlib.nullcontext, contextlib.nullcontext
         return
@@ -188,15 +186,11 @@ def _places(link: str, folder: Path) -> Iterator[tuple[dict[str, Any], Inside, I
             asked[asked.index("--ports") + 1] = f"{DATA_PORT},{WIRE_PORT}"
             done = made.call("apply", *asked, rank=rank)
             assert isinstance(done, dict), done
-        hosts = {
-            name: {"data_address": host.address, "data_port": DATA_PORT}
-            for name, host in zip(("edge", "server"), made.hosts, strict=True)
-        }
-        yield hosts, made.hosts[0].entered, made.hosts[1].entered
+        yield on_link(made.hosts), made.hosts[0].entered, made.hosts[1].entered
 
 
 def session(piece: Piece) -> list[dict[str, Any]]:
-    """One session over all block cuts, led from here, with each cut's parts around its point."""
+    """Lead one session from this process; measure the parts of each cut around its point."""
     torch.set_num_threads(1)
     experiment = {
         "models": [piece.model],
@@ -220,12 +214,12 @@ def session(piece: Piece) -> list[dict[str, Any]]:
         points = [p for p in map(made.plan.point, planned.points) if p.split[0][0] != "@"]
         apart = {}
         for number, point in enumerate(points, start=1):
-            with torch.inference_mode():
-                before = _apart(piece, point, context.captured(point), example, bare)
-                leader.measure(point, number)
-                after = _apart(piece, point, context.captured(point), example, bare)
+            before = _apart(piece, point, context.captured(point), example, bare)
+            leader.measure(point, number)
+            after = _apart(piece, point, context.captured(point), example, bare)
             apart[point.id] = tuple(map(statistics.mean, zip(before, after, strict=True)))
-        return [_row(piece, made, planned, point, apart[point.id]) for point in points]
+        found = Finished(made, planned)
+        return [_row(piece, found, point, apart[point.id]) for point in points]
 
 
 def _apart(
@@ -251,43 +245,29 @@ def _apart(
     )
 
 
-def _items(made: Lab, session: Session, host: str, point: Point, phase: str) -> list[Item]:
-    """One host's items of a phase."""
-    path = made.results / "records" / host / file_name(session.id, 1)
-    lines: Iterator[Record] = read_records(path)
-    return [
-        line
-        for line in lines
-        if isinstance(line, Item) and (line.point, line.phase) == (point.id, phase)
-    ]
-
-
-def _row(
-    piece: Piece, made: Lab, session: Session, point: Point, apart: tuple[float, ...]
-) -> dict[str, Any]:
-    """One cut: what was measured, over what its parts allow."""
+def _row(piece: Piece, found: Finished, point: Point, apart: tuple[float, ...]) -> dict[str, Any]:
+    """One cut: what was measured, over the bounds that its parts set."""
+    cut = point.split[0]
     stages: dict[str, list[float]] = {}
     for phase in ("latency", "throughput"):
         stages[phase] = [
             statistics.mean(
-                (item.computed_ns - item.start_ns) / 1e6
-                for item in _items(made, session, host, point, phase)
+                (item.computed_ns - item.start_ns) / 1e6 for item in found.items(rank, cut, phase)
             )
-            for host in session.placement
+            for rank in range(len(found.session.placement))
         ]
     apart0_ms, apart1_ms, wire_ms, hop_ms = (value * 1e3 for value in apart)
-    source = session.placement[0]
     latency_ms = statistics.mean(
-        (item.latency_ns or 0) / 1e6 for item in _items(made, session, source, point, "latency")
+        (item.latency_ns or 0) / 1e6 for item in found.items(0, cut, "latency")
     )
-    done = [i.done_ns or 0 for i in _items(made, session, source, point, "throughput")]
+    done = [item.done_ns or 0 for item in found.items(0, cut, "throughput")]
     period_ms = 1e3 / (rate_per_s(done, int(point.window)) or math.nan)
     return {
         "model": point.model,
         "batch": point.batch,
         "link": piece.link,
         "backend": point.backend,
-        "split": point.split[0],
+        "split": cut,
         "payload_bytes": point.hop_bytes[0],
         "latency_ms": latency_ms,
         "period_ms": period_ms,

@@ -1,12 +1,12 @@
-"""What the userspace relay makes of a condition, beside the kernel's htb where a rate is all of it.
+"""How accurately the userspace relay shapes a link, beside the kernel's htb where both can.
 
-Two namespaces on this machine, a relay in each, measured over the data port like a stage's
-tensors: asked against measured, idle and with busy cores. Where the machine has netem it is hidden
-from the worker. A busy machine has a process that computes on every core, as the stages of a local
-sweep do; what is late then is the relay and the measuring process, of which only the relay's part
-is counted in `late_p99_ms`. What both relays take of one core is `cpu_share`. Rows called computing
-say how much longer than their CPU time these processes take while the link is full: the engine is
-in their way, and the measuring process, which is the same for both engines.
+Two namespaces on this machine have a relay each. What was asked of the link is compared with what
+is measured over the data port, first on an idle machine, then on a busy one, where a process
+computes on every core as the stages of a local sweep do. If the machine has netem it is hidden from
+the worker. On a busy machine both the relay and the measuring process are late; `late_p99_ms`
+counts only the relay. `cpu_share` is the share of one core that both relays take. Rows called
+computing say how much longer than their CPU time the computing processes take while the link is
+full: the engine and the measuring process, which is the same for both engines, hinder them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ JITTER = Condition(delay_ms=20, jitter_ms=5)
 LOSS = Condition(loss_percent=5)
 LATE_MS = 2.0
 DISTURBED = 1.05
-"""A stage whose computing takes more than that of its CPU time counts as disturbed."""
+"""A stage whose computing takes more than this times its CPU time counts as disturbed."""
 COMPUTING = "computing"
 TCP = TcpSettings("cubic")
 ITEMS = """
@@ -59,20 +59,20 @@ while True:
     words[0] += time.perf_counter_ns() - wall
     words[1] += time.thread_time_ns() - cpu
 """
-"""Some milliseconds of computing over and over: their wall time and their CPU time."""
+"""Compute for some milliseconds over and over, adding up their wall time and CPU time."""
 
 Row = dict[str, Any]
 
 
 def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
-    """Every condition on an idle machine, then on a busy one; few of them to be quick."""
+    """Measure every condition, idle and busy; with `quick` only a few."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, shaped_link(Path(folder)) as made:
         link = WithoutNetem(made.hosts, made.folder, lease_s=3600)
-        rows += [{"load": "idle", **row} for row in _conditions(link, quick)]
+        rows += [{"cores": "idle", **row} for row in _conditions(link, quick)]
         with _computing(Path(folder)) as work:
-            rows += [{"load": "busy", **row} for row in _conditions(link, quick)]
-            rows += [{"load": "busy", **row} for row in _computed(link, work, quick)]
+            rows += [{"cores": "busy", **row} for row in _conditions(link, quick)]
+            rows += [{"cores": "busy", **row} for row in _computed(link, work, quick)]
     return rows, [check for row in rows for check in _checks(row)] + list(_beside(rows))
 
 
@@ -119,7 +119,7 @@ def _computed(link: WithoutNetem, work: Work, quick: bool) -> Iterator[Row]:
 
 
 def _by_either(rate_mbit: float) -> tuple[Condition, Condition]:
-    """A rate that htb keeps, and what is as good as that but takes a relay."""
+    """A rate that htb keeps, and nearly the same condition for which a relay is needed."""
     return Condition(rate_mbit=rate_mbit), Condition(rate_mbit=rate_mbit, delay_ms=0.01)
 
 
@@ -131,7 +131,7 @@ def _row(
     measuring: Callable[[WithoutNetem], float],
     **more: Any,
 ) -> Row:
-    """Shape both hosts anew, measure, and see what the first host's relay did meanwhile."""
+    """Shape both hosts anew, measure, and read what the first host's relay counted meanwhile."""
     for rank in (0, 1):
         link.restore(rank=rank)
         words = link.asking(condition, tcp=TCP, rank=rank)
@@ -166,12 +166,12 @@ def _round_trip(link: WithoutNetem) -> float:
 
 
 def _jitter(link: WithoutNetem, count: int) -> float:
-    """Standard deviation in milliseconds of one-way delays, too far apart to wait for another."""
+    """Standard deviation in milliseconds of the delays of datagrams that do not queue."""
     return statistics.stdev(took_s * 1e3 for _, took_s in datagrams(*link.hosts, count, 0.05))
 
 
 def _loss(link: WithoutNetem, count: int) -> float:
-    """Percent of datagrams that did not come."""
+    """Percent of datagrams that did not arrive."""
     return 100 * (1 - len(datagrams(*link.hosts, count, 0.001)) / count)
 
 
@@ -196,14 +196,14 @@ def _transfer(link: WithoutNetem, size: int) -> float:
 
 @contextlib.contextmanager
 def _connected(link: WithoutNetem) -> Iterator[Any]:
-    """A connection over the data port that answers."""
+    """A connection over the data port whose other end answers."""
     serve(link.hosts[1], DATA_PORT)
     with connect(*link.hosts, DATA_PORT) as data:
         yield data
 
 
 class Work:
-    """What the computing processes did, as each writes it to a file."""
+    """The times of the computing processes, which each writes to a file."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._words = []
@@ -245,15 +245,15 @@ def _cpu_s(pid: int) -> float:
 
 
 def _checks(row: Row) -> Iterator[Check]:
-    """Hold a row against the accuracy that is promised while the machine is otherwise idle."""
-    name = f"{row['load']}, {row['engine']}, {row['quantity']}"
+    """Compare a row with the accuracy that is promised for an otherwise idle machine."""
+    name = f"{row['cores']}, {row['engine']}, {row['quantity']}"
     name += f" at {row['rate_mbit']:g} Mbit/s" if row["rate_mbit"] else f", {row['asked']:g} asked"
     off = row["measured"] - row["asked"]
     if row["late_p99_ms"] is not None:
         yield Check(f"{name}: late, p99, ms", row["late_p99_ms"], LATE_MS, "lower")
     if row["quantity"] == COMPUTING:
         yield Check(f"{name}: of its CPU time", row["measured"], DISTURBED, "lower")
-    if row["load"] == "busy":
+    if row["cores"] == "busy":
         return
     if row["quantity"] == "round trip":
         yield Check(f"{name}: above, ms", off, 3.0, "lower")
@@ -271,7 +271,7 @@ def _checks(row: Row) -> Iterator[Check]:
 
 
 def _beside(rows: Sequence[Row]) -> Iterator[Check]:
-    """How long computing takes beside the relay, over what it takes beside htb at the same rate."""
+    """The ratio of computing times beside the relay and beside htb, at the same rate."""
     took = {
         (row["rate_mbit"], row["engine"]): row["measured"]
         for row in rows

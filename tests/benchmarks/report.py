@@ -24,7 +24,7 @@ class Check:
 
     @property
     def met(self) -> bool:
-        """Whether the target was reached in this run."""
+        """Whether this run met the target."""
         return self.value <= self.limit if self.better == "lower" else self.value >= self.limit
 
 
@@ -35,18 +35,18 @@ def parser(name: str, about: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     made = argparse.ArgumentParser(prog=f"python -m tests.benchmarks.{name}", description=about)
     made.add_argument("--json", action="store_true", help="print one JSON document")
-    made.add_argument("--quick", action="store_true", help="only see that it runs")
+    made.add_argument("--quick", action="store_true", help="measure little, to see that it runs")
     return made
 
 
 def main(name: str, measure: Callable[[bool], tuple[Rows, Sequence[Check]]], about: str) -> None:
-    """Run a benchmark's `measure`, which is told whether to be quick, and print what it found."""
+    """Run `measure`, which is told whether to be quick, and print what it found."""
     options = parser(name, about).parse_args()
     show(name, options, *measure(options.quick))
 
 
 def show(name: str, options: argparse.Namespace, rows: Rows, checks: Sequence[Check]) -> None:
-    """Print what was found, as one JSON document or as tables for people."""
+    """Print rows and checks, as one JSON document or as tables for people."""
     held = [{**asdict(check), "met": check.met} for check in checks]
     if options.json:
         host = {

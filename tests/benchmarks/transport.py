@@ -1,13 +1,13 @@
-"""There and back through every backend, a bare socket echo, pickle-and-send, and ZeroMQ.
+"""Round trips through every backend, a bare socket echo, pickle-and-send, and ZeroMQ.
 
-Over the loopback address, each way between two processes of its own, as a sweep runs a backend;
-all in one run, alternating, so that the machine's drift falls on all alike. The bare echo
-(``sendall`` and ``recv_into`` on one connection, with the same socket options) is the floor. The
-bare ring does the same over two connections, each used in one direction, as the links of longer
-pipelines are: no acknowledgement can then travel with an answer, which small messages feel.
-Pickle-and-send is the naive way: a length and then the pickle, in two writes. With Nagle's
-algorithm the second write of a small message waits for the acknowledgement of the first, which the
-other side delays by 40 ms. ZeroMQ is measured where pyzmq is installed.
+Each way of sending runs between two processes of its own over the loopback address, as a sweep runs
+a backend. Rounds of all ways alternate, so that the machine's drift affects them alike. The bare
+echo (``sendall`` and ``recv_into`` on one connection, with the same socket options) is the floor.
+The bare ring does the same over two connections, each used in one direction like the links of
+longer pipelines: acknowledgements then cannot travel with answers, which slows small messages.
+Pickle-and-send is the naive way: a length, then the pickle, in two writes. With Nagle's algorithm
+the second write of a small message waits for the acknowledgement of the first, which the other side
+delays by 40 ms. ZeroMQ is measured where pyzmq is installed.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ _ITEM = PHASES.index("latency")
 
 
 class Way(ABC):
-    """One end of one way across."""
+    """One end of one way of sending."""
 
     @abstractmethod
     def configure(self, size: int) -> None:
-        """Be ready for messages of the size."""
+        """Get ready for messages of `size` bytes."""
 
     @abstractmethod
     def send(self, number: int) -> None:
-        """Send a message: one's own, or what was received last."""
+        """Send a message: the one received last, or without one its own."""
 
     @abstractmethod
     def receive(self) -> None:
@@ -85,7 +85,7 @@ class Bare(Way):
 
 
 class BareRing(Bare):
-    """The bytes, there over one connection and back over another."""
+    """The bytes, forth over one connection and back over another."""
 
     def __init__(self, outbound: socket.socket, inbound: socket.socket) -> None:
         super().__init__(outbound)
@@ -140,7 +140,7 @@ class ZeroMQ(Way):
 
 
 class Backend(Way):
-    """A backend as a sweep's latency phase runs it."""
+    """A backend as legs of latency use it."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -158,7 +158,7 @@ class Backend(Way):
         self.tensors = self.transport.recv().tensors
 
     def finish(self, answering: bool) -> None:
-        """End the leg, as its contract wants it."""
+        """End the leg, as the contract of a transport demands."""
         if answering:
             self.transport.recv()
         self.transport.send(MARK, ())
@@ -201,7 +201,7 @@ def reach(port: int) -> socket.socket:
 
 
 def side(way: str, rank: int, ports: Sequence[int]) -> None:
-    """One process of a pair: do what each line says, and print the seconds it took."""
+    """Be one process of a pair: do what each line says, and print the seconds that it took."""
     torch.set_num_threads(1)
     end = make(way, rank, ports)
     for line in sys.stdin:
@@ -282,7 +282,7 @@ class Pair:
 
 @contextlib.contextmanager
 def pairs(quick: bool) -> Iterator[dict[str, Pair]]:
-    """Every way there is on this machine; to be quick, the floor and the backends."""
+    """Every way that this machine has; with `quick` only the floor and the backends."""
     zeromq = ["zeromq"] if importlib.util.find_spec("zmq") else []
     others = [] if quick else ["bare_ring", "pickle", *zeromq]
     with contextlib.ExitStack() as stack:
@@ -294,7 +294,7 @@ def pairs(quick: bool) -> Iterator[dict[str, Pair]]:
 
 
 def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
-    """Every size and way, alternating."""
+    """Measure every size over every way."""
     rounds = 1 if quick else ROUNDS
     sizes = dict(list(SIZES.items())[:2]) if quick else SIZES
     with pairs(quick) as ways:
@@ -315,7 +315,7 @@ def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
 
 
 def _row(name: str, size: int, rounds: int, ways: dict[str, Pair]) -> dict[str, Any]:
-    """One size: rounds of every way in turn, and the ratios round by round."""
+    """Measure one size in rounds of every way in turn; ratios are medians over rounds."""
     counts = {}
     for way, pair in ways.items():
         pair.run(size, 3)

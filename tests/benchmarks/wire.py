@@ -1,4 +1,4 @@
-"""The bare wire: plain sockets between two processes, the floor of every transport."""
+"""The bare wire: plain sockets between two processes, which no transport can be faster than."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paretopipe_worker.transport.ring import tune
 
 
 class Wire:
-    """A connection to another process that answers as it is told."""
+    """A connection to another process, which answers as it is told."""
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
@@ -26,7 +26,7 @@ class Wire:
         return statistics.median(self._times(there, back, count))
 
     def stream(self, size: int, count: int) -> float:
-        """Seconds per message of `size` bytes, sent one behind the other."""
+        """Seconds per message of `size` bytes, sent back to back."""
         self._tell(size * count, 1, 1)
         message = bytes(size)
         start = time.perf_counter()
@@ -36,7 +36,7 @@ class Wire:
         return (time.perf_counter() - start) / count
 
     def _times(self, there: int, back: int, count: int) -> list[float]:
-        """Seconds of each exchange, after one that is not counted."""
+        """Seconds of each exchange; a first one is not counted."""
         self._tell(there, back, count + 1)
         message, answer = bytes(there), bytearray(back)
         times = []
@@ -48,7 +48,7 @@ class Wire:
         return times[1:]
 
     def _tell(self, there: int, back: int, count: int) -> None:
-        """Say what comes, in a line of fixed length, and wait until the other end is ready."""
+        """Announce messages in a line of fixed length, and wait until the other end is ready."""
         self._link.sendall(json.dumps([there, back, count]).ljust(80).encode())
         receive(self._link, bytearray(1))
 
@@ -58,7 +58,7 @@ def wire(
     own: tuple[str, int] = ("127.0.0.1", 0),
     other_side: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Iterator[Wire]:
-    """Start the other process, on the other side of a link, and end it with the block.
+    """Start the other process on the other side of a link; it ends with the block.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def receive(link: socket.socket, buffer: bytearray | memoryview) -> bool:
 
 
 def _answer(address: str, port: int) -> None:
-    """The other process: receive and return what the lines say, until the connection ends."""
+    """Be the other process: receive and answer as announced, until the connection ends."""
     with socket.create_connection((address, port), 60) as link:
         link.settimeout(None)
         tune(link)

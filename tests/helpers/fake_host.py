@@ -11,7 +11,7 @@ CORE = 2
 
 @dataclass(frozen=True)
 class FakeHost:
-    """A host below `root`; what is not laid out it does not tell."""
+    """A host below `root`, which tells only what a file was written for."""
 
     root: Path
 
@@ -19,14 +19,14 @@ class FakeHost:
         self.file("proc/stat", "cpu  100 0 100 9000 0 0 0 0 0 0\ncpu0 1 2 3\n")
 
     def file(self, path: str, text: str) -> Path:
-        """Lay out one file."""
+        """Write one file."""
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
         return target
 
     def clock(self, mhz: float, governor: str = "performance", cores: str = "") -> None:
-        """Let the core that computes have this clock, and idle ones a low one.
+        """Give the core that computes this clock, and idle cores a low one.
 
         `cores` are those whose clock is set together with it.
         """
@@ -40,18 +40,18 @@ class FakeHost:
             self.file(f"{folder}/related_cpus", f"{cores}\n")
 
     def temperature(self, **zones: str) -> None:
-        """Let the thermal zones tell these, in thousandths of a degree."""
+        """Give the thermal zones these temperatures, in thousandths of a degree."""
         for zone, text in zones.items():
             self.file(f"sys/class/thermal/{zone}/temp", text)
 
     def swapped(self, pages_in: int, pages_out: int) -> None:
-        """Count this many pages swapped since the boot."""
+        """Set how many pages were swapped since the boot."""
         self.file("proc/vmstat", f"pgpgin 7\npswpin {pages_in}\npswpout {pages_out}\nzswpin 9\n")
 
     def firmware(self, script: str) -> None:
-        """Let ``vcgencmd`` be this shell script."""
+        """Make this shell script the host's ``vcgencmd``."""
         self.file("usr/bin/vcgencmd", f"#!/bin/sh\n{script}\n").chmod(0o755)
 
     def throttling(self, bits: int) -> None:
-        """Let the firmware's bits be these."""
+        """Set the firmware's bits."""
         self.firmware(f'[ "$1" = get_throttled ] && echo "throttled={bits:#x}"')

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -23,22 +24,42 @@ from paretopipe_worker.link import state
 from paretopipe_worker.plan import fleet, spec
 from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.prepare import prepare
-from paretopipe_worker.records.files import Writer, file_name
+from paretopipe_worker.records.files import Writer, file_name, read_records
+from paretopipe_worker.records.lines import Item, LegEnd, Record
 from paretopipe_worker.session.context import Shares
-from paretopipe_worker.session.join import joined
+from paretopipe_worker.session.join import Seat, joined
 from paretopipe_worker.session.source import Source
-from paretopipe_worker.session.stage import header
+from paretopipe_worker.session.stage import collector_off, header
 from paretopipe_worker.transport.secret import read_secret
 from tests import ROOT
+from tests.helpers.namespaces import Namespace
 from tests.helpers.rings import free_ports
+from tests.helpers.shaped_link import DATA_PORT
 
 Inside: TypeAlias = Callable[[], AbstractContextManager[None]]
-"""Lets a thread open sockets and start processes on one of the hosts."""
+"""A block in which this thread opens sockets and starts processes on one of the hosts."""
+
+HOSTS = ("edge", "server")
+
+PHASES = {"min_items": 8, "min_s": 0.05, "max_s": 20, "retries": 0}
+"""Short legs, none of which is measured again, whatever else the machine does meanwhile."""
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def experiment(model: str = "paretopipe_worker.model.tiny:network", **keys: Any) -> dict[str, Any]:
+    """A short experiment of one model."""
+    return {"models": [model], "phases": PHASES, **keys}
+
+
+def of(kind: type[Kind], lines: Sequence[Record]) -> list[Kind]:
+    """The records of one kind."""
+    return [line for line in lines if isinstance(line, kind)]
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A run that is planned and not yet measured."""
+    """A run that is planned, and whose sessions tests start."""
 
     plan: Plan
     results: Path
@@ -76,7 +97,7 @@ class Lab:
         )
 
     def first_point(self, stages: Collection[subprocess.Popen[str]]) -> Path:
-        """Wait for the source's report of its first point, no longer; return its file."""
+        """Wait until the source has reported its first point; return the file of its reports."""
         progress = self.results / "progress-edge.jsonl"
         deadline = time.monotonic() + 60
         while not progress.exists():
@@ -85,11 +106,79 @@ class Lab:
             os.sched_yield()
         return progress
 
-    def run(self, session: Session, attempt: int = 1) -> None:
-        """Run a whole session; a failing stage's words are in the error."""
-        stages = [self.start(session, host, attempt) for host in session.placement]
+    def run(self, session: Session, attempt: int = 1, sides: Sequence[Inside] = ()) -> Finished:
+        """Run a whole session; a failing stage's words are in the error.
+
+        Parameters
+        ----------
+        sides
+            Where to start each stage, by rank; without them all run in this network namespace.
+        """
+        stages = []
+        places = sides or [contextlib.nullcontext] * len(session.placement)
+        for host, side in zip(session.placement, places, strict=True):
+            with side():
+                stages.append(self.start(session, host, attempt))
         texts = [stage.communicate(timeout=240)[1] for stage in stages]
         assert [stage.returncode for stage in stages] == [0] * len(stages), "\n".join(texts)
+        return Finished(self, session, attempt)
+
+    def written(self, session: Session, host: str, attempt: int = 1) -> list[Record]:
+        """All records that one host's stage has written so far."""
+        name = file_name(session.id, attempt)
+        return list(read_records(self.results / "records" / host / name))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An attempt at a session that is over, and what its hosts recorded."""
+
+    lab: Lab
+    session: Session
+    attempt: int = 1
+
+    @cached_property
+    def lines(self) -> tuple[list[Record], ...]:
+        """All records, by rank."""
+        hosts = self.session.placement
+        return tuple(self.lab.written(self.session, host, self.attempt) for host in hosts)
+
+    def of(self, kind: type[Kind], rank: int = 0) -> list[Kind]:
+        """One rank's records of one kind."""
+        return of(kind, self.lines[rank])
+
+    def point(self, cut: str, window: object = None) -> str:
+        """Id of the point that is cut there."""
+        [found] = [
+            point.id
+            for point in map(self.lab.plan.point, self.session.points)
+            if point.split == (cut,) and window in (None, point.window)
+        ]
+        return found
+
+    def items(self, rank: int, cut: str, phase: str, window: object = None) -> list[Item]:
+        """Items of one phase of a point."""
+        wanted = (self.point(cut, window), phase)
+        return [item for item in self.of(Item, rank) if (item.point, item.phase) == wanted]
+
+    def legs(self, rank: int, cut: str, phase: str, window: object = None) -> list[LegEnd]:
+        """Legs of one phase of a point."""
+        wanted = (self.point(cut, window), phase)
+        return [leg for leg in self.of(LegEnd, rank) if (leg.point, leg.phase) == wanted]
+
+
+def only(made: Lab, *cuts: str) -> Session:
+    """The only session of a lab, with none but the points that are cut at these places."""
+    [session] = made.plan.sessions
+    return session.only([id for id in session.points if made.plan.point(id).split[0] in cuts])
+
+
+def on_link(hosts: Sequence[Namespace]) -> dict[str, dict[str, Any]]:
+    """The two hosts of a shaped link, as the inventory describes them."""
+    return {
+        name: {"data_address": host.address, "data_port": DATA_PORT}
+        for name, host in zip(HOSTS, hosts, strict=True)
+    }
 
 
 def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> Lab:
@@ -102,7 +191,7 @@ def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> La
             "threads": 1,
             **hosts.get(name, {}),
         }
-        for number, name in enumerate(hosts or ("edge", "server"), start=1)
+        for number, name in enumerate(hosts or HOSTS, start=1)
     ]
     results, cache = folder / "run", folder / "cache"
     plan = prepare(
@@ -121,10 +210,10 @@ def led(
     source_side: Inside = contextlib.nullcontext,
     other_side: Inside = contextlib.nullcontext,
 ) -> Iterator[Source]:
-    """Lead a session from this process, the other stage being a process of its own.
+    """Lead a session from this process; the other stage is a process of its own.
 
-    Yields the source, which measures points as it is told; its records grow meanwhile. Measure in
-    inference mode.
+    Yields the source, which measures points as it is told, under the conditions under which a stage
+    process measures; its records grow meanwhile.
     """
     source, other = session.placement
     path = made.results / "records" / source / file_name(session.id, 1)
@@ -137,10 +226,11 @@ def led(
         writer.write(header(made.plan, session, 1, source, link))
         secret, weights = read_secret(made.secret), made.cache / "weights"
         with source_side():
-            joining = joined(made.plan, session, 1, 0, secret, weights, link, writer, Shares())
-            context, channels = stack.enter_context(joining)
+            seat = Seat(made.plan, session, 1, 0, secret, weights, link)
+            context, channels = stack.enter_context(joined(seat, writer, Shares()))
         leader = Source(context, channels, made.results / "progress.jsonl")
-        yield leader
+        with torch.inference_mode(), collector_off():
+            yield leader
         leader.dismiss()
         assert child.wait(timeout=30) == 0
 

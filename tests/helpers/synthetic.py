@@ -1,4 +1,4 @@
-"""Models whose cost is known: stages that wait for a deadline without holding the GIL.
+"""Models whose cost is known: most stages wait, without holding a core or the GIL.
 
 Named in specs as ``tests.helpers.synthetic:wait_5_ms`` and so on.
 """
@@ -25,7 +25,7 @@ def wait(tensor: torch.Tensor, seconds: float) -> torch.Tensor:
 
 
 class Wait(nn.Module):
-    """Wait, then widen or narrow a vector, at hardly any cost, to a given number of floats."""
+    """Wait, then widen or narrow a vector to a given number of floats, at hardly any cost."""
 
     def __init__(self, seconds: float, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -57,14 +57,14 @@ def _factory(milliseconds: int) -> Callable[[], nn.Module]:
 
 
 def _chain(*parts: nn.Module) -> nn.Module:
-    """Parts after one another, the first of which takes 100 floats."""
+    """A model of these parts in sequence, the first of which takes 100 floats."""
     model = nn.Sequential(*parts)
     model.input_shape = (100,)  # type: ignore[assignment]
     return model
 
 
 PROBED = TRANSFER_BYTES[2] // 4
-"""Floats of a payload whose transfer a session's probe measures as well: 128 KiB."""
+"""Floats in 128 KiB, a payload whose transfer a session's probe measures as well."""
 
 
 def four_waits() -> nn.Module:
@@ -128,7 +128,7 @@ def burning() -> nn.Module:
 
 @fx.wrap
 def exhaust(tensor: torch.Tensor) -> torch.Tensor:
-    """Be out of memory when the stage on host `edge` runs it for the first time."""
+    """Fail for want of memory when the stage on host `edge` runs it for the first time."""
     if torch.is_inference_mode_enabled() and "edge" in sys.argv and next(_runs) == 0:
         raise RuntimeError(
             "can't allocate memory: you tried to allocate 9 bytes.\nIn torch's words"

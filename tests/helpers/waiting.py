@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does."""
+"""Wait for what another thread or process does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def until(condition: Callable[[], Any], what: str, deadline_s: float = 60) -> An
     Raises
     ------
     AssertionError
-        When it never was by the deadline; the text says `what`.
+        When it was not by the deadline; the text says `what`.
     """
     end = time.monotonic() + deadline_s
     while not (found := condition()):

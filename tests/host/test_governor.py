@@ -1,4 +1,4 @@
-"""The frequency governor is set for a sweep, and each policy gets its own back."""
+"""The frequency governor is set for a sweep, and afterwards each policy's own is restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen of a host during a leg, and what of it counts as a disturbance."""
+"""What a watch sees of a host during a leg, and what of that counts as a disturbance."""
 
 from __future__ import annotations
 

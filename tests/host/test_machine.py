@@ -1,4 +1,4 @@
-"""What the records say of a machine, and what they must not say."""
+"""What is recorded of a machine, and what must not be."""
 
 from __future__ import annotations
 

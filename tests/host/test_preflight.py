@@ -1,4 +1,4 @@
-"""Whether torch works on a host is known before anything is measured there."""
+"""The check that torch works on a host, before anything is measured there."""
 
 from __future__ import annotations
 

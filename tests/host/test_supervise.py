@@ -1,4 +1,4 @@
-"""Supervision: a detached process ends with its lease, its deadline, its supervisor."""
+"""Supervision: a detached process ends with its lease, its deadline or its supervisor."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def stage_of(copy: Checkout, host: str) -> int:
     return pid
 
 
-@pytest.mark.long  # test_sweep_kills.py has killed stages, too, and test_session.py a port in use
+@pytest.mark.long  # test_sweep_kills.py kills stages, test_session_failures.py takes a port
 def test_a_killed_stage_and_a_port_in_use_fail_their_sessions_and_no_other(
     failing: Failing,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Where the time goes in sessions of real stage processes, held against what is known of them."""
+"""Where the time of items goes in real sessions, compared with what is known of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from analysis.run import Run, read
 from analysis.tables.points import points
 from paretopipe_worker.link.conditions import Condition
 from tests.helpers.namespaces import reason_without_namespaces
-from tests.helpers.sessions import Lab, lab
+from tests.helpers.sessions import lab, on_link
 from tests.helpers.shaped_link import (
     DATA_PORT,
     connect,
@@ -110,17 +110,6 @@ def test_known_waits_are_attributed_to_the_rank_that_waits(waits: Run) -> None:
     assert last.loc[(1, "queue"), "ms"] < 20
 
 
-def start(made: Lab, hosts: Any) -> None:
-    """Run the only session, each stage in the namespace of its host."""
-    [session] = made.plan.sessions
-    stages = []
-    for host, namespace in zip(session.placement, hosts, strict=True):
-        with namespace.entered():
-            stages.append(made.start(session, host))
-    texts = [stage.communicate(timeout=120)[1] for stage in stages]
-    assert [stage.returncode for stage in stages] == [0, 0], "\n".join(texts)
-
-
 @pytest.fixture(scope="module")
 def shaped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, dict[int, float]]]:
     """A session over 20 Mbit/s, and the milliseconds that bare transfers take there, by size."""
@@ -129,17 +118,12 @@ def shaped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, dict
         for rank in (0, 1):
             done = link.apply(Condition(rate_mbit=RATE_MBIT), rank=rank)
             assert isinstance(done, dict), done
-        described = {
-            name: {"data_address": host.address, "data_port": DATA_PORT}
-            for name, host in zip(("edge", "server"), link.hosts, strict=True)
-        }
-        made = lab(
-            folder / "lab", experiment("tests.helpers.synthetic:wait_5_ms", "1", "2"), **described
-        )
+        asked = experiment("tests.helpers.synthetic:wait_5_ms", "1", "2")
+        made = lab(folder / "lab", asked, **on_link(link.hosts))
         sizes = {sum(point.hop_bytes) for point in made.plan.points if point.split[0][0] != "@"}
         link.lease.touch()
         before = bare(link.hosts, sizes)
-        start(made, link.hosts)
+        made.run(made.plan.sessions[0], sides=[host.entered for host in link.hosts])
         link.lease.touch()
         after = bare(link.hosts, sizes)
         yield (

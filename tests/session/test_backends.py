@@ -19,10 +19,10 @@ from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.plan import resume
 from paretopipe_worker.records.lines import End, PointEnd
 from paretopipe_worker.transport.backends import BACKENDS
+from tests import ROOT
 from tests.helpers.rings import Peer
-from tests.helpers.sessions import ROOT, lab
+from tests.helpers.sessions import experiment, lab, on_link
 from tests.helpers.shaped_link import DATA_PORT, Link, reason_without_relay, shaped_link
-from tests.session.test_session import experiment, of, written
 
 LIBRARIES = [name for name in BACKENDS if name != "tcp"]
 HOSTS = {name: {"data_address": "127.0.0.1"} for name in ("edge", "server")}
@@ -52,9 +52,7 @@ def test_a_session_measures_every_point_and_every_byte_crosses(
     backend: str, tmp_path: Path
 ) -> None:
     made = lab(tmp_path, experiment(backends=[backend]), **HOSTS)
-    [session] = made.plan.sessions
-    made.run(session)
-    for end in of(PointEnd, written(made, session, "edge")):
+    for end in made.run(made.plan.sessions[0]).of(PointEnd):
         assert (end.status, end.gate, end.output) == ("ok", True, "exact"), end
     table = points(read(made.results))
     assert set(table["status"]) == {"ok"}, set(table["reason"])
@@ -66,8 +64,8 @@ def test_a_session_measures_every_point_and_every_byte_crosses(
 def test_a_killed_stage_is_recorded_and_the_next_attempt_measures_the_session(
     backend: str, victim: str, tmp_path: Path
 ) -> None:
-    model = "tests.helpers.synthetic:wait_5_ms"
-    made = lab(tmp_path, experiment(model, backends=[backend]), **HOSTS)
+    model, splits = "tests.helpers.synthetic:wait_5_ms", {"cuts": ["2"]}
+    made = lab(tmp_path, experiment(model, backends=[backend], splits=splits), **HOSTS)
     [session] = made.plan.sessions
     stages = {host: made.start(session, host) for host in session.placement}
     made.first_point(stages.values())
@@ -76,7 +74,7 @@ def test_a_killed_stage_is_recorded_and_the_next_attempt_measures_the_session(
     _, text = stages[survivor].communicate(timeout=20)
     stages[victim].communicate()
     assert stages[survivor].returncode == 1, text
-    end = written(made, session, survivor)[-1]
+    end = made.written(session, survivor)[-1]
     assert isinstance(end, End)
     assert end.status == "failed" and "127.0.0.1" in (end.reason or "")
     [task] = resume.todo(made.plan, made.results)["sessions"]
@@ -89,24 +87,15 @@ def test_a_killed_stage_is_recorded_and_the_next_attempt_measures_the_session(
 @pytest.mark.must_run
 def test_tensorpipes_shortcut_around_the_network_is_refused(link: Link, tmp_path: Path) -> None:
     """Between two namespaces of one machine it moves tensors by memory: no byte of them crosses."""
-    hosts = {
-        name: {"data_address": host.address, "data_port": DATA_PORT}
-        for name, host in zip(("edge", "server"), link.hosts, strict=True)
-    }
     # A cut behind which less crosses than RPC's own framing could not be told by counting bytes.
     splits = {"cuts": ["0"]}
-    made = lab(tmp_path, experiment(backends=["rpc"], splits=splits), **hosts)
+    made = lab(tmp_path, experiment(backends=["rpc"], splits=splits), **on_link(link.hosts))
     [session] = made.plan.sessions
     stages = [
         subprocess.Popen(
             [
-                "ip",
-                "netns",
-                "exec",
-                inside.name,
-                sys.executable,
-                "-c",
-                SHORTCUT,
+                *("ip", "netns", "exec", inside.name),
+                *(sys.executable, "-c", SHORTCUT),
                 *made.arguments(session, host),
             ],
             cwd=ROOT,

@@ -1,25 +1,23 @@
-"""Throughput over a long path, where results come home in bursts, held against what is known."""
+"""Throughput over a long path, where outputs return in bursts, compared with what is known."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pandas as pd
 import pytest
-import torch
 
 from analysis.measures import completions
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import window
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.records.files import file_name, read_records
-from paretopipe_worker.records.lines import Item, LegEnd
+from paretopipe_worker.records.lines import Item, LegEnd, Record
 from paretopipe_worker.session.context import Context
-from tests.helpers.sessions import Lab, lab, led
-from tests.helpers.shaped_link import DATA_PORT, Relayed, reason_without_relay, shaped_link
+from tests.helpers.sessions import HOSTS, Finished, Lab, lab, led, of, on_link
+from tests.helpers.shaped_link import Relayed, reason_without_relay, shaped_link
 
 pytestmark = [
     pytest.mark.alone,
@@ -50,12 +48,12 @@ class Leg:
 
     @property
     def done_ns(self) -> list[int]:
-        """When each item was back."""
+        """When each item's output was back."""
         return [item.done_ns or 0 for item in self.items]
 
     @property
     def known_per_s(self) -> float:
-        """As many as the window allows, once around in the time that one takes."""
+        """Throughput as the slowest stage or the window bounds it."""
         return min(1 / self.busy_s, self.window / self.latency_s)
 
 
@@ -80,17 +78,13 @@ def measured(
     }
     with shaped_link(folder) as plain:
         link = Relayed(plain.hosts, folder, lease_s=600)
-        hosts = {
-            name: {"data_address": host.address, "data_port": DATA_PORT}
-            for name, host in zip(("edge", "server"), link.hosts, strict=True)
-        }
         for rank in range(2):
             link.apply(Condition(delay_ms=DELAY_MS), rank=rank)
-        states = {"edge": link.state(0), "server": link.state(1)}
-        made = replace(lab(folder, experiment, **hosts), link_states=states)
+        states = {name: link.state(rank) for rank, name in enumerate(HOSTS)}
+        made = replace(lab(folder, experiment, **on_link(link.hosts)), link_states=states)
         [session] = made.plan.sessions
         sides = [host.entered for host in link.hosts]
-        with led(made, session, *sides) as leader, torch.inference_mode():
+        with led(made, session, *sides) as leader:
             for number, (size, least, most_s) in enumerate(request.param, start=1):
                 asked(leader.context, least, most_s)
                 leader.measure(point_of(made, size), number)
@@ -103,7 +97,7 @@ def point_of(made: Lab, size: int) -> Point:
 
 
 def asked(context: Context, least: int, most_s: float) -> None:
-    """Have the next point take at least so many items a leg, for so long at most."""
+    """Set the fewest items and the most seconds of each leg of the next point."""
     experiment = context.plan.experiment
     phases = replace(experiment.phases, min_items=least, max_s=most_s)
     context.plan = replace(context.plan, experiment=replace(experiment, phases=phases))
@@ -111,16 +105,13 @@ def asked(context: Context, least: int, most_s: float) -> None:
 
 def legs_of(made: Lab) -> Iterator[Leg]:
     """The throughput legs in the order in which they were measured, with their latency legs."""
-    [session] = made.plan.sessions
-    name = file_name(session.id, 1)
-    files = (made.results / "records" / host / name for host in session.placement)
-    source, sink = (list(read_records(path)) for path in files)
-    ends = [line for line in source if isinstance(line, LegEnd)]
+    source, sink = Finished(made, made.plan.sessions[0]).lines
+    ends = of(LegEnd, source)
     for alone, loaded in zip(ends[::2], ends[1::2], strict=True):
         assert (alone.phase, loaded.phase) == ("latency", "throughput")
 
-        def within(end: LegEnd, lines: list[Any] = source) -> list[Item]:
-            items = (line for line in lines if isinstance(line, Item) and line.phase == end.phase)
+        def within(end: LegEnd, lines: Sequence[Record] = source) -> list[Item]:
+            items = (item for item in of(Item, lines) if item.phase == end.phase)
             return [i for i in items if end.start_ns <= i.start_ns <= end.end_ns]
 
         taken = within(loaded)

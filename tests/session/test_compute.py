@@ -1,4 +1,4 @@
-"""A stage is stretched by its factor, to the point, and nothing but what it computed."""
+"""Stretching: a stage's computation takes its factor longer, exactly, and nothing else does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches on their way: what was handed over is not touched before it has arrived."""
+"""Batches in flight: what was handed over for sending is not changed before it has arrived."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from paretopipe_worker.cuts import Cut, TensorSpec
-from paretopipe_worker.host.health import Watch
 from paretopipe_worker.link import state
 from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.records.files import Writer
 from paretopipe_worker.session.check import Check
 from paretopipe_worker.session.context import Context, Shares
 from paretopipe_worker.session.flights import Flights
+from paretopipe_worker.session.observation import Observation
 from paretopipe_worker.transport.api import MARK, Transport
 from tests.helpers import fake_plan
 from tests.helpers.rings import ring
@@ -80,17 +80,12 @@ def test_an_input_that_is_overwritten_is_not_while_it_is_still_being_sent(tmp_pa
             shares=Shares(),
         )
         flights = Flights(
-            context=context,
-            point=point,
-            leg=0,
-            phase="throughput",
+            observation=Observation(context, point, "throughput", 0, WINDOW),
             stage=stage,
             inputs=inputs,
             references=[(tensor.relu(),) for tensor in inputs],
             overwrites_input=True,
-            window=WINDOW,
             check=check,
-            watch=Watch(),
         )
         other = threading.Thread(target=echo, args=(ends[1], stage))
         other.start()

@@ -1,30 +1,26 @@
-"""Pipelines whose stage times and payloads are known, measured as every other over real sockets."""
+"""Pipelines with known stage times and payloads, measured over real sockets like any other."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from scipy import stats
 
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import window
-from paretopipe_worker.plan.plan import Session
-from paretopipe_worker.records.files import file_name, read_records
-from paretopipe_worker.records.lines import Item, LegEnd, PointEnd, Record
+from paretopipe_worker.records.lines import Item, LegEnd, PointEnd
 from paretopipe_worker.records.probes import Probe
 from paretopipe_worker.session.context import Context
 from tests.helpers import synthetic
 from tests.helpers.namespaces import reason_without_namespaces
-from tests.helpers.sessions import Lab, lab, led
-from tests.helpers.shaped_link import DATA_PORT, Relayed, shaped_link
+from tests.helpers.sessions import HOSTS, Finished, lab, led, on_link, only
+from tests.helpers.shaped_link import Relayed, shaped_link
 
 pytestmark = pytest.mark.alone
 needs_namespaces = pytest.mark.skipif(
@@ -37,80 +33,26 @@ TRIES, QUIET_CORES = 3, 0.5
 PHASES = {"min_items": 12, "min_s": 0, "max_s": 30, "retries": 0}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the hosts of one session recorded."""
-
-    made: Lab
-    session: Session
-    lines: tuple[list[Record], ...]
-
-    def items(self, rank: int, cut: str, phase: str, window: object = None) -> list[Item]:
-        """Counted items of one point."""
-        point = self.point(cut, window)
-        return [
-            line
-            for line in self.lines[rank]
-            if isinstance(line, Item) and (line.point, line.phase) == (point, phase)
-        ]
-
-    def ends(self, rank: int, cut: str, phase: str, window: object = None) -> list[LegEnd]:
-        """The legs of one point."""
-        point = self.point(cut, window)
-        return [
-            line
-            for line in self.lines[rank]
-            if isinstance(line, LegEnd) and (line.point, line.phase) == (point, phase)
-        ]
-
-    def point(self, cut: str, window: object = None) -> str:
-        """Id of the point cut there."""
-        [found] = [
-            point.id
-            for point in map(self.made.plan.point, self.session.points)
-            if point.split == (cut,) and window in (None, point.window)
-        ]
-        return found
-
-    @property
-    def probes(self) -> list[Probe]:
-        """The path before and after."""
-        return [line for line in self.lines[0] if isinstance(line, Probe)]
-
-
-def measured(made: Lab, session: Session) -> Measured:
-    """Read a finished session, all of whose points went well."""
-    name = file_name(session.id, 1)
-    files = (made.results / "records" / host / name for host in session.placement)
-    lines = tuple(list(read_records(file)) for file in files)
-    failed = [line for line in lines[0] if isinstance(line, PointEnd) and line.status != "ok"]
-    assert not failed
-    return Measured(made, session, lines)
-
-
-@contextlib.contextmanager
-def shaped(
-    folder: Path, experiment: dict[str, Any], condition: Condition | None
-) -> Iterator[Measured]:
-    """Run an experiment's session between two namespaces whose link is shaped."""
+def shaped(folder: Path, experiment: dict[str, Any], condition: Condition | None) -> Finished:
+    """Run an experiment's cuts between two namespaces whose link is shaped; all must go well."""
     with shaped_link(folder) as plain:
         link = Relayed(plain.hosts, folder)
-        hosts = {
-            name: {"data_address": host.address, "data_port": DATA_PORT}
-            for name, host in zip(("edge", "server"), link.hosts, strict=True)
-        }
-        made = lab(folder, experiment, **hosts)
-        [session] = made.plan.sessions
-        for rank in range(2) if condition else ():
-            link.apply(condition, rank=rank)
-        stages = []
-        for rank, host in enumerate(session.placement):
-            own = replace(made, link_state=link.state(rank) if condition else None)
-            with link.hosts[rank].entered():
-                stages.append(own.start(session, host))
-        texts = [stage.communicate(timeout=200)[1] for stage in stages]
-        assert [stage.returncode for stage in stages] == [0, 0], "\n".join(texts)
-        yield measured(made, session)
+        made = lab(folder, experiment, **on_link(link.hosts))
+        if condition:
+            for rank in range(2):
+                link.apply(condition, rank=rank)
+            states = {name: link.state(rank) for rank, name in enumerate(HOSTS)}
+            made = replace(made, link_states=states)
+        cuts = (point.split[0] for point in made.plan.points)
+        session = only(made, *(cut for cut in cuts if not cut.startswith("@")))
+        found = made.run(session, sides=[host.entered for host in link.hosts])
+    went_well(found)
+    return found
+
+
+def went_well(found: Finished) -> None:
+    """No point may have failed."""
+    assert {end.status for end in found.of(PointEnd)} == {"ok"}
 
 
 def seconds(items: Sequence[Item], end: str, begin: str) -> list[float]:
@@ -126,7 +68,7 @@ def throughput(items: Sequence[Item], in_flight: int = 3) -> float:
 
 
 @pytest.fixture(scope="module", params=["none", pytest.param("rate20", marks=pytest.mark.long)])
-def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Four waits of 20 ms, cut everywhere, over an open link and over 20 Mbit/s.
 
     As a disturbed leg would be, it is measured again where something else used the machine.
@@ -140,16 +82,15 @@ def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     }
     condition = Condition(rate_mbit=rate) if rate else None
     for _ in range(TRIES):
-        with shaped(tmp_path_factory.mktemp("known"), experiment, condition) as found:
-            pass
+        found = shaped(tmp_path_factory.mktemp("known"), experiment, condition)
         if quiet(found):
             break
     return found
 
 
-def quiet(found: Measured) -> bool:
+def quiet(found: Finished) -> bool:
     """Whether nothing but the session used the machine: stages that wait use hardly any of it."""
-    healths = [line.health for line in found.lines[0] if isinstance(line, LegEnd)]
+    healths = [leg.health for leg in found.of(LegEnd)]
     return all(health and (health.others_cpu or 0) < QUIET_CORES for health in healths)
 
 
@@ -161,18 +102,18 @@ def quartile(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=4)[0]
 
 
-def certified_s(known: Measured) -> tuple[float, float, float]:
+def certified_s(known: Finished) -> tuple[float, float, float]:
     """Seconds of 128 KiB with an answer, of an answer, and of 128 KiB in a stream, as probed."""
     size = 4 * synthetic.PROBED
     singles = [
         time
-        for probe in known.probes
+        for probe in known.of(Probe)
         for part in probe.transfers
         if (part.hop, part.bytes) == (0, size)
         for time in part.ns
     ]
-    trips = [time for probe in known.probes for time in probe.round_trip_ns]
-    goodput = statistics.mean(probe.goodput_mbit[0] for probe in known.probes)
+    trips = [time for probe in known.of(Probe) for time in probe.round_trip_ns]
+    goodput = statistics.mean(probe.goodput_mbit[0] for probe in known.of(Probe))
     return quartile(singles) / 1e9, quartile(trips) / 2e9, size * 8 / (goodput * 1e6)
 
 
@@ -182,7 +123,7 @@ SPLITS = {"0": (0.02, 0.06), "1": (0.04, 0.04), "2": (0.06, 0.02)}
 
 @needs_namespaces
 @pytest.mark.parametrize("cut", SPLITS)
-def test_latencies_and_throughput_are_what_theory_says(known: Measured, cut: str) -> None:
+def test_latencies_and_throughput_are_what_theory_says(known: Finished, cut: str) -> None:
     latency = [known.items(rank, cut, "latency") for rank in range(2)]
     loaded = [known.items(rank, cut, "throughput") for rank in range(2)]
     # A wait may end late on a busy machine, never early, and then all that is behind it is late as
@@ -209,15 +150,15 @@ def test_latencies_and_throughput_are_what_theory_says(known: Measured, cut: str
 
 
 @needs_namespaces
-def test_warm_up_ends_when_items_are_steady_and_says_so(known: Measured) -> None:
+def test_warm_up_ends_when_items_are_steady_and_says_so(known: Finished) -> None:
     for cut in SPLITS:
         for phase, filling in (("latency", 0), ("throughput", 3)):
-            [end] = known.ends(0, cut, phase)
+            [end] = known.legs(0, cut, phase)
             assert end.warmup_items is not None
             assert end.warmup_ended_by == "steady"
             # As many as 100 ms hold, at least six; with those in flight when that was seen.
             assert 6 + filling <= end.warmup_items <= 20 + 2 * filling
-            [other] = known.ends(1, cut, phase)
+            [other] = known.legs(1, cut, phase)
             assert (other.warmup_items, other.warmup_ended_by) == (None, None)
 
 
@@ -230,23 +171,23 @@ def test_a_window_of_auto_fills_a_long_path(tmp_path: Path) -> None:
         "window": [3, "auto"],
         "phases": PHASES | {"min_items": 30},
     }
-    with shaped(tmp_path, experiment, Condition(delay_ms=40)) as found:
-        latency = [found.items(rank, "0", "latency", "auto") for rank in range(2)]
-        latency_s = statistics.median(seconds(latency[0], "done_ns", "ready_ns"))
-        busy_s = [statistics.median(seconds(part, "computed_ns", "start_ns")) for part in latency]
-        wanted = window.filling(latency_s, max(busy_s))
-        [ours], [theirs] = (found.ends(rank, "0", "throughput", "auto") for rank in range(2))
-        # Twice 40 ms on the way and twice 10 ms of waiting, over 10 ms.
-        assert 10 <= ours.window == theirs.window == wanted <= 13
-        narrow = throughput(found.items(0, "0", "throughput", 3))
-        wide = throughput(found.items(0, "0", "throughput", "auto"), ours.window)
-        # Three in flight come around once in 100 ms, and 10 ms apart are as many as can be.
-        assert narrow == pytest.approx(3 / latency_s, rel=0.1)
-        loaded = [found.items(rank, "0", "throughput", "auto") for rank in range(2)]
-        means_s = [statistics.mean(seconds(part, "computed_ns", "start_ns")) for part in loaded]
-        assert 2 * narrow < wide == pytest.approx(1 / max(means_s), rel=0.1)
-        [one] = found.ends(0, "0", "latency", "auto")
-        assert one.window == 1
+    found = shaped(tmp_path, experiment, Condition(delay_ms=40))
+    latency = [found.items(rank, "0", "latency", "auto") for rank in range(2)]
+    latency_s = statistics.median(seconds(latency[0], "done_ns", "ready_ns"))
+    busy_s = [statistics.median(seconds(part, "computed_ns", "start_ns")) for part in latency]
+    wanted = window.filling(latency_s, max(busy_s))
+    [ours], [theirs] = (found.legs(rank, "0", "throughput", "auto") for rank in range(2))
+    # Twice 40 ms on the way and twice 10 ms of waiting, over 10 ms.
+    assert 10 <= ours.window == theirs.window == wanted <= 13
+    narrow = throughput(found.items(0, "0", "throughput", 3))
+    wide = throughput(found.items(0, "0", "throughput", "auto"), ours.window)
+    # Three in flight come around once in 100 ms, and 10 ms apart are as many as can be.
+    assert narrow == pytest.approx(3 / latency_s, rel=0.1)
+    loaded = [found.items(rank, "0", "throughput", "auto") for rank in range(2)]
+    means_s = [statistics.mean(seconds(part, "computed_ns", "start_ns")) for part in loaded]
+    assert 2 * narrow < wide == pytest.approx(1 / max(means_s), rel=0.1)
+    [one] = found.legs(0, "0", "latency", "auto")
+    assert one.window == 1
 
 
 def with_items(context: Context, count: int) -> None:
@@ -261,12 +202,13 @@ def test_response_latency_does_not_depend_on_the_number_of_batches(tmp_path: Pat
     experiment = {"models": ["tests.helpers.synthetic:two_of_2_ms"], "phases": PHASES}
     made = lab(tmp_path, experiment)
     [session] = made.plan.sessions
-    point = made.plan.point(Measured(made, session, ()).point("0"))
-    with led(made, session) as leader, torch.inference_mode():
+    found = Finished(made, session)
+    point = made.plan.point(found.point("0"))
+    with led(made, session) as leader:
         for number, count in enumerate(counts):
             with_items(leader.context, count)
             leader.measure(point, number)
-    found = measured(made, session)
+    went_well(found)
     items = found.items(0, "0", "latency")
     assert len(items) == sum(counts)
     medians_ms, begin = [], 0

@@ -15,11 +15,9 @@ import pytest
 
 from paretopipe_worker.plan import arrivals
 from paretopipe_worker.plan.experiment import LoadSpec
-from paretopipe_worker.plan.plan import Session
 from paretopipe_worker.plan.window import rate_per_s
-from paretopipe_worker.records.files import file_name, read_records
-from paretopipe_worker.records.lines import End, Item, LegEnd, PointEnd, Record
-from tests.helpers.sessions import Lab, lab
+from paretopipe_worker.records.lines import End, Item, LegEnd, PointEnd
+from tests.helpers.sessions import Finished, lab, only
 
 pytestmark = pytest.mark.alone
 
@@ -27,43 +25,32 @@ SECOND = 1_000_000_000
 PHASES = {"min_items": 20, "min_s": 0, "max_s": 30, "retries": 0}
 
 
-def run(folder: Path, model: str, **phases: Any) -> tuple[Lab, Session, str]:
-    """Run a session of two waiting stages; the id of the point that is cut between them."""
+def run(folder: Path, model: str, **phases: Any) -> Finished:
+    """Measure the point at which two waiting stages are cut apart."""
     experiment = {"models": [model], "phases": PHASES | phases, "splits": {"cuts": ["0"]}}
     made = lab(folder, experiment)
-    [session] = made.plan.sessions
-    made.run(session)
-    return made, session, next(p.id for p in made.plan.points if p.split == ("0",))
+    found = made.run(only(made, "0"))
+    assert [end.status for end in found.of(PointEnd)] == ["ok"]
+    return found
 
 
-def lines_of(made: Lab, session: Session, point: str, rank: int = 0) -> list[Record]:
-    """One host's records of one point, which went well."""
-    path = made.results / "records" / session.placement[rank]
-    lines = list(read_records(path / file_name(session.id, 1)))
-    chosen = [line for line in lines if getattr(line, "point", None) == point]
-    ended = [line.status for line in chosen if isinstance(line, PointEnd)]
-    assert ended == (["ok"] if rank == 0 else [])
-    return chosen
-
-
-def load_legs(lines: list[Record]) -> list[tuple[LegEnd, list[Item]]]:
+def load_legs(found: Finished, rank: int = 0) -> list[tuple[LegEnd, list[Item]]]:
     """Legs of offered load with their counted items."""
+    items = found.items(rank, "0", "load")
     return [
-        (end, [i for i in lines if isinstance(i, Item) and (i.leg, i.phase) == (end.leg, "load")])
-        for end in lines
-        if isinstance(end, LegEnd) and end.phase == "load"
+        (leg, [item for item in items if item.leg == leg.leg])
+        for leg in found.legs(rank, "0", "load")
     ]
 
 
 def test_load_is_offered_at_its_rate_until_the_knee(tmp_path: Path) -> None:
     load = {"shares": [0.2, 0.6, 1.6, 1.8], "min_items": 60, "min_s": 0}
-    made, session, point = run(tmp_path, "tests.helpers.synthetic:two_of_5_ms", load=load)
-    lines = lines_of(made, session, point)
-    [throughput] = [e for e in lines if isinstance(e, LegEnd) and e.phase == "throughput"]
-    done = [i.done_ns or 0 for i in lines if isinstance(i, Item) and i.phase == "throughput"]
-    rate = rate_per_s(done, 3)
+    found = run(tmp_path, "tests.helpers.synthetic:two_of_5_ms", load=load)
+    seed_of_plan, replicate = found.lab.plan.experiment.seed, found.session.replicate
+    [throughput] = found.legs(0, "0", "throughput")
+    rate = rate_per_s([item.done_ns or 0 for item in found.items(0, "0", "throughput")], 3)
     assert rate is not None
-    legs = load_legs(lines)
+    legs = load_legs(found)
     # Nobody keeps up with 1.6 of what is possible, so 1.8 is not offered.
     assert 1 <= len(legs) <= 3
     medians = []
@@ -71,7 +58,7 @@ def test_load_is_offered_at_its_rate_until_the_knee(tmp_path: Path) -> None:
         assert end.offered_per_s == pytest.approx(share * rate)
         assert (end.window, end.items) == (throughput.window, len(items)) == (3, 60)
         # As drawn beforehand, to the nanosecond: no completion has moved an arrival.
-        seed = f"{made.plan.experiment.seed} {session.replicate} {point} {share}"
+        seed = f"{seed_of_plan} {replicate} {found.point('0')} {share}"
         drawn = arrivals.poisson(
             seed, end.offered_per_s, LoadSpec(min_items=60, min_s=0), end.window
         )
@@ -86,10 +73,15 @@ def test_load_is_offered_at_its_rate_until_the_knee(tmp_path: Path) -> None:
     assert medians[-1] == max(medians) > 1.2 * medians[0]
 
 
-def test_a_window_bounds_what_is_in_flight_under_load(tmp_path: Path) -> None:
+def test_a_window_bounds_what_is_in_flight_and_no_leg_is_measured_again(
+    tmp_path: Path,
+) -> None:
     load = {"shares": [2.0], "min_items": 60, "min_s": 0}
-    made, session, point = run(tmp_path, "tests.helpers.synthetic:two_of_5_ms", load=load)
-    [(_, items)] = load_legs(lines_of(made, session, point))
+    found = run(tmp_path, "tests.helpers.synthetic:two_of_5_ms", load=load)
+    # No leg is measured again, since `retries` is 0.
+    ends = [(leg.phase, leg.leg) for leg in found.of(LegEnd)]
+    assert ends == [("latency", 0), ("throughput", 1), ("load", 2)]
+    [(_, items)] = load_legs(found)
     for item in items:
         flying = [o for o in items if o.start_ns <= item.start_ns < (o.done_ns or 0)]
         assert 1 <= len(flying) <= 3
@@ -100,9 +92,8 @@ def test_a_window_bounds_what_is_in_flight_under_load(tmp_path: Path) -> None:
 
 def test_a_stall_shows_in_the_latency_of_all_that_was_to_arrive_meanwhile(tmp_path: Path) -> None:
     load = {"shares": [0.5], "min_items": 150, "min_s": 0}
-    made, session, point = run(tmp_path, "tests.helpers.synthetic:stalling", load=load)
-    [(end, items)] = load_legs(lines_of(made, session, point))
-    [(_, theirs)] = load_legs(lines_of(made, session, point, rank=1))
+    found = run(tmp_path, "tests.helpers.synthetic:stalling", load=load)
+    [(end, items)], [(_, theirs)] = load_legs(found), load_legs(found, rank=1)
     stalls = [item for item in theirs if item.compute_ns >= 0.29 * SECOND]
     assert stalls, "every 100th item stalls, and there are 150"
     for stall in stalls:
@@ -114,22 +105,28 @@ def test_a_stall_shows_in_the_latency_of_all_that_was_to_arrive_meanwhile(tmp_pa
 
 
 @contextlib.contextmanager
-def hogs(core: int, count: int) -> Iterator[None]:
+def on_core(core: int) -> Iterator[None]:
+    """Have processes that are started meanwhile run on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def hog(core: int) -> Iterator[None]:
     """Keep one core busy; bounded in time whatever becomes of this process."""
     code = f"import os, time\nos.sched_setaffinity(0, {{{core}}})\nend = time.monotonic() + 120\n"
     code += "print(flush=True)\nwhile time.monotonic() < end: pass"
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(count)
-    ]
-    try:
-        for hog in started:
-            assert hog.stdout
-            hog.stdout.readline()
-        yield
-    finally:
-        for hog in started:
-            hog.kill()
-            hog.communicate()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as started:
+        try:
+            assert started.stdout
+            started.stdout.readline()
+            yield
+        finally:
+            started.kill()
 
 
 def test_a_leg_disturbed_by_another_process_is_marked_and_measured_again(tmp_path: Path) -> None:
@@ -142,20 +139,13 @@ def test_a_leg_disturbed_by_another_process_is_marked_and_measured_again(tmp_pat
     made = lab(tmp_path, experiment)
     [session] = made.plan.sessions
     core = min(os.sched_getaffinity(0))
-    with hogs(core, 2):
-        stages = [made.start(session, host) for host in session.placement]
-        for stage in stages:
-            # Before it has threads, which inherit it.
-            os.sched_setaffinity(stage.pid, {core})
-        texts = [stage.communicate(timeout=200)[1] for stage in stages]
-    assert [stage.returncode for stage in stages] == [0, 0], "\n".join(texts)
-    for point in map(made.plan.point, session.points):
-        # At @first only the source computes, at @last only the other, which reports it.
-        busy = {"@first": (0,), "@last": (1,), "0": (0, 1)}[point.split[0]]
+    with hog(core):
+        found = made.run(session, sides=[lambda: on_core(core)] * 2)
+    assert {end.status for end in found.of(PointEnd)} == {"ok"}
+    # At @first only the source computes, at @last only the other, which reports it.
+    for cut, busy in {"@first": (0,), "@last": (1,), "0": (0, 1)}.items():
         for rank in busy:
-            ends = [
-                line for line in lines_of(made, session, point.id, rank) if isinstance(line, LegEnd)
-            ]
+            ends = [leg for leg in found.of(LegEnd, rank) if leg.point == found.point(cut)]
             assert [(end.phase, end.leg) for end in ends] == [
                 *(("latency", leg) for leg in range(2)),
                 *(("throughput", leg) for leg in range(2, 4)),
@@ -163,14 +153,6 @@ def test_a_leg_disturbed_by_another_process_is_marked_and_measured_again(tmp_pat
             for end in ends:
                 assert "something else had the core" in end.disturbed[0]
                 assert end.items >= 6
-    path = made.results / "records" / session.placement[0] / file_name(session.id, 1)
-    end = list(read_records(path))[-1]
-    assert isinstance(end, End)
+    [end] = found.of(End)
     # A retry of two phases of three points.
     assert end.shares_ns["cool-down"] >= 6 * 0.1 * SECOND
-
-
-def test_no_leg_is_measured_again_where_that_is_not_asked_for(tmp_path: Path) -> None:
-    made, session, point = run(tmp_path, "tests.helpers.synthetic:two_of_5_ms")
-    ends = [line for line in lines_of(made, session, point) if isinstance(line, LegEnd)]
-    assert [(end.phase, end.leg) for end in ends] == [("latency", 0), ("throughput", 1)]

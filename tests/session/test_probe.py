@@ -1,4 +1,4 @@
-"""What the stages measure of their path, over real sockets: all parts, in bounds, on any ring."""
+"""Probes of the path over real sockets: complete and bounded, on rings of any length."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_command_out_of_bounds_is_refused(command: dict[str, Any]) -> None:
         link,
         other,
         ring("tcp") as (_, transport),
-        pytest.raises(ControlError, match=r"a probe command holds \w+ .*allowed: 0 to"),
+        pytest.raises(ControlError, match=r"^rank 0: sent \w+ .*; allowed: 0 to \d+$"),
     ):
         answer(full, 1, transport, Channel(link, "rank 0"), [("127.0.0.1", 1)] * 2)
 
@@ -138,7 +138,7 @@ def test_a_udp_port_in_use_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         addresses = [taken.getsockname(), ("127.0.0.1", 1)]
         with pytest.raises(
-            ControlError, match=rf"cannot take UDP port 127.0.0.1:{addresses[0][1]}"
+            ControlError, match=rf"cannot bind UDP port 127.0.0.1:{addresses[0][1]}"
         ):
             datagrams.send([OPEN, OPEN], [], addresses)
 
@@ -157,7 +157,7 @@ def test_a_count_that_makes_no_sense_is_refused(count: object) -> None:
             other.send({"received": count})
 
         lying = pool.submit(lie)
-        with pytest.raises(ControlError, match=r"rank 1: got .* datagrams; allowed: 0 to 600"):
+        with pytest.raises(ControlError, match=r"rank 1: sent received .*; allowed: 0 to 600"):
             datagrams.send([OPEN, OPEN], [channel], addresses)
         lying.result(timeout=30)
         channel.close()

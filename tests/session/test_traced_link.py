@@ -24,11 +24,10 @@ from paretopipe_worker.link.replay import PIPE, Replay, ReplayError
 from paretopipe_worker.link.traces import Timetable
 from paretopipe_worker.plan import resume
 from paretopipe_worker.plan.experiment import MIN_ITEMS
-from paretopipe_worker.records.files import file_name, read_records
 from paretopipe_worker.records.lines import Item, Record
 from paretopipe_worker.records.probes import Datagrams, Probe
 from paretopipe_worker.session.probe import BRIEF_ROUND_TRIPS, BRIEF_TRANSFER_BYTES
-from tests.helpers.sessions import Lab, lab
+from tests.helpers.sessions import HOSTS, Lab, lab, of, on_link
 from tests.helpers.shaped_link import (
     DATA_PORT,
     Relayed,
@@ -172,7 +171,7 @@ class Session:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     """Measure a pipeline of waiting stages between two namespaces."""
     if REASON:
         pytest.skip(REASON)
@@ -182,35 +181,26 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         "models": ["tests.helpers.synthetic:wait_5_ms"],
         "links": [{"name": "drive", "trace": str(folder / "near-far.csv"), "period_s": 1}],
         "splits": {"cuts": ["2"]},
-        "phases": {"min_items": 20, "min_s": 1.6, "max_s": 20},
+        # Longer than a period, so that each leg meets all segments.
+        "phases": {"min_items": 20, "min_s": 1.1, "max_s": 20},
     }
     with shaped_link(folder) as made:
         link = Relayed(made.hosts, folder)
-        hosts = {
-            name: {"data_address": host.address, "data_port": DATA_PORT}
-            for name, host in zip(("edge", "server"), link.hosts, strict=True)
-        }
-        states = {name: link.state(rank) for rank, name in enumerate(hosts)}
-        planned = replace(lab(folder, document, **hosts), link_states=states)
+        states = {name: link.state(rank) for rank, name in enumerate(HOSTS)}
+        planned = replace(lab(folder, document, **on_link(link.hosts)), link_states=states)
         [task] = resume.todo(planned.plan, planned.results)["sessions"]
-        for rank, name in enumerate(hosts):
+        for rank, name in enumerate(HOSTS):
             asked = json.dumps(task["link"] | {"ways": task["link"]["ways"][name]})
             done = link.call("apply", *link.arguments(asked, rank=rank), rank=rank)
             assert isinstance(done, dict), done
-        [session] = planned.plan.sessions
-        stages = []
-        for host, name in zip(link.hosts, hosts, strict=True):
-            with host.entered():
-                stages.append(planned.start(session, name))
-        texts = [stage.communicate(timeout=120)[1] for stage in stages]
-        assert [stage.returncode for stage in stages] == [0, 0], "\n".join(texts)
-    file = planned.results / "records" / "edge" / file_name(session.id, 1)
-    yield Session(planned, list(read_records(file)), read(planned.results))
+        sides = [host.entered for host in link.hosts]
+        done = planned.run(planned.plan.sessions[0], sides=sides)
+    return Session(planned, done.lines[0], read(planned.results))
 
 
 @pytest.mark.must_run
 def test_every_segment_is_certified_before_and_after_the_points(session: Session) -> None:
-    probes = [line for line in session.records if isinstance(line, Probe)]
+    probes = of(Probe, session.records)
     count = len(session.lab.plan.points)
     assert [(probe.after_points, probe.segment) for probe in probes] == [
         (walked, segment) for walked in (0, count) for segment in (0, 1, 2)
@@ -235,11 +225,8 @@ def test_every_segment_is_certified_before_and_after_the_points(session: Session
 @pytest.mark.must_run
 def test_every_item_has_the_segment_it_was_measured_in_or_none(session: Session) -> None:
     crossing = {point.id for point in session.lab.plan.points if point.hops[0]}
-    items = [
-        line
-        for line in session.records
-        if isinstance(line, Item) and line.point in crossing and line.phase == "latency"
-    ]
+    every = of(Item, session.records)
+    items = [item for item in every if item.point in crossing and item.phase == "latency"]
     assert {item.segment for item in items} == {0, 1, None}
     for item in items:
         assert item.latency_ns is not None
@@ -247,10 +234,7 @@ def test_every_item_has_the_segment_it_was_measured_in_or_none(session: Session)
             assert item.latency_ns / 1e6 >= 2 * (5, 30)[item.segment]
     for point in crossing:
         # Each leg begins with the trace: its first items, those of the warm-up, are in segment 0.
-        first = next(
-            line for line in session.records if isinstance(line, Item) and line.point == point
-        )
-        assert first.segment == 0
+        assert next(item for item in every if item.point == point).segment == 0
 
 
 @pytest.mark.must_run
@@ -268,17 +252,14 @@ def test_how_points_fared_in_each_segment_is_a_table(
     assert list(cut["start_s"]) == [0, 0.4, 0.8]
     assert list(cut["duration_s"]) == pytest.approx([0.4, 0.4, 0.2])
     [point] = {point.id for point in session.lab.plan.points if point.split == ("2",)}
-    items = [
-        line
-        for line in session.records
-        if isinstance(line, Item) and (line.point, line.phase) == (point, "latency")
-    ]
+    every = of(Item, session.records)
+    items = [item for item in every if (item.point, item.phase) == (point, "latency")]
     for segment in (0, 1):
         # Of the last leg: one may have been measured again, where it was disturbed.
         [after_ns] = [
-            line.round_trip_ns
-            for line in session.records
-            if isinstance(line, Probe) and (line.after_points > 0, line.segment) == (True, segment)
+            probe.round_trip_ns
+            for probe in of(Probe, session.records)
+            if (probe.after_points > 0, probe.segment) == (True, segment)
         ]
         latencies_ns = [
             item.latency_ns or 0
