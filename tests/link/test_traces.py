@@ -78,11 +78,11 @@ def test_a_trace_begins_again_after_its_period() -> None:
         ("time_s,delay_ms\n0,1\n\n5,-2\n", ":4: delay_ms: a number from 0 to 10000; got -2"),
         (
             "time_s,rate_mbit\n0,1\n5,0.0005\n",
-            ":3: rate_mbit: a number from 0.001 to 100000; got 0.0005; 0 where nothing passes",
+            ":3: rate_mbit: a number from 0.001 to 100000; got 0.0005; write 0 for an outage",
         ),
         (
             "time_s,rate_mbit\n0,1\n5,0\n700,1\n",
-            ": nothing passes for 695 s; allowed: at most 600 s on end",
+            ": nothing passes for 695 s; allowed: at most 600 s without a break",
         ),
         # Where it begins again, an outage goes on.
         ("time_s,rate_mbit\n0,0\n400,5\n500,0\n900,0\n", ": nothing passes for 1200 s"),
@@ -205,7 +205,7 @@ def test_a_profile_without_a_trace_is_its_only_segment() -> None:
         ({"trace": "no.csv"}, ("trace",), "no.csv: cannot be read"),
         ({"trace": 7}, ("trace",), "the path of a CSV file; got 7"),
         ({"period_s": 7.5}, ("period_s",), "at least 0.1 s after the one before (7.5)"),
-        ({"period_s": "60"}, ("period_s",), "seconds after which it begins again; got '60'"),
+        ({"period_s": "60"}, ("period_s",), "seconds after which the trace begins again; got '60'"),
         ({"direction": "up"}, ("direction",), "one of both, forward, back; got 'up'"),
         ({"delay_ms": 5}, (), "trace excludes delay_ms"),
         ({"hops": []}, (), "trace excludes hops"),
@@ -227,7 +227,7 @@ def test_a_trace_that_changes_nothing_and_a_period_without_a_trace_are_refused(
     (tmp_path / "still.csv").write_text("time_s,delay_ms\n0,0\n5,\n")
     with pytest.raises(ProfileError, match=r"still\.csv: changes nothing"):
         profiles.parse({"name": "x", "trace": "still.csv"}, tmp_path)
-    with pytest.raises(ProfileError, match="is of a trace"):
+    with pytest.raises(ProfileError, match="belongs to a trace"):
         profiles.parse({"name": "x", "delay_ms": 5, "period_s": 5})
 
 
