@@ -18,8 +18,8 @@ from pathlib import Path
 from paretopipe_worker.transport.api import Counters, TransportError
 
 SHAPED_FROM = 32768
-"""Links shape what has ports from here on at both ends (`paretopipe_worker.shaping.tc`): libraries
-let the kernel choose theirs, by default from 32768 to 60999."""
+"""Links shape TCP with ports from here on at both ends (`paretopipe_worker.shaping.egress`), since
+libraries let the kernel choose theirs, by default from 32768 to 60999."""
 
 _BYTES_SENT_AT = 200  # tcpi_bytes_sent, tcpi_bytes_retrans in struct tcp_info, since Linux 4.19
 _ESTABLISHED, _LISTEN = 1, 10

@@ -29,7 +29,7 @@ from paretopipe_worker.records import (
     RecordError,
     Writer,
 )
-from paretopipe_worker.shaping import tc
+from paretopipe_worker.shaping.egress import EgressSpec
 from tests.helpers import fake_run
 from tests.helpers.fake_run import FakeRun
 from tests.helpers.tables import HOSTS, table
@@ -334,7 +334,7 @@ def test_a_task_says_what_each_host_does_to_which_peer(tmp_path: Path) -> None:
     assert tasks["paper-delay200"]["link"]["ways"]["server"] == []
     # As the hosts read it.
     profile = {"name": "x", "ways": ways["edge"]}
-    assert tc.Shaping.parse(json.dumps(profile), (29400,)).ways[0].condition.delay_ms == 5
+    assert EgressSpec.parse(json.dumps(profile), (29400,)).ways[0].condition.delay_ms == 5
 
 
 def agree(fake: FakeRun) -> tuple[pd.DataFrame, dict[str, Any]]:
