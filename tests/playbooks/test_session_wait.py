@@ -16,8 +16,9 @@ import pytest
 
 from paretopipe_worker.host.supervise import Job, launch, stop
 from paretopipe_worker.records import End, PointEnd, Writer
+from tests import ROOT
+from tests.helpers.role_code import module
 from tests.helpers.waiting import until
-from tests.playbooks.test_roles import ROOT, module
 from tests.test_records import HEADER
 
 WAIT = "import signal; signal.pause()"
