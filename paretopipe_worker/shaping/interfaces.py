@@ -100,7 +100,7 @@ def shaped() -> list[Interface]:
 
 
 def probe_kernel() -> dict[str, Any]:
-    """Try netem and htb in throwaway namespaces, which also loads their modules if they exist.
+    """Try netem and htb in throwaway namespaces, which brings in their kernel modules.
 
     Returns
     -------

@@ -183,6 +183,6 @@ def test_the_role_takes_rates_on_a_host_without_netem_and_refuses_delay_there(
     [refused] = [each["far"]["msg"] for each in results if each.get("far", {}).get("failed")]
     assert refused.startswith("far: profile far asks for more than a rate, which needs netem")
     warned = {
-        host for each in results for host in each if "slow is shaped by htb" in str(each[host])
+        host for each in results for host in each if "slow will be shaped by htb" in str(each[host])
     }
     assert warned == {"slow"}
