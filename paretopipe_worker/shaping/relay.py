@@ -107,14 +107,14 @@ class Relay:
         self._out.close()
 
     def _take(self, tap: int, now_ns: int) -> None:
-        """Read what came through a TAP, up to a bound."""
+        """Read the frames that came through a TAP, at most `_READS` of them."""
         admit, size = self._ways[tap].admit, self._frame
         with contextlib.suppress(BlockingIOError):
             for _ in range(_READS):
                 admit(os.read(tap, size), now_ns)
 
     def _send_due(self, next_ns: int) -> int:
-        """Send what is due; return when to send next, at most `next_ns`."""
+        """Send the packets that are due; return when to send next, `next_ns` at the latest."""
         clock = time.monotonic_ns
         for way in self._ways.values():
             queue = way.queue
