@@ -1,8 +1,5 @@
-"""The link between stages: what is asked of it, and what a host does to it for a session.
+"""The link between stages: what is asked of it, and what stages see of it while it is shaped.
 
-`conditions`, `profiles`, `presets` and `traces` say what is asked; `netem`, `htb` and `tc` turn
-that into commands and what they print back; `shaping` applies and restores it, behind ``python -m
-paretopipe_worker link`` (`command`); `keeper` undoes it when the lease lapses, runs the `relay`,
-and takes the link through a trace (`stepper`); `state`, `counters` and `replay` are what stages
-see of it.
+`conditions`, `profiles`, `presets`, `traces` and `samples` say what is asked. `state`, `counters`
+and `replay` are what a host that shapes its link leaves for the stages to read.
 """

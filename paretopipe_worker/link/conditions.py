@@ -1,6 +1,7 @@
 """Network conditions: what happens to the packets that go one way between two stages.
 
-Used where a spec is read and on the hosts that shape, so it needs only the standard library.
+This module is used where a spec is read and on the hosts that shape, so it needs only the standard
+library.
 """
 
 from __future__ import annotations
@@ -12,44 +13,44 @@ from typing import Any, Literal, get_args
 from paretopipe_worker.usertext import shown
 
 Distribution = Literal["uniform", "normal", "pareto", "paretonormal"]
-"""How jitter is spread about the delay, in netem's words (tc-netem(8))."""
+"""How jitter is distributed about the delay, in netem's words (tc-netem(8))."""
 
 Engine = Literal["none", "netem", "htb", "relay"]
 """Who applies a profile on a host: nobody, the kernel's netem or htb, or the userspace relay."""
 
 _MAX_DELAY_MS = 10_000.0
-_MAX_JITTER_MS = 2_000.0  # netem itself cuts it at 2147 ms
+_MAX_JITTER_MS = 2_000.0  # netem itself takes at most 2147 ms
 _MAX_RATE_MBIT = 100_000.0
 _MIN_RATE_MBIT = 0.001
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What happens to packets on their way out of one host to one other.
+    """What happens to the packets that one host sends to one other.
 
     Parameters
     ----------
     delay_ms
         One-way delay added to each packet.
     jitter_ms
-        Spread of that delay: its standard deviation where normal, half its width where uniform;
-        for the others netem's tables make the standard deviation about 0.83 of it.
+        Spread of that delay: its standard deviation if normal, half its width if uniform. For the
+        other distributions, netem's tables make the standard deviation about 0.83 of it.
     loss_percent
         Share of packets dropped, each independently of the others.
     burst_loss_percent, burst_recovery_percent
-        Gilbert's model of losses in bursts (netem's ``loss gemodel p r``): chance per packet of
-        entering the state in which all packets are lost, and of leaving it.
+        Gilbert's model of losses in bursts (netem's ``loss gemodel p r``): the probability per
+        packet of entering the state in which all packets are lost, and of leaving it.
     rate_mbit
         Rate on the wire, Ethernet headers included; None for no limit.
     reorder_percent
-        Share of packets that overtake: they are sent at once, without the delay.
+        Share of packets that overtake others: they are sent at once, without the delay.
     duplicate_percent
         Share of packets sent twice.
 
     Raises
     ------
     ValueError
-        When a value is impossible: which, what is allowed, and what was given.
+        When a value is impossible: which value, what is allowed, and what was given.
     """
 
     delay_ms: float = 0.0
@@ -63,7 +64,7 @@ class Condition:
     duplicate_percent: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no link has."""
+        """Refuse conditions that no link has."""
         _within("delay_ms", self.delay_ms, 0, _MAX_DELAY_MS)
         most = min(self.delay_ms, _MAX_JITTER_MS)
         if not _number(self.jitter_ms) or not 0 <= self.jitter_ms <= most:
@@ -95,12 +96,12 @@ class Condition:
 
     @classmethod
     def parse(cls, value: Any) -> Condition:
-        """Make one of a mapping from outside, such as parsed JSON.
+        """Make a condition of a mapping from outside, such as parsed JSON.
 
         Raises
         ------
         ValueError
-            When it is no mapping, has a key that does not exist, or an impossible value.
+            When it is no mapping, has an unknown key, or has an impossible value.
         """
         allowed = [field.name for field in fields(cls)]
         if not isinstance(value, dict):
@@ -113,7 +114,7 @@ class Condition:
 
     @property
     def said(self) -> dict[str, Any]:
-        """The mapping of which `parse` makes it, without what is as it would be anyway."""
+        """The mapping from which `parse` makes this condition; defaults are left out."""
         each = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
         return {name: value for name, value, usual in each if value != usual}
 
@@ -139,7 +140,7 @@ class Condition:
 
     @property
     def erratic(self) -> bool:
-        """Whether packets fare differently by chance, so that TCP's time says little of it."""
+        """Whether packets fare differently by chance, so that TCP's times say little about it."""
         return self.lossy or bool(self.jitter_ms or self.reorder_percent or self.duplicate_percent)
 
     @property
@@ -153,9 +154,16 @@ class Condition:
 
 @dataclass(frozen=True)
 class Way:
-    """The condition of what one host sends to one peer, named by its data address.
+    """The condition of the packets that one host sends to one peer.
 
-    `trace` are the conditions by segment where the link follows a trace, `condition` the first.
+    Parameters
+    ----------
+    peer
+        Data address of the peer.
+    condition
+        The condition; the first, if the link follows a trace.
+    trace
+        The condition in each segment, if the link follows a trace; else empty.
     """
 
     peer: str
@@ -172,10 +180,15 @@ class TcpSettings:
     congestion_control
         The kernel's name of the algorithm; cubic is the default of most kernels.
     slow_start_after_idle
-        Whether TCP forgets the path's rate while a stage computes (the kernel's default is yes;
-        400 KB over 100 ms and 20 Mbit/s then take up to three times as long).
+        Whether TCP forgets the path's rate while a stage computes. The kernel's default is yes;
+        400 KB over 100 ms and 20 Mbit/s then take up to three times as long.
     max_buffer_bytes
-        Upper bound of each socket's send and of its receive buffer; None keeps the host's.
+        Upper bound of each socket's send buffer and of its receive buffer; None keeps the host's.
+
+    Raises
+    ------
+    ValueError
+        When a value is impossible: which value, what is allowed, and what was given.
     """
 
     congestion_control: str = "cubic"
@@ -183,7 +196,7 @@ class TcpSettings:
     max_buffer_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no kernel takes."""
+        """Refuse settings that no kernel takes."""
         name = self.congestion_control
         if not isinstance(name, str) or not name.replace("_", "").isalnum() or len(name) > 15:
             raise ValueError(
@@ -201,7 +214,7 @@ class TcpSettings:
 
 
 def _within(name: str, value: object, low: float, high: float) -> None:
-    """Refuse a value that is no number of a range."""
+    """Refuse a value that is no number in a range."""
     if not _number(value) or not low <= value <= high:  # type: ignore[operator]
         raise ValueError(f"{name}: a number from {low:g} to {high:g}; got {shown(value)}")
 

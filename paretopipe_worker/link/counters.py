@@ -1,7 +1,7 @@
 """What the relay of a shaped link counts, in a file that the stages of this host read meanwhile.
 
-A map of 64-bit numbers in this machine's byte order, written in place and without a lock: each
-number is whole at any time, the numbers of one read may be a packet apart.
+The file is an array of 64-bit numbers in this machine's byte order, written in place and without a
+lock. Each number is whole at any time, but the numbers of one read may be a packet apart.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 _FIRST_NS = 1_000
 _PER_OCTAVE = 5
 _BUCKETS = 21 * _PER_OCTAVE + 1
-"""The first holds what is below 1 us, the last what is above a second."""
+"""Buckets of lateness: the first holds what is below 1 us, the last what is above a second."""
 _WORDS = 3 + _BUCKETS
 
 
@@ -32,9 +32,9 @@ class RelayCounters:
     overflowed
         Packets dropped because the queue was full or the interface did not take them.
     late
-        Packets forwarded by how much later than due they were handed to the interface; see
-        `late_ns`. How long a packet waited to be read does not show, but it is the same process
-        that is late.
+        Number of forwarded packets in each bucket of lateness, which is how much later than due a
+        packet was handed to the interface; see `late_ns`. How long a packet waited to be read does
+        not show, but the same process would be late in both.
     """
 
     forwarded: int
@@ -44,7 +44,7 @@ class RelayCounters:
 
     @classmethod
     def read(cls, path: Path) -> RelayCounters | None:
-        """Read the file; None where there is none, hence no relay."""
+        """Read the file; None if it does not exist, and hence no relay."""
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -53,7 +53,7 @@ class RelayCounters:
         return cls(forwarded, lost, overflowed, tuple(late))
 
     def __sub__(self, earlier: RelayCounters) -> RelayCounters:
-        """What was counted since."""
+        """Return what was counted since an earlier read."""
         return RelayCounters(
             self.forwarded - earlier.forwarded,
             self.lost - earlier.lost,
@@ -62,12 +62,14 @@ class RelayCounters:
         )
 
     def late_ns(self, quantile: float) -> int | None:
-        """Nanoseconds that this share of packets was late at most, up to 15 % above; None if none.
+        """Return a quantile of lateness in nanoseconds, rounded up by at most 15 %.
+
+        None if no packet was forwarded.
 
         Parameters
         ----------
         quantile
-            Above 0, at most 1.
+            Share of packets that were no later than this: above 0, at most 1.
         """
         rank = math.ceil(quantile * sum(self.late))
         if not rank:
@@ -77,10 +79,10 @@ class RelayCounters:
 
 
 class CountersFile:
-    """The relay's side of the file: made anew, all zero."""
+    """The relay's side of the file, which is created anew with all numbers zero."""
 
     def __init__(self, path: Path) -> None:
-        path.unlink(missing_ok=True)  # whoever still maps an old one keeps its numbers
+        path.unlink(missing_ok=True)  # whoever still maps the old file keeps its numbers
         path.write_bytes(bytes(8 * _WORDS))
         path.chmod(0o644)
         with path.open("r+b") as file:

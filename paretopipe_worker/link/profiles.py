@@ -1,10 +1,12 @@
 """Link profiles: what a spec says of a network, resolved to a condition for every way.
 
-A spec names a profile as ``none``, as a preset, or as a mapping: a name with either one condition
-(``direction: both``, ``forward`` or ``back``), or ``forward`` and ``back``, or ``hops``, a list of
-such; and ``return``, the way from the sink to the source. Forward is from rank i to i + 1.
-Instead of a condition it may name a ``trace``, a file of conditions that follow one another (see
-`traces`), or hold its lines, with a direction and, if it is not to be the file's, a ``period_s``.
+A spec gives a profile as ``none``, as the name of a preset, or as a mapping. The mapping has a name
+and one of these: a single condition (with ``direction: both``, ``forward`` or ``back``), or a
+condition each for ``forward`` and ``back``, or ``hops``, a list of such mappings. It may also have
+``return``, the condition of the way from the sink to the source. Forward is from rank i to i + 1.
+
+Instead of conditions, the mapping may have a ``trace``: the path of a file of conditions that
+follow one another (see `traces`), or its lines. A ``direction`` and a ``period_s`` may go with it.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _TRACE = ("trace", "direction", "period_s")
 _LINK = ("name", *_HOP, "hops", "return", "trace", "period_s")
 _OPEN = Condition()
 _MOST_LOSS = 0.9
-"""Above it not even a connection comes about within the two minutes that stages have for that."""
+"""With more loss, not even a connection succeeds within the two minutes that stages wait for it."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,15 @@ class LinkSpec:
     Parameters
     ----------
     hops
-        One for each pair of neighbours, or one that holds for all.
+        One for each pair of neighbours, or one that holds for all pairs.
     return_way
-        From the sink to the source; None for the last hop's back.
+        Condition from the sink to the source; None to use the `back` of the last hop.
     trace, timetable
-        Where the link follows a trace: what happens on each hop in each of its segments, and when
-        these begin. `hops` is then the first.
+        If the link follows a trace: what happens on every hop in each segment, and when each
+        segment begins. `hops` then holds the first segment.
     certified
-        Numbers of the segments of which sessions measure whether they are as they should be.
+        Numbers of the segments that sessions certify, which is to measure whether the link is as
+        asked for.
     """
 
     name: str
@@ -73,7 +76,7 @@ class LinkSpec:
 
     @property
     def segments(self) -> tuple[LinkSpec, ...]:
-        """The link as it is in each segment of its trace; itself, where it has none."""
+        """The link as it is in each segment of its trace; the link itself if it has no trace."""
         return tuple(map(self.segment, range(len(self.trace)))) or (self,)
 
     def segment(self, number: int) -> LinkSpec:
@@ -82,31 +85,31 @@ class LinkSpec:
 
     @property
     def probed(self) -> dict[int | None, LinkSpec]:
-        """The link as sessions certify it: its certified segments by number, or itself, by None."""
+        """The links that sessions certify: certified segments by number, or itself under None."""
         if self.timetable is None:
             return {None: self}
         return {number: self.segment(number) for number in self.certified}
 
     @property
     def hardest(self) -> tuple[LinkSpec, ...]:
-        """Its segments than which none is slower, farther and lossier; itself without a trace."""
+        """The segments that none exceeds in slowness, delay and loss; itself without a trace."""
         numbers = samples.hardest(self.conditions) if self.timetable else ()
         return tuple(map(self.segment, numbers)) or (self,)
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """The conditions of its trace by segment, on whichever ways it holds."""
+        """The condition in each segment of its trace, on the ways on which the trace holds."""
         forward = any(hop.forward.shaped for hop in self.trace)
         return tuple(hop.forward if forward else hop.back for hop in self.trace)
 
     @property
     def shaped(self) -> bool:
-        """Whether anything has to be applied to a host for this profile."""
+        """Whether any host has to shape for this profile."""
         ways = [way for hop in (*self.hops, *self.trace) for way in (hop.forward, hop.back)]
         return any(way.shaped for way in (*ways, self.return_way or _OPEN))
 
     def misfit(self, ranks: int) -> str | None:
-        """Why it cannot be applied to pipelines of this many stages: key and reason, or None."""
+        """Return why it does not fit pipelines of this many stages: key and reason, or None."""
         if len(self.hops) not in (1, ranks - 1):
             return f"hops: {len(self.hops)} hops, but pipelines of {ranks} stages have {ranks - 1}"
         if ranks == 2 and self.return_way is not None and self.hops[0].back.shaped:
@@ -114,22 +117,22 @@ class LinkSpec:
         return None
 
     def ways(self, ranks: int) -> dict[tuple[int, int], Condition]:
-        """Conditions by (from rank, to rank), less those that change nothing.
+        """Return conditions by (from rank, to rank), without those that change nothing.
 
-        With more than two stages, source to sink is a way on which only acknowledgements go:
-        it stays unshaped.
+        With more than two stages, only acknowledgements go from the source to the sink; that way
+        stays unshaped.
         """
         ways = self._every_way(ranks)
         return {pair: condition for pair, condition in ways.items() if condition.shaped}
 
     def traced_ways(self, ranks: int) -> dict[tuple[int, int], tuple[Condition, ...]]:
-        """Conditions by segment of each of the `ways`, of which some segment changes something."""
+        """Return conditions by segment for each way on which some segment changes something."""
         each = [segment._every_way(ranks) for segment in self.segments]
         ways = {pair: tuple(ways[pair] for ways in each) for pair in each[0]}
         return {pair: way for pair, way in ways.items() if any(part.shaped for part in way)}
 
     def forward_path(self, ranks: int) -> tuple[Condition, ...]:
-        """Conditions around the ring: rank 0 to 1, and so on, and from the last back to rank 0."""
+        """Return the conditions around the ring: rank 0 to 1 and so on, then the last to rank 0."""
         return (*(self._hop(rank).forward for rank in range(ranks - 1)), self._return(ranks))
 
     def _every_way(self, ranks: int) -> dict[tuple[int, int], Condition]:
@@ -156,7 +159,7 @@ class ProfileError(ValueError):
     Parameters
     ----------
     path
-        Keys and indices that lead to what was refused.
+        Keys and indices that lead to the part that was refused.
     """
 
     def __init__(self, path: Iterable[str | int], reason: str) -> None:
@@ -169,13 +172,16 @@ def parse(written: Any, folder: Path = Path()) -> LinkSpec:
 
     Parameters
     ----------
+    written
+        The entry, as YAML gives it.
     folder
-        Where relative paths of traces begin, see :func:`paretopipe_worker.usertext.located`.
+        Folder to which paths of traces are relative, see
+        :func:`paretopipe_worker.usertext.located`.
 
     Raises
     ------
     ProfileError
-        When it is not allowed: the key path inside the entry, and what is.
+        When the entry is not allowed: the key path inside it, and what is allowed.
     """
     if isinstance(written, str):
         written = {"name": written}
@@ -195,12 +201,14 @@ def parse(written: Any, folder: Path = Path()) -> LinkSpec:
     if not given:
         return _resolved(name, _preset(name))
     if name in PRESETS:
-        raise ProfileError(("name",), f"'{name}' is a preset; a profile of your own needs another")
+        raise ProfileError(
+            ("name",), f"'{name}' is a preset; a profile of your own needs another name"
+        )
     return _traced(name, given, folder) if "trace" in given else _resolved(name, given)
 
 
 def _preset(name: str) -> dict[str, Any]:
-    """What a preset says."""
+    """Mapping of the preset of this name."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
@@ -213,13 +221,13 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 def _resolved(name: str, given: dict[str, Any]) -> LinkSpec:
-    """A profile of all that was written beside its name."""
+    """Resolve a profile without a trace from what was written beside its name."""
     parts = {key: value for key, value in given.items() if key in _HOP}
     if "period_s" in given:
-        raise ProfileError(("period_s",), "is of a trace; this profile has none")
+        raise ProfileError(("period_s",), "belongs to a trace; this profile has none")
     if "hops" in given:
         if parts:
-            raise ProfileError((), f"hops excludes {', '.join(parts)}: say it for each hop")
+            raise ProfileError((), f"hops excludes {', '.join(parts)}: write these for each hop")
         if not isinstance(given["hops"], list) or not given["hops"]:
             raise ProfileError(("hops",), f"a list of at least one hop; got {shown(given['hops'])}")
         hops = tuple(_hop(("hops", rank), hop) for rank, hop in enumerate(given["hops"]))
@@ -233,13 +241,13 @@ def _resolved(name: str, given: dict[str, Any]) -> LinkSpec:
 
 
 def _hop(path: tuple[str | int, ...], given: Any) -> Hop:
-    """A hop of a condition with a direction, or of a condition for each direction."""
+    """Make a hop of one condition with a direction, or of a condition for each direction."""
     _refuse_unknown(path, given, _HOP)
     each = {key: given[key] for key in ("forward", "back") if key in given}
     same = {key: value for key, value in given.items() if key not in each}
     if each and same:
         raise ProfileError(
-            path, f"{', '.join(same)} excludes {', '.join(each)}: say it for each direction"
+            path, f"{', '.join(same)} excludes {', '.join(each)}: write it for each direction"
         )
     if not each:
         direction = same.pop("direction", "both")
@@ -248,7 +256,7 @@ def _hop(path: tuple[str | int, ...], given: Any) -> Hop:
 
 
 def _directed(path: tuple[str | int, ...], condition: Condition, direction: Any) -> Hop:
-    """A hop of a condition in one direction or both."""
+    """Make a hop of a condition that holds in one direction or both."""
     if direction not in _DIRECTIONS:
         raise ProfileError(
             (*path, "direction"), f"one of {', '.join(_DIRECTIONS)}; got {shown(direction)}"
@@ -260,20 +268,20 @@ def _directed(path: tuple[str | int, ...], condition: Condition, direction: Any)
 
 
 def _traced(name: str, given: dict[str, Any], folder: Path) -> LinkSpec:
-    """A profile that follows a trace, on every hop alike."""
+    """Resolve a profile that follows a trace, which holds on every hop alike."""
     if others := [key for key in given if key not in _TRACE]:
         raise ProfileError(
-            (), f"trace excludes {', '.join(others)}: the trace's file says what happens"
+            (), f"trace excludes {', '.join(others)}: the file of the trace says what happens"
         )
     trace, period_s = given["trace"], given.get("period_s")
     if not isinstance(trace, str) or not trace:
         raise ProfileError(("trace",), f"the path of a CSV file; got {shown(trace)}")
     if period_s is not None and type(period_s) not in (int, float):
         raise ProfileError(
-            ("period_s",), f"seconds after which it begins again; got {shown(period_s)}"
+            ("period_s",), f"seconds after which the trace begins again; got {shown(period_s)}"
         )
     try:
-        if "\n" in trace:  # the trace itself, as a manifest has it
+        if "\n" in trace:  # the lines of the trace, as a manifest has them
             called = "lines"
             timetable, conditions = traces.parse(trace.splitlines(), called, period_s)
         else:
@@ -292,7 +300,7 @@ def _traced(name: str, given: dict[str, Any], folder: Path) -> LinkSpec:
 
 
 def _condition(path: tuple[str | int, ...], given: Any) -> Condition:
-    """A condition, its errors with their key path."""
+    """Make a condition; its errors carry their key path."""
     _refuse_unknown(path, given, _CONDITION)
     try:
         condition = Condition.parse(given)
@@ -305,15 +313,15 @@ def _condition(path: tuple[str | int, ...], given: Any) -> Condition:
         key = "loss_percent" if condition.loss_percent else "burst_loss_percent"
         raise ProfileError(
             (*path, key),
-            f"loses {100 * condition.mean_loss:.4g} % of all packets, with which nothing can be "
-            f"measured; allowed: a mean of at most {100 * _MOST_LOSS:g} % on a link that stays as "
-            "it is (in a trace, segments in which nothing passes)",
+            f"loses {100 * condition.mean_loss:.4g} % of all packets, so that nothing can be "
+            f"measured; allowed: a mean of at most {100 * _MOST_LOSS:g} % on a link without a "
+            "trace (in a trace, segments in which nothing passes are allowed, too)",
         )
     return condition
 
 
 def _refuse_unknown(path: tuple[str | int, ...], given: Any, allowed: tuple[str, ...]) -> None:
-    """Refuse what is no mapping, or has a key that is not allowed."""
+    """Refuse a value that is no mapping, or has a key that is not allowed."""
     if not isinstance(given, dict):
         raise ProfileError(path, f"a mapping of {', '.join(allowed)}; got {shown(given)}")
     for key in given:

@@ -1,10 +1,11 @@
-"""Where a host's trace is, and the stages' say in it: the part that the stages see.
+"""How a stage controls its host's trace, and sees which segment is in force.
 
-The keeper of the link (`stepper`) takes commands, a line each, from a pipe in the state folder:
-``hold SEGMENT NUMBER`` puts a segment in force until further notice, ``run NUMBER`` replays the
-trace from its beginning. It tells what it did in a file of three 64-bit numbers in this machine's
-byte order, each whole at any time: the number of the last command it carried out, the position, and
-since when, by ``time.perf_counter_ns``, which is written before the position.
+The keeper of the link (`paretopipe_worker.shaping.stepper`) takes commands, a line each, from a
+pipe in the state folder: ``hold SEGMENT NUMBER`` puts a segment in force until further notice, and
+``run NUMBER`` replays the trace from its beginning. The keeper answers in a file of three 64-bit
+numbers in this machine's byte order, each of which is whole at any time: the number of the last
+command it carried out, the position in the trace, and since when the segment has been in force, on
+``time.perf_counter_ns``. The last is written before the position.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 PIPE, FILE = "trace.pipe", "trace.bin"
 _BITS = 16
 NOWHERE = (1 << _BITS) - 1
-"""Segment of a position while the link is on its way from one segment to the next."""
+"""Segment of a position while the link changes from one segment to the next."""
 
 WORDS = 3
 NUMBER, POSITION, SINCE = range(WORDS)
@@ -27,16 +28,19 @@ _POLL_S = 0.001
 
 
 class ReplayError(RuntimeError):
-    """A trace does not do what the stages asked: on which host's link, and where to look."""
+    """The keeper does not do what a stage asked: which file, which command, and where to look."""
 
 
 def position(changes: int, segment: int) -> int:
-    """Write a place in a trace as one number, which no other place on the way has."""
+    """Make the number of a position: of the changes so far, and the segment in force.
+
+    No position returns later in the same replay, since every change counts.
+    """
     return changes << _BITS | segment
 
 
 class Replay:
-    """A host's trace as its stage sees and leads it.
+    """A host's trace, as its stage sees and controls it.
 
     Parameters
     ----------
@@ -62,16 +66,20 @@ class Replay:
 
     @property
     def position(self) -> int:
-        """Where it is now: equal before and after something, it was one segment meanwhile."""
+        """The position now. If it is the same later, one segment was in force meanwhile."""
         return self._words[POSITION]
 
     def segment(self, since: int, from_ns: int | None = None) -> int | None:
-        """The segment in force since a position was read; None where it changed meanwhile.
+        """Return the segment that has been in force since a position was read.
+
+        None if it changed meanwhile, or was not yet in force at `from_ns`.
 
         Parameters
         ----------
+        since
+            The position that was read.
         from_ns
-            When it must have been in force already, where that is before the position was read.
+            A time on ``time.perf_counter_ns``, before the position was read.
         """
         segment = since & NOWHERE
         same = segment != NOWHERE and self.position == since
@@ -101,7 +109,7 @@ class Replay:
         """Send a command and wait until it was carried out."""
         number, path = time.monotonic_ns(), self._directory / PIPE
         try:
-            # Not to wait for a reader: where there is none the keeper is gone.
+            # Opening does not wait for a reader: without one the keeper is gone.
             pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 os.write(pipe, f"{words} {number}\n".encode())
@@ -115,7 +123,7 @@ class Replay:
         while self._words[NUMBER] != number:
             if time.monotonic() > deadline:
                 raise ReplayError(
-                    f"{path}: the link's keeper did not '{words}' within {_PATIENCE_S:g} s; see "
-                    f"{self._directory / 'keeper.log'}"
+                    f"{path}: the link's keeper did not carry out '{words}' within "
+                    f"{_PATIENCE_S:g} s; see {self._directory / 'keeper.log'}"
                 )
             time.sleep(_POLL_S)

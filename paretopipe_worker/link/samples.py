@@ -1,4 +1,4 @@
-"""Of a trace's many segments those that stand for the others; the standard library alone."""
+"""The choice of segments that stand for all segments of a trace; the standard library alone."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from collections.abc import Iterable, Sequence
 from paretopipe_worker.link.conditions import Condition
 
 MOST = 20
-"""Segments of a trace that a session certifies at most: each takes seconds, before and after."""
+"""How many segments of a trace a session certifies at most: each takes seconds, twice a session."""
 
 
 def certified(conditions: Sequence[Condition]) -> tuple[int, ...]:
-    """Choose the segments that a session holds and measures, by the condition of each.
+    """Choose the segments that a session holds and measures.
 
-    Every condition once, where they are few. Else the slowest and the fastest, that with the
-    longest delay, the lossiest, one in which nothing passes, and others evenly over the rates.
+    If there are few different conditions, each is chosen once. Else the slowest and the fastest
+    are chosen, the one with the longest delay, the lossiest, one in which nothing passes, and
+    others evenly over the rates.
+
+    Parameters
+    ----------
+    conditions
+        The condition in each segment.
 
     Returns
     -------
-    Numbers of segments, rising; each the first of its condition.
+    Rising numbers of segments; each is the first segment with its condition.
     """
     first: dict[Condition, int] = {}
     for number, condition in enumerate(conditions):
@@ -41,13 +47,16 @@ def certified(conditions: Sequence[Condition]) -> tuple[int, ...]:
 
 
 def alike(conditions: Sequence[Condition], chosen: Iterable[int]) -> dict[int, int]:
-    """Tell for each segment which of the chosen ones has its condition, where one has."""
+    """Map each segment to the chosen one with the same condition, if there is one."""
     known = {conditions[number]: number for number in chosen}
     return {n: known[each] for n, each in enumerate(conditions) if each in known}
 
 
 def hardest(conditions: Sequence[Condition]) -> tuple[int, ...]:
-    """Segments than which no other that lets something pass is as slow, as far and as lossy."""
+    """Return the segments that no other segment equals or exceeds in slowness, delay and loss.
+
+    Segments in which nothing passes are left out. Of equal segments the first is returned.
+    """
     kept: list[tuple[tuple[float, ...], int]] = []
     for number, each in enumerate(conditions):
         burden = (-_rate(each), each.delay_ms, each.mean_loss)
@@ -59,10 +68,10 @@ def hardest(conditions: Sequence[Condition]) -> tuple[int, ...]:
 
 
 def _rate(condition: Condition) -> float:
-    """The rate, as a number also where there is no limit."""
+    """The rate; infinite if there is no limit."""
     return condition.rate_mbit or math.inf
 
 
 def _at_least(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether one is no less than the other in every respect."""
+    """Whether each number of one is at least that of the other."""
     return all(a >= b for a, b in zip(one, other, strict=True))

@@ -1,4 +1,4 @@
-"""Who shapes this host's link during a session, how TCP is set, and what a relay counts."""
+"""What a stage reads of its host's link: who shapes it, how TCP is set, what a relay counts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from paretopipe_worker.link.conditions import Engine
 from paretopipe_worker.link.counters import RelayCounters
 from paretopipe_worker.link.replay import Replay, ReplayError
 
-_SYSCTL = Path("/proc/sys/net/ipv4")
-_TCP = (
+SYSCTL = Path("/proc/sys/net/ipv4")
+"""Where the kernel shows TCP's settings of this network namespace."""
+
+TCP_NAMES = (
     "tcp_congestion_control",
     "tcp_slow_start_after_idle",
     "tcp_no_metrics_save",
     "tcp_wmem",
     "tcp_rmem",
 )
+"""TCP's settings that are part of a link's condition."""
 
 
 class LinkStateError(ValueError):
-    """What shaping left for the stages cannot be used: which file, and why."""
+    """The files that describe a shaped link cannot be used: which file, and why."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ class LinkState:
     engine
         Who shapes what this host sends.
     tcp
-        Settings of TCP in force.
+        TCP's settings in force, by their names below ``net.ipv4``.
     counters
-        File of the relay's counters; there is none without a relay.
+        File of the relay's counters, which exists only if a relay shapes.
     replay
-        The trace that the link follows, if it does.
+        The trace that the link follows; None if it follows none.
     """
 
     engine: Engine
@@ -47,17 +50,18 @@ class LinkState:
     replay: Replay | None = None
 
     def relayed(self) -> RelayCounters | None:
-        """What the relay has counted so far; None without one."""
+        """Read what the relay has counted so far; None without a relay."""
         return RelayCounters.read(self.counters) if self.counters else None
 
 
 def read(directory: Path | None) -> LinkState:
-    """Read the folder that ``link apply`` keeps; without one, or an applied link, nobody shapes.
+    """Read the folder that ``link apply`` keeps; without it, or a link in it, nobody shapes.
 
     Raises
     ------
     LinkStateError
-        When there is a link but not what it is: a result must not be labelled by a guess.
+        When the folder has a link but does not say how it is shaped: a result must not be labelled
+        by a guess.
     """
     file = directory / "link.json" if directory else None
     if directory is None or file is None or not file.exists():
@@ -79,6 +83,6 @@ def read(directory: Path | None) -> LinkState:
 
 
 def _kernels() -> dict[str, Any]:
-    """TCP's settings of this network namespace; those that the kernel lacks are left out."""
-    files = [_SYSCTL / name for name in _TCP]
+    """TCP's settings of this network namespace, without those that the kernel lacks."""
+    files = [SYSCTL / name for name in TCP_NAMES]
     return {file.name: file.read_text().strip() for file in files if file.exists()}

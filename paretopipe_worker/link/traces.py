@@ -1,8 +1,8 @@
-"""Traces: conditions that follow one another, as a file has them; the standard library alone.
+"""Traces: files of conditions that follow one another; the standard library alone.
 
-Recordings have outages, a rate of 0. No shaper has such a rate: while it lasts, every packet is
-lost. (A radio link may instead keep packets until it is over, to some length; here TCP has to
-notice that it is over, which is part of what is measured.)
+Recordings have outages, which are a rate of 0. No shaper has such a rate: during an outage, every
+packet is lost. (A radio link may instead queue packets until the outage is over. Here TCP has to
+notice its end, and that is part of what is measured.)
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.usertext import shown
 
 MAX_SEGMENTS = 20_000
-"""Five hours and a half by the second; what a host replays, and a plan holds, without delay."""
+"""Five and a half hours in steps of a second, which a host replays and a plan holds with ease."""
 LONGEST_OUTAGE_S = 600.0
-"""Linux gives a connection up after 924 s without acknowledgement at the earliest (tcp(7))."""
+"""Linux gives up a connection after 924 s without acknowledgement at the earliest (tcp(7))."""
 SHORTEST_S = 0.1
-"""A segment takes longer than a host takes to come to it."""
+"""Shortest segment: it must last longer than a host takes to put it in force."""
 _LONGEST_S = 86_400.0
 
 _TIME = "time_s"
@@ -36,7 +36,14 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True)
 class Timetable:
-    """When each segment of a trace begins, and after how long the first one comes again.
+    """When each segment of a trace begins, and when the trace begins again.
+
+    Parameters
+    ----------
+    starts_s
+        When each segment begins, in seconds from the beginning of the trace; the first is 0.
+    period_s
+        When the first segment begins again.
 
     Raises
     ------
@@ -48,7 +55,7 @@ class Timetable:
     period_s: float
 
     def __post_init__(self) -> None:
-        """Refuse times that do not go on."""
+        """Refuse times that do not rise."""
         if not 2 <= len(self.starts_s) <= MAX_SEGMENTS:
             raise ValueError(f"a trace has 2 to {MAX_SEGMENTS} segments; got {len(self.starts_s)}")
         if self.starts_s[0] != 0:
@@ -59,12 +66,12 @@ class Timetable:
 
     @classmethod
     def parse(cls, value: Any) -> Timetable:
-        """Make one of a mapping from outside, such as parsed JSON.
+        """Make a timetable of a mapping from outside, such as parsed JSON.
 
         Raises
         ------
         ValueError
-            When it is none, or its times do not go on.
+            When it is no such mapping, or its times do not rise.
         """
         if not isinstance(value, dict) or set(value) != {"starts_s", "period_s"}:
             raise ValueError(
@@ -77,28 +84,28 @@ class Timetable:
         return cls(tuple(map(float, starts)), float(value["period_s"]))
 
     def segment(self, step: int) -> int:
-        """Which segment a step leads to; step 0 is the beginning."""
+        """Return the segment that a step leads to; step 0 is the beginning."""
         return step % len(self.starts_s)
 
     def due_s(self, step: int) -> float:
-        """When a step is due, in seconds from the beginning."""
+        """Return when a step is due, in seconds from the beginning."""
         rounds, segment = divmod(step, len(self.starts_s))
         return rounds * self.period_s + self.starts_s[segment]
 
     @property
     def durations_s(self) -> tuple[float, ...]:
-        """How long each segment lasts."""
+        """How long each segment lasts, in seconds."""
         ends = (*self.starts_s[1:], self.period_s)
         return tuple(end - start for start, end in zip(self.starts_s, ends, strict=True))
 
 
 def check_time(name: str, time_s: float, before_s: float) -> None:
-    """Refuse a time that does not come after another.
+    """Refuse a time that does not come at least `SHORTEST_S` after another.
 
     Raises
     ------
     ValueError
-        With its name, what is allowed, and what was given.
+        The text gives the name, what is allowed, and what was given.
     """
     if not before_s + SHORTEST_S - 1e-9 <= time_s <= _LONGEST_S:
         raise ValueError(
@@ -113,7 +120,7 @@ def read(path: Path, name: str, period_s: float | None) -> tuple[Timetable, tupl
     Raises
     ------
     TraceError
-        When there is no such file, or what is in it is no trace.
+        When there is no such file, or it holds no trace.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -129,14 +136,19 @@ def parse(
     """Read a trace: CSV with a row for each segment, in order.
 
     Its columns are ``time_s``, when the segment begins, and any of ``rate_mbit``, ``delay_ms`` and
-    ``loss_percent``, where an empty cell asks for nothing. A rate of 0 lets nothing pass.
+    ``loss_percent``, in which an empty cell asks for nothing. A rate of 0 is an outage.
 
     Parameters
     ----------
     name
-        What errors call it.
+        What errors call the trace.
     period_s
-        When the first segment comes again; by default the last lasts as long as the one before.
+        When the first segment begins again. By default the last segment lasts as long as the one
+        before it.
+
+    Returns
+    -------
+    When the segments begin, and the condition in each.
 
     Raises
     ------
@@ -171,21 +183,21 @@ def parse(
     if (lasts_s := outage_s(timetable, conditions)) > LONGEST_OUTAGE_S:
         said = "ever" if math.isinf(lasts_s) else f"for {lasts_s:g} s"
         raise TraceError(
-            f"{name}: nothing passes {said}; allowed: at most {LONGEST_OUTAGE_S:g} s on end, also "
-            "where it begins again, since TCP gives up connections"
+            f"{name}: nothing passes {said}; allowed: at most {LONGEST_OUTAGE_S:g} s without a "
+            "break, also where the trace begins again, since TCP gives up connections"
         )
     return timetable, tuple(conditions)
 
 
 def outage_s(timetable: Timetable, conditions: Sequence[Condition]) -> float:
-    """How long nothing passes on end, the trace being replayed again and again: the longest time.
+    """Return the longest time without a break in which nothing passes, in seconds.
 
-    Infinite where nothing ever does.
+    The trace is taken to repeat. The time is infinite if nothing ever passes.
     """
     if all(condition.outage for condition in conditions):
         return math.inf
     longest_s = lasts_s = 0.0
-    # Twice around: the last outage may go on in the first segments.
+    # Twice through the trace: an outage at its end may go on in its first segments.
     for duration_s, condition in 2 * tuple(zip(timetable.durations_s, conditions, strict=True)):
         lasts_s = lasts_s + duration_s if condition.outage else 0.0
         longest_s = max(longest_s, lasts_s)
@@ -193,7 +205,7 @@ def outage_s(timetable: Timetable, conditions: Sequence[Condition]) -> float:
 
 
 def write(timetable: Timetable, conditions: Sequence[Condition]) -> str:
-    """Write a trace as :func:`parse` reads it."""
+    """Write a trace as CSV that :func:`parse` reads."""
     rows = [
         [start, *(getattr(condition, name) for name in _VALUES)]
         for start, condition in zip(timetable.starts_s, conditions, strict=True)
@@ -204,7 +216,7 @@ def write(timetable: Timetable, conditions: Sequence[Condition]) -> str:
 
 
 def _columns(header: list[str], where: str) -> list[str]:
-    """Check the first line."""
+    """Read the names of the columns from the first line."""
     names = [cell.strip() for cell in header]
     allowed = f"{_TIME} and any of {', '.join(_VALUES)}, each once"
     unknown = [name for name in names if name not in (_TIME, *_VALUES)]
@@ -219,7 +231,7 @@ def _columns(header: list[str], where: str) -> list[str]:
 
 
 def _row(cells: list[str], columns: list[str], where: str) -> dict[str, float]:
-    """The numbers of one line; those left empty are left out."""
+    """Read the numbers of one line, by column; empty cells are left out."""
     if len(cells) != len(columns):
         raise TraceError(f"{where}: {len(cells)} cells; the first line names {len(columns)}")
     values = {}
@@ -237,13 +249,13 @@ def _row(cells: list[str], columns: list[str], where: str) -> dict[str, float]:
 
 
 def _condition(values: dict[str, float]) -> Condition:
-    """The condition of one line."""
+    """Make the condition of one line."""
     if values.get("rate_mbit") == 0:
         return Condition.parse({**values, "rate_mbit": None, "loss_percent": 100.0})
     try:
         return Condition.parse(values)
     except ValueError as error:
-        either = "; 0 where nothing passes" if str(error).startswith("rate_mbit") else ""
+        either = "; write 0 for an outage" if str(error).startswith("rate_mbit") else ""
         raise ValueError(f"{error}{either}") from error
 
 

@@ -74,7 +74,7 @@ class Host:
         IP address at which other stages reach it: the path that is shaped and measured.
     data_port
         First of the two TCP ports its stage listens on: data, then control. It lies below the ports
-        that the kernel chooses by itself, which links shape (`paretopipe_worker.shaping.tc`).
+        that the kernel chooses by itself, which links shape (`paretopipe_worker.shaping.egress`).
     threads
         Threads of one stage's computation; null for torch's default.
     device_emulated

@@ -1,14 +1,14 @@
 """Shape the link of this host and put it back.
 
-`apply` leaves a keeper behind, a process that restores the link when the host's lease lapses: no
-end of the controller, however sudden, leaves a host shaped. Where the relay takes netem's place the
-keeper relays, too. Should the keeper itself be killed, a link shaped by the kernel stays shaped,
-and one shaped by the relay drops the stages' data, SSH being untouched; the next `apply` or
-`restore` repairs either.
+`apply` leaves a keeper behind, a process that restores the link when the host's lease lapses. So
+no end of the controller, however sudden, leaves a host shaped. If the relay shapes, the keeper runs
+it. If the keeper itself is killed, a link shaped by the kernel stays shaped, and a link shaped by
+the relay drops the stages' data but not SSH. The next `apply` or `restore` repairs either.
 
-The state folder holds ``before.json`` (what was there), ``link.json`` (what is in force, for the
-stages to record), ``relay.bin`` (see `counters`), ``trace.bin`` and ``trace.pipe`` (see `replay`),
-what the keeper has there, and the lock under which the link is changed.
+The state folder holds ``before.json`` (what was there before), ``link.json`` (what is in force, for
+the stages to record), ``relay.bin`` (see `paretopipe_worker.link.counters`), ``trace.bin`` and
+``trace.pipe`` (see `paretopipe_worker.link.replay`), the files of the `keeper`, and the lock under
+which the link is changed.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from paretopipe_worker.host.daemons import locked, write_json
 from paretopipe_worker.host.lease import Lease
 from paretopipe_worker.link import replay
 from paretopipe_worker.link.conditions import Engine, TcpSettings
-from paretopipe_worker.shaping import htb, interfaces, keeper, relay, tc, tcp_settings
+from paretopipe_worker.shaping import ShapingError, htb, interfaces, keeper, relay, tc, tcp_settings
+from paretopipe_worker.shaping.egress import EgressSpec
 from paretopipe_worker.shaping.goal import Goal, what_was
 from paretopipe_worker.shaping.interfaces import Interface
-from paretopipe_worker.shaping.tc import Shaping, ShapingError
 
 
 @dataclass(frozen=True)
 class Change:
-    """What was done to the link, or would be: the commands, and texts that show as a diff."""
+    """What was done to the link, or would be: the commands, and the states to show as a diff."""
 
     changed: bool
     commands: list[list[str]]
@@ -39,13 +39,14 @@ class Change:
     engine: Engine = "none"
 
 
-def engine_for(shaping: Shaping, emulate: bool) -> Engine:
-    """Choose who applies a shaping here.
+def engine_for(egress: EgressSpec, emulate: bool) -> Engine:
+    """Choose who shapes on this host.
 
-    Netem where it works, since it is exact to the packet. Else htb alone, if all that is asked for
-    is rates: it costs the stages nothing to speak of, where the relay takes its share of their
-    cores. The relay, where it is allowed, for anything else, and for rates so low that a
-    certificate would not let htb pass: so few packets cost less.
+    Netem comes first where it works, since it is exact to the packet. Without netem, htb alone
+    shapes if nothing but rates is asked for: it costs the stages next to nothing, whereas the relay
+    takes a share of their cores. The relay, where it is allowed, shapes everything else. It also
+    shapes rates so low that htb would fail the certificate; at such a rate there are few packets,
+    so that it costs little.
 
     Parameters
     ----------
@@ -55,25 +56,25 @@ def engine_for(shaping: Shaping, emulate: bool) -> Engine:
     Raises
     ------
     ShapingError
-        When it needs netem, there is none and the relay may not, or there is not even htb.
+        When netem is needed, is missing, and the relay is not allowed; or when htb is missing too.
     """
-    if not shaping.ways:
+    if not egress.ways:
         return "none"
     kernel = interfaces.probe_kernel()
     if kernel["netem"]:
         return "netem"
-    only_rates = all(condition.only_rate for condition in shaping.conditions)
-    if only_rates and (not emulate or all(map(htb.certifiable, shaping.conditions))):
+    only_rates = all(condition.only_rate for condition in egress.conditions)
+    if only_rates and (not emulate or all(map(htb.certifiable, egress.conditions))):
         if kernel["htb"]:
             return "htb"
         raise ShapingError(
-            f"profile {shaping.name} needs netem (module sch_netem) or htb (sch_htb); tried on "
+            f"profile {egress.name} needs netem (module sch_netem) or htb (sch_htb); tried on "
             f"kernel {kernel['kernel']}: {kernel['reason']}"
         )
     if emulate:
         return "relay"
     raise ShapingError(
-        f"profile {shaping.name} asks for more than a rate, which needs netem (module sch_netem); "
+        f"profile {egress.name} asks for more than a rate, which needs netem (module sch_netem); "
         f"tried on kernel {kernel['kernel']}: {kernel['reason']} Debian and Raspberry Pi OS have "
         "it in their standard kernels, Ubuntu in package "
         f"linux-modules-extra-{kernel['kernel']}, "
@@ -82,7 +83,7 @@ def engine_for(shaping: Shaping, emulate: bool) -> Engine:
 
 
 def apply(
-    shaping: Shaping,
+    egress: EgressSpec,
     tcp: TcpSettings | None,
     address: str,
     state_dir: Path,
@@ -92,9 +93,9 @@ def apply(
 ) -> Change:
     """Shape the link that owns `address`, set TCP, and leave a keeper that puts both back.
 
-    Applied again it changes nothing. Where nothing is asked for, the link is restored. When a
-    command fails, or the kernel then says something else than was asked for, all is put back
-    before the error is raised.
+    A second call with the same arguments changes nothing. If nothing is asked for, the link is
+    restored. If a command fails, or the kernel afterwards reports something else than was asked
+    for, everything is put back before the error is raised.
 
     Parameters
     ----------
@@ -103,27 +104,27 @@ def apply(
     address
         This host's data address.
     check
-        Change nothing, only say what would be.
+        Change nothing, only say what would change.
 
     Raises
     ------
     ShapingError
-        When the lease does not hold, the address or what the engine needs is missing, the
-        interface carries a qdisc that somebody else set up, or a command failed.
+        When the lease does not hold, the address or something that the engine needs is missing,
+        the interface carries a qdisc that somebody else set up, or a command failed.
     """
-    if shaping.engine == "none" and tcp is None and shaping.timetable is None:
+    if egress.engine == "none" and tcp is None and egress.timetable is None:
         return restore(state_dir, check=check)
     with contextlib.nullcontext() if check else locked(state_dir / "lock"):
         interface = interfaces.owning(address)
-        _require(shaping, interface)
-        goal = Goal.of(shaping, tcp, lease, state_dir, interface)
+        _require(egress, interface)
+        goal = Goal.of(egress, tcp, lease, state_dir, interface)
         before = goal.now()
         kept = keeper.alive(state_dir)
         in_place = before == goal.state and goal.recorded(state_dir)
-        in_place = in_place and (kept is not None or shaping.engine != "relay")
+        in_place = in_place and (kept is not None or egress.engine != "relay")
         if in_place and kept is not None:
-            return Change(False, [], _text(before), _text(before), shaping.engine)
-        # Where the keeper alone is missing, the link stays as it is and gets a new one.
+            return Change(False, [], _text(before), _text(before), egress.engine)
+        # If only the keeper is missing, the link stays as it is and gets a new keeper.
         done = [] if in_place else _clearing(state_dir) + goal.commands
         if not check:
             _require_lease(lease)
@@ -131,21 +132,26 @@ def apply(
                 keeper.start(state_dir, goal, lambda: _clear(state_dir))
             else:
                 _clear(state_dir)
-                goal = Goal.of(shaping, tcp, lease, state_dir, interfaces.owning(address))
+                goal = Goal.of(egress, tcp, lease, state_dir, interfaces.owning(address))
                 _carry_out(goal, state_dir)
-        return Change(True, done, _text(before), _text(goal.state), shaping.engine)
+        return Change(True, done, _text(before), _text(goal.state), egress.engine)
 
 
 def restore(state_dir: Path, *, check: bool = False) -> Change:
-    """Take our shaping off every interface it is on, put GSO and TCP back, and end the keeper.
+    """Take our shaping off all interfaces, put GSO and TCP back, and end the keeper.
 
-    Restoring an unshaped link changes nothing. Where the state folder was lost, our root qdisc is
-    still known by its handle.
+    Restoring an unshaped link changes nothing. Even if the state folder was lost, our root qdisc
+    is known by its handle.
+
+    Parameters
+    ----------
+    check
+        Change nothing, only say what would change.
 
     Raises
     ------
     ShapingError
-        When a command failed; what was saved is kept, and so is the keeper.
+        When a command failed; what was saved before shaping is kept then, and so is the keeper.
     """
     if not state_dir.exists() and not interfaces.shaped():
         return Change(False, [], "", "")
@@ -163,11 +169,11 @@ def restore(state_dir: Path, *, check: bool = False) -> Change:
         return Change(changed, commands, _text(before), _text(after))
 
 
-def _require(shaping: Shaping, interface: Interface) -> None:
+def _require(egress: EgressSpec, interface: Interface) -> None:
     """Refuse, before anything is changed, what cannot or must not be shaped."""
-    if shaping.engine == "none":
+    if egress.engine == "none":
         return
-    where = f"{interface.name}: profile {shaping.name}"
+    where = f"{interface.name}: profile {egress.name}"
     if interface.loopback:
         raise ShapingError(f"{where}: a loopback interface is no link to shape")
     root = interface.root
@@ -176,33 +182,33 @@ def _require(shaping: Shaping, interface: Interface) -> None:
             f"{where}: the root qdisc is '{root}', which is neither the kernel's own nor ours. "
             f"If nobody needs it: tc qdisc del dev {interface.name} root"
         )
-    if shaping.engine == "relay":
+    if egress.engine == "relay":
         relay.require_tun()
 
 
 def _require_lease(lease: Lease) -> None:
-    """Refuse to shape what the keeper would restore at once."""
+    """Refuse to shape a link that the keeper would restore at once."""
     if lapse := lease.lapse():
         raise ShapingError(f"{lapse}: touch it before shaping")
 
 
 def _carry_out(goal: Goal, state_dir: Path) -> None:
-    """Reach the goal from what the kernel made; on any failure undo all of it."""
+    """Lead the link from the kernel's defaults to the goal; on any failure undo all of it."""
     interface = goal.interface
     before = {"interface": interface.name, "gso_max_segs": interface.gso_max_segs}
     write_json(
         state_dir / "before.json", {**before, "state": interface.state, "tcp": goal.original}
     )
     try:
-        # First, so that our own sudden end leaves no host shaped, and the relay's TAPs are there.
+        # First, so that our own sudden end leaves no host shaped, and so that the TAPs exist.
         keeper.start(state_dir, goal, lambda: _clear(state_dir))
         for command in goal.commands:
             tcp_settings.run(command)
         differing = set(goal.now()) ^ set(goal.state)
         if differing:
             raise ShapingError(
-                f"{interface.name}: what was asked for and what the "
-                f"kernel has differ in: {'; '.join(sorted(differing))}"
+                f"{interface.name}: what was asked for and what the kernel has differ in: "
+                f"{'; '.join(sorted(differing))}"
             )
     except ShapingError:
         _clear(state_dir)
@@ -212,7 +218,7 @@ def _carry_out(goal: Goal, state_dir: Path) -> None:
 
 
 def _clearing(state_dir: Path) -> list[list[str]]:
-    """Commands that bring back every interface that is shaped by us, or only half so, and TCP."""
+    """Commands that restore TCP and every interface that is shaped by us, also if only in part."""
     saved = what_was(state_dir) or {"interface": "", "gso_max_segs": 0}
     commands = []
     shaped = interfaces.shaped()
@@ -229,18 +235,18 @@ def _clearing(state_dir: Path) -> list[list[str]]:
 
 
 def _clear(state_dir: Path) -> None:
-    """Bring the link back, end the keeper, forget what was saved; in this order."""
+    """Restore the link, then end the keeper, then delete what was saved."""
     for command in _clearing(state_dir):
         tcp_settings.run(command)
     if left := _clearing(state_dir):
-        raise ShapingError(f"not restored: {left}")
+        raise ShapingError(f"the link is not restored; these commands had no effect: {left}")
     keeper.end(state_dir)
     for name in ("link.json", "relay.bin", replay.PIPE, replay.FILE, "before.json"):
         (state_dir / name).unlink(missing_ok=True)
 
 
 def _states(names: set[str], saved: dict[str, Any] | None) -> list[str]:
-    """What shapes the interfaces of these names that are there, and TCP where we had set it."""
+    """State of those interfaces of these names that exist, and of TCP if we had set it."""
     found = [each for name in sorted(names) if (each := interfaces.find(name))]
     lines = [line for interface in found for line in interface.state]
     if saved and saved["tcp"] and saved["interface"] in [each.name for each in found]:
@@ -250,5 +256,5 @@ def _states(names: set[str], saved: dict[str, Any] | None) -> list[str]:
 
 
 def _text(lines: list[str]) -> str:
-    """Lines as a text that Ansible can show as a diff."""
+    """Join lines to a text that Ansible can show as a diff."""
     return "".join(f"{line}\n" for line in lines)

@@ -1,4 +1,4 @@
-"""The command line of shaping: ``python -m paretopipe_worker link``."""
+"""The command ``python -m paretopipe_worker link``: shape this host's link, and restore it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 from paretopipe_worker.host.lease import Lease
 from paretopipe_worker.link.conditions import TcpSettings
-from paretopipe_worker.shaping import htb, interfaces, tc
+from paretopipe_worker.shaping import ShapingError, htb, interfaces, tc
 from paretopipe_worker.shaping.apply import Change, apply, engine_for, restore
-from paretopipe_worker.shaping.tc import Shaping, ShapingError
+from paretopipe_worker.shaping.egress import EgressSpec
 from paretopipe_worker.usertext import shown
 
 
@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = verbs.add_parser(
         "check",
         parents=[host],
-        help="who would shape this host's links of a plan, whose profiles stdin brings",
+        help="say who would shape this host's links; the plan's profiles come on stdin",
     )
     _add_choice(parser)
     parser.set_defaults(run=_printing(_run_check))
@@ -62,7 +62,7 @@ def _add_apply(parser: argparse.ArgumentParser) -> None:
         '"timetable": {"starts_s": [...], "period_s": S}, and "trace": [{...}, ...] in each way',
     )
     parser.add_argument(
-        "--tcp", type=_tcp, metavar="JSON", help="TCP's settings; without, they stay as they are"
+        "--tcp", type=_tcp, metavar="JSON", help="TCP's settings; without it they stay as they are"
     )
     parser.add_argument("--address", required=True, help="this host's data address")
     _add_choice(parser)
@@ -74,10 +74,10 @@ def _add_apply(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
-    """Add what, beside the profile, it depends on whether a link can be shaped and by whom."""
+    """Add the arguments that decide, together with the profile, who shapes a link."""
     parser.add_argument("--ports", required=True, metavar="PORT,...", help="stages' data ports")
     parser.add_argument(
-        "--emulate", action="store_true", help="let the userspace relay take missing netem's place"
+        "--emulate", action="store_true", help="let the userspace relay shape if there is no netem"
     )
 
 
@@ -93,20 +93,20 @@ def _tcp(text: str) -> TcpSettings:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _shaping(profile: str, args: argparse.Namespace) -> Shaping:
-    """Read a profile, and choose who is to apply it."""
+def _egress(profile: str, args: argparse.Namespace) -> EgressSpec:
+    """Read a profile, and choose who shapes."""
     try:
         ports = tuple(int(port) for port in args.ports.split(",") if port)
     except ValueError as error:
         raise ShapingError(
             f"--ports: numbers from 1024 to 32766; got {shown(args.ports)}"
         ) from error
-    shaping = Shaping.parse(profile, ports)
-    return replace(shaping, engine=engine_for(shaping, args.emulate))
+    egress = EgressSpec.parse(profile, ports)
+    return replace(egress, engine=engine_for(egress, args.emulate))
 
 
 def _run_check(args: argparse.Namespace) -> dict[str, Any]:
-    """``link check``: a JSON list of profiles, each with its ways by host."""
+    """Run ``link check`` on a JSON list of profiles, each with its ways by host."""
     text = sys.stdin.read()
     try:
         profiles = [
@@ -116,31 +116,31 @@ def _run_check(args: argparse.Namespace) -> dict[str, Any]:
         raise ShapingError(
             f"stdin: a JSON list of profiles, each with its ways by host; got {text[:200]!r}"
         ) from error
-    shapings = [_shaping(json.dumps(profile), args) for profile in profiles]
+    asked = [_egress(json.dumps(profile), args) for profile in profiles]
     return {
-        "engines": {shaping.name: shaping.engine for shaping in shapings},
+        "engines": {egress.name: egress.engine for egress in asked},
         "warnings": [
-            f"{args.host}: profile {shaping.name} is shaped by htb, for want of netem: below "
-            f"{htb.CERTIFIED_FROM_MBIT:g} Mbit/s single transfers are early by up to the time of "
-            "a frame, and the certificate will tell so"
-            for shaping in shapings
-            if shaping.engine == "htb" and not all(map(htb.certifiable, shaping.conditions))
+            f"{args.host}: profile {egress.name} will be shaped by htb, because this kernel has no "
+            f"netem. Below {htb.CERTIFIED_FROM_MBIT:g} Mbit/s htb delivers single transfers early, "
+            "by up to the time of a frame: the certificate of the link will say so"
+            for egress in asked
+            if egress.engine == "htb" and not all(map(htb.certifiable, egress.conditions))
         ],
     }
 
 
 def _run_apply(args: argparse.Namespace) -> Change:
-    """``link apply``."""
+    """Run ``link apply``."""
     # A trace may be longer than an argument can be (128 KiB).
     profile = sys.stdin.read() if args.profile == "-" else args.profile
-    shaping = _shaping(profile, args)
-    os.umask(0o022)  # the stages, an ordinary user's, read the state folder
+    egress = _egress(profile, args)
+    os.umask(0o022)  # the stages, which an ordinary user runs, read the state folder
     lease = Lease(args.lease, args.lease_s)
-    return apply(shaping, args.tcp, args.address, args.state_dir, lease, check=args.check)
+    return apply(egress, args.tcp, args.address, args.state_dir, lease, check=args.check)
 
 
 def _run_show(args: argparse.Namespace) -> dict[str, Any]:
-    """``link show``."""
+    """Run ``link show``."""
     interface = interfaces.owning(args.address)
     return {
         "interface": interface.name,
@@ -152,7 +152,7 @@ def _run_show(args: argparse.Namespace) -> dict[str, Any]:
 def _printing(
     action: Callable[[argparse.Namespace], Change | dict[str, Any]],
 ) -> Callable[[argparse.Namespace], int]:
-    """Print what an action returns as JSON, and what it refuses as one text on stderr."""
+    """Print what an action returns as JSON, or its error as one text on stderr."""
 
     def run(args: argparse.Namespace) -> int:
         try:

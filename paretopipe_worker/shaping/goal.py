@@ -1,4 +1,4 @@
-"""What a host's link and TCP are to be, and how to get there from what the kernel made."""
+"""The state that a host's link and TCP shall have, and the commands that lead there."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from paretopipe_worker.host.daemons import read_json
 from paretopipe_worker.host.lease import Lease
 from paretopipe_worker.link.conditions import TcpSettings
-from paretopipe_worker.shaping import interfaces, tc, tcp_settings
+from paretopipe_worker.shaping import interfaces, tc, tc_state, tcp_settings
+from paretopipe_worker.shaping.egress import EgressSpec
 from paretopipe_worker.shaping.interfaces import Interface
-from paretopipe_worker.shaping.tc import Shaping
 
 
 def what_was(state_dir: Path) -> dict[str, Any] | None:
-    """What was saved of the interface and TCP before we shaped; None where nothing was.
+    """Read what was saved of the interface and of TCP before we shaped; None if nothing was.
 
-    Its keys are ``interface``, ``gso_max_segs``, ``state`` and ``tcp``, which is empty where it
-    was left alone.
+    The keys are ``interface``, ``gso_max_segs``, ``state`` and ``tcp``, which is empty if TCP was
+    left alone.
     """
     saved = read_json(state_dir / "before.json")
     return None if saved is None else {"tcp": {}, **saved}
@@ -27,19 +27,19 @@ def what_was(state_dir: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Goal:
-    """What an interface and TCP are to be, and how to get there from what the kernel made.
+    """The state that an interface and TCP shall have.
 
     Attributes
     ----------
     asked
         What was asked for, as JSON reads it back.
     original, tcp
-        TCP's settings before us, and as they are to be: the same names.
+        TCP's settings before we changed them, and as they shall be, under the same names.
     state
-        Lines of state once all is in force.
+        The lines of state once everything is in force.
     """
 
-    shaping: Shaping
+    egress: EgressSpec
     lease: Lease
     interface: Interface
     asked: dict[str, Any]
@@ -50,24 +50,24 @@ class Goal:
     @classmethod
     def of(
         cls,
-        shaping: Shaping,
+        egress: EgressSpec,
         tcp: TcpSettings | None,
         lease: Lease,
         state_dir: Path,
         interface: Interface,
     ) -> Goal:
-        """Make one, for an interface as it is or as it is already shaped."""
+        """Make a goal for an interface, which may be shaped already."""
         saved = what_was(state_dir)
         now = tcp_settings.read(interface.name) | (saved["tcp"] if saved else {})
         then = {} if tcp is None else tcp_settings.wanted(tcp, now)
-        if shaping.engine != "none":
-            state = tc.expected_state(shaping, interface.name, interface.mtu)
+        if egress.engine != "none":
+            state = tc_state.expected_state(egress, interface.name, interface.mtu)
         elif saved and interface.root == tc.ROOT:
             state = saved["state"]
         else:
             state = interface.state
         asked = {
-            **asdict(shaping),
+            **asdict(egress),
             "asked": {
                 "tcp": None if tcp is None else asdict(tcp),
                 "lease": str(lease.path),
@@ -75,7 +75,7 @@ class Goal:
             },
         }
         return cls(
-            shaping,
+            egress,
             lease,
             interface,
             json.loads(json.dumps(asked)),
@@ -86,15 +86,15 @@ class Goal:
 
     @property
     def commands(self) -> list[list[str]]:
-        """Commands from what the kernel made to the goal."""
+        """The commands that lead from the kernel's defaults to the goal."""
         name = self.interface.name
         made = tcp_settings.commands(name, self.original, self.tcp)
-        if self.shaping.engine != "none":
-            made += tc.apply_commands(self.shaping, name, self.interface.mtu)
+        if self.egress.engine != "none":
+            made += tc.apply_commands(self.egress, name, self.interface.mtu)
         return made
 
     def now(self) -> list[str]:
-        """What the kernel says now, in the lines of `state`."""
+        """Read what the kernel says now, in lines like those of `state`."""
         interface = interfaces.find(self.interface.name)
         values = tcp_settings.read(self.interface.name)
         return (interface.state if interface else []) + tcp_settings.lines(
@@ -102,6 +102,6 @@ class Goal:
         )
 
     def recorded(self, state_dir: Path) -> bool:
-        """Whether just this was applied last."""
+        """Tell whether the last link applied is exactly this one."""
         last = read_json(state_dir / "link.json")
         return last is not None and {**self.asked, "tcp": last.get("tcp")} == last

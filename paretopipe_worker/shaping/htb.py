@@ -1,13 +1,15 @@
 """Classes of the root htb as ``tc`` takes and prints them, and the rate that htb alone keeps.
 
-Pure. Each way has a class. Where a netem inside does the timing, the class must not: it has no rate
-to speak of. Where there is no netem, and a way asks for a rate alone, the class keeps that rate.
+Pure. Each way has a class. If a netem inside it does the timing, the class must not delay anything,
+so its rate is as good as unlimited. If there is no netem and a way asks for a rate alone, the class
+keeps that rate.
 
-A class lets a packet go when those before it have had their time on the wire, where a wire would
-have delivered it only after its own: what is sent after a pause is early by the time of its last
-frame, and by the burst. The burst is what a class saves up while its timer is late; one that
-nothing may be saved up in loses 3 % of 20 Mbit/s and 11 % of 100. Sources: tc-htb(8), Linux's
-``net/sched/sch_htb.c``, and iproute2's ``tc/q_htb.c`` for what is printed, and how it is rounded.
+A class sends a packet as soon as the packets before it have had their time on the wire, whereas a
+wire delivers a packet only after its own time as well. So what is sent after a pause arrives early,
+by the time of its last frame and by the burst. The burst is what a class may save up while its
+timer is late: without a burst it loses 3 % of 20 Mbit/s and 11 % of 100 Mbit/s. Sources:
+tc-htb(8), Linux's ``net/sched/sch_htb.c``, and iproute2's ``tc/q_htb.c`` for how it prints and
+rounds.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from paretopipe_worker.link.conditions import Condition, Engine
 from paretopipe_worker.shaping import netem
 
 CERTIFIED_FROM_MBIT = 10.0
-"""From this rate on no transfer that is certified is early by more than the millisecond that it may
-be (`analysis.measures.certificate`): of 8 KiB at 10 Mbit/s, 0.8 ms were measured. Below, a frame
-takes too long."""
+"""From this rate on, no certified transfer is early by more than the millisecond that it may be
+(`analysis.measures.certificate`): 8 KiB at 10 Mbit/s were measured 0.8 ms early. At a lower rate a
+frame takes too long."""
 
 _BURST_US = {"htb": 100, "netem": 1000}
-"""How late a class's timer may be without loss of rate: where a class does no timing, as it likes.
-"""
+"""How late a class's timer may be before rate is lost; generous where the class does no timing."""
+
 _QUEUE_PACKETS = 1000
 _UNIT_KBIT = {"bit": 1e-3, "Kbit": 1, "Mbit": 1e3, "Gbit": 1e6, "Tbit": 1e9}
 _UNIT_BYTES = {"b": 1, "Kb": 1 << 10, "Mb": 1 << 20}
@@ -33,12 +35,12 @@ _SHOWN = re.compile(
 )
 
 LEAF = f"pfifo limit {_QUEUE_PACKETS}"
-"""The queue inside a class that keeps the rate itself: it is TCP that holds back what is large
-(``tcp_small_queues``: what waits in a qdisc is not sent yet)."""
+"""The queue inside a class that keeps the rate itself. It can be short, because TCP holds back what
+is large (``tcp_small_queues``: a packet that waits in a qdisc does not count as sent)."""
 
 
 def certifiable(condition: Condition) -> bool:
-    """Whether htb keeps a rate so well that a session's certificate can hold."""
+    """Tell whether htb keeps the rate well enough for a session's certificate to hold."""
     return condition.rate_mbit is None or condition.rate_mbit >= CERTIFIED_FROM_MBIT
 
 
@@ -56,7 +58,7 @@ def asked(engine: Engine, condition: Condition, frame: int) -> str:
 
 
 def expected(name: str, engine: Engine, condition: Condition) -> str:
-    """What `shown` returns of the class of that name, once it is there."""
+    """Return the line that `shown` returns for the class of that name, once it exists."""
     rate = _rate_kbit(engine, condition)
     if rate > 1_000_000:
         rate -= rate % 1000  # above a Gbit/s tc shows no kbit/s
@@ -64,10 +66,10 @@ def expected(name: str, engine: Engine, condition: Condition) -> str:
 
 
 def shown(text: str) -> list[str]:
-    """Classes as lines of state, from what ``tc class show`` prints.
+    """Turn what ``tc class show`` prints into lines of state.
 
-    A burst is told by how long it takes at the rate, which tc cuts to microseconds, and prints in
-    rounded bytes.
+    A line gives the burst as its duration at the class's rate. tc truncates that duration to
+    microseconds, and prints it as a rounded number of bytes.
     """
     lines = []
     for name, rate, rate_unit, burst, burst_unit in _SHOWN.findall(text):
@@ -84,12 +86,12 @@ def _rate_kbit(engine: Engine, condition: Condition) -> int:
 
 
 def _burst_bytes(rate_kbit: int, burst_us: int) -> int:
-    """A burst in bytes; of none tc would make one of its own."""
+    """A burst in bytes, at least 1: for 0 tc would choose a burst of its own."""
     return max(1, rate_kbit * burst_us // 8000)
 
 
 def _burst_us(rate_kbit: int, size: float) -> int:
-    """A burst as the time it takes: one of ours, where it is that but for tc's rounding."""
+    """The duration of a burst: one of `_BURST_US` if it differs from that by tc's rounding only."""
     for burst_us in _BURST_US.values():
         ours = _burst_bytes(rate_kbit, burst_us)
         if abs(size - ours) <= 16 + 0.02 * ours:

@@ -11,8 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from paretopipe_worker.shaping import tc
-from paretopipe_worker.shaping.tc import ShapingError
+from paretopipe_worker.shaping import ShapingError, tc, tc_state
 
 _GSO_MAX_SEGS = 65535
 _TIMEOUT_S = 20
@@ -28,9 +27,9 @@ class Interface:
     mtu
         In bytes.
     gso_max_segs
-        How many segments one packet handed to the interface may hold.
+        How many frames one packet handed to the interface may hold.
     gso_default
-        What the driver makes of that by itself.
+        What the driver itself sets that to.
     """
 
     name: str
@@ -42,20 +41,21 @@ class Interface:
     @property
     def root(self) -> str:
         """Its root qdisc: the kind, and the handle unless the kernel itself put it there."""
-        return tc.root_qdisc(_qdiscs(self.name))
+        return tc_state.root_qdisc(_qdiscs(self.name))
 
     @property
     def state(self) -> list[str]:
-        """What shapes it, one fact a line."""
+        """What shapes it, one fact a line (see `tc_state`)."""
         classes = run(["tc", "class", "show", "dev", self.name])
-        # Asking for the filters of a qdisc that is not there is an error.
+        # It is an error to ask for the filters of a qdisc that does not exist.
         ours = self.root == tc.ROOT
         filters = run(["tc", "filter", "show", "dev", self.name, *tc.FILTERS]) if ours else ""
-        return tc.read_state(self.name, self.gso_max_segs, _qdiscs(self.name), classes, filters)
+        qdiscs = _qdiscs(self.name)
+        return tc_state.read_state(self.name, self.gso_max_segs, qdiscs, classes, filters)
 
 
 def find(name: str) -> Interface | None:
-    """Find an interface by its name."""
+    """Find an interface by its name; None if there is none."""
     done = _execute(["ip", "-d", "-j", "link", "show", "dev", name])
     if done.returncode != 0:
         return None
@@ -75,7 +75,7 @@ def owning(address: str) -> Interface:
     Raises
     ------
     ShapingError
-        When none does; it names the addresses there are.
+        When no interface does; the text lists the addresses of this host.
     """
     try:
         sought = ipaddress.ip_address(address)
@@ -94,19 +94,19 @@ def owning(address: str) -> Interface:
 
 
 def shaped() -> list[Interface]:
-    """Interfaces that carry our root qdisc, whoever put it there."""
-    names = {str(each["dev"]) for each in _qdiscs() if tc.root_qdisc([each]) == tc.ROOT}
+    """Find the interfaces that carry our root qdisc, whoever put it there."""
+    names = {str(each["dev"]) for each in _qdiscs() if tc_state.root_qdisc([each]) == tc.ROOT}
     return [interface for name in sorted(names) if (interface := find(name)) is not None]
 
 
 def probe_kernel() -> dict[str, Any]:
-    """Try netem and htb in throwaway namespaces, which also loads their modules if there are any.
+    """Try netem and htb in throwaway namespaces, which brings in their kernel modules.
 
     Returns
     -------
     dict
-        ``netem`` and ``htb`` (bool), ``reason`` (what the first trial that failed said), ``kernel``
-        (``uname -r``).
+        ``netem`` and ``htb`` (whether each works), ``reason`` (what the first trial that failed
+        said), ``kernel`` (``uname -r``).
     """
     said = {name: _trial(*qdisc.split()) for name, qdisc in _TRIALS.items()}
     works: dict[str, Any] = {name: text is None for name, text in said.items()}
@@ -116,13 +116,13 @@ def probe_kernel() -> dict[str, Any]:
 
 
 def _trial(*qdisc: str) -> str | None:
-    """Try a qdisc in a throwaway namespace: None where it works, else what was said."""
+    """Try a qdisc in a throwaway namespace: None if it works, else what the kernel said."""
     for namespace in (["--net"], ["--user", "--map-root-user", "--net"]):
         trial = ["tc", "qdisc", "add", "dev", "lo", "root", *qdisc]
         done = _execute(["unshare", *namespace, *trial])
         if done.returncode == 0:
             return None
-        # The exit status is 2 for a missing module and for missing rights: only the text tells.
+        # The exit status is 2 both for a missing module and for missing rights.
         if "kind is unknown" in done.stderr:
             break
     return " ".join(done.stderr.split())
@@ -144,7 +144,7 @@ def run(command: list[str]) -> str:
 
 
 def refusal(what: str, said: str) -> ShapingError:
-    """Make an error of what the kernel said to something, with what helps where it is rights."""
+    """Make an error of what the kernel said; if rights are missing, it says what is needed."""
     denied = ("not permitted", "Permission denied")
     rights = " (shaping needs root)" if any(text in said for text in denied) else ""
     return ShapingError(f"{what}: {said}{rights}")
@@ -158,7 +158,7 @@ def _qdiscs(name: str | None = None) -> list[Any]:
 
 
 def _execute(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command whose language and search path do not depend on who logged in how."""
+    """Run a command in a language and with a search path that do not depend on the login."""
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     environment = {**os.environ, "PATH": path, "LC_ALL": "C"}
     try:

@@ -1,7 +1,7 @@
-"""The keeper of a shaped link: the process on the host that undoes shaping once nobody renews it.
+"""The keeper of a shaped link: the process on the host that undoes shaping when the lease lapses.
 
-It relays, too, where the relay takes netem's place, and steps through a trace: one process, so
-that none outlives the other. The state folder holds ``keeper.json``, by which others find it, and
+It also runs the relay and steps through a trace. These are one process, so that none of them
+outlives another. The state folder holds ``keeper.json``, by which others find the keeper, and
 ``keeper.log``.
 """
 
@@ -17,30 +17,29 @@ from functools import partial
 from pathlib import Path
 
 from paretopipe_worker.host.daemons import Process, detach, locked, read_json, write_json
-from paretopipe_worker.shaping import interfaces, tc
+from paretopipe_worker.shaping import ShapingError, interfaces, tc
 from paretopipe_worker.shaping.goal import Goal
 from paretopipe_worker.shaping.relay import Relay, be_prompt
 from paretopipe_worker.shaping.stepper import Stepper
-from paretopipe_worker.shaping.tc import ShapingError
 
 _WATCHING = "watching"
 
 
 def alive(state_dir: Path) -> Process | None:
-    """The keeper, if it lives."""
+    """Find the keeper; None unless it is alive."""
     saved = read_json(state_dir / "keeper.json")
     keeper = None if saved is None else Process(**saved)
     return keeper if keeper and keeper.alive else None
 
 
 def start(state_dir: Path, goal: Goal, undo: Callable[[], None]) -> None:
-    """Start the keeper in place of the one that may be there; the caller holds the lock.
+    """Start a keeper, in place of the one that may exist; the caller holds the lock.
 
     Parameters
     ----------
     undo
-        What it calls, holding the lock, once the lease has lapsed or the relay failed; again at
-        the next look where that raises `ShapingError`.
+        What the keeper calls, holding the lock, once the lease has lapsed or the relay has failed.
+        If it raises `ShapingError`, the keeper calls it again when it next looks at the lease.
 
     Raises
     ------
@@ -55,7 +54,15 @@ def start(state_dir: Path, goal: Goal, undo: Callable[[], None]) -> None:
 
 
 def end(state_dir: Path) -> None:
-    """End the keeper, unless it is this process; it is not restoring, for the lock is ours."""
+    """End the keeper, unless it is this process.
+
+    The caller holds the lock, so the keeper is not in the middle of restoring the link.
+
+    Raises
+    ------
+    ShapingError
+        When the keeper does not end.
+    """
     keeper = alive(state_dir)
     if keeper and keeper.pid != os.getpid() and not keeper.end(signal.SIGKILL, 5):
         raise ShapingError(f"keeper {keeper.pid} does not end")
@@ -70,8 +77,8 @@ def _keep(
     assert own is not None
     relayed = None
     try:
-        if goal.shaping.engine == "relay":
-            relayed = Relay(goal.shaping, goal.interface, state_dir / "relay.bin")
+        if goal.egress.engine == "relay":
+            relayed = Relay(goal.egress, goal.interface, state_dir / "relay.bin")
         stepper = _stepper(state_dir, goal, relayed)
         if relayed or stepper:
             print(f"keeper: {be_prompt()}", flush=True)
@@ -82,7 +89,7 @@ def _keep(
     def undo_all() -> None:
         undo()
         if relayed:
-            relayed.close()  # under the lock: who comes next makes TAPs of the same names
+            relayed.close()  # under the lock: the next keeper makes TAPs of the same names
 
     write_json(state_dir / "keeper.json", asdict(own))
     report(_WATCHING)
@@ -91,17 +98,17 @@ def _keep(
     while True:
         try:
             wait(goal.lease.poll_s)
-        except OSError as error:  # the relay's: without it the stages' data goes nowhere
+        except OSError as error:  # from the relay, without which the stages' data goes nowhere
             wait, why = time.sleep, partial(str, f"the relay failed: {error}")
-        except ShapingError as error:  # the link is in no segment of its trace
+        except ShapingError as error:  # the link is in no segment of its trace any more
             wait, why = time.sleep, partial(str, f"the trace failed: {error}")
         if why() and _undone(state_dir, undo_all, why):
             return
 
 
 def _stepper(state_dir: Path, goal: Goal, relayed: Relay | None) -> Stepper | None:
-    """What steps through the trace that the link follows, if it does."""
-    if goal.shaping.timetable is None:
+    """Make what steps through the link's trace; None if the link follows no trace."""
+    if goal.egress.timetable is None:
         return None
 
     def change(segment: int) -> None:
@@ -109,15 +116,15 @@ def _stepper(state_dir: Path, goal: Goal, relayed: Relay | None) -> Stepper | No
             relayed.change(segment)
             return
         interface = goal.interface
-        for command in tc.step_commands(goal.shaping, interface.name, interface.mtu, segment):
+        for command in tc.step_commands(goal.egress, interface.name, interface.mtu, segment):
             interfaces.run(command)
 
     user = goal.lease.path.stat().st_uid
-    return Stepper(goal.shaping.timetable, change, state_dir, user)
+    return Stepper(goal.egress.timetable, change, state_dir, user)
 
 
 def _wait(relayed: Relay | None, stepper: Stepper | None, seconds: float) -> None:
-    """Relay and step, at most for so long."""
+    """Relay and step through the trace, for at most `seconds`."""
     wakes = [stepper.fileno()] if stepper else []
     seconds = stepper.wait_s(seconds) if stepper else seconds
     if relayed:
@@ -129,9 +136,9 @@ def _wait(relayed: Relay | None, stepper: Stepper | None, seconds: float) -> Non
 
 
 def _undone(state_dir: Path, undo: Callable[[], None], why: Callable[[], str | None]) -> bool:
-    """Undo the shaping if there still is a reason to, and say whether that was done."""
+    """Undo the shaping if there still is a reason to, and tell whether that was done."""
     with locked(state_dir / "lock"):
-        reason = why()  # again: waiting for the lock may have taken long
+        reason = why()  # asked again, because waiting for the lock may have taken long
         if reason is None:
             return False
         try:

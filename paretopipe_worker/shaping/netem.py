@@ -11,17 +11,24 @@ from typing import Any
 from paretopipe_worker.link.conditions import Condition
 
 UNLIMITED_KBIT = 10_000_000
-"""Rate of a netem that is to have none."""
+"""Rate of a netem where no rate was asked for."""
 
-_QUEUE_PACKETS = 1000
 JITTER_REACH = 4
 """Standard deviations that netem's tables of distributions reach from the mean."""
+
+_ETHERNET_HEADER = 14
+_QUEUE_PACKETS = 1000
 _UINT32_MAX = (1 << 32) - 1
 _SHARES = ("loss-random", "loss-gemodel", "loss-state", "duplicate", "reorder", "corrupt")
 
 
+def frame_bytes(mtu: int) -> int:
+    """Return the size of a full Ethernet frame of an interface with this MTU, in bytes."""
+    return mtu + _ETHERNET_HEADER
+
+
 def rate_kbit(condition: Condition) -> int:
-    """The rate as tc can show it again without loss."""
+    """Return the rate in kbit/s, rounded so that tc prints it again without loss."""
     if condition.rate_mbit is None:
         return UNLIMITED_KBIT
     return max(1, round(condition.rate_mbit * 1000))
@@ -30,20 +37,20 @@ def rate_kbit(condition: Condition) -> int:
 def asked(condition: Condition, frame: int) -> str:
     """Write a condition as netem takes it.
 
-    It always has a rate: with one, netem sends in the order of arrival, so that jitter does not
-    reorder. What it is to reorder is asked for apart.
+    The rate is always named: netem with a rate sends packets in the order of arrival, so jitter
+    does not reorder them. Reordering has an option of its own.
 
     Parameters
     ----------
     frame
-        Bytes of a full Ethernet frame, of which `limit` must hold as many as are under way.
+        Bytes of a full Ethernet frame. The queue must hold as many frames as are under way.
     """
     words = [f"netem limit {_limit(condition, frame)}"]
     if condition.delay_ms:
         words += [f"delay {_microseconds(condition.delay_ms)}us"]
     if condition.jitter_ms:
         words += [f"{_microseconds(condition.jitter_ms)}us"]
-        if condition.distribution != "uniform":  # which netem has without a table
+        if condition.distribution != "uniform":  # netem needs no table for that one
             words += [f"distribution {condition.distribution}"]
     if condition.loss_percent:
         words += [f"loss random {condition.loss_percent:.10g}%"]
@@ -58,7 +65,7 @@ def asked(condition: Condition, frame: int) -> str:
 
 
 def printed(condition: Condition, frame: int) -> dict[str, Any]:
-    """What ``tc -j`` prints of `asked`: seconds, shares of 1, bytes per second."""
+    """Return what ``tc -j`` prints of `asked`: seconds, shares of 1, bytes per second."""
     bursts = {
         "p": _share(condition.burst_loss_percent),
         "r": _share(condition.burst_recovery_percent),
@@ -80,10 +87,10 @@ def printed(condition: Condition, frame: int) -> dict[str, Any]:
 
 
 def described(options: dict[str, Any]) -> str:
-    """What ``tc -j`` prints of a qdisc as a text: equal texts, equal netems.
+    """Turn what ``tc -j`` prints of a netem into a text; netems with equal texts are equal.
 
-    Times are rounded to what survives the kernel's ticks. How jitter is distributed is not in it:
-    the kernel does not tell.
+    Times are rounded to what survives the kernel's ticks. The text does not say how jitter is
+    distributed, because the kernel does not tell.
     """
     words = [f"limit {options.get('limit')}"]
     times = options.get("delay", {"delay": 0, "jitter": 0})
@@ -99,16 +106,16 @@ def described(options: dict[str, Any]) -> str:
 
 
 def _microseconds(milliseconds: float) -> int:
-    """A time in tens of microseconds: tc cuts times off at one, and prints six digits of them."""
+    """Round a time to 10 us: tc truncates times to 1 us, and prints six digits of them."""
     return max(10, round(milliseconds * 100) * 10) if milliseconds else 0
 
 
 def _limit(condition: Condition, frame: int) -> int:
-    """Packets netem must hold: what is under way, as whole frames, and a queue like any other."""
+    """Packets that netem must hold: the full frames under way, and a queue of the usual length."""
     longest_ms = condition.delay_ms + JITTER_REACH * condition.jitter_ms
     return math.ceil(rate_kbit(condition) * longest_ms / 8 / frame) + _QUEUE_PACKETS
 
 
 def _share(percent: float) -> float:
-    """A percentage as tc prints it: kept in 32 bits, six digits shown."""
+    """A percentage as tc prints it: the kernel keeps 32 bits, and tc shows six digits."""
     return float(f"{round(percent / 100 * _UINT32_MAX) / _UINT32_MAX:g}")

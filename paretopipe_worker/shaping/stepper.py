@@ -1,7 +1,7 @@
-"""The keeper's part in a trace: it takes the stages' commands and changes the link in time.
+"""The keeper's part in a trace: it takes commands from the stages and changes the link on time.
 
-See `replay` for what stages see of it. What comes through the pipe is checked: whoever may write to
-it can choose among the segments of the trace, and nothing else.
+See `paretopipe_worker.link.replay` for the stages' part. Every command is checked, so that whoever
+may write to the pipe can choose among the segments of the trace and do nothing else.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _MOST_BYTES = 4096
 
 
 class Stepper:
-    """Keeps a link at the segment of its trace that is in force: the first, to begin with.
+    """Puts the segments of a link's trace in force, beginning with the first.
 
     Parameters
     ----------
     timetable
-        Of the trace.
+        When each segment begins.
     change
-        Puts a segment in force.
+        Puts a segment, given by its number, in force.
     state_dir
-        Where its pipe and its file are made.
+        Folder in which the pipe and the file of `replay` are made.
     user
-        Number of the user whose stages may command it.
+        Id of the user whose stages may command it.
     """
 
     def __init__(
@@ -62,23 +62,23 @@ class Stepper:
         pipe.unlink(missing_ok=True)
         os.mkfifo(pipe, 0o600)
         os.chown(pipe, user, -1)
-        # For writing as well: else the pipe ends whenever a stage closes it.
+        # Opened for writing as well, since the pipe would else end whenever a stage closes it.
         self._pipe = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._words[POSITION] = position(0, 0)
 
     def fileno(self) -> int:
-        """Descriptor that can be read when there is a command."""
+        """Return the file descriptor that can be read when there is a command."""
         return self._pipe
 
     def wait_s(self, most_s: float) -> float:
-        """How long until the next step, if no command comes: at most so long."""
+        """Return the seconds until the next step is due, at most `most_s`."""
         if math.isinf(self._begun_s):
             return most_s
         due_s = self._begun_s + self._timetable.due_s(self._step)
         return min(most_s, max(0.0, due_s - time.monotonic()))
 
     def advance(self) -> None:
-        """Carry out the commands that came, and the step that is due.
+        """Carry out the commands that have come, and the step that is due.
 
         Raises
         ------
@@ -94,11 +94,11 @@ class Stepper:
         while not math.isinf(self._begun_s) and self.wait_s(1.0) == 0:
             segment = self._timetable.segment(self._step)
             self._step += 1
-            if self.wait_s(1.0) > 0:  # else it is over already: this process was late
+            if self.wait_s(1.0) > 0:  # else this process was late, and the segment is over
                 self._go_to(segment)
 
     def _obey(self, line: str) -> None:
-        """Carry out one command; what is none is told in the log."""
+        """Carry out one command; a line that is no command goes to the log."""
         found = _COMMAND.fullmatch(line)
         segment = int(found["segment"] or 0) if found else 0
         if found is None or segment >= len(self._timetable.starts_s):
@@ -111,10 +111,10 @@ class Stepper:
         self._words[NUMBER] = int(found["number"])
 
     def _go_to(self, segment: int) -> None:
-        """Put a segment in force, if it is not."""
+        """Put a segment in force, unless it already is."""
         self._changes += 1
         if segment != self._segment:
-            # Whatever is on the way meanwhile belongs to neither.
+            # What is under way meanwhile belongs to neither segment.
             self._words[POSITION] = position(self._changes, NOWHERE)
             self._change(segment)
             self._segment = segment

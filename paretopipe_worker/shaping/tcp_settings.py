@@ -1,47 +1,45 @@
 """TCP's settings on this host, as the kernel keeps them for a network namespace.
 
-A namespace may only choose among the congestion controls that the machine allows to all. Where the
-one asked for is not, it is set on the data interface's routes instead, which every namespace may.
+A namespace may choose only among the congestion controls that the machine allows to all users. If
+the one asked for is not among them, it is set on the routes of the data interface instead, which
+every namespace may do.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from paretopipe_worker.link.conditions import TcpSettings
-from paretopipe_worker.shaping import interfaces
-from paretopipe_worker.shaping.tc import ShapingError
+from paretopipe_worker.link.state import SYSCTL, TCP_NAMES
+from paretopipe_worker.shaping import ShapingError, interfaces
 
-_SYSCTL = Path("/proc/sys/net/ipv4")
 _CONTROL = "tcp_congestion_control"
 _BUFFERS = ("tcp_wmem", "tcp_rmem")
-_NAMES = (_CONTROL, "tcp_slow_start_after_idle", "tcp_no_metrics_save", *_BUFFERS)
 _ROUTES = "congctl"
-"""Key of what the data interface's routes say; empty where they say nothing."""
+"""Key for the congestion control of the data interface's routes; empty if they name none."""
 
 
 def read(interface: str) -> dict[str, str]:
-    """Read the settings as they are now, by the names below ``net.ipv4``."""
-    values = {name: _value(name) for name in _NAMES}
+    """Read the settings as they are now, by their names below ``net.ipv4``."""
+    values = {name: _value(name) for name in TCP_NAMES}
     if not _machine():
         values[_ROUTES] = " ".join(sorted({_control(route) for _, route in _routes(interface)}))
     return values
 
 
 def wanted(settings: TcpSettings, now: dict[str, str]) -> dict[str, str]:
-    """What `read` is to return for `settings`: the keys among it that matter.
+    """Return the values that `read` shall find for `settings`, without those that do not matter.
 
     Raises
     ------
     ShapingError
-        When the congestion control is none that this kernel has.
+        When this kernel does not have the congestion control.
     """
     control = settings.congestion_control
     values = {
         _CONTROL: control,
         "tcp_slow_start_after_idle": str(int(settings.slow_start_after_idle)),
-        # Else the kernel remembers a slow path from one session to the next.
+        # Without it the kernel would remember a slow path from one session to the next.
         "tcp_no_metrics_save": "1",
     }
     if not _machine() and control not in _value("tcp_allowed_congestion_control").split():
@@ -57,7 +55,7 @@ def wanted(settings: TcpSettings, now: dict[str, str]) -> dict[str, str]:
 
 
 def commands(interface: str, now: dict[str, str], then: dict[str, str]) -> list[list[str]]:
-    """Commands that bring the settings from `now` to `then`; keys not in `then` stay."""
+    """Return the commands that bring the settings from `now` to `then`; other keys stay."""
     changed = {name: value for name, value in then.items() if now.get(name) != value}
     control = changed.pop(_ROUTES, None)
     made = [["sysctl", "-w", f"net.ipv4.{name}={value}"] for name, value in changed.items()]
@@ -70,13 +68,19 @@ def commands(interface: str, now: dict[str, str], then: dict[str, str]) -> list[
 
 
 def run(command: list[str]) -> None:
-    """Run one of `commands`; sysctl's part is done here, since not every system has it."""
+    """Run one of `commands`; those of sysctl are done here, since not every system has sysctl.
+
+    Raises
+    ------
+    ShapingError
+        When it fails: the command or setting, and what the kernel said.
+    """
     if command[0] != "sysctl":
         interfaces.run(command)
         return
     name, _, value = command[-1].removeprefix("net.ipv4.").partition("=")
     try:
-        (_SYSCTL / name).write_text(value, encoding="utf-8")
+        (SYSCTL / name).write_text(value, encoding="utf-8")
     except FileNotFoundError as error:
         raise _unknown(value) from error
     except OSError as error:
@@ -91,23 +95,23 @@ def lines(values: dict[str, str]) -> list[str]:
 
 
 def effective(values: dict[str, str]) -> dict[str, str]:
-    """What `read` returned as a connection will have it: routes before the namespace."""
+    """Turn what `read` returned into what a connection gets: routes go before the namespace."""
     control = values.get(_ROUTES) or values[_CONTROL]
-    return {name: values[name] for name in _NAMES} | {_CONTROL: control}
+    return {name: values[name] for name in TCP_NAMES} | {_CONTROL: control}
 
 
 def _value(name: str) -> str:
-    """Value of a setting, its words a space apart."""
-    return " ".join((_SYSCTL / name).read_text(encoding="utf-8").split())
+    """Value of a setting, its words separated by single spaces."""
+    return " ".join((SYSCTL / name).read_text(encoding="utf-8").split())
 
 
 def _machine() -> bool:
-    """Whether this is the machine's own namespace, the only one that may allow what it lists."""
-    return os.access(_SYSCTL / "tcp_allowed_congestion_control", os.W_OK)
+    """Whether this is the machine's own namespace, which alone may change what it allows."""
+    return os.access(SYSCTL / "tcp_allowed_congestion_control", os.W_OK)
 
 
 def _unknown(control: str) -> ShapingError:
-    """Say that the kernel has no congestion control of this name."""
+    """Make the error that says that the kernel has no congestion control of this name."""
     return ShapingError(
         f"congestion_control: this kernel has no {control}; "
         f"net.ipv4.tcp_available_congestion_control: {_value('tcp_available_congestion_control')}"
@@ -115,11 +119,11 @@ def _unknown(control: str) -> ShapingError:
 
 
 def _routes(interface: str) -> list[tuple[str, list[str]]]:
-    """Routes of an interface: the option of their family, and their words.
+    """Routes of an interface: for each, the option of its family, and its words.
 
-    Link-local ones are left out: no data takes them, and the kernel adds them when it likes.
+    Link-local routes are left out: no data takes them, and the kernel adds them at any time.
     """
-    families = ["-4", *(["-6"] if _SYSCTL.with_name("ipv6").exists() else [])]
+    families = ["-4", *(["-6"] if SYSCTL.with_name("ipv6").exists() else [])]
     return [
         (family, [word for word in line.split() if word not in ("linkdown", "dead")])
         for family in families
@@ -129,7 +133,7 @@ def _routes(interface: str) -> list[tuple[str, list[str]]]:
 
 
 def _control(route: list[str]) -> str:
-    """The congestion control a route says; empty where none."""
+    """The congestion control that a route names; empty if it names none."""
     return route[route.index(_ROUTES) + 1] if _ROUTES in route else ""
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from paretopipe_worker.transport.api import Counters, TransportError
 
 SHAPED_FROM = 32768
-"""A link shapes TCP whose ports are this or above at both ends (`paretopipe_worker.shaping.tc`).
+"""A link shapes TCP whose ports are this or above at both ends (`shaping.egress`).
 Libraries let the kernel choose their ports, by default from 32768 to 60999."""
 
 _BYTES_SENT_AT = 200  # tcpi_bytes_sent, tcpi_bytes_retrans in struct tcp_info, since Linux 4.19

@@ -1,4 +1,4 @@
-"""Ansible's own screen output without what says nothing to the person who waits for a sweep."""
+"""Ansible's default screen output, without lines of no use to a person who waits for a sweep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ type: stdout
 short_description: Ansible's default output, shorter
 description:
   - Messages are shown as text, and a task that reports progress is announced before it begins.
-  - Arguments that were checked and found good, and files that were included, are not shown.
+  - Arguments that passed their check, and files that were included, are not shown.
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
@@ -28,35 +28,35 @@ REFUSALS = (".fail", ".assert", "check_variables", "session_wait")
 
 
 class CallbackModule(Default):  # type: ignore[misc]
-    """The default output, but for the tasks named here."""
+    """The default output, except for the kinds of tasks below."""
 
     CALLBACK_NAME = "people"
 
     def __init__(self) -> None:
-        """Let every line be seen at once, also where the output is a file or a pipe."""
+        """Flush every line, also if the output is a file or a pipe."""
         super().__init__()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Announce a play, unless it was left out on purpose, as in check mode."""
+        """Announce a play, unless it has no hosts, as in check mode."""
         if play.hosts:
             super().v2_playbook_on_play_start(play)
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
-        """Say nothing: what a limit leaves out is refused before."""
+        """Print nothing: a limit that leaves out hosts was refused before."""
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        """Announce a task that prints while it runs; others wait for something to say."""
+        """Announce a task that prints while it runs; other tasks are announced with a result."""
         super().v2_playbook_on_task_start(task, is_conditional)
         if task.action == "session_wait":
             self._print_task_banner(task)
 
     def v2_playbook_on_include(self, included_file: Any) -> None:
-        """Say nothing: what is included speaks for itself."""
+        """Print nothing: the tasks of the file are announced themselves."""
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        """Show what was done, a message as its text."""
+        """Print the result of a task, and a message as plain text."""
         task = result.task
         if isinstance(task, TaskInclude) or task.action.endswith("validate_argument_spec"):
             return
@@ -68,7 +68,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         super().v2_runner_on_ok(result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
-        """Show a refusal as its text, once, and not where in our tasks it was written."""
+        """Print a refusal as plain text, without the place in the tasks where it was raised."""
         message = result.result.get("msg")
         if result.task.action.endswith(REFUSALS) and "results" not in result.result:
             self._print_task_banner(result.task)

@@ -22,8 +22,8 @@ from paretopipe_worker.prepare import prepare
 from tests import ROOT
 from tests.helpers.fake_plan import make, tiny_table
 from tests.helpers.fake_run import FakeRun
+from tests.helpers.role_code import module
 from tests.helpers.sessions import lab
-from tests.playbooks.test_roles import module
 
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.yml"))
 SECRETS = ("hunter2", "swordfish", "opensesame", "BEGIN OPENSSH", "id_ed25519", "tr0ub4dor")

@@ -242,7 +242,7 @@ def rate20_is_kept(link: Link) -> None:
         for size in (8 << 10, 128 << 10):
             must = must_take_ms(size, 20)
             # Each begins after a pause in which the link could have saved up a burst. The least
-            # of several: load on the machine makes transfers longer, never shorter.
+            # of several: a busy machine makes transfers longer, never shorter.
             took = []
             for _ in range(4):
                 threading.Event().wait(0.05)

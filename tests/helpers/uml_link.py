@@ -6,20 +6,24 @@ It judges nothing. The one-way delays are true ones: both hosts share a clock.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from paretopipe_worker.__main__ import main
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.replay import Replay
+from paretopipe_worker.link.state import SYSCTL, TCP_NAMES
 from paretopipe_worker.link.traces import Timetable
 from paretopipe_worker.shaping import interfaces
 from tests.helpers.namespaces import INTERFACE, Namespace, joined_pair
@@ -65,7 +69,7 @@ REPLACED = {
 
 COUNT = 1000
 INTERVAL_S = 0.005
-"""Datagrams that are sent each way, and the time between two of a way."""
+"""Datagrams that are sent each way, and the time between two of a way unless told otherwise."""
 
 EVERY = {JITTER: 4}
 """Ways on which only every so many are sent, five times the jitter apart: netem keeps packets in
@@ -77,16 +81,7 @@ TCP = TcpSettings(congestion_control="reno")
 Profile = dict[str, Any]
 
 _DATAGRAM = struct.Struct("!IIQ")
-_SYSCTLS = [
-    Path("/proc/sys/net/ipv4", name)
-    for name in (
-        "tcp_congestion_control",
-        "tcp_slow_start_after_idle",
-        "tcp_no_metrics_save",
-        "tcp_wmem",
-        "tcp_rmem",
-    )
-]
+_SYSCTLS = [SYSCTL / name for name in TCP_NAMES]
 
 
 TIMES = Timetable((0, 0.5), 1)
@@ -134,11 +129,28 @@ class Worker:
         }
 
     def _run(self, *arguments: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "paretopipe_worker", "link", *arguments]
-        done = self._host.run(*command, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"{arguments}: {done.stderr}")
-        answer: dict[str, Any] = json.loads(done.stdout)
+        """Run the command on the host, in a fork: a Python of its own takes seconds to start."""
+        sys.stdout.flush()
+        with tempfile.TemporaryFile("w+") as printed:
+            child = os.fork()
+            if child == 0:
+                os.dup2(printed.fileno(), 1)
+                os.dup2(printed.fileno(), 2)
+                code = 1
+                try:
+                    with self._host.entered():
+                        code = main(["link", *arguments])
+                    sys.stdout.flush()
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(code)
+            _, status = os.waitpid(child, 0)
+            printed.seek(0)
+            text = printed.read()
+        if status != 0:
+            raise RuntimeError(f"{arguments}: {text}")
+        answer: dict[str, Any] = json.loads(text)
         return answer
 
 
@@ -171,7 +183,7 @@ def listening(host: Namespace, *ports: int) -> Iterator[None]:
 
 
 def one_way(
-    source: Namespace, sink: Namespace, addresses: list[str]
+    source: Namespace, sink: Namespace, addresses: list[str], interval_s: float = INTERVAL_S
 ) -> dict[str, list[list[float]]]:
     """Send paced datagrams to each address; [number, delay in ms] of each that arrives.
 
@@ -208,7 +220,7 @@ def one_way(
                 continue
             packet = _DATAGRAM.pack(index, number, time.monotonic_ns())
             sender.sendto(packet, (address, DATA_PORT))
-        due += INTERVAL_S
+        due += interval_s
     ended.set()
     thread.join()
     sender.close()
@@ -277,7 +289,7 @@ def replaced(source: Namespace, sink: Namespace, worker: Worker) -> dict[str, An
             "state": worker.state(),
         }
         if condition == DUPLICATE:
-            found[name]["one_way"] = one_way(source, sink, [DELAY])
+            found[name]["one_way"] = one_way(source, sink, [DELAY], 0.002)
         elif not condition.erratic:
             with listening(sink, *PORTS):
                 found[name]["connect_ms"] = connect_ms(source, DELAY, *PORTS)
@@ -305,7 +317,7 @@ def stepped(source: Namespace, sink: Namespace, worker: Worker) -> dict[str, Any
     return {"held": held, "one_way": one_way(source, sink, [DELAY])[DELAY]}
 
 
-def main() -> None:
+def measure() -> None:
     """Take the link through check mode, every profile, a trace, and back."""
     with tempfile.TemporaryDirectory() as folder, joined_pair() as (source, sink):
         for address in ALONE:
@@ -326,4 +338,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measure()

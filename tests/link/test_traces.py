@@ -1,33 +1,21 @@
-"""Traces are read or refused, and become profiles and commands."""
+"""Traces are read or refused, and become profiles."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from paretopipe_worker.link import profiles, samples, traces
-from paretopipe_worker.link.conditions import Condition, Way
+from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.link.profiles import Hop, ProfileError
 from paretopipe_worker.link.traces import MAX_SEGMENTS, Timetable, TraceError
-from paretopipe_worker.shaping import tc
-from paretopipe_worker.shaping.tc import Shaping, ShapingError
-from tests.helpers.shaped_link import (
-    DATA_PORT,
-    traced,
-)
+from tests.helpers.egress import FAST, OPEN, SLOW, TIMES
 
 DRIVE = "time_s,rate_mbit,delay_ms,loss_percent\n0,20,10,\n5,,40,0\n7.5,2,80,1.5\n"
-FAST, OPEN, SLOW = (
-    Condition(rate_mbit=20, delay_ms=10),
-    Condition(delay_ms=40),
-    Condition(rate_mbit=2, delay_ms=80, loss_percent=1.5),
-)
-TIMES = Timetable((0, 5, 7.5), 10)
 
 
 # Files
@@ -78,11 +66,11 @@ def test_a_trace_begins_again_after_its_period() -> None:
         ("time_s,delay_ms\n0,1\n\n5,-2\n", ":4: delay_ms: a number from 0 to 10000; got -2"),
         (
             "time_s,rate_mbit\n0,1\n5,0.0005\n",
-            ":3: rate_mbit: a number from 0.001 to 100000; got 0.0005; 0 where nothing passes",
+            ":3: rate_mbit: a number from 0.001 to 100000; got 0.0005; write 0 for an outage",
         ),
         (
             "time_s,rate_mbit\n0,1\n5,0\n700,1\n",
-            ": nothing passes for 695 s; allowed: at most 600 s on end",
+            ": nothing passes for 695 s; allowed: at most 600 s without a break",
         ),
         # Where it begins again, an outage goes on.
         ("time_s,rate_mbit\n0,0\n400,5\n500,0\n900,0\n", ": nothing passes for 1200 s"),
@@ -205,7 +193,7 @@ def test_a_profile_without_a_trace_is_its_only_segment() -> None:
         ({"trace": "no.csv"}, ("trace",), "no.csv: cannot be read"),
         ({"trace": 7}, ("trace",), "the path of a CSV file; got 7"),
         ({"period_s": 7.5}, ("period_s",), "at least 0.1 s after the one before (7.5)"),
-        ({"period_s": "60"}, ("period_s",), "seconds after which it begins again; got '60'"),
+        ({"period_s": "60"}, ("period_s",), "seconds after which the trace begins again; got '60'"),
         ({"direction": "up"}, ("direction",), "one of both, forward, back; got 'up'"),
         ({"delay_ms": 5}, (), "trace excludes delay_ms"),
         ({"hops": []}, (), "trace excludes hops"),
@@ -227,69 +215,5 @@ def test_a_trace_that_changes_nothing_and_a_period_without_a_trace_are_refused(
     (tmp_path / "still.csv").write_text("time_s,delay_ms\n0,0\n5,\n")
     with pytest.raises(ProfileError, match=r"still\.csv: changes nothing"):
         profiles.parse({"name": "x", "trace": "still.csv"}, tmp_path)
-    with pytest.raises(ProfileError, match="is of a trace"):
+    with pytest.raises(ProfileError, match="belongs to a trace"):
         profiles.parse({"name": "x", "delay_ms": 5, "period_s": 5})
-
-
-# Commands
-
-
-def shaping(engine: Any = "netem") -> Shaping:
-    """What a host of a traced link does."""
-    return Shaping("x", (Way("10.0.0.2", FAST, (FAST, OPEN, SLOW)),), (DATA_PORT,), engine, TIMES)
-
-
-def test_an_outage_is_a_loss_of_everything() -> None:
-    out = Condition(delay_ms=30, loss_percent=100)
-    way = Way("10.0.0.2", FAST, (FAST, out))
-    link = Shaping("x", (way,), (DATA_PORT,), "netem", Timetable((0, 5), 10))
-    [command] = tc.step_commands(link, "eth0", 1500, 1)
-    assert "loss random 100%" in " ".join(command)
-
-
-def test_netem_is_changed_in_place_to_all_of_a_segment() -> None:
-    [command] = tc.step_commands(shaping(), "eth0", 1500, 2)
-    assert " ".join(command) == (
-        "tc qdisc change dev eth0 parent 7070:1 handle 7071: netem limit 1014 delay 80000us "
-        "loss random 1.5% rate 2000kbit"
-    )
-    assert tc.step_commands(shaping(), "eth0", 1500, 1)[0][-2:] == ["rate", "10000000kbit"]
-
-
-def test_htb_is_changed_in_place_to_the_rate_of_a_segment() -> None:
-    commands = [tc.step_commands(shaping("htb"), "eth0", 1500, segment) for segment in (2, 1)]
-    assert [" ".join(command) for [command] in commands] == [
-        f"tc class change dev eth0 parent 7070: classid 7070:1 htb rate {rate}kbit ceil {rate}kbit "
-        f"burst {burst} cburst {burst} quantum 1514"
-        for rate, burst in ((2000, 25), (10_000_000, 125_000))
-    ]
-
-
-def test_a_traced_profile_is_read_from_json() -> None:
-    text = traced(TIMES, (FAST, OPEN, SLOW), "10.0.0.2")
-    assert Shaping.parse(text, (DATA_PORT,), "netem") == replace(shaping(), name="traced")
-
-
-@pytest.mark.parametrize(
-    ("starts_s", "period_s", "said"),
-    [
-        ([0, 5], 4, "timetable: period_s: at least 0.1 s after"),
-        ([0, 5, 3], 9, "timetable: time_s: at least 0.1 s after the one before (5)"),
-        ([1, 5], 9, "timetable: time_s: the first segment begins at 0"),
-        ([0], 9, f"timetable: a trace has 2 to {MAX_SEGMENTS} segments; got 1"),
-        ([0, "5"], 9, "starts_s is a list of seconds"),
-        ([0, float("nan")], 9, "starts_s is a list of seconds"),
-        (5, 9, "starts_s is a list of seconds"),
-        ([0, 5], 9, "ways[0].trace: 3 conditions for 2 segments"),
-    ],
-    ids=range(8),
-)
-def test_a_timetable_that_makes_no_sense_is_refused(
-    starts_s: Any, period_s: Any, said: str
-) -> None:
-    good = traced(TIMES, (FAST, OPEN, SLOW), "10.0.0.2")
-    times = str({"starts_s": starts_s, "period_s": period_s}).replace("'", '"')
-    text = good.partition('"timetable": ')[0] + f'"timetable": {times.replace("nan", "NaN")}}}'
-    with pytest.raises(ShapingError) as refused:
-        Shaping.parse(text, (DATA_PORT,))
-    assert said in str(refused.value)

@@ -16,7 +16,7 @@ from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.plan.plan import Plan, PlanError, Session
 from paretopipe_worker.records.files import RecordError, Writer, file_name, read_records
 from paretopipe_worker.records.lines import End
-from paretopipe_worker.shaping import tc
+from paretopipe_worker.shaping.egress import EgressSpec
 from tests.helpers import fake_plan
 from tests.helpers.attempts import header, leg, write
 from tests.helpers.fake_run import FakeRun
@@ -252,7 +252,7 @@ def test_a_task_says_what_each_host_does_to_which_peer(tmp_path: Path) -> None:
     assert tasks["paper-delay200"]["link"]["ways"]["server"] == []
     # As the hosts read it.
     profile = {"name": "x", "ways": ways["edge"]}
-    assert tc.Shaping.parse(json.dumps(profile), (29400,)).ways[0].condition.delay_ms == 5
+    assert EgressSpec.parse(json.dumps(profile), (29400,)).ways[0].condition.delay_ms == 5
 
 
 def agree(fake: FakeRun) -> tuple[pd.DataFrame, dict[str, Any]]:

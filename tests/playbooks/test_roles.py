@@ -1,23 +1,22 @@
 """Roles are built the same way, and their documents say what their code does.
 
-``python tests/playbooks/test_roles.py`` writes each role's README.md anew from its argument_specs.
+``python -m tests.playbooks.test_roles`` writes each role's README.md from its argument_specs.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
 from tests import ROOT
+from tests.helpers.role_code import module
 
 ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/tasks/main.yml"))
 PARTS = {"defaults/main.yml", "meta/main.yml", "meta/argument_specs.yml", "tasks/main.yml"}
@@ -25,14 +24,14 @@ PARTS = {"defaults/main.yml", "meta/main.yml", "meta/argument_specs.yml", "tasks
 each_role = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 
 
-def load(path: Path) -> Any:
+def parsed(path: Path) -> Any:
     """A YAML file's content."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def specs(role: Path) -> dict[str, dict[str, Any]]:
     """Argument specs of a role, by entry point."""
-    found: dict[str, dict[str, Any]] = load(role / "meta/argument_specs.yml")["argument_specs"]
+    found: dict[str, dict[str, Any]] = parsed(role / "meta/argument_specs.yml")["argument_specs"]
     return found
 
 
@@ -50,7 +49,7 @@ def readme(role: Path) -> str:
     lines = [
         f"# Role {role.name}",
         "",
-        f"{load(role / 'meta/main.yml')['galaxy_info']['description']}.",
+        f"{parsed(role / 'meta/main.yml')['galaxy_info']['description']}.",
         "",
     ]
     for entry, spec in specs(role).items():
@@ -83,18 +82,6 @@ def plain(text: str) -> str:
     return re.sub(r"[CO]\(([^)]*)\)", r"`\1`", text)
 
 
-def module(path: Path) -> ModuleType:
-    """Import a Python file that lies outside every package."""
-    # ansible.module_utils replaces sys.intern, and torch._dynamo, which torch loads late and other
-    # tests of this process need, only loads while that is still a built-in.
-    importlib.import_module("torch._dynamo")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
-
-
 @each_role
 def test_a_role_has_all_parts(role: Path) -> None:
     there = {str(path.relative_to(role)) for path in role.rglob("*.yml")}
@@ -105,7 +92,7 @@ def test_a_role_has_all_parts(role: Path) -> None:
 @each_role
 def test_defaults_are_those_of_the_argument_specs(role: Path) -> None:
     said = {name: o["default"] for name, o in options(role).items() if not o.get("required")}
-    assert load(role / "defaults/main.yml") == said
+    assert parsed(role / "defaults/main.yml") == said
 
 
 @each_role
@@ -116,6 +103,20 @@ def test_public_variables_carry_the_name_of_their_role(role: Path) -> None:
 @each_role
 def test_every_entry_point_has_its_tasks(role: Path) -> None:
     assert [name for name in specs(role) if not (role / f"tasks/{name}.yml").is_file()] == []
+
+
+def test_what_is_entered_from_outside_a_role_is_specified() -> None:
+    files = [*ROOT.glob("playbooks/*.yml"), *ROOT.glob("roles/*/tasks/*.yml")]
+    pattern = r"name: (\w+)\n +tasks_from: (\w+)"
+    entered = {pair for file in files for pair in re.findall(pattern, file.read_text())}
+    assert len(entered) > 10
+    known = {(role.name, entry) for role in ROLES for entry in specs(role)}
+    assert entered <= known
+
+
+@each_role
+def test_main_is_the_first_entry_point_if_there_are_any(role: Path) -> None:
+    assert next(iter(specs(role))) == "main"
 
 
 @each_role
@@ -129,7 +130,7 @@ def test_task_files_stay_short(role: Path) -> None:
 @each_role
 def test_the_readme_says_what_the_specs_say(role: Path) -> None:
     assert (role / "README.md").read_text(encoding="utf-8") == readme(role), (
-        "run: python tests/playbooks/test_roles.py"
+        "run: python -m tests.playbooks.test_roles"
     )
 
 
@@ -144,7 +145,7 @@ def test_the_netem_module_documents_the_arguments_it_takes() -> None:
 
 
 def test_the_lint_profile_is_the_strictest_and_nothing_is_skipped() -> None:
-    lint = load(ROOT / ".ansible-lint")
+    lint = parsed(ROOT / ".ansible-lint")
     assert lint["profile"] == "production"
     assert not {"skip_list", "warn_list"} & set(lint)
 

@@ -17,9 +17,10 @@ import pytest
 from paretopipe_worker.host.supervise import Job, launch, stop
 from paretopipe_worker.records.files import Writer
 from paretopipe_worker.records.lines import End, PointEnd
+from tests import ROOT
 from tests.helpers.records import HEADER
+from tests.helpers.role_code import module
 from tests.helpers.waiting import until
-from tests.playbooks.test_roles import ROOT, module
 
 WAIT = "import signal; signal.pause()"
 

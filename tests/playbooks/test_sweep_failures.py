@@ -34,12 +34,12 @@ SOON = ("-e", "session_poll_s=0.3")
 """What finishes is seen long before the next point, which takes seconds, does."""
 
 # The slow link comes first with this seed, and on it the point at which nothing crosses: once
-# that one is reported, two follow of seconds each.
+# that one is reported, two follow that take longer than the lease.
 TROUBLE = """\
 models: [paretopipe_worker.model.tiny:network]
-links: [none, {name: rate20, rate_mbit: 20}, {name: slow, rate_mbit: 0.5}]
+links: [none, {name: rate20, rate_mbit: 20}, {name: slow, rate_mbit: 1}]
 splits: {granularity: block, cuts: ["0"]}
-phases: {min_items: 20, min_s: 0.1, max_s: 30}
+phases: {min_items: 40, min_s: 0.1, max_s: 30, retries: 0}
 seed: 11
 """
 SLOW, NONE = (f"r0-{link}-tcp-paretopipe_worker.model.tiny.network-p0" for link in ("slow", "none"))
@@ -49,7 +49,7 @@ ONE_SLOW = """\
 models: [paretopipe_worker.model.tiny:network]
 links: [{name: slow, rate_mbit: 0.5}]
 splits: {granularity: block, cuts: ["0"]}
-phases: {min_items: 20, min_s: 0.1, max_s: 30}
+phases: {min_items: 20, min_s: 0.1, max_s: 30, retries: 0}
 seed: 8
 """
 

@@ -1,7 +1,7 @@
 """SIGKILL at random moments: of the controller, of a source stage, of a sink stage.
 
-The sweep is started again then. What the records say at the end is held against what was seen
-while it ran: every point that was finished is there, and none was measured twice.
+The sweep is started again afterwards. At the end the records are held against what was seen while
+it ran: every point that was finished is there, and none was measured twice.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,21 +36,21 @@ EXPERIMENT = """\
 models: [paretopipe_worker.model.tiny:network]
 links: [{link}]
 backends: {backends}
-splits: {{granularity: block, cuts: ["0", "3"]}}
+splits: {{granularity: block, cuts: ["0"]}}
 replicates: {replicates}
-phases: {{min_items: 20, min_s: {min_s}, max_s: 10}}
+phases: {{min_items: 20, min_s: {min_s}, max_s: 10, retries: 0}}
 seed: 3
 """
-OPEN_TCP = {"link": "none", "backends": "[tcp]", "replicates": 3, "min_s": 0.75}
+OPEN_TCP = {"link": "none", "backends": "[tcp]", "replicates": 3, "min_s": 0.5}
 SHAPED_TCP_AND_RPC = {
     "link": "{name: rate20, rate_mbit: 20}",
     "backends": "[tcp, rpc]",
     "replicates": 3,
     "min_s": 1.5,
 }
-POINTS = 4
-SOON_S = 0.75
-"""Seconds within which a victim is killed: less than any point takes, with both its phases."""
+POINTS = 3
+SOON_S = 0.5
+"""Seconds within which a victim is killed: less than any point takes, with both its legs."""
 
 ANNOUNCED = re.compile(r"^  session \d+ of \d+: (\S+),\n? *(\d+) of \d+ points", re.MULTILINE)
 FINISHED = re.compile(r"split +\d+ of \d+ +(\S+) .* img/s")
@@ -184,32 +185,77 @@ def hold(tormented: Tormented, kills: int) -> None:
     nothing_left(copy)
 
 
-@pytest.fixture
-def tormented(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tormented]:
-    seed, asked = request.param
+@contextmanager
+def to_torment(folder: Path, seed: int, asked: dict[str, object]) -> Iterator[Tormented]:
+    """Make a run, of which nothing was measured yet."""
     print(f"moments and victims are drawn with seed {seed}")
-    with throwaway(tmp_path / "checkout") as copy:
+    with throwaway(folder / "checkout") as copy:
         experiment = copy.write("experiments/killed.yml", EXPERIMENT.format(**asked))
         yield Tormented(copy, experiment, random.Random(seed))
 
 
+def secret(copy: Checkout) -> str:
+    """What the stages of the last sweep prove to know, which only the hosts' user may read."""
+    files = [copy.root / f".lab/{host}/home/runs/{RUN}/secret" for host in HOSTS]
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * len(HOSTS)
+    [found] = {file.read_text() for file in files}
+    return found
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run that was killed three times and then finished, and the secrets of both sweeps."""
+
+    tormented: Tormented
+    statuses: tuple[int, int]
+    secrets: tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resumed]:
+    with to_torment(tmp_path_factory.mktemp("killed"), 1, OPEN_TCP) as tormented:
+        killed = tormented.sweep(["source", "sink", "controller"])
+        first = secret(tormented.copy)
+        # As talkative as Ansible can be, to see what it must not tell.
+        finished = tormented.sweep([], "-vvv", "--diff")
+        yield Resumed(tormented, (killed, finished), (first, secret(tormented.copy)))
+
+
 @pytest.mark.must_run
-@pytest.mark.parametrize("tormented", [(1, OPEN_TCP)], indirect=True)
-def test_no_point_is_lost_or_doubled_when_anything_is_killed(tormented: Tormented) -> None:
-    assert tormented.sweep(["source", "sink", "controller"]) == -signal.SIGKILL
+def test_no_point_is_lost_or_doubled_when_anything_is_killed(resumed: Resumed) -> None:
+    assert resumed.statuses == (-signal.SIGKILL, 0)
     # A person sees why a session failed while the others go on.
     for victim in VICTIMS.values():
-        assert f"{victim}: stage killed by SIGKILL" in tormented.output
-    assert tormented.sweep([]) == 0
-    hold(tormented, kills=3)
+        assert f"{victim}: stage killed by SIGKILL" in resumed.tormented.output
+    hold(resumed.tormented, kills=3)
+
+
+@pytest.mark.must_run
+def test_the_secret_is_the_hosts_alone_and_told_nowhere(resumed: Resumed) -> None:
+    first, second = resumed.secrets
+    assert len(first) == len(second) == 64
+    assert second != first, "each sweep makes its own"
+    root = resumed.tormented.copy.root
+    found = [*root.glob("results/**/*"), *root.glob(".lab/**/*")]
+    files = [path for path in found if path.is_file() and path.name != "secret"]
+    told = [path.read_bytes().decode(errors="replace") for path in files]
+    told += [resumed.tormented.output]
+    assert "TASK [worker : Send the secret" in resumed.tormented.output
+    assert not [text[:200] for text in told if first in text or second in text]
 
 
 @pytest.mark.long
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("tormented", [(2, SHAPED_TCP_AND_RPC)], indirect=True)
 def test_no_point_is_lost_or_doubled_when_anything_is_killed_thirty_times(
-    tormented: Tormented,
+    tmp_path: Path,
 ) -> None:
+    with to_torment(tmp_path, 2, SHAPED_TCP_AND_RPC) as tormented:
+        kill_thirty_times(tormented)
+        hold(tormented, kills=30)
+
+
+def kill_thirty_times(tormented: Tormented) -> None:
+    """Sweep and kill, until thirty processes were killed and the run is complete."""
     # A point at which two sessions broke counts as failed: nothing tells these kills from those of
     # a kernel that is out of memory because of it.
     retry = ("-e", "retry_failed=true")
@@ -219,4 +265,3 @@ def test_no_point_is_lost_or_doubled_when_anything_is_killed_thirty_times(
         last = (*victims, "controller").index("controller")
         tormented.sweep(victims[: last + 1][:left], *retry)
     assert tormented.sweep([], *retry) == 0
-    hold(tormented, kills=30)

@@ -47,6 +47,10 @@ class Measured:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
     with throwaway(tmp_path_factory.mktemp("measured") / "checkout") as copy:
+        # The hosts are one machine and disturb each other: to measure a leg again would not help.
+        text = (copy.root / TINY).read_text().replace("max_s: 10}", "max_s: 10, retries: 0}")
+        assert "retries: 0" in text
+        copy.write(TINY, text)
         running = copy.start("make", "sweep", f"ARGS=-e experiment={TINY} -e run=tiny")
         with watched(copy, running) as lab:
             before = lab.links()
@@ -185,27 +189,6 @@ def test_every_leg_tells_the_host_s_health(measured: Measured) -> None:
 def test_nothing_is_left_of_a_sweep(measured: Measured) -> None:
     nothing_left(measured.checkout)
     assert not Lab(measured.checkout).is_up
-
-
-def test_the_secret_is_the_hosts_alone_and_told_nowhere(measured: Measured) -> None:
-    copy = measured.checkout
-
-    def kept() -> str:
-        files = [copy.root / f".lab/{host}/home/runs/tiny/secret" for host in HOSTS]
-        assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * len(HOSTS)
-        [secret] = {file.read_text() for file in files}
-        return secret
-
-    first = kept()
-    assert len(first) == 64
-    again = copy.sweep(TINY, "tiny", "-vvv", "--diff").succeeded()
-    second = kept()
-    assert second != first, "each sweep makes its own"
-    found = [*copy.root.glob("results/**/*"), *copy.root.glob(".lab/**/*")]
-    files = [path for path in found if path.is_file() and path.name != "secret"]
-    told = [path.read_bytes().decode(errors="replace") for path in files]
-    told += [measured.done.output, again.output]
-    assert not [text[:200] for text in told if first in text or second in text]
 
 
 def test_tables_and_front_come_again_from_the_records_alone(measured: Measured) -> None:

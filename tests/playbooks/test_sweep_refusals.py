@@ -62,6 +62,17 @@ def copy(tmp_path: Path) -> Iterator[Checkout]:
 
 @pytest.mark.must_run
 def test_what_cannot_be_measured_is_refused_before_any_host_is_touched(copy: Checkout) -> None:
+    network = "models: [paretopipe_worker.model.tiny:network]\nlinks: "
+    cases = {
+        "a": ("models: [mobilenet_v2]\nlinks: [none]\nreplicate: 3", "replicate"),
+        "b": ("models: [paretopipe_worker.model.tiny:nothing]\nlinks: [none]", "nothing"),
+        "../c": (SMALLEST, "run: '../c' cannot name a folder; allowed are up to 100 letters"),
+        "d": (network + "[{name: x, loss_percent: 100}]", "links[0].loss_percent: loses 100 %"),
+    }
+    started = {
+        said: copy.start_sweep(copy.write(f"experiments/bad{number}.yml", experiment), run)
+        for number, (run, (experiment, said)) in enumerate(cases.items())
+    }
     (copy.root / "results/planned").mkdir(parents=True)
     plan = ("-m", "paretopipe_worker", "prepare", "--experiment", TINY, "--run", "planned")
     fleet = json.dumps(
@@ -72,18 +83,9 @@ def test_what_cannot_be_measured_is_refused_before_any_host_is_touched(copy: Che
     )
     places = ("--results", "results/planned", "--cache", ".cache")
     copy.run(".venv/bin/python", *plan, "--fleet", fleet, *places).succeeded()
-    network = "models: [paretopipe_worker.model.tiny:network]\nlinks: "
-    cases = {
-        "a": ("models: [mobilenet_v2]\nlinks: [none]\nreplicate: 3", "replicate"),
-        "b": ("models: [paretopipe_worker.model.tiny:nothing]\nlinks: [none]", "nothing"),
-        "../c": (SMALLEST, "run: '../c' cannot name a folder; allowed are up to 100 letters"),
-        "d": (network + "[{name: x, loss_percent: 100}]", "links[0].loss_percent: loses 100 %"),
-        "planned": (SMALLEST, "run 'planned' was planned with other experiment"),
-    }
-    started = {
-        said: copy.start_sweep(copy.write(f"experiments/bad{number}.yml", experiment), run)
-        for number, (run, (experiment, said)) in enumerate(cases.items())
-    }
+    smallest = copy.write("experiments/other.yml", SMALLEST)
+    other = "run 'planned' was planned with other experiment"
+    started[other] = copy.start_sweep(smallest, "planned")
     for said, running in started.items():
         done = running.wait()
         done.refused(said)

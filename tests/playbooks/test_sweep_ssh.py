@@ -6,7 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ SHORT = """\
 models: [paretopipe_worker.model.tiny:network]
 links: [none, {name: rate20, rate_mbit: 20}]
 splits: {granularity: block, cuts: ["2"]}
-phases: {min_items: 20, min_s: 0.1, max_s: 10}
+phases: {min_items: 20, min_s: 0.1, max_s: 10, retries: 0}
 seed: 1
 """
 
@@ -43,7 +43,7 @@ SLOW_FIRST = """\
 models: [paretopipe_worker.model.tiny:network]
 links: [none, {name: slow, rate_mbit: 0.4}]
 splits: {granularity: block, cuts: ["0"]}
-phases: {min_items: 20, min_s: 0.1, max_s: 30}
+phases: {min_items: 20, min_s: 0.1, max_s: 30, retries: 0}
 seed: 8
 """
 
@@ -52,7 +52,7 @@ SHAPE = """\
   hosts: stages
   gather_facts: false
   tasks:
-    - name: Look at the host
+    - name: Gather the facts of the host
       ansible.builtin.import_role:
         name: common
         tasks_from: preflight
@@ -119,13 +119,47 @@ class Lab:
         return {host.name: count for host in self.hosts}
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    copy = checkout(tmp_path / "the user's checkout")
+@contextmanager
+def made(folder: Path) -> Iterator[Lab]:
+    """Bring up a fleet, and make a checkout with its inventory."""
+    copy = checkout(folder / "the user's checkout")
     with fleet(threads=1, netem_emulate=True) as up:
         copy.write(f"{LAB}/hosts.yml", up.inventory)
         copy.environment.update(up.environment)
         yield Lab(up, copy)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A fleet of the test's own."""
+    with made(tmp_path) as lab:
+        yield lab
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A fleet after a sweep, in which the way to one host was lost for a while."""
+
+    lab: Lab
+    links_before: list[str]
+    stages: dict[str, list[Task]]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
+    with made(tmp_path_factory.mktemp("swept")) as lab:
+        before = [host.link for host in lab.hosts]
+        running = lab.start_sweep(SHORT)
+        found = {
+            host.name: until(partial(stages, host), f"a stage on {host.name}", DEADLINE_S)
+            for host in lab.hosts
+        }
+        # A connection that is lost for a while costs nothing: the session runs on and is picked up.
+        running.prints("session 1 of 2", DEADLINE_S)
+        lab.hosts[1].kill_sshd()
+        lab.hosts[1].start_sshd()
+        running.wait(DEADLINE_S).succeeded()
+        yield Swept(lab, before, found)
 
 
 def stages(host: Host) -> list[Task]:
@@ -152,18 +186,10 @@ def reaches(near: Host, far: Host) -> bool:
 
 
 @pytest.mark.must_run
-def test_a_sweep_over_ssh_as_a_user_with_sudo_leaves_nothing_to_provision(lab: Lab) -> None:
-    before = [host.link for host in lab.hosts]
-    running = lab.start_sweep(SHORT)
-    for host in lab.hosts:
-        found = until(partial(stages, host), f"a stage on {host.name}", DEADLINE_S)
+def test_a_sweep_over_ssh_as_a_user_with_sudo_leaves_nothing_to_provision(swept: Swept) -> None:
+    lab = swept.lab
+    for found in swept.stages.values():
         assert {task.user_id for task in found} == {USER_ID}
-    # A connection that is lost for a while costs nothing: the session runs on and is picked up.
-    running.prints("session 1 of 2", DEADLINE_S)
-    lab.hosts[1].kill_sshd()
-    lab.hosts[1].start_sshd()
-    running.wait(DEADLINE_S).succeeded()
-
     results = lab.checkout.results("run")
     points = results.points
     assert len(points) == 6
@@ -178,15 +204,16 @@ def test_a_sweep_over_ssh_as_a_user_with_sudo_leaves_nothing_to_provision(lab: L
         assert [(first.attempt, end.status) for first, end in ends if end] == [(1, "ok")] * 2
         # Neither the stages nor what runs by sudo leaves a file of root's in the user's folder.
         assert {path.lstat().st_uid for path in host.file(WORKER_HOME).rglob("*")} == {USER_ID}
-    assert [host.link for host in lab.hosts] == before
+    assert [host.link for host in lab.hosts] == swept.links_before
     assert [host.tasks for host in lab.hosts] == [[], []]
     assert lab.changed(lab.play("playbooks/provision.yml")) == lab.everywhere(0)
 
 
 @pytest.mark.must_run
-def test_ansible_goes_on_over_the_card_of_a_link_that_loses_all_and_restores_it(lab: Lab) -> None:
-    before = [host.link for host in lab.hosts]
-    lab.play("playbooks/provision.yml")
+def test_ansible_goes_on_over_the_card_of_a_link_that_loses_all_and_restores_it(
+    swept: Swept,
+) -> None:
+    lab, before = swept.lab, swept.links_before
     lab.checkout.write("shape.yml", SHAPE)
     for host in lab.hosts:
         host.file(f"{WORKER_HOME}/lease").touch()

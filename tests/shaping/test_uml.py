@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.shaping import tc
+from paretopipe_worker.shaping import tc_state
+from paretopipe_worker.shaping.egress import EgressSpec
 from tests.helpers import uml
 from tests.helpers.namespaces import INTERFACE
 from tests.helpers.uml_link import (
@@ -70,8 +71,8 @@ def played() -> Any:
 def expected(name: str, ways: dict[str, Condition]) -> list[str]:
     """Lines of state of a link shaped by netem."""
     text = json.dumps(profile(name, ways))
-    shaping = tc.Shaping.parse(text, (DATA_PORT,), "netem")
-    return tc.expected_state(shaping, INTERFACE, 1500)
+    asked = EgressSpec.parse(text, (DATA_PORT,), "netem")
+    return tc_state.expected_state(asked, INTERFACE, 1500)
 
 
 def delays(arrived: list[list[float]]) -> list[float]:

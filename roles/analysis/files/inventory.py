@@ -1,7 +1,8 @@
-"""Print what an inventory says of its hosts and may be told: ``python inventory.py SOURCE...``.
+"""Print the part of an inventory that may be shown: ``python inventory.py SOURCE...``.
 
-Prints a JSON object, host name to variables, templates as they are written. All else, secrets among
-it, stays in this process: on a command line of ours or in Ansible's output others could read it.
+It prints a JSON object that maps each host to its variables, with templates as they are written.
+Everything else, such as secrets, stays in this process: others could read it on a command line or
+in Ansible's output.
 """
 
 import json
@@ -14,18 +15,19 @@ from analysis.provenance import VARIABLES, told
 
 
 def read(sources: list[str]) -> dict[str, Any]:
-    """What the inventory says of each host and may be told.
+    """Return those variables of each host that may be shown.
 
     Raises
     ------
     subprocess.CalledProcessError
-        When Ansible cannot read it, as where a whole file is encrypted and the key was typed in.
+        When Ansible cannot read the inventory, for example because a whole file is encrypted and
+        its key was typed in.
     """
     command = [str(Path(sys.executable).with_name("ansible-inventory")), "--list"]
     command += [f"--inventory={source}" for source in sources]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     hosts = json.loads(done.stdout)["_meta"]["hostvars"]
-    # A value that is encrypted is an object here, not a plain one.
+    # An encrypted value is an object here, not a string, so it is not among what `told` returns.
     return {host: told(variables, VARIABLES) for host, variables in hosts.items()}
 
 

@@ -1,13 +1,13 @@
 """Hosts of the local lab: network namespaces of this machine, joined by a bridge.
 
-``up`` leaves a holder behind: a process in fresh namespaces that has a bridge, one child per host
-in namespaces of its own, and a veth pair from each to the bridge. Nothing has a name outside them,
-so two labs never clash and the machine's own network is never touched. The namespaces are gone
-when the holder and the last process inside have ended. The holder ends by ``down``, or by itself
-once the ansible-playbook that wanted the lab has.
+``up`` leaves a holder behind. This process, in fresh namespaces, has a bridge, one child per host
+in namespaces of its own, and a veth pair from each host to the bridge. Nothing has a name outside
+these namespaces, so two labs never clash and the machine's own network is never touched. The
+namespaces are gone when the holder and the last process inside have ended. ``down`` ends the
+holder; it also ends by itself after the ansible-playbook for which the lab was brought up.
 
-Each host gets a script ``DIR/HOST/python`` that enters its namespaces and becomes Python. As
-Ansible's interpreter of that host it takes every module of every role there.
+Each host gets a script ``DIR/HOST/python`` that enters its namespaces and becomes Python. It is
+Ansible's interpreter for that host, so every module of every role runs there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from paretopipe_worker.host.daemons import Process, locked, read_json, write_json
 
 GRACE_S = 3.0
-"""Seconds between asking what runs in the namespaces to end and killing it."""
+"""Seconds between asking the processes in the namespaces to end and killing them."""
 
 PREFIX_BITS = {4: 24, 6: 64}
 """Size of the network that the hosts share, by IP version."""
@@ -42,7 +42,7 @@ SETTINGS = {
     "user/max_net_namespaces": "some",
     "user/max_mnt_namespaces": "some",
 }
-"""Kernel settings that can forbid a user to make namespaces, and the value that allows it."""
+"""Kernel settings that can forbid a user to make namespaces, and the values that allow it."""
 
 ENTER = """\
 #!/bin/sh
@@ -56,12 +56,12 @@ exec nsenter --target {pid} {namespaces} -- {python} "$@"
 
 
 class LabError(RuntimeError):
-    """The lab cannot be brought up: why, and what would help."""
+    """The lab cannot be brought up: the text says why, and what would help."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What ``DIR/state.json`` says of a lab: its holder, for whom, and its network namespaces."""
+    """What ``DIR/state.json`` says of a lab: its holder, its owner, and its network namespaces."""
 
     holder: Process
     owner: Process
@@ -70,7 +70,7 @@ class State:
 
     @classmethod
     def read(cls, directory: Path) -> State | None:
-        """The lab that was last brought up in `directory`, unless it was taken down."""
+        """Read the state of the lab in `directory`; None if there is none, or it was taken down."""
         value = read_json(directory / "state.json")
         if value is None:
             return None
@@ -84,13 +84,13 @@ def up(directory: Path, hosts: dict[str, str], python: str, owner: Process) -> b
     Parameters
     ----------
     directory
-        Where state, log and each host's interpreter are kept.
+        Folder for the state, the log and each host's interpreter.
     hosts
         Data address of each host.
     python
-        What the hosts run as Python.
+        The Python that the hosts run.
     owner
-        Process with whose end the lab ends too.
+        The process after whose end the lab ends too.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def up(directory: Path, hosts: dict[str, str], python: str, owner: Process) -> b
         if before.owner != owner and before.owner.alive:
             raise LabError(
                 f"the local lab {directory} belongs to another run of Ansible (pid "
-                f"{before.owner.pid}); wait for it, or end it and clear what it left with "
+                f"{before.owner.pid}). Wait for its end, or end it and clear up with "
                 "`ansible-playbook playbooks/restore.yml -i inventory/local`"
             )
     down(directory)
@@ -119,7 +119,12 @@ def up(directory: Path, hosts: dict[str, str], python: str, owner: Process) -> b
 
 
 def down(directory: Path) -> list[str] | None:
-    """End the lab and whatever runs in it; return the latter's command lines, None where no lab."""
+    """End the lab and whatever runs in it.
+
+    Returns
+    -------
+    Pid and command line of each process that ran on its hosts; None if there is no lab.
+    """
     state = State.read(directory)
     if state is None:
         return None
@@ -161,7 +166,7 @@ def _start_holder(
 
 
 def _refusal(said: str) -> str:
-    """Why an ordinary user gets no lab, with the settings that forbid it."""
+    """Say why an ordinary user gets no lab, with the settings that forbid it."""
     found = []
     for name, allowed in SETTINGS.items():
         path = Path("/proc/sys", name)
@@ -171,7 +176,7 @@ def _refusal(said: str) -> str:
     settings = "; ".join(found) or "none of " + ", ".join(n.replace("/", ".") for n in SETTINGS)
     return (
         f"the local lab could not be made without root: {said}. It needs user, mount and network "
-        f"namespaces. Settings that forbid them here: {settings}. Change them with sysctl, or "
+        f"namespaces. Settings that forbid these here: {settings}. Change them with sysctl, or "
         "run as root"
     )
 
@@ -191,7 +196,7 @@ def hold(directory: Path, hosts: dict[str, str], python: str, state: State, repo
         descriptor = os.pidfd_open(state.owner.pid)
         if state.owner.alive:
             select.select([descriptor], [], [])
-    # Ctrl-C or worse: what still runs here ends by its lease, as on a real host.
+    # After Ctrl-C or worse, the processes on the hosts end by their lease, as on real hosts.
     until = time.monotonic() + 120
     while any(_inside(state)) and time.monotonic() < until:
         time.sleep(1)
@@ -201,7 +206,7 @@ def hold(directory: Path, hosts: dict[str, str], python: str, state: State, repo
 def _make_host(number: int, address: str) -> int:
     """Make one host with `address`, plugged into the bridge; return the pid that keeps it."""
     port = f"port{number}"
-    # A fresh /sys, since the machine's shows the machine's own interfaces.
+    # It needs a fresh /sys, since the machine's shows the machine's own interfaces.
     script = "mount -t sysfs sysfs /sys && echo made && exec sleep infinity"
     keep = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "sh", "-c", script]
     process = subprocess.Popen(keep, stdout=subprocess.PIPE)
@@ -220,7 +225,7 @@ def _make_host(number: int, address: str) -> int:
 
 
 def _write_interpreter(path: Path, host: str, pid: int, python: str, state: State) -> None:
-    """Write the script that is Python on one host."""
+    """Write the script that enters a host and becomes Python."""
     user = "--user --preserve-credentials " if state.rootless else ""
     text = ENTER.format(
         host=host,
@@ -235,13 +240,13 @@ def _write_interpreter(path: Path, host: str, pid: int, python: str, state: Stat
 
 
 def _run(*command: str) -> None:
-    """Run a command that must succeed; its errors go to the log."""
+    """Run a command that must succeed; what it prints goes to the log."""
     if subprocess.run(command, stdin=subprocess.DEVNULL).returncode != 0:
         raise LabError(f"failed: {shlex.join(command)}")
 
 
 def _inside(state: State) -> Iterator[int]:
-    """Pids of what runs on the lab's hosts, without the processes that keep them."""
+    """Pids of the processes on the lab's hosts, without those that keep the namespaces."""
     namespaces = set(state.namespaces.values())
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -251,7 +256,7 @@ def _inside(state: State) -> Iterator[int]:
 
 
 def _clear(state: State) -> None:
-    """End whatever runs on the lab's hosts, politely first."""
+    """End the processes on the lab's hosts, by SIGTERM first."""
     for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 5.0)):
         found = [process for pid in _inside(state) if (process := Process.running(pid))]
         for process in found:
@@ -281,16 +286,16 @@ def _words(pid: int) -> list[str]:
 
 
 def controller() -> Process:
-    """The main process of the Ansible that this command was started by.
+    """Return the main process of the Ansible that started this command.
 
     Raises
     ------
     LabError
-        When there is none.
+        When no Ansible did.
     """
     pid = os.getppid()
     while (parent := _parent(pid)) > 0:
-        # Forked and never exec'ed, a worker has the command line of the process it works for.
+        # Ansible's worker is forked without exec, so it has its parent's command line.
         if _words(pid) and _words(pid) == _words(parent):
             process = Process.running(parent)
             assert process is not None
@@ -305,7 +310,7 @@ def main() -> int:
     parser.add_argument("command", choices=("up", "down", "hold"))
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--owner", type=int, help="pid with whose end the lab ends too")
+    parser.add_argument("--owner", type=int, help="pid after whose end the lab ends too")
     parser.add_argument("--rootless", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--host", action="append", default=[], metavar="NAME=ADDRESS")

@@ -1,4 +1,4 @@
-"""Ansible module: shape a host's link, or put it back, by the worker package on the host."""
+"""Ansible module: shape a host's link, or put it back, with the worker package on the host."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ options:
   profile:
     description:
       - Link profile with C(name) and C(ways), the conditions of what the host sends to each peer
-        (see C(paretopipe_worker/link/conditions.py)); no ways leave the link unshaped. Where it
-        follows a trace, also C(timetable).
+        (see C(paretopipe_worker/link/conditions.py)). Without ways the link stays unshaped. A
+        profile that follows a trace also has a C(timetable).
     type: dict
   tcp:
-    description: How TCP behaves meanwhile; empty leaves it alone.
+    description: TCP's settings while the link is shaped; if empty, they are left alone.
     type: dict
     default: {}
   address:
-    description: The host's own data address, on the interface to shape.
+    description: The host's own data address; the interface that has it is shaped.
     type: str
   ports:
     description: Data ports of the stages.
     type: list
     elements: int
   emulate:
-    description: Whether a relay may shape where the kernel has no netem and htb is not enough.
+    description: Whether a relay may shape if the kernel has no netem and htb is not enough.
     type: bool
     default: false
   lease:
-    description: Lease file, which is renewed.
+    description: The lease file, which is renewed.
     type: path
   lease_s:
     description: Seconds after the last renewal at which the host puts the link back itself.
     type: float
   state_dir:
-    description: Folder on the host for what was there before.
+    description: Folder on the host that keeps the state of the link from before.
     type: path
     required: true
   python:
@@ -86,11 +86,11 @@ EXAMPLES = """
 
 RETURN = """
 commands:
-  description: What was run, or in check mode would be.
+  description: The commands that were run, or would be in check mode.
   returned: success
   type: list
 engine:
-  description: Who shapes, C(netem), C(htb) or C(relay); C(none) where nobody does.
+  description: Who shapes, C(netem), C(htb) or C(relay); C(none) if nobody does.
   returned: success
   type: str
 state_dir:
@@ -116,7 +116,7 @@ NEEDED = ("profile", "address", "ports", "lease", "lease_s")
 
 
 def arguments(given: dict[str, Any], check_mode: bool) -> list[str]:
-    """Command line of the worker for these module arguments, which reads the profile."""
+    """Return the worker's command line for these module arguments; the profile goes to stdin."""
     command = [given["python"], "-m", "paretopipe_worker", "link"]
     if given["state"] == "restored":
         command += ["restore"]
@@ -139,10 +139,10 @@ def main() -> None:
     given = module.params
     if given["lease"] and not module.check_mode:
         os.utime(given["lease"])
-    # Without bytecode files: run as root, they would be root's in the user's folder.
+    # Root must not leave bytecode files in the user's folder.
     environment = {"PYTHONPATH": given["site"], "PYTHONDONTWRITEBYTECODE": "1"}
     command = arguments(given, module.check_mode)
-    # By standard input: a trace may be longer than an argument can be.
+    # The profile goes through standard input: a trace may be longer than an argument can be.
     profile = json.dumps(given["profile"])
     code, output, errors = module.run_command(command, environ_update=environment, data=profile)
     if code != 0:

@@ -1,8 +1,9 @@
-"""Ansible action: refuse variables of the command line that no sweep reads, and values of no use.
+"""Ansible action: refuse variables of the command line that nothing reads, and unusable values.
 
-Ansible takes any variable: a misspelt one measures the default experiment, one of the wrong kind
-fails on the hosts. What there is to set is written in the roles' argument_specs, which are read
-here: their options, and the short names that options have as their defaults, such as ``run``.
+Ansible itself accepts any variable: with a misspelt one it would measure the default experiment,
+and with a value of the wrong type it would fail on the hosts. This action reads the roles'
+argument_specs for the variables that exist: their options, and the short names, such as ``run``,
+from which options take their defaults.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "host_variables": {"type": "list", "elements": "str", "required": True},
 }
 ANSIBLES = "ansible_"
-"""How the names begin of what Ansible itself reads."""
+"""Prefix of the variables that Ansible itself reads."""
 
 _SHORT = re.compile(r"^{{ (\w+) \| default\(")
 _KINDS = {
@@ -45,7 +46,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Fail with a line for each variable that cannot be meant."""
+        """Fail with a line for each variable that is refused."""
         super().run(tmp, task_vars)
         _, given = self.validate_argument_spec(argument_spec=SPEC)
         short, long = options(Path(given["roles"]))
@@ -60,7 +61,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
 
 def options(roles: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Types of all that a sweep can be told, by name: what has a short name, and what has not."""
+    """Return the types of all variables by name: of the short names, and of the roles' options."""
     short, long = {}, {}
     for path in sorted(roles.glob("*/meta/argument_specs.yml")):
         for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values():
@@ -74,7 +75,7 @@ def options(roles: Path) -> tuple[dict[str, str], dict[str, str]]:
 def unknown(
     extra: Mapping[str, Any], short: Mapping[str, str], long: Mapping[str, str], hosts: list[str]
 ) -> Iterator[str]:
-    """What was given by ``-e`` and is read by nobody: each with what is."""
+    """Refuse variables given by ``-e`` that nothing reads: a line each, with those allowed."""
     usual = [*short, *hosts]
     for name in extra:
         if name in usual or name in long or name.startswith(ANSIBLES):
@@ -83,13 +84,13 @@ def unknown(
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         yield (
             f"-e {name[:_SHOWN]}: nothing reads a variable of this name{hint}; allowed: "
-            f"{', '.join(usual)}, and those of roles/*/README.md; what your inventory alone reads "
-            "belongs into it"
+            f"{', '.join(usual)}, and those of roles/*/README.md. A variable that only your "
+            "inventory reads belongs in the inventory"
         )
 
 
 def wrong(where: str, values: Mapping[str, Any], kinds: Mapping[str, str]) -> Iterator[str]:
-    """Values that are not of the kind that a role wants."""
+    """Refuse values that do not have the type of their option: a line each."""
     for name, kind in kinds.items():
         value = values.get(name)
         if kind not in _KINDS or value is None or "{{" in str(value):

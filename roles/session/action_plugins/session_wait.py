@@ -1,10 +1,10 @@
 """Ansible action: wait for a host's stage, renewing the host's lease and showing its progress.
 
-One instance per host runs on the controller, all at the same time. Each looks at its host every
-few seconds with one small shell command, since on inventory/local the controller shares two cores
-with the stages. When one stage fails, the others, which lose their links by that, are given a
-little time to end and to say why; then the instances of their hosts give up too. So whoever failed
-first is among those who tell, whichever instance happens to look first.
+One instance per host runs on the controller, all at the same time. Each polls its host every few
+seconds with one small shell command, since on inventory/local the controller shares two cores with
+the stages. When one stage fails, the other stages lose their links. They get a little time to end
+and to say why, then the instances of their hosts give up too. So the reason of the stage that
+failed first is among those reported, whichever instance polls first.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ cat {status} 2>/dev/null || echo null
 [ -e /proc/{supervisor} ] && echo true || echo false
 tail -c +{position} {progress} 2>/dev/null
 true"""
-"""What one look runs on the host: renew the lease, wait a little, but no longer than the supervisor
-of the stage lives, then tell status, supervisor, new progress."""
+"""The script of one poll. It renews the lease and waits until the supervisor of the stage ends,
+for at most `wait_s`. Then it prints the status, whether the supervisor is alive, and new progress.
+"""
 
 AFTER_PEERS_S, AFTER_PEERS_POLL_S = 5.0, 0.5
-"""Seconds that a stage has to end by itself once a peer's failed, and between looks meanwhile."""
+"""Seconds that a stage has to end by itself after a peer failed, and between polls meanwhile."""
 
 
 class StageFailed(Exception):
-    """The stage, its host, or that of another stage failed: which, and why."""
+    """The stage, its host, or the stage of another host has failed: which, and why."""
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -61,7 +62,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return when the stage ended well; fail when it, or a peer's, did not."""
+        """Return when the stage has ended well; fail when it, or that of another host, has not."""
         super().run(tmp, task_vars)
         _, given = self.validate_argument_spec(argument_spec=SPEC)
         self.given = given
@@ -76,21 +77,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {"changed": False}
 
     def prepare(self, host: str) -> None:
-        """Begin anew for a host, of which nothing was seen yet."""
+        """Begin anew for a host that was not polled yet."""
         self.host = host
         self.supervisor = "self"
         self.read_bytes = 0
         self.started_s = time.monotonic()
 
     def _wait(self) -> None:
-        """Look at the host until its stage has ended, or shortly after a peer's has failed."""
+        """Poll the host until its stage has ended, or shortly after a peer has failed."""
         name, lease_s = self.given["name"], self.given["lease_s"]
         playbook, reached_s = os.getppid(), time.monotonic()
         give_up_s = math.inf
-        # Killed, ansible-playbook leaves us behind: we must not renew the lease in its name.
+        # If ansible-playbook was killed, this process must not renew the lease in its place.
         while os.getppid() == playbook:
             began_s = time.monotonic()
-            # Read before the look, so that after it this stage was seen at least once more.
+            # Read before the poll, so that this stage is polled at least once after a peer failed.
             peer = self._failed_peer()
             if peer is not None:
                 give_up_s = min(give_up_s, began_s + AFTER_PEERS_S)
@@ -103,19 +104,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 # The stage runs on without us for as long as the lease holds.
                 if time.monotonic() - reached_s > lease_s:
                     raise StageFailed(
-                        f"{self.host}: not reached for {lease_s:g} s, so that its lease has run "
-                        f"out: {error.message}"
+                        f"{self.host}: not reached for {lease_s:g} s, so its lease has run out: "
+                        f"{error.message}"
                     ) from error
             if peer is not None and time.monotonic() >= give_up_s:
                 raise StageFailed(peer)
             if time.monotonic() - self.started_s > self.given["deadline_s"] + 2 * lease_s:
-                raise StageFailed(f"{self.host}: stage of {name} still there after its deadline")
+                raise StageFailed(f"{self.host}: stage of {name} still runs after its deadline")
             time.sleep(max(0.0, poll_s - (time.monotonic() - began_s)))
 
     def _look(self, wait_s: float) -> bool:
-        """Renew the lease, show new progress, and tell whether the stage has ended well.
+        """Poll once: renew the lease, show new progress, and tell whether the stage has ended well.
 
-        Where it is known to run, this takes `wait_s`, or until it ends.
+        If the stage is known to run, this takes `wait_s`, or less if the stage ends before.
         """
         files = {key: shlex.quote(self.given[key]) for key in ("lease", "progress")}
         status = shlex.quote(f"{self.given['run_dir']}/{self.given['name']}.status.json")
@@ -136,20 +137,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 return True
             raise StageFailed(self._ended(found["reason"]))
         if self.supervisor != "self" and not json.loads(second):
-            raise StageFailed(self._ended("and its supervisor killed"))
+            raise StageFailed(self._ended("and its supervisor were killed"))
         self.supervisor = str(found.get("pid", "self"))
         return False
 
     def _shell(self, script: str) -> str:
         """Run a shell script on the host, without Python and without becoming another user."""
-        # In braces, since Ansible appends commands of its own.
+        # In braces, because Ansible appends commands of its own.
         result = self._low_level_execute_command(f"{{ {script}\n}}", sudoable=False)
         if result["rc"] != 0:
             raise StageFailed(f"{self.host}: lease not renewed: {result['stderr'].strip()}")
         return str(result["stdout"])
 
     def _ended(self, how: str) -> str:
-        """How the stage ended, and why: from its records, else the last line of its log."""
+        """Say how the stage ended, and why: by its records, else by the last line of its log."""
         log = shlex.quote(f"{self.given['run_dir']}/{self.given['name']}.log")
         records = shlex.quote(self.given["records"])
         end = self._shell(f"tail -n 1 {records} 2>/dev/null; true")
@@ -162,7 +163,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return ": ".join([f"{self.host}: stage {how}", *[line for line in said if line][-1:]])
 
     def _show(self, text: str) -> None:
-        """Print the points finished since the last look."""
+        """Print the points that were finished since the last poll."""
         complete = text[: text.rfind("\n") + 1]
         self.read_bytes += len(complete.encode())
         for line in complete.splitlines():
@@ -170,38 +171,38 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             Display().display(progress_line(point, self._left_s(point["predicted_left_s"])))
 
     def _left_s(self, session_s: float) -> float:
-        """Seconds to go of the sweep, `session_s` being predicted of the rest of this session.
+        """Estimate the seconds left of the sweep, if `session_s` are predicted for this session.
 
-        All that is to come is taken to be off its prediction by as much as this session.
+        All predictions are corrected by the factor by which this session differs from its own.
         """
         whole_s = time.monotonic() - self.started_s + session_s
         pace: float = whole_s / self.given["predicted_s"]
         return pace * (session_s + float(self.given["predicted_after_s"]))
 
     def _failed_peer(self) -> str | None:
-        """Why the stage of another host failed, if one has."""
+        """Return why the stage of another host has failed; None if none has."""
         pattern = self._failure_file("*")
         for path in sorted(pattern.parent.glob(pattern.name)):
             return path.read_text(encoding="utf-8")
         return None
 
     def _tell_peers(self, reason: str) -> None:
-        """Let the instances of the other hosts know that this one failed."""
+        """Tell the instances of the other hosts that this one has failed."""
         path = self._failure_file(self.host)
         written = path.with_suffix(".new")
         written.write_text(reason, encoding="utf-8")
         written.rename(path)
 
     def _failure_file(self, host: str) -> Path:
-        """Where the instance of `host` tells the others that it failed: this run's own folder."""
+        """File by which the instance of `host` tells the others that it has failed."""
         return Path(constants.DEFAULT_LOCAL_TMP, f"{self.given['name']}@{host}.failed")
 
 
 def progress_line(point: dict[str, Any], left_s: float) -> str:
-    """One finished point as a line for people."""
+    """Describe a finished point in one line."""
     width = len(str(point["of"]))
     rate = point["images_per_s"]
-    # Null where the leg's maximum time came before two whole windows of items.
+    # Null if the leg reached its maximum time before two whole windows of items.
     shown = "        -" if rate is None else f"{rate:9.2f}"
     numbers = (
         f"{shown} img/s {point['latency_ms']:9.2f} ms"
@@ -216,7 +217,7 @@ def progress_line(point: dict[str, Any], left_s: float) -> str:
 
 
 def time_left(seconds: float) -> str:
-    """A rough time as people say it."""
+    """Describe a time roughly, as people say it."""
     if seconds < 90:
         return f"{seconds:.0f} s left"
     if seconds < 5400:

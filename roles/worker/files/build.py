@@ -1,9 +1,9 @@
 """Build the worker package as a wheel: ``python build.py CHECKOUT WHEELS``.
 
-The wheel goes to ``WHEELS/DIGEST/``, named by the digest of its sources, and is built once; path
-and digest are printed as JSON. It is made from a copy of the sources, since setuptools would leave
-its files in the checkout and, from there, put modules that have since been removed into the next
-wheel.
+The wheel goes to ``WHEELS/DIGEST/``, named by the digest of its sources, and is built only once.
+Its path and the digest are printed as JSON. It is made from a copy of the sources: in the checkout
+setuptools would leave files of its own, from which modules that have since been deleted would get
+into the next wheel.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
-"""What pip would have setuptools do, without the seconds that pip takes (PEP 517)."""
+"""The call that pip makes to setuptools (PEP 517), without the seconds that pip itself takes."""
 
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "paretopipe_worker")
 
