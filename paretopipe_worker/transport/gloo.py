@@ -40,7 +40,7 @@ from paretopipe_worker.transport.sockets import Opened
 
 VERSION = 1
 _HEADER_TAG = 0
-_FIELDS = 5  # count of configurations, phase, seq, number of tensors, payload bytes
+_FIELDS = 5  # epoch, phase, seq, number of tensors, payload bytes
 _HEADERS_AHEAD = 8
 _AHEAD, _AHEAD_BYTES = 16, 16 << 20
 """Receives are posted for so many payloads ahead, or for as many as fit into so many bytes, and at
@@ -97,7 +97,7 @@ class GlooTransport(GroupTransport):
         ranks = len(endpoint.ring)
         self._group = group
         self._from, self._to = (endpoint.rank - 1) % ranks, (endpoint.rank + 1) % ranks
-        self._told = {"in": 0, "out": 0}
+        self._epoch = {"in": 0, "out": 0}
         self._most_unsent = 1
         self._slots: Iterator[Slot] = iter(())
         self._posted: SimpleQueue[_Posted | None] = SimpleQueue()
@@ -117,10 +117,10 @@ class GlooTransport(GroupTransport):
     ) -> None:
         """Post receives for the coming messages; those posted before are never filled."""
         super().configure(inbound, outbound, window=window, deadline_s=deadline_s)
-        # Both ends of a link count how often they were configured for tensors on it. The count is
+        # Both ends of a link count how often they were configured for tensors on it. This epoch is
         # gloo's tag, so that no payload is written to memory posted for other tensors.
-        self._told["in"] += bool(inbound)
-        self._told["out"] += bool(outbound)
+        self._epoch["in"] += bool(inbound)
+        self._epoch["out"] += bool(outbound)
         self._most_unsent = _ahead(payload_bytes(self.outbound), window)
         self._read_one = False
         if inbound:
@@ -150,12 +150,12 @@ class GlooTransport(GroupTransport):
         while len(self._unsent) >= self._most_unsent:
             self._finish(self._unsent.popleft())
         size = sum(tensor.nbytes for tensor in tensors)
-        fields = (self._told["out"], tag.phase, tag.seq, len(tensors), size)
+        fields = (self._epoch["out"], tag.phase, tag.seq, len(tensors), size)
         header = torch.tensor(fields, dtype=torch.int64)
         try:
             works = [self._group.send([header], self._to, _HEADER_TAG)]
             works += [
-                self._group.send([_bytes_of(tensor)], self._to, self._told["out"])
+                self._group.send([_bytes_of(tensor)], self._to, self._epoch["out"])
                 for tensor in tensors
                 if tensor.nbytes
             ]
@@ -181,13 +181,13 @@ class GlooTransport(GroupTransport):
 
     def _post(self) -> None:
         """Post the next slot for one more payload."""
-        slot, told = next(self._slots), self._told["in"]
+        slot, epoch = next(self._slots), self._epoch["in"]
         pieces = [piece for piece in slot.pieces if piece.nbytes]
         try:
-            works = [self._group.recv([piece], self._from, told) for piece in pieces]
+            works = [self._group.recv([piece], self._from, epoch) for piece in pieces]
         except RuntimeError as error:
             raise self._lost(self.neighbours.previous, error) from error
-        self._posted.put(_Posted(told, slot, works))
+        self._posted.put(_Posted(epoch, slot, works))
 
     def _ask_header(self) -> tuple[torch.Tensor, Any]:
         """Post memory for one more header."""
@@ -203,9 +203,9 @@ class GlooTransport(GroupTransport):
                 if self.closed:
                     return
                 self._headers.popleft()
-                told, phase, seq, count, size = header.tolist()
+                epoch, phase, seq, count, size = header.tolist()
                 self._headers.append(self._ask_header())
-                tensors = self._fill(told, size) if count else ()
+                tensors = self._fill(epoch, size) if count else ()
                 if tensors is None:
                     return
                 self.arrive(Message(Tag(phase, seq), tensors, time.perf_counter_ns()))
@@ -214,15 +214,15 @@ class GlooTransport(GroupTransport):
         except RuntimeError as error:
             self.lose(self._lost(self.neighbours.previous, error))
 
-    def _fill(self, told: int, size: int) -> tuple[torch.Tensor, ...] | None:
+    def _fill(self, epoch: int, size: int) -> tuple[torch.Tensor, ...] | None:
         """Wait for a payload in the slot posted for it; None where the group was left meanwhile."""
-        while (posted := self._posted.get()) is not None and posted.told < told:
+        while (posted := self._posted.get()) is not None and posted.epoch < epoch:
             pass
         if posted is None:
             return None
         tensors = posted.slot.tensors
         planned = sum(tensor.nbytes for tensor in tensors)
-        if posted.told != told or planned != size:
+        if posted.epoch != epoch or planned != size:
             raise ProtocolError.announced(size, self.neighbours.previous, planned)
         for work in posted.works:
             work.wait(_FOREVER)
@@ -237,9 +237,9 @@ class GlooTransport(GroupTransport):
 
 
 class _Posted(NamedTuple):
-    """A slot, the receives that fill it, and the count of configurations they were posted for."""
+    """A slot, the receives that fill it, and the epoch that they were posted in."""
 
-    told: int
+    epoch: int
     slot: Slot
     works: list[Any]
 

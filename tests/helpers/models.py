@@ -1,6 +1,6 @@
-"""Models that tests cut and load, each built once in a process, and small ones of a user's.
+"""Models that tests cut and load: classifiers, each built once in a process, and a user's own.
 
-Named in specs as ``tests.helpers.models:Sized`` and so on.
+Specs name the latter ``tests.helpers.models:Sized`` and so on.
 """
 
 from __future__ import annotations

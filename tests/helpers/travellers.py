@@ -1,7 +1,7 @@
-"""Models whose tensors lie where a state dict does not look, or differ each time they are built.
+"""Models with tensors outside their state dict, or with tensors that differ from build to build.
 
-Named in specs as ``tests.helpers.travellers:Scattered`` and so on. Each host builds its own,
-and all of them are to compute with the tensors of the one that was built on the controller.
+Specs name them ``tests.helpers.travellers:Scattered`` and so on. Each host builds its own model,
+and all hosts must compute with the tensors of the one that was built on the controller.
 """
 
 from __future__ import annotations

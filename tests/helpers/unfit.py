@@ -1,7 +1,7 @@
-"""Models that a sweep cannot measure, each by what is wrong with it, and some that it can.
+"""Models that a sweep cannot measure, named after what is wrong with them, and some that it can.
 
-Named in specs as ``tests.helpers.unfit:dropout`` and so on. What a sweep says of them
-is in `test_trial`.
+Specs name them ``tests.helpers.unfit:dropout`` and so on. `tests/model/test_trial.py` has the error
+that a sweep reports for each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a model may be cut, as capturing it finds."""
+"""Capturing a model finds where it may be cut."""
 
 from __future__ import annotations
 

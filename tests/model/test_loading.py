@@ -1,4 +1,4 @@
-"""Loading a model as a host does: what travels, and what is looked at."""
+"""A host loads a model: all tensors come from the file, and all is checked against the plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages of a split compute what the model computes, and the gate sees when they do not."""
+"""The stages of a split compute what the model computes, and the gate sees where they do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models are tried out before any host is touched: what a sweep cannot measure it refuses."""
+"""Models are tried out before any host is touched; one that cannot be measured is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tcp backend takes from a peer that does not keep to the plan."""
+"""The tcp backend's own: frames off the plan, messages in pieces, and connections per hop."""
 
 from __future__ import annotations
 
