@@ -235,8 +235,8 @@ class Transport(Protocol):
         Returns
         -------
         Message
-            Its tensors may be overwritten once `window` + 1 more messages have been received
-            (`paretopipe_worker.transport.slots` has the memory for that).
+            Its tensors stay valid while the next `window` messages arrive; the message after those
+            may overwrite them. `paretopipe_worker.transport.slots` has such memory.
 
         Raises
         ------

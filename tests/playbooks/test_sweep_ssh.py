@@ -44,7 +44,7 @@ models: [paretopipe_worker.model.tiny:network]
 links: [none, {name: slow, rate_mbit: 0.4}]
 splits: {granularity: block, cuts: ["0"]}
 phases: {min_items: 20, min_s: 0.1, max_s: 30, retries: 0}
-seed: 8
+seed: 3
 """
 
 SHAPE = """\
