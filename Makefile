@@ -1,5 +1,6 @@
 # Set-up and everyday commands. None asks a question; each says what it does and what is missing.
 #   make sweep      measure experiments/smoke.yml on this machine and print the Pareto front
+#   make check      for every commit: lint, and the quick tests, which need neither root nor namespaces
 #   make test       set-up and all tests but the long ones
 #   make test-long  the exhaustive forms too
 #   make lint       ruff, mypy, yamllint, ansible-lint
@@ -16,10 +17,13 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone$(1)" -n 2 --dis
 
 ROLE_CODE := $(wildcard roles/*/files/*.py roles/*/library/*.py roles/*/action_plugins/*.py)
 
-.PHONY: sweep test test-long lint lock clean .venv
+.PHONY: sweep check test test-long lint lock clean .venv
 
 sweep: .venv
 	$(BIN)/ansible-playbook sweep.yml -i inventory/local $(if $(ARGS),$(ARGS))
+
+check: .venv/.dev lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not alone and not slow and not long" -n 2 --dist loadfile
 
 test: .venv/.dev .test-packages lint
 	$(call PYTEST, and not long)

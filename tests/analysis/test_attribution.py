@@ -25,6 +25,8 @@ from tests.helpers.fake_run import FakeRun
 from tests.helpers.figures import assert_texts_are_clear
 from tests.helpers.record_files import edit
 
+pytestmark = pytest.mark.slow
+
 CUT = "body.1"
 
 

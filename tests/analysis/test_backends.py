@@ -22,6 +22,8 @@ from tests.helpers.fake_run import FakeRun
 from tests.helpers.figures import assert_texts_are_clear
 from tests.helpers.record_files import edit
 
+pytestmark = pytest.mark.slow
+
 CUT = "body.1"
 EXTRA_MS = {"rpc": (1.0, 2.0), "tcp": (0.0, 0.0)}
 """What the made-up backends add to each message's serialisation and wire."""

@@ -25,6 +25,8 @@ from paretopipe_worker.plan import resume
 from tests.helpers.fake_plan import make, tiny_table
 from tests.helpers.fake_run import FakeRun
 
+pytestmark = pytest.mark.slow
+
 RATE = {"name": "rate20", "rate_mbit": 20}
 DELAY = {"name": "delay50", "delay_ms": 50}
 LOSSY = {"name": "lossy", "delay_ms": 20, "jitter_ms": 4, "loss_percent": 5, "rate_mbit": 20}

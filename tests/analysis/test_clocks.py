@@ -23,6 +23,8 @@ from tests.helpers.fake_clocks import Clocks
 from tests.helpers.fake_plan import expected_ms, make, mobilenet_table, tiny_table
 from tests.helpers.fake_run import FakeRun
 
+pytestmark = pytest.mark.slow
+
 CUT = "body.1"
 EVEN = Clocks()
 

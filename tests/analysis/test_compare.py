@@ -23,6 +23,8 @@ from tests.helpers.fake_plan import make, tiny_table
 from tests.helpers.fake_run import ALLOCATOR, FakeRun
 from tests.helpers.record_files import edit
 
+pytestmark = pytest.mark.slow
+
 CUT = "body.0"
 
 

@@ -17,6 +17,8 @@ import pytest
 from analysis import pareto
 from tests import ROOT
 
+pytestmark = pytest.mark.slow
+
 KEPT = ROOT / "tests" / "data" / "run-before-rooms.tar.xz"
 TABLES = ("points", "front", "attribution", "backends", "load", "segments")
 

@@ -25,6 +25,8 @@ from tests.helpers.fake_plan import TWO_LINKS, expected_ms, make, tiny_table
 from tests.helpers.fake_run import FakeRun
 from tests.helpers.figures import one_page, overlapping, shown_texts
 
+pytestmark = pytest.mark.slow
+
 CUT = "body.1"
 SHARES = (0.3, 0.6, 1.5)
 

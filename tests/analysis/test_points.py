@@ -21,6 +21,8 @@ from tests.helpers.fake_plan import TWO_LINKS, expected_ms, make, mobilenet_tabl
 from tests.helpers.fake_run import FakeRun
 from tests.helpers.record_files import rewrite
 
+pytestmark = pytest.mark.slow
+
 CUT = "body.1"
 
 

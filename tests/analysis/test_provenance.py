@@ -25,6 +25,8 @@ from tests.helpers.fake_run import FakeRun
 from tests.helpers.role_code import module
 from tests.helpers.sessions import lab
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.yml"))
 SECRETS = ("hunter2", "swordfish", "opensesame", "BEGIN OPENSSH", "id_ed25519", "tr0ub4dor")
 

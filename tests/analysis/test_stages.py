@@ -20,6 +20,8 @@ from tests.helpers.fake_plan import expected_ms, make, tiny_table
 from tests.helpers.fake_run import HEALTHY, FakeRun
 from tests.helpers.record_files import edit
 
+pytestmark = pytest.mark.slow
+
 CUT = "body.1"
 
 

@@ -16,6 +16,8 @@ from paretopipe_worker.host.governor import GovernorError, choose, restore
 from tests import ROOT
 from tests.helpers.fake_host import FakeHost
 
+pytestmark = pytest.mark.slow
+
 POLICIES = "sys/devices/system/cpu/cpufreq"
 HAD = {"policy0": "ondemand", "policy4": "schedutil"}
 FAST = dict.fromkeys(HAD, "performance")

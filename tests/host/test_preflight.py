@@ -16,6 +16,8 @@ import torch
 
 from tests import ROOT
 
+pytestmark = pytest.mark.slow
+
 KILL = "import os, signal; os.kill(os.getpid(), signal.{})"
 CHECK = """\
 - name: Check the worker of two hosts

@@ -25,6 +25,8 @@ from tests.helpers.models import (
 )
 from tests.model import cut_oracle
 
+pytestmark = pytest.mark.slow
+
 CUT_COUNTS = {
     "mobilenet_v2": (20, 71),
     "resnet18": (13, 22),

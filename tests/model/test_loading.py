@@ -21,6 +21,8 @@ from paretopipe_worker.session.join import StageError
 from tests.helpers import travellers
 from tests.helpers.sessions import Lab, lab
 
+pytestmark = pytest.mark.slow
+
 TINY = "paretopipe_worker.model.tiny:network"
 FLEET = json.dumps(
     [{"name": f"host{n}", "data_address": f"10.0.0.{n}", "data_port": 29500} for n in (1, 2)]

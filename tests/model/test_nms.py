@@ -13,6 +13,8 @@ import torch
 from tests import ROOT
 from tests.helpers.models import SIZED
 
+pytestmark = pytest.mark.slow
+
 
 def _python(code: str, *paths: Path) -> subprocess.CompletedProcess[str]:
     """Run Python with packages of our own in front of the installed ones."""

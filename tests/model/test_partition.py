@@ -29,6 +29,8 @@ from tests.helpers.models import (
     two_inputs,
 )
 
+pytestmark = pytest.mark.slow
+
 OTHERS = (
     "vit_b_32",
     "convnext_tiny",

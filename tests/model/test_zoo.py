@@ -24,6 +24,8 @@ from tests.helpers.models import (
     two_inputs,
 )
 
+pytestmark = pytest.mark.slow
+
 DEAD_BY_DEFAULT = ("vit_b_32", "convnext_tiny", "squeezenet1_1", "mobilenet_v3_small")
 
 

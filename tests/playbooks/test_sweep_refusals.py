@@ -17,6 +17,7 @@ from tests.helpers.namespaces import reason_without_namespaces
 from tests.helpers.sweeps import Checkout
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
 

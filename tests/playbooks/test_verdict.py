@@ -16,6 +16,8 @@ from tests.helpers.attempts import write
 from tests.helpers.sweeps import ROOT
 from tests.helpers.tables import HOSTS, table
 
+pytestmark = pytest.mark.slow
+
 VERDICT = """\
 - name: Judge a run
   hosts: localhost

@@ -24,6 +24,8 @@ from tests.helpers.rings import Peer
 from tests.helpers.sessions import experiment, lab, on_link
 from tests.helpers.shaped_link import DATA_PORT, Link, reason_without_relay, shaped_link
 
+pytestmark = pytest.mark.slow
+
 LIBRARIES = [name for name in BACKENDS if name != "tcp"]
 HOSTS = {name: {"data_address": "127.0.0.1"} for name in ("edge", "server")}
 

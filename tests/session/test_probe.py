@@ -27,6 +27,8 @@ from paretopipe_worker.session.probe import (
 from paretopipe_worker.transport.api import Endpoint, Transport
 from tests.helpers.rings import free_ports, joined, ring
 
+pytestmark = pytest.mark.slow
+
 OPEN = Condition()
 
 

@@ -14,6 +14,8 @@ from paretopipe_worker.transport.api import DeadlineExceeded, PeerGone, Protocol
 from tests.helpers.ring_peer import ITEM, tensors_of
 from tests.helpers.rings import BYTES8, Pair, Peer, both_legs, every_backend, paired
 
+pytestmark = pytest.mark.slow
+
 LARGE = [TensorSpec((32 << 20,), "uint8")]
 
 

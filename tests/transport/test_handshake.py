@@ -39,6 +39,8 @@ from paretopipe_worker.transport.handshake import (
 )
 from tests.helpers.rings import endpoints, free_ports
 
+pytestmark = pytest.mark.slow
+
 SECRET, WRONG = b"the secret of this launch, 64 long".ljust(64, b"."), b"guessed".ljust(64, b".")
 AGREED = Agreement(schema="4", plan="p" * 64, cuts="c" * 64, torch="2.13.0", weights="w" * 64)
 

@@ -21,6 +21,8 @@ from tests.helpers.rings import (
     threads,
 )
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = {
     "empty": [],
     "zero bytes": [TensorSpec((0, 3), "float32")],
