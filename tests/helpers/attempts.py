@@ -44,9 +44,9 @@ def write(
                 for phase in phases if rank in point.active_ranks else ():
                     for line in leg(point, rank, phase):
                         writer.write(line)
-            for point in (*ok, *failed) if rank == 0 else ():
-                status, reason = ("ok", None) if point in ok else ("failed", "too slow")
-                writer.write(PointEnd(point, status, reason, True, "exact", None))  # type: ignore[arg-type]
+            for name in (*ok, *failed) if rank == 0 else ():
+                status, reason = ("ok", None) if name in ok else ("failed", "too slow")
+                writer.write(PointEnd(name, status, reason, True, "exact", None))  # type: ignore[arg-type]
             if in_hand and rank == 0:
                 writer.write(PointBegin(in_hand))
             if end:
@@ -56,7 +56,7 @@ def write(
 
 def header(made: Plan, session: Session, attempt: int, rank: int, **changes: Any) -> Header:
     """The first line of one host's file."""
-    values = {
+    values: dict[str, Any] = {
         "session": session.id,
         "attempt": attempt,
         "points": session.points,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from paretopipe_worker.plan import code, predict
 from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import Writer, file_name
 from paretopipe_worker.records.health import Health
@@ -220,8 +221,7 @@ class FakeRun:
     def legs(self, point: Point, seed: str, scale: float, now: int) -> list[Leg]:
         """All legs of a point, as they went by the source's clock from `now` on."""
         phases: list[tuple[Phase, float | None]] = [
-            *[("latency", None)] * (1 + self.again.get("latency", 0)),
-            *[("throughput", None)] * (1 + self.again.get("throughput", 0)),
+            (phase, None) for phase in MEASURED for _ in range(1 + self.again.get(phase, 0))
         ]
         stage, wire = expected_ms(self.plan, point)
         window = 4 if point.window == "auto" else point.window

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -30,9 +31,14 @@ def names(figure: Figure) -> list[Text]:
     return [text for axes in figure.axes for text in axes.texts if text.get_gid() == labels.GID]
 
 
+def _canvas(figure: Figure) -> Any:
+    """A canvas for a figure; matplotlib tells no types of what it does."""
+    return FigureCanvasAgg(figure)
+
+
 def overlapping(texts: list[Text], figure: Figure) -> list[tuple[str, str]]:
     """Pairs of texts whose rendered boxes overlap."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = _canvas(figure).get_renderer()
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
     return [
         (first, second)
@@ -46,8 +52,9 @@ def assert_readable(figure: Figure, count: int) -> None:
     found = names(figure)
     assert len(found) == count
     assert not overlapping(found, figure)
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = _canvas(figure).get_renderer()
     for text in found:
+        assert text.axes is not None
         box, frame = text.get_window_extent(renderer), text.axes.get_window_extent()
         assert frame.x0 <= box.x0 and box.x1 <= frame.x1, text.get_text()
         assert frame.y0 <= box.y0 and box.y1 <= frame.y1, text.get_text()
@@ -55,7 +62,7 @@ def assert_readable(figure: Figure, count: int) -> None:
 
 def shown_texts(figure: Figure) -> list[Text]:
     """All texts that a reader sees."""
-    FigureCanvasAgg(figure).draw()
+    _canvas(figure).draw()
     # Ticks beyond the limits are there but not drawn.
     beyond = {
         tick.label1
@@ -73,7 +80,7 @@ def assert_texts_are_clear(figure: Figure) -> None:
     texts = shown_texts(figure)
     assert len(texts) > 15
     assert not overlapping(texts, figure)
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = _canvas(figure).get_renderer()
     for text in texts:
         box = text.get_window_extent(renderer)
         assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text.get_text()

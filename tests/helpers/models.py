@@ -69,10 +69,10 @@ def _narrow(name: str) -> nn.Module:
     for path in wide:
         layer = made.get_submodule(path)
         assert isinstance(layer, nn.Linear)
-        widths = [
+        taken, given = (
             64 if width == 4096 else width for width in (layer.in_features, layer.out_features)
-        ]
-        made.set_submodule(path, nn.Linear(*widths))
+        )
+        made.set_submodule(path, nn.Linear(taken, given))
     for part in made.modules():
         if isinstance(part, nn.Conv2d):
             part.to_empty(device="cpu").reset_parameters()
@@ -125,7 +125,8 @@ class Normed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return three logits."""
         y = self.third(torch.relu(self.second(self.norm(self.first(x)))))
-        return self.head(y.mean((2, 3)))
+        logits: torch.Tensor = self.head(y.mean((2, 3)))
+        return logits
 
 
 class Sized(Normed):

@@ -150,7 +150,8 @@ class WithoutNetem(Link):
 
     def call(self, verb: str, *words: str, **options: Any) -> Any:
         """Run ``link VERB`` on a host; its JSON, or its error text where it failed."""
-        return super().call(verb, *words, **options, **without_netem(self.folder / "bin"))
+        given = {**options, **without_netem(self.folder / "bin")}
+        return super().call(verb, *words, **given)
 
 
 @dataclass

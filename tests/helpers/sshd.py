@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 
 from paretopipe_worker.host.daemons import Process
+from tests import ROOT
 from tests.helpers.namespaces import Namespace, reason_without_namespaces
-from tests.helpers.sweeps import ROOT
 from tests.helpers.waiting import until
 
 CARD = "eth0"

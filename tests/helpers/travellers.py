@@ -64,7 +64,8 @@ class Tied(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape (batch, 6) to (batch, 6)."""
         y = torch.relu(self.enc(x)) + self.first
-        return self.dec(y) + self.rest.sum()
+        z: torch.Tensor = self.dec(y) + self.rest.sum()
+        return z
 
 
 class Remade(nn.Module):

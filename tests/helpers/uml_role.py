@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from paretopipe_worker.link.conditions import Condition, TcpSettings
+from tests import ROOT
 from tests.helpers.namespaces import Namespace, joined_pair
-from tests.helpers.sweeps import ROOT
 from tests.helpers.uml_link import DATA_PORT, Worker, profile
 
 WAYS = {"10.77.0.2": Condition(delay_ms=50, jitter_ms=1, rate_mbit=20, loss_percent=0.5)}

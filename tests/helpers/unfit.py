@@ -93,7 +93,7 @@ numpy_chance = between(lambda x: x * float(np.random.rand()))
 class Stubborn(nn.Dropout):
     """Stay in training mode."""
 
-    def train(self, mode: bool = True) -> nn.Dropout:
+    def train(self, mode: bool = True) -> Stubborn:
         """Ignore the mode."""
         return super().train(True)
 
@@ -223,7 +223,8 @@ def compiled() -> nn.Module:
 
 def quantised() -> nn.Module:
     """Have packed weights."""
-    made: nn.Module = torch.ao.quantization.quantize_dynamic(Network(), {nn.Linear})
+    quantize: Any = torch.ao.quantization.quantize_dynamic
+    made: nn.Module = quantize(Network(), {nn.Linear})
     return made
 
 
