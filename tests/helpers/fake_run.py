@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from paretopipe_worker.plan import code, predict
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import Writer, file_name
 from paretopipe_worker.records.health import Health
