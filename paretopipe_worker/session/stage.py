@@ -133,7 +133,7 @@ def _session(
     with (
         joined(seat, writer, shares) as (context, channels),
         torch.inference_mode(),
-        collector_off(),
+        _collector_off(),
     ):
         if rank == 0:
             Source(context, channels, options.progress).run()
@@ -142,7 +142,7 @@ def _session(
 
 
 @contextlib.contextmanager
-def collector_off() -> Iterator[None]:
+def _collector_off() -> Iterator[None]:
     """Turn the garbage collector off, since its runs would count as items' time.
 
     It is run before each leg instead.
@@ -153,7 +153,6 @@ def collector_off() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-        gc.unfreeze()
 
 
 def header(

@@ -214,9 +214,10 @@ def session(piece: Piece) -> list[dict[str, Any]]:
         points = [p for p in map(made.plan.point, planned.points) if p.split[0][0] != "@"]
         apart = {}
         for number, point in enumerate(points, start=1):
-            before = _apart(piece, point, context.captured(point), example, bare)
-            leader.measure(point, number)
-            after = _apart(piece, point, context.captured(point), example, bare)
+            with torch.inference_mode():
+                before = _apart(piece, point, context.captured(point), example, bare)
+                leader.measure(point, number)
+                after = _apart(piece, point, context.captured(point), example, bare)
             apart[point.id] = tuple(map(statistics.mean, zip(before, after, strict=True)))
         found = Finished(made, planned)
         return [_row(piece, found, point, apart[point.id]) for point in points]

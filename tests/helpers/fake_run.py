@@ -219,9 +219,10 @@ class FakeRun:
 
     def legs(self, point: Point, seed: str, scale: float, now: int) -> list[Leg]:
         """All legs of a point, as they went by the source's clock from `now` on."""
-        phases: list[tuple[Phase, float | None]] = [
-            (phase, None) for phase in MEASURED for _ in range(1 + self.again.get(phase, 0))
-        ]
+        phases: list[tuple[Phase, float | None]] = []
+        measured: tuple[Phase, ...] = ("latency", "throughput")
+        for phase in measured:
+            phases += [(phase, None)] * (1 + self.again.get(phase, 0))
         stage, wire = expected_ms(self.plan, point)
         window = 4 if point.window == "auto" else point.window
         most_per_s = 1e3 / period_ms(stage, wire, window)

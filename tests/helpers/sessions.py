@@ -29,7 +29,7 @@ from paretopipe_worker.records.lines import Item, LegEnd, Record
 from paretopipe_worker.session.context import Shares
 from paretopipe_worker.session.join import Seat, joined
 from paretopipe_worker.session.source import Source
-from paretopipe_worker.session.stage import collector_off, header
+from paretopipe_worker.session.stage import header
 from paretopipe_worker.transport.secret import read_secret
 from tests import ROOT
 from tests.helpers.namespaces import Namespace
@@ -212,8 +212,8 @@ def led(
 ) -> Iterator[Source]:
     """Lead a session from this process; the other stage is a process of its own.
 
-    Yields the source, which measures points as it is told, under the conditions under which a stage
-    process measures; its records grow meanwhile.
+    Yields the source, which measures points as it is told; its records grow meanwhile. Measure in
+    inference mode.
     """
     source, other = session.placement
     path = made.results / "records" / source / file_name(session.id, 1)
@@ -229,8 +229,7 @@ def led(
             seat = Seat(made.plan, session, 1, 0, secret, weights, link)
             context, channels = stack.enter_context(joined(seat, writer, Shares()))
         leader = Source(context, channels, made.results / "progress.jsonl")
-        with torch.inference_mode(), collector_off():
-            yield leader
+        yield leader
         leader.dismiss()
         assert child.wait(timeout=30) == 0
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import pandas as pd
 import pytest
+import torch
 
 from analysis.measures import completions
 from paretopipe_worker.link.conditions import Condition
@@ -84,7 +85,7 @@ def measured(
         made = replace(lab(folder, experiment, **on_link(link.hosts)), link_states=states)
         [session] = made.plan.sessions
         sides = [host.entered for host in link.hosts]
-        with led(made, session, *sides) as leader:
+        with led(made, session, *sides) as leader, torch.inference_mode():
             for number, (size, least, most_s) in enumerate(request.param, start=1):
                 asked(leader.context, least, most_s)
                 leader.measure(point_of(made, size), number)

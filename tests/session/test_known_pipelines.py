@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from scipy import stats
 
 from paretopipe_worker.link.conditions import Condition
@@ -204,7 +205,7 @@ def test_response_latency_does_not_depend_on_the_number_of_batches(tmp_path: Pat
     [session] = made.plan.sessions
     found = Finished(made, session)
     point = made.plan.point(found.point("0"))
-    with led(made, session) as leader:
+    with led(made, session) as leader, torch.inference_mode():
         for number, count in enumerate(counts):
             with_items(leader.context, count)
             leader.measure(point, number)
