@@ -191,3 +191,9 @@ def listed(what: str, names: Iterable[str], most: int = 5) -> list[str]:
         return []
     more = ", ..." if len(ordered) > most else ""
     return [f"{len(ordered)} {what}: {', '.join(ordered[:most])}{more}"]
+
+
+def tensor_sha256(tensor: torch.Tensor) -> str:
+    """SHA-256 over the bytes of a tensor's elements, in order."""
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()

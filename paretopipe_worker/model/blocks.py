@@ -1,0 +1,56 @@
+"""Which modules are blocks: after them granularity `block` cuts.
+
+A block is a unit that a model repeats, wherever it is nested, or a stage that stands beside such
+units: MobileNetV2's `features.3`, ResNet's `layer2.0`, a transformer's `encoder.layers.4`,
+DenseNet's `features.denseblock1.denselayer2`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from torch import nn
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def block_paths(model: nn.Module) -> Iterator[str]:
+    """Yield the paths of a model's blocks, in the order of its modules."""
+    yield from _inside(model, "")
+
+
+def _inside(module: nn.Module, prefix: str) -> Iterator[str]:
+    """Blocks among the modules inside one that is no block itself, or has blocks in it."""
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        if type(child) in _CONTAINERS:
+            yield from _inside(child, f"{path}.")
+            continue
+        if _has_units(child):
+            yield from _inside(child, f"{path}.")
+        yield path
+
+
+def _has_units(module: nn.Module, depth: int = 1) -> bool:
+    """Whether a module repeats units of so many levels at least.
+
+    Inside what is no container they must be larger than a layer with its normalisation and
+    activation, of which most blocks have several.
+    """
+    if isinstance(module, _CONTAINERS):
+        if _repeats(module, depth):
+            return True
+        return any(type(c) in _CONTAINERS and _has_units(c, depth) for c in module.children())
+    return any(isinstance(c, _CONTAINERS) and _has_units(c, 2) for c in module.children())
+
+
+def _repeats(module: nn.Module, depth: int) -> bool:
+    """Whether a module has two children of one type with at least so many levels inside."""
+    counts = Counter(type(child) for child in module.children() if _depth(child) >= depth)
+    return any(count > 1 for count in counts.values())
+
+
+def _depth(module: nn.Module) -> int:
+    """Levels of modules inside a module: none in a layer."""
+    return 1 + max((_depth(child) for child in module.children()), default=-1)

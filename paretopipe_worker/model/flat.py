@@ -1,0 +1,258 @@
+"""Stages of a program as flat functions: faster than the modules they come from.
+
+A stage is one Python function without lookups: torch's own functions and the tensors it holds are
+bound beforehand, what depends on these tensors alone is computed once, and every value is let go of
+where it is used for the last time. It returns the same bits as the model's own modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+
+from paretopipe_worker.model import natives
+from paretopipe_worker.model.program import (
+    GETITEM,
+    Layout,
+    Operation,
+    Program,
+    ProgramError,
+    Ref,
+    Word,
+    mapped,
+    renamed,
+)
+
+Stage: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
+"""Takes the tensors that cross into it, in order, and returns a tuple of those that leave it."""
+
+
+def build(
+    program: Program,
+    tensors: Mapping[str, torch.Tensor],
+    taken: Sequence[str],
+    given: Sequence[str],
+) -> Stage:
+    """Build the function that computes some values of a program from others.
+
+    Parameters
+    ----------
+    program
+        The program.
+    tensors
+        At least those of the program's tensors that the stage needs, by name. They are bound, not
+        copied.
+    taken
+        Names of the values that come in, contiguous, in order.
+    given
+        Names of the values that go out, in order; they are made contiguous. They may share memory
+        with what came in, which is never written to.
+
+    Raises
+    ------
+    ProgramError
+        When a value depends on more than what comes in, or a tensor is missing.
+    """
+    needed, given = _without_idle(program, _needed(program, taken, given), given)
+    builder = _Builder(program, tensors, taken, given, needed)
+    with torch.inference_mode():
+        return builder.function()
+
+
+def held_by(program: Program, taken: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """Names of the program's tensors that a stage needs, see :func:`build`."""
+    used = {name for operation in _needed(program, taken, given) for name in operation.refs}
+    return tuple(name for name in program.tensors if name in {*used, *given})
+
+
+def _needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> list[Operation]:
+    """The operations of a stage, in order."""
+    by_name = {operation.name: operation for operation in program.operations}
+    writers: dict[str, list[str]] = {}
+    for operation in program.operations:
+        for name in operation.writes:
+            storage = by_name[name].storage if name in by_name else name
+            writers.setdefault(storage, []).append(operation.name)
+    ready = {*taken, *program.tensors}
+    wanted, todo = set[str](), [name for name in given if name not in ready]
+    while todo:
+        name = todo.pop()
+        if name in wanted:
+            continue
+        if name not in by_name:
+            raise ProgramError(
+                f"a stage from {', '.join(taken) or 'nothing'} to {', '.join(given)} also takes "
+                f"{name}; allowed are stages whose values all come from what crosses"
+            )
+        wanted.add(name)
+        operation = by_name[name]
+        todo += [each for each in operation.refs if each not in ready]
+        todo += writers.get(operation.storage, [])
+    return [operation for operation in program.operations if operation.name in wanted]
+
+
+def _without_idle(
+    program: Program, needed: Sequence[Operation], given: Sequence[str]
+) -> tuple[list[Operation], list[str]]:
+    """Leave out operations that return what they are given, such as dropout."""
+    layouts = program.layouts()
+    same: dict[str, str] = {}
+    left = []
+    for operation in needed:
+        args = renamed(same, operation.args)
+        first = args[0].name if operation.free and isinstance(args[0], Ref) else None
+        if first is not None and layouts[first] == operation.results[0]:
+            same[operation.name] = first
+            continue
+        kwargs = {name: renamed(same, value) for name, value in operation.kwargs.items()}
+        left.append(replace(operation, args=args, kwargs=kwargs))
+    return left, [same.get(name, name) for name in given]
+
+
+class _Builder:
+    """Writes a stage's source and binds what it uses."""
+
+    def __init__(
+        self,
+        program: Program,
+        tensors: Mapping[str, torch.Tensor],
+        taken: Sequence[str],
+        given: Sequence[str],
+        needed: Sequence[Operation],
+    ) -> None:
+        self.layouts = program.layouts()
+        self.taken, self.given = taken, given
+        if missing := {r for o in needed for r in o.refs if r in program.tensors} - tensors.keys():
+            raise ProgramError(f"the stage lacks the tensor {min(missing)!r}")
+        self.known: dict[str, Any] = dict(tensors)
+        """Values that are known before the stage runs."""
+        self.operations = self._precomputed(needed)
+        self.bound: dict[str, Any] = {}
+        self.bound_names: dict[int, str] = {}
+        self.locals: dict[str, str] = {}
+        self.lines: list[str] = []
+
+    def _precomputed(self, needed: Sequence[Operation]) -> list[Operation]:
+        """Compute what depends on held tensors alone; what is left."""
+        left = []
+        for operation in needed:
+            if operation.name in self.taken:
+                continue
+            if not all(name in self.known for name in operation.refs):
+                left.append(operation)
+                continue
+            args = mapped(operation.args, self._value)
+            kwargs = {name: mapped(value, self._value) for name, value in operation.kwargs.items()}
+            self.known[operation.name] = natives.overload(operation.target)(*args, **kwargs)
+        return left
+
+    def _value(self, argument: Ref | Word) -> Any:
+        """What a reference or word stands for."""
+        return self.known[argument.name] if isinstance(argument, Ref) else natives.word(argument)
+
+    def function(self) -> Stage:
+        """Write the function, and compile it."""
+        for number, name in enumerate(self.taken):
+            self.locals[name] = f"x{number}"
+        parameters = ", ".join(self.locals.values())
+        for name in self.taken:
+            if not self.layouts[name].contiguous:
+                restored = self._bind(_restoring(self.layouts[name]))
+                self.lines.append(f"{self.locals[name]} = {restored}({self.locals[name]})")
+        last = self._last_uses()
+        for number, operation in enumerate(self.operations):
+            self._write(number, operation, last)
+        results = ", ".join(self._result(name) for name in self.given)
+        body = "\n    ".join([*self.lines, f"return ({results},)"])
+        source = f"def stage({parameters}):\n    {body}\n"
+        exec(compile(source, "<stage>", "exec"), self.bound)  # noqa: S102
+        stage: Stage = self.bound["stage"]
+        return stage
+
+    def _last_uses(self) -> dict[int, list[str]]:
+        """Values whose last use is each operation."""
+        last: dict[str, int] = {}
+        for number, operation in enumerate(self.operations):
+            last[operation.name] = number
+            for name in operation.refs:
+                last[name] = number
+        ends: dict[int, list[str]] = {}
+        for name, number in last.items():
+            if name not in self.given and name not in self.known:
+                ends.setdefault(number, []).append(name)
+        self.ends = last
+        return ends
+
+    def _write(self, number: int, operation: Operation, last: Mapping[int, list[str]]) -> None:
+        """Write one operation, and let go of what it is the last to use."""
+        self.locals[operation.name] = f"v{number}"
+        arguments = [self._written(each) for each in operation.args]
+        arguments += [f"{name}={self._written(v)}" for name, v in operation.kwargs.items()]
+        if operation.target == GETITEM:
+            call = f"{arguments[0]}[{arguments[1]}]"
+        else:
+            call = f"{self._bind(self._called(number, operation))}({', '.join(arguments)})"
+        self.lines.append(f"{self.locals[operation.name]} = {call}")
+        ended = [self.locals[name] for name in last.get(number, ())]
+        if ended:
+            self.lines.append(f"del {', '.join(ended)}")
+
+    def _called(self, number: int, operation: Operation) -> Callable[..., Any]:
+        """What to call for an operation."""
+        target = operation.target
+        if operation.in_place and self._may_overwrite(number, operation.args[0].name):
+            target = natives.in_place(target) or target
+        function = natives.native(target) if operation.native else None
+        return function or natives.overload(target)
+
+    def _may_overwrite(self, number: int, name: str) -> bool:
+        """Whether a value is the stage's own and nobody looks at its memory any more."""
+        storages = {operation.name: operation.storage for operation in self.operations}
+        own = storages.get(name)
+        if own is None or own not in storages:
+            return False
+        same = [each for each, storage in storages.items() if storage == own]
+        return all(self.ends.get(each, -1) <= number and each not in self.given for each in same)
+
+    def _written(self, argument: Any) -> str:
+        """An argument as source."""
+        if isinstance(argument, tuple):
+            return f"[{', '.join(self._written(each) for each in argument)}]"
+        if isinstance(argument, Word):
+            return self._bind(natives.word(argument))
+        if isinstance(argument, Ref):
+            if argument.name in self.known:
+                return self._bind(self.known[argument.name])
+            return self.locals[argument.name]
+        if isinstance(argument, float):
+            return self._bind(argument) if argument != argument or abs(argument) == float("inf") else repr(argument)
+        return repr(argument)
+
+    def _bind(self, value: Any) -> str:
+        """Give a value a name that the function finds it by."""
+        name = self.bound_names.setdefault(id(value), f"c{len(self.bound)}")
+        self.bound[name] = value
+        return name
+
+    def _result(self, name: str) -> str:
+        """A value as it goes out."""
+        found = self._bind(self.known[name]) if name in self.known else self.locals[name]
+        return found if self.layouts[name].contiguous else f"{found}.contiguous()"
+
+
+def _restoring(layout: Layout) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Make the function that gives a received tensor the strides it has in the whole model.
+
+    Kernels are chosen, and rounding differs, by them. It is a copy: sending the memory as it lies
+    would save it, but garble the values as soon as two hosts disagree on the strides.
+    """
+    dtype = getattr(torch, layout.dtype)
+
+    def restored(tensor: torch.Tensor) -> torch.Tensor:
+        target = torch.empty_strided(layout.shape, layout.strides, dtype=dtype)
+        return target.copy_(tensor)
+
+    return restored

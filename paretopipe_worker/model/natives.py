@@ -1,0 +1,100 @@
+"""Operators of torch by the names that a program has for them, as functions that can be called."""
+
+from __future__ import annotations
+
+import operator
+import types
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+from paretopipe_worker.model.program import GETITEM, ProgramError, Word
+
+_BUILTIN = (types.BuiltinFunctionType, types.MethodDescriptorType)
+_PLACES = (torch, torch._C._nn, torch.Tensor)
+
+
+@cache
+def overload(target: str) -> Callable[..., Any]:
+    """Look an operator's overload up.
+
+    Raises
+    ------
+    ProgramError
+        When this torch, with the packages that are imported, has no such operator.
+    """
+    if target == GETITEM:
+        return operator.getitem
+    name, _, kind = target.rpartition(".")
+    namespace, _, plain = name.partition("::")
+    try:
+        found: Callable[..., Any] = getattr(getattr(getattr(torch.ops, namespace), plain), kind)
+    except AttributeError as error:
+        package = "torch" if namespace == "aten" else f"the package that defines {namespace!r}"
+        raise ProgramError(f"operator {target} is unknown here; it takes {package}") from error
+    return found
+
+
+@cache
+def native(target: str) -> Callable[..., Any] | None:
+    """Find torch's own function of an operator's name: it takes the same and is called faster.
+
+    None where there is none that is written in C. Whether one returns the same is for who captures
+    a program to find out (:attr:`~paretopipe_worker.model.program.Operation.native`).
+    """
+    name, _, _ = target.rpartition(".")
+    namespace, _, plain = name.partition("::")
+    if namespace != "aten":
+        return None
+    for place in _PLACES:
+        found = getattr(place, plain, None)
+        if isinstance(found, _BUILTIN):
+            return found
+    return None
+
+
+@cache
+def in_place(target: str) -> str | None:
+    """Name the operator that does the same over its first argument; None where there is none."""
+    name, _, kind = target.rpartition(".")
+    other = f"{name}_.{kind}"
+    try:
+        schema, twin = overload(target)._schema, overload(other)._schema  # type: ignore[attr-defined]
+    except (ProgramError, AttributeError):
+        return None
+    same = [a.name for a in schema.arguments] == [a.name for a in twin.arguments]
+    writes = [a.alias_info is not None and a.alias_info.is_write for a in twin.arguments]
+    return other if same and writes[0] and not any(writes[1:]) else None
+
+
+@cache
+def out_of_place(target: str) -> str | None:
+    """Name the operator that returns what this one writes; None where there is none."""
+    name, _, kind = target.rpartition(".")
+    if not name.endswith("_"):
+        return None
+    other = f"{name[:-1]}.{kind}"
+    try:
+        overload(other)
+    except ProgramError:
+        return None
+    return other if in_place(other) == target else None
+
+
+def word(constant: Word) -> Any:
+    """Look one of torch's constants up.
+
+    Raises
+    ------
+    ProgramError
+        When there is none of that name.
+    """
+    if constant.kind == "device":
+        return torch.device(constant.name)
+    found = getattr(torch, constant.name, None)
+    kinds = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+    if not isinstance(found, kinds[constant.kind]):
+        raise ProgramError(f"torch has no {constant.kind} {constant.name!r}")
+    return found
