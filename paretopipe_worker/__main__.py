@@ -67,7 +67,7 @@ def _cuts(options: argparse.Namespace) -> int:
 
     shape = zoo.default_input(options.model)
     model = zoo.build(options.model, seed=0, input_shape=shape)
-    table = trial.cut_table(
+    table, _ = trial.cut_table(
         model,
         options.model,
         options.granularity,
@@ -132,7 +132,7 @@ def _add_prepare(commands: Commands) -> None:
     parser.add_argument("--fleet", required=True, help="JSON list of the hosts of group 'stages'")
     parser.add_argument("--run", required=True, help="name of the run", dest="run_name")
     parser.add_argument("--results", type=Path, required=True, help="results/RUN")
-    parser.add_argument("--cache", type=Path, required=True, help="where weights are kept")
+    parser.add_argument("--cache", type=Path, required=True, help="where programs are kept")
     parser.add_argument("--check", action="store_true", help="write no plan")
     parser.set_defaults(run=_prepare)
 
@@ -231,7 +231,7 @@ def _add_stage(commands: Commands) -> None:
     parser.add_argument(
         "--secret", type=Path, required=True, help="file of the run's secret, of mode 0600"
     )
-    parser.add_argument("--weights", type=Path, required=True, help="folder of the weights files")
+    parser.add_argument("--programs", type=Path, required=True, help="folder of the programs")
     parser.add_argument("--records", type=Path, required=True, help="file to write records to")
     parser.add_argument("--progress", type=Path, required=True, help="file of finished points")
     parser.add_argument(
@@ -252,7 +252,7 @@ def _stage(options: argparse.Namespace) -> int:
             attempt=options.attempt,
             host=options.host,
             secret=options.secret,
-            weights=options.weights,
+            programs=options.programs,
             records=options.records,
             progress=options.progress,
             link_state=options.link_state,

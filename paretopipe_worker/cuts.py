@@ -61,8 +61,9 @@ class CutTable:
     """All valid cuts of one model at one batch size, in topological order, without endpoints.
 
     `forward_ns` is the time of one whole forward pass on the machine that made the table, used only
-    to predict how long a sweep takes. `weights_sha256` identifies the weights that every host must
-    have, `graph_sha256` the graph that it must capture.
+    to predict how long a sweep takes. `graph_sha256` identifies the program that every host runs,
+    `weights_sha256` the file of its tensors. `program_error` is the largest difference between what
+    the program and the model itself return, relative to the largest value; 0 for equal bits.
     """
 
     model: str
@@ -75,6 +76,7 @@ class CutTable:
     weights_sha256: str
     graph_sha256: str
     forward_ns: int
+    program_error: float = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -12,9 +12,8 @@ import torch
 
 from paretopipe_worker.cuts import CutTable, TensorSpec
 from paretopipe_worker.model import loading, weights, zoo
+from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.trial import cut_table
-from paretopipe_worker.model.weights import WeightsError
-from paretopipe_worker.model.zoo import ModelError
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan import planner
 from paretopipe_worker.plan.experiment import Experiment, ModelSpec
@@ -78,12 +77,8 @@ def prepare(
 def _tables(
     experiment: Experiment, model: ModelSpec, cache: Path, note: Note
 ) -> Iterator[CutTable]:
-    """The cut tables of one model; its weights are stored under their checksum."""
+    """The cut tables of one model; its programs and their tensors are stored by their checksums."""
     shape = model.input or zoo.default_input(model.name)
-    inputs = [
-        TensorSpec((batch, *shape), dtype)
-        for batch, dtype in itertools.product(experiment.batch, experiment.dtype)
-    ]
     module = zoo.build(
         model.name,
         seed=experiment.seed,
@@ -91,29 +86,35 @@ def _tables(
         weights=Path(model.weights) if model.weights else None,
         note=note,
     )
-    tables = [
-        cut_table(module, model.name, experiment.splits.granularity, taken, seed=experiment.seed)
-        for taken in inputs
-    ]
-    # Only now does the model hold the constants of its graphs.
-    sha256 = weights.weights_sha256(module)
-    file = plans.weights_file(cache, sha256)
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        weights.save_weights(module, file)
-    del module
-    # Check what the hosts will have: the file, and the model built with it.
-    loaded = loading.load(model.name, file, inputs, seed=experiment.seed)
-    if loaded.weights_sha256 != sha256:
-        raise WeightsError(
-            f"{file} does not hold the tensors that its name, their checksum, stands for; delete "
-            "it, and it will be made anew"
+    found = [
+        cut_table(
+            module,
+            model.name,
+            experiment.splits.granularity,
+            TensorSpec((batch, *shape), dtype),
+            seed=experiment.seed,
         )
-    for table in tables:
-        if loaded.captures[table.input].sha256() != table.graph_sha256:
-            raise ModelError(
-                f"model {model.name!r}: its factory builds another model each time it is called; "
-                "only the values of tensors may differ, since they are sent to the hosts: seed all "
-                "other numbers that it draws at random"
+        for batch, dtype in itertools.product(experiment.batch, experiment.dtype)
+    ]
+    tensors: dict[str, torch.Tensor] = {}
+    checksums: dict[str, str] = {}
+    for _, captured in found:
+        tensors |= captured.tensors
+        checksums |= {name: held.sha256 for name, held in captured.program.tensors.items()}
+    sha256 = weights.weights_sha256(checksums)
+    folder = plans.kept(cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    for table, captured in found:
+        table = replace(table, weights_sha256=sha256)
+        program, file = plans.program_files(table, folder)
+        program.write_bytes(programs.dump(captured.program))
+        if not file.exists():
+            weights.save_weights(tensors, file)
+        # What the hosts will have is read as they will read it.
+        loading.load_tensors(file, [loading.load_program(program, table.graph_sha256)])
+        if table.program_error:
+            note(
+                f"{model.name}, batch {table.batch}: its program returns what it returns within "
+                f"{table.program_error:.1g} of the largest value"
             )
-        yield replace(table, weights_sha256=sha256)
+        yield table

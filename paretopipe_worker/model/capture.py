@@ -1,204 +1,430 @@
-"""Capture a model's graph with :mod:`torch.fx`, and find what flows in it.
-
-Sizes that the model takes from shapes become constants, so a captured graph is valid for one input
-shape only, batch included.
-"""
+"""Capture a model as a program, with :mod:`torch.export`, and hold it against the model itself."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import linecache
-import traceback
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.utils import _pytree as pytree
 
-from paretopipe_worker.model.graph import (
-    CapturedModel,
-    Flow,
+from paretopipe_worker.model import natives
+from paretopipe_worker.model.blocks import block_paths
+from paretopipe_worker.model.program import (
+    GETITEM,
+    Held,
     Layout,
+    Operation,
     PartitionError,
-    find_places,
+    Program,
+    Ref,
+    Value,
+    Word,
+    refs,
 )
-from paretopipe_worker.model.usercode import RAISED, aside, place, shortened, told
+from paretopipe_worker.model.usercode import RAISED, aside, shortened, told
+from paretopipe_worker.model.weights import tensor_sha256
+
+_ROOT = "L__self__"
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in ')
+_TORCH = str(Path(torch.__file__).parent)
+_DROPOUT = re.compile(r"aten::(feature_)?(alpha_)?dropout_?\.default")
 
 
-def capture(model: nn.Module, example: torch.Tensor) -> CapturedModel:
-    """Capture a model's graph and find where it can be cut.
+@dataclass(frozen=True)
+class Captured:
+    """A program and the tensors that it holds, by name."""
+
+    program: Program
+    tensors: Mapping[str, torch.Tensor]
+
+
+def capture(model: nn.Module, inputs: Sequence[Any]) -> Captured:
+    """Capture what a model computes from inputs of these shapes.
 
     Parameters
     ----------
     model
-        A model in eval mode. Its ``forward`` is given one tensor; other arguments keep their
-        defaults.
-    example
-        An input, batch first. Only its shape and dtype matter, and nothing is computed, unless
-        the model reads values of tensors; then it runs once.
+        In eval mode.
+    inputs
+        Arguments of its ``forward``: tensors, and tuples, lists and dicts of them. Their shapes,
+        batch included, and dtypes are what the program is for.
 
     Raises
     ------
     PartitionError
-        When the control flow depends on data (the text names module, file and line), when the
-        model does not run on the example, or when it returns something other than tensors.
+        When the model fails on the inputs, its control flow depends on values of tensors, it draws
+        random numbers, or returns anything but tensors; with module, file and line.
     """
-    tracer = _Tracer()
-    graph = tracer.follow(model)
-    flow = _propagate(model, graph, example)
-    order = tuple(graph.nodes)
-    _check_output(model, order[-1], flow)
-    done = dict(zip(order, itertools.accumulate(n in flow.working for n in order), strict=True))
-    exits = [(path, done[node]) for path, node in tracer.exits]
-    _fold(graph, flow.constants)
-    nodes = tuple(graph.nodes)
-    places = tuple(find_places(model, nodes, flow, exits))
-    return CapturedModel(model, nodes, flow.roots, flow.layouts, places)
+    exported = _exported(model, inputs)
+    return _Lowering(model, exported).captured()
 
 
-class _Tracer(fx.Tracer):
-    """fx's tracer; it also records where each module's computation ends."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.exits: list[tuple[str, fx.Node]] = []
-        self.inside: list[str] = []
-
-    def follow(self, model: nn.Module) -> fx.Graph:
-        """Trace the model; an error says where tracing failed."""
-        try:
-            with aside():
-                return self.trace(model)
-        except RAISED as error:
-            raise PartitionError(self._reason(model, error)) from error
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """Make the first argument the input and leave the others at their defaults."""
-        return root_fn, [self.root, self.create_proxy("placeholder", "input", (), {})]
-
-    def call_module(
-        self,
-        m: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Trace a module's call and record its last node."""
-        path = self.path_of_module(m)
-        self.inside.append(path)
-        result = super().call_module(m, forward, args, kwargs)
-        self.inside.pop()  # after an error it stays: `_reason` reads where the tracer was
-        self.exits.append((path, next(iter(reversed(self.graph.nodes)))))
-        return result
-
-    def _reason(self, model: nn.Module, error: BaseException) -> str:
-        """The error's text: module, file and line in the model's code, and torch's message."""
-        path = self.inside[-1] if self.inside else ""
-        module = model.get_submodule(path)
-        where = f"module {path!r} ({type(module).__name__})" if path else "its forward"
-        if found := place(traceback.extract_tb(error.__traceback__)):
-            file, _, line = found.rpartition(":")
-            where += f", {found}: `{shortened(linecache.getline(file, int(line)).strip())}`"
-        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
-        return (
-            f"{type(model).__name__} cannot be captured: in {where}: {shortened(first)}. The "
-            f"computation must not depend on the values of tensors; it may depend on their shapes "
-            f"where torch.fx allows it"
-        )
-
-
-class _Observer(fx.Interpreter):
-    """Runs the graph node by node and records what flows, without keeping the values."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.flow = Flow({}, {}, set(), {}, {})
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node."""
-        given = {node: self.env[node] for node in n.all_input_nodes}
-        versions = {
-            node: value._version for node, value in given.items() if isinstance(value, torch.Tensor)
-        }
-        result = super().run_node(n)
-        if n.op != "output":
-            same = next((node for node in versions if given[node] is result), None)
-            changed = [node for node, old in versions.items() if given[node]._version != old]
-            self._note(n, result, same, changed)
-        return result
-
-    def _note(
-        self, node: fx.Node, result: Any, same: fx.Node | None, changed: list[fx.Node]
-    ) -> None:
-        """Record a node's result, the argument it is identical to, and the arguments it changed."""
-        flow = self.flow
-        flow.roots[node] = node if same is None else flow.roots[same]
-        flow.overwritten[node] = [flow.roots[argument] for argument in changed]
-        if isinstance(result, torch.Tensor):
-            flow.layouts[node] = Layout.of(result)
-        constant = _is_constant(result)
-        if constant:
-            flow.constants[node] = result
-        if node.op.startswith("call") and not constant and (changed or same is None):
-            flow.working.add(node)
-
-
-def _is_constant(value: object) -> bool:
-    """Whether a value that depends on shapes alone can be written into the graph."""
-    if isinstance(value, tuple):
-        return all(_is_constant(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
-
-
-def _propagate(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> Flow:
-    """Find what flows by a run on fake tensors, or by one real run where values matter."""
-    module = fx.GraphModule(model, graph)
-    observer = _Observer(module)
-    fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    with contextlib.suppress(*RAISED), aside(), fakes, torch.no_grad():
-        observer.run(fakes.from_tensor(example))
-        return observer.flow
-    observer = _Observer(module)
+def _exported(model: nn.Module, inputs: Sequence[Any]) -> ExportedProgram:
+    """Export the model, or say in a line where that failed."""
     try:
         with aside(), torch.no_grad():
-            observer.run(example.clone())
+            return torch.export.export(model, tuple(inputs), strict=False)
     except RAISED as error:
         raise PartitionError(
-            f"{type(model).__name__} does not run on an input of shape {tuple(example.shape)} "
-            f"and dtype {example.dtype}: {told(error)}"
+            f"{type(model).__name__} cannot be captured: {_reason(error)}; allowed is control flow "
+            "that depends on shapes and not on the values of tensors"
         ) from error
-    observer.flow.constants.clear()  # they may depend on this one input
-    return observer.flow
 
 
-def _check_output(model: nn.Module, output: fx.Node, flow: Flow) -> None:
-    """Refuse a model that returns anything other than one or several tensors."""
-    returned = output.args[0]
-    items = returned if isinstance(returned, (tuple, list)) else (returned,)
-    if not all(isinstance(item, fx.Node) and item in flow.layouts for item in items):
-        raise PartitionError(
-            f"{type(model).__name__} returns {returned} instead of tensors alone; "
-            f"allowed are a tensor or a tuple of tensors"
+def _reason(error: BaseException) -> str:
+    """What export said, with the line of the model's code, where there is one."""
+    text = str(error)
+    frames = [match for match in _FRAME.finditer(text) if not match[1].startswith(_TORCH)]
+    where = f"{_short(frames[-1][1])}:{frames[-1][2]}: " if frames else ""
+    return where + shortened(told(error))
+
+
+def _short(file: str) -> str:
+    """A file's path from the entry of Python's path that it was found by."""
+    roots = [root for root in sys.path if root and file.startswith(f"{root}/")]
+    return file.removeprefix(max(roots, key=len)).lstrip("/") if roots else file
+
+
+class _Lowering:
+    """Turns one exported graph into a program, operation by operation."""
+
+    def __init__(self, model: nn.Module, exported: ExportedProgram) -> None:
+        self.model = model
+        self.exported = exported
+        self.nodes = list(exported.graph.nodes)
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.inputs: list[Value] = []
+        self.operations: list[Operation] = []
+        self.names: dict[str, str] = {}
+        """By the graph's name of a value, that of the value that has its content now."""
+        self.storages: dict[int, str] = {}
+        self.last: dict[int, int] = {}
+        """Where the graph uses each piece of memory for the last time."""
+
+    def captured(self) -> Captured:
+        """Lower the graph."""
+        for number, node in enumerate(self.nodes):
+            for argument in node.all_input_nodes:
+                for key in _memory(argument):
+                    self.last[key] = number
+        self._placeholders()
+        for number, node in enumerate(self.nodes):
+            if node.op == "call_function":
+                self._operation(number, node)
+            elif node.op not in ("placeholder", "output"):
+                raise PartitionError(
+                    f"{type(self.model).__name__}: node {node.op} is not supported"
+                )
+        outputs, returned = self._outputs()
+        program = Program(
+            inputs=tuple(self.inputs),
+            tensors={
+                name: Held(_layout(tensor), tensor_sha256(tensor, name))
+                for name, tensor in self.tensors.items()
+            },
+            operations=tuple(self.operations),
+            outputs=outputs,
+            returned=returned,
+            blocks=tuple(block_paths(self.model)),
         )
+        program = _pruned(program)
+        return Captured(program, {name: self.tensors[name] for name in program.tensors})
+
+    def _placeholders(self) -> None:
+        """Name inputs and held tensors."""
+        state = {**self.exported.state_dict, **self.exported.constants}
+        by_name = {node.name: node for node in self.nodes if node.op == "placeholder"}
+        for spec in self.exported.graph_signature.input_specs:
+            if isinstance(spec.arg, ConstantArgument):
+                continue
+            node = by_name[spec.arg.name]
+            if spec.kind == InputKind.USER_INPUT:
+                name = f"input_{len(self.inputs)}"
+                self.inputs.append(Value(name, _layout(node.meta["val"])))
+            elif isinstance(spec.arg, TensorArgument):
+                tensor = state[str(spec.target)].detach()
+                # Numbered anew in every capture, a constant is known by its content.
+                constant = spec.kind == InputKind.CONSTANT_TENSOR
+                name = f"constant.{tensor_sha256(tensor)[:16]}" if constant else str(spec.target)
+                self.tensors[name] = tensor
+            else:
+                raise PartitionError(
+                    f"{type(self.model).__name__} holds {spec.target}, which is no tensor"
+                )
+            self.names[node.name] = name
+            for key in _memory(node):
+                self.storages.setdefault(key, name)
+
+    def _operation(self, number: int, node: fx.Node) -> None:
+        """Lower one call."""
+        target = _target(node)
+        where = _where(node)
+        args, kwargs = self._arguments(node, (node.args, dict(node.kwargs)), where)
+        values = node.meta.get("val")
+        results = tuple(_layout(each) for each in _tensors(values))
+        if _DROPOUT.fullmatch(target):
+            if args[2]:
+                raise PartitionError(f"dropout is in training mode in {_at(node, where)}")
+            self._pass_on(node, target, args, results, where)
+            return
+        writes = self._written(node, target, args)
+        if not results and not writes:
+            return
+        if not writes and _draws(node):
+            raise PartitionError(f"{target} draws random numbers in {_at(node, where)}")
+        twin = natives.out_of_place(target) if writes else None
+        in_place = twin is not None and not self._seen_later(number, node)
+        operation = Operation(
+            name=node.name,
+            target=twin if in_place and twin else target,
+            args=args,
+            kwargs=kwargs,
+            results=results,
+            modules=tuple(_modules(node)),
+            leaf=_leaf(node),
+            where=where,
+            storage=node.name,
+            in_place=in_place,
+            writes=() if in_place else writes,
+        )
+        self._add(node, operation)
+
+    def _pass_on(
+        self, node: fx.Node, target: str, args: Any, results: tuple[Layout, ...], where: str
+    ) -> None:
+        """Add an operation that returns what it is given."""
+        name = args[0].name
+        given = [each.storage for each in self.operations if each.name == name]
+        self.operations.append(
+            Operation(
+                name=node.name,
+                target=target.replace("_.", "."),
+                args=args,
+                kwargs={},
+                results=results,
+                modules=tuple(_modules(node)),
+                leaf=_leaf(node),
+                where=where,
+                storage=given[0] if given else name,
+                free=True,
+            )
+        )
+        self.names[node.name] = node.name
+        for key in _memory(node):
+            self.storages[key] = self.operations[-1].storage
+
+    def _add(self, node: fx.Node, operation: Operation) -> None:
+        """Add an operation; whoever used what it writes uses its result from here on."""
+        memory = _memory(node)
+        if operation.in_place:
+            for old, new in list(self.names.items()):
+                if new == operation.args[0].name:
+                    self.names[old] = operation.name
+            self.names[node.name] = operation.name
+            for key in memory:
+                self.storages[key] = operation.name
+            self.operations.append(operation)
+            return
+        storage = next((self.storages[key] for key in memory if key in self.storages), None)
+        if storage is not None:
+            operation = replace(operation, storage=storage)
+        for key in memory:
+            self.storages.setdefault(key, operation.name)
+        self.names[node.name] = operation.name
+        free = storage is not None and not operation.writes and self._same_elements(operation)
+        self.operations.append(replace(operation, free=free))
+
+    def _same_elements(self, operation: Operation) -> bool:
+        """Whether the result has as many elements, of the same dtype, as what it is a view of."""
+        known = {value.name: value.layout for value in self.inputs}
+        known |= {o.name: o.results[0] for o in self.operations if len(o.results) == 1}
+        known |= {n: _layout(self.tensors[n]) for n in operation.refs if n in self.tensors}
+        given = known.get(operation.refs[0]) if operation.refs else None
+        if given is None or len(operation.results) != 1:
+            return False
+        return given.spec.nbytes == operation.results[0].spec.nbytes
+
+    def _seen_later(self, number: int, node: fx.Node) -> bool:
+        """Whether what an operation writes is looked at later by another name for its memory."""
+        written = node.args[0]
+        assert isinstance(written, fx.Node)
+        memory = set(_memory(written))
+        same = {node.name, written.name}
+        current = self.names[written.name]
+        for later in self.nodes[number + 1 :]:
+            for argument in later.all_input_nodes:
+                if memory.isdisjoint(_memory(argument)) or argument.name in same:
+                    continue
+                if argument.name in self.names and self.names[argument.name] != current:
+                    return True
+        return False
+
+    def _written(self, node: fx.Node, target: str, args: tuple[Any, ...]) -> tuple[str, ...]:
+        """Names of the values that an operator writes to."""
+        if target == GETITEM:
+            return ()
+        schema = node.target._schema  # type: ignore[union-attr]
+        found = []
+        for argument, value in zip(schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                found += [ref.name for ref in refs(value)]
+        return tuple(found)
+
+    def _arguments(self, node: fx.Node, arguments: Any, where: str) -> Any:
+        """The arguments of a call as the program has them."""
+
+        def lowered(value: Any) -> Any:
+            if isinstance(value, fx.Node):
+                if isinstance(value.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
+                    raise PartitionError(
+                        f"{_at(node, where)} computes with a number that depends on the values of "
+                        "tensors; allowed are numbers that follow from shapes"
+                    )
+                return Ref(self.names[value.name])
+            if isinstance(value, list | tuple):
+                return tuple(lowered(each) for each in value)
+            for kind in (torch.dtype, torch.layout, torch.memory_format):
+                if isinstance(value, kind):
+                    return Word(kind.__name__, str(value).removeprefix("torch."))
+            if isinstance(value, torch.device):
+                return Word("device", value.type)
+            if value is None or isinstance(value, bool | int | float | str):
+                return value
+            raise PartitionError(f"{_at(node, where)} takes {shortened(repr(value))}")
+
+        args, kwargs = arguments
+        return lowered(args), {name: lowered(value) for name, value in kwargs.items()}
+
+    def _outputs(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What comes out, and what the model calls it."""
+        spec = self.exported.call_spec.out_spec
+        specs = self.exported.graph_signature.output_specs
+        paths = [
+            pytree.keystr(path)
+            for path, _ in pytree.tree_flatten_with_path(
+                pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+            )[0]
+        ]
+        returned = [each for each in specs if each.kind == OutputKind.USER_OUTPUT]
+        names, called = [], []
+        for each, path in zip(returned, paths, strict=True):
+            if isinstance(each.arg, TensorArgument):
+                names.append(self.names[each.arg.name])
+                called.append(path)
+            elif not (isinstance(each.arg, ConstantArgument) and each.arg.value is None):
+                raise PartitionError(
+                    f"{type(self.model).__name__} returns something other than tensors"
+                    f"{f' at {path}' if path else ''}; allowed are tensors, and tuples, lists and "
+                    "dicts of them"
+                )
+        if not names:
+            raise PartitionError(f"{type(self.model).__name__} returns no tensor")
+        return tuple(names), tuple(called)
 
 
-def _fold(graph: fx.Graph, constants: Mapping[fx.Node, Any]) -> None:
-    """Write constants into their users' arguments and remove their nodes from the graph."""
+def _pruned(program: Program) -> Program:
+    """Leave out what no output depends on."""
+    used = set(program.outputs)
+    kept: list[Operation] = []
+    for operation in reversed(program.operations):
+        wanted = operation.name in used or any(
+            name in used or _storage(program, name) in used for name in operation.writes
+        )
+        if wanted:
+            used |= {*operation.refs, operation.storage}
+            kept.append(operation)
+    held = {name: held for name, held in program.tensors.items() if name in used}
+    return replace(program, operations=tuple(reversed(kept)), tensors=held)
 
-    def folded(node: fx.Node) -> Any:
-        return _plain(constants[node]) if node in constants else node
 
-    for node in list(graph.nodes):
-        node.args = fx.map_arg(node.args, folded)
-        node.kwargs = fx.map_arg(node.kwargs, folded)
-    for node in constants:
-        graph.erase_node(node)
+def _storage(program: Program, name: str) -> str:
+    """The first value whose memory a value shares."""
+    found = [each.storage for each in program.operations if each.name == name]
+    return found[0] if found else name
 
 
-def _plain(value: Any) -> Any:
-    """Turn ``torch.Size`` and the like into plain tuples, which fx can write as code."""
-    return tuple(_plain(item) for item in value) if isinstance(value, tuple) else value
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    """Tensors among what a node yields."""
+    for value in values if isinstance(values, list | tuple) else [values]:
+        if isinstance(value, torch.Tensor):
+            yield value
+
+
+def _memory(node: fx.Node) -> list[int]:
+    """Which pieces of memory a node's results lie in."""
+    return [value.untyped_storage()._cdata for value in _tensors(node.meta.get("val"))]
+
+
+def _layout(tensor: torch.Tensor) -> Layout:
+    """Layout of a real or fake tensor."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Layout(tuple(tensor.shape), tuple(tensor.stride()), dtype)
+
+
+def _target(node: fx.Node) -> str:
+    """The operator of a call."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return f"{node.target.namespace}::{node.target._opname}.{node.target._overloadname}"
+    if getattr(node.target, "__name__", "") == "getitem":
+        return GETITEM
+    name = getattr(node.target, "__name__", str(node.target))
+    raise PartitionError(
+        f"{_at(node, _where(node))} calls {name}, which is no operator; allowed is what torch "
+        "computes without contexts of its own (autocast, checkpoints, higher-order functions)"
+    )
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether an operator's result is drawn at random, with the arguments that it is given."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    schema = node.target._schema  # type: ignore[union-attr]
+    given = {a.name: value for a, value in zip(schema.arguments, node.args, strict=False)}
+    given |= node.kwargs
+    off = given.get("train", given.get("training")) is False
+    asked = [a.name for a in schema.arguments if a.name in ("dropout_p", "dropout")]
+    return not off and not (asked and not any(given.get(name, 0.0) for name in asked))
+
+
+def _stack(node: fx.Node) -> list[tuple[str, str, str]]:
+    """Key, path and type of the modules that a call is in, outermost first."""
+    return [(key, path, kind) for key, (path, kind) in node.meta.get("nn_module_stack", {}).items()]
+
+
+def _modules(node: fx.Node) -> Iterator[str]:
+    """Paths of the modules that a call is in, with the number of each call after the first."""
+    for key, path, _ in _stack(node):
+        if path:
+            _, _, call = key.partition("@")
+            yield f"{path}@{call}" if call else path
+
+
+def _leaf(node: fx.Node) -> bool:
+    """Whether the innermost module is one of torch's own."""
+    stack = _stack(node)
+    return bool(stack) and stack[-1][2].startswith("torch.nn.modules.")
+
+
+def _where(node: fx.Node) -> str:
+    """File and line in the model's code that a call comes from."""
+    frames = [
+        match
+        for match in _FRAME.finditer(node.meta.get("stack_trace") or "")
+        if not match[1].startswith(_TORCH)
+    ]
+    return f"{_short(frames[-1][1])}:{frames[-1][2]}" if frames else ""
+
+
+def _at(node: fx.Node, where: str) -> str:
+    """Where a call is, for errors."""
+    modules = list(_modules(node))
+    module = f"module {modules[-1]!r}" if modules else "forward"
+    return f"{module} ({where})" if where else module

@@ -7,6 +7,7 @@ where it is used for the last time. It returns the same bits as the model's own 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -18,8 +19,8 @@ from paretopipe_worker.model.program import (
     GETITEM,
     Layout,
     Operation,
+    PartitionError,
     Program,
-    ProgramError,
     Ref,
     Word,
     mapped,
@@ -53,7 +54,7 @@ def build(
 
     Raises
     ------
-    ProgramError
+    PartitionError
         When a value depends on more than what comes in, or a tensor is missing.
     """
     needed, given = _without_idle(program, _needed(program, taken, given), given)
@@ -83,7 +84,7 @@ def _needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> lis
         if name in wanted:
             continue
         if name not in by_name:
-            raise ProgramError(
+            raise PartitionError(
                 f"a stage from {', '.join(taken) or 'nothing'} to {', '.join(given)} also takes "
                 f"{name}; allowed are stages whose values all come from what crosses"
             )
@@ -126,7 +127,7 @@ class _Builder:
         self.layouts = program.layouts()
         self.taken, self.given = taken, given
         if missing := {r for o in needed for r in o.refs if r in program.tensors} - tensors.keys():
-            raise ProgramError(f"the stage lacks the tensor {min(missing)!r}")
+            raise PartitionError(f"the stage lacks the tensor {min(missing)!r}")
         self.known: dict[str, Any] = dict(tensors)
         """Values that are known before the stage runs."""
         self.operations = self._precomputed(needed)
@@ -168,7 +169,7 @@ class _Builder:
         results = ", ".join(self._result(name) for name in self.given)
         body = "\n    ".join([*self.lines, f"return ({results},)"])
         source = f"def stage({parameters}):\n    {body}\n"
-        exec(compile(source, "<stage>", "exec"), self.bound)  # noqa: S102
+        exec(compile(source, "<stage>", "exec"), self.bound)
         stage: Stage = self.bound["stage"]
         return stage
 
@@ -227,8 +228,8 @@ class _Builder:
             if argument.name in self.known:
                 return self._bind(self.known[argument.name])
             return self.locals[argument.name]
-        if isinstance(argument, float):
-            return self._bind(argument) if argument != argument or abs(argument) == float("inf") else repr(argument)
+        if isinstance(argument, float) and not math.isfinite(argument):
+            return self._bind(argument)
         return repr(argument)
 
     def _bind(self, value: Any) -> str:

@@ -1,116 +1,72 @@
-"""Load a model as a host does: its factory builds it, one file provides all its tensors."""
+"""Load a program and its tensors as a host does: from files that are named by their checksums."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.model import weights, zoo
-from paretopipe_worker.model.capture import capture
-from paretopipe_worker.model.graph import CapturedModel
-from paretopipe_worker.model.weights import WeightsError, listed
+from paretopipe_worker.model import program as programs
+from paretopipe_worker.model.partition import Partitioned
+from paretopipe_worker.model.program import PartitionError, Program
+from paretopipe_worker.model.weights import WeightsError, read_weights, tensor_sha256
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A loaded model.
-
-    Attributes
-    ----------
-    captures
-        The model as captured for each input, by the input's shape and dtype.
-    weights_sha256
-        Digest of the tensors that the model holds, see
-        :func:`paretopipe_worker.model.weights.weights_sha256`.
-    """
-
-    model: nn.Module
-    captures: Mapping[TensorSpec, CapturedModel]
-    weights_sha256: str
-
-
-def load(name: str, file: Path, inputs: Sequence[TensorSpec], *, seed: int) -> Loaded:
-    """Build a model, replace its tensors by those of the file, and capture it.
-
-    Parameters
-    ----------
-    name
-        As in :func:`paretopipe_worker.model.zoo.build`.
-    file
-        Written by :func:`paretopipe_worker.model.weights.save_weights` for a model that was
-        captured for the same inputs in the same order.
-    inputs
-        The inputs to capture the model for, batch first.
-    seed
-        Seed of the factory's random draws.
+def load_program(file: Path, sha256: str) -> Program:
+    """Read a program that the plan names.
 
     Raises
     ------
-    ModelError
-        When the model cannot be built.
-    WeightsError
-        When the file cannot be read, or the model and the file hold different tensors; the text
-        names them.
     PartitionError
-        When the model cannot be captured.
+        When the file is missing, has other bytes than its checksum says, or is no program.
     """
-    model = zoo.skeleton(name, seed=seed)
-    state = weights.read_weights(file)
-    weights.place(model, state, file)
-    placed = weights.tensors(model)
-    captures = capture_all(model, inputs, seed=seed)
-    own = weights.tensors(model)
-    faults = [
-        *listed("not in the file", own.keys() - state.keys()),
-        *listed("not in the model", state.keys() - own.keys()),
-    ]
-    if faults:
-        raise WeightsError(
-            f"{file}: model {name!r} as built here holds other tensors than where the file was "
-            f"made: {'; '.join(faults)}"
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise PartitionError(f"{file}: cannot be read: {error.strerror}") from error
+    if (found := hashlib.sha256(text).hexdigest()) != sha256:
+        raise PartitionError(
+            f"{file}: has the checksum {found}, the plan's program has {sha256}; delete the file "
+            "and run the sweep again"
         )
-    # Capturing stores constants on the model: tensors that no module held before.
-    late = {key for key, tensor in own.items() if placed.get(key) is not tensor}
-    if any(not torch.equal(own[key], state[key]) for key in late):
-        weights.place(model, {key: state[key] for key in late}, file)
-        for example in inputs:
-            _refuse_remade(name, captures[example], example, seed)
-    return Loaded(model, captures, weights.weights_sha256(model))
+    return programs.load(text, str(file))
 
 
-def capture_all(
-    model: nn.Module, inputs: Sequence[TensorSpec], *, seed: int
-) -> dict[TensorSpec, CapturedModel]:
-    """Capture a model for each of its inputs; the graphs' constants stay on the model."""
-    return {spec: capture(model, zoo.example_input(spec, seed=seed, index=0)) for spec in inputs}
+def load_tensors(file: Path, wanted: list[Program]) -> dict[str, torch.Tensor]:
+    """Read the tensors that programs hold, and check each against its checksum.
 
+    Parameters
+    ----------
+    file
+        Written by :func:`paretopipe_worker.model.weights.save_weights`.
+    wanted
+        Programs of one model, for inputs of several shapes.
 
-def _refuse_remade(name: str, before: CapturedModel, spec: TensorSpec, seed: int) -> None:
-    """Refuse a model that makes a constant anew in each run and differently from the file.
+    Returns
+    -------
+    The tensors by name, mapped from the file.
 
-    Its stages would compute with the file's constant, and the model itself with its own.
+    Raises
+    ------
+    WeightsError
+        When the file cannot be read, or a tensor is missing or another one; the text names it.
     """
-    model = before.model
-    known = set(vars(model))
-    again = capture(model, zoo.example_input(spec, seed=seed, index=0))
-    pairs = list(zip(_attributes(before), _attributes(again), strict=True))
-    held = weights.tensors(model)
-    for left in vars(model).keys() - known:
-        delattr(model, left)
-    for old, new in pairs:
-        if old in held and not torch.equal(held[old], held[new]):
-            raise WeightsError(
-                f"model {name!r} makes a tensor of shape {tuple(held[old].shape)} as it runs, and "
-                "its values here differ from those made on the controller, with which its stages "
-                "would compute; make it in __init__, as a buffer or an attribute"
-            )
+    tensors = read_weights(file)
+    found = {name: tensor_sha256(tensor, name) for name, tensor in tensors.items()}
+    for program in wanted:
+        for name, held in program.tensors.items():
+            if name not in found:
+                raise WeightsError(f"{file}: has no tensor {name!r}, which the program holds")
+            if found[name] != held.sha256:
+                raise WeightsError(
+                    f"{file}: tensor {name!r} has other values than the program's; delete the file "
+                    "and run the sweep again"
+                )
+    return tensors
 
 
-def _attributes(captured: CapturedModel) -> list[str]:
-    """Names of the attributes that the graph reads from the model, in the graph's order."""
-    return [str(node.target) for node in captured.nodes if node.op == "get_attr"]
+def partitioned(program: Program, tensors: Mapping[str, torch.Tensor]) -> Partitioned:
+    """Give a program its tensors."""
+    return Partitioned(program, {name: tensors[name] for name in program.tensors})

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker.model.program import GETITEM, ProgramError, Word
+from paretopipe_worker.model.program import GETITEM, PartitionError, Word
 
 _BUILTIN = (types.BuiltinFunctionType, types.MethodDescriptorType)
 _PLACES = (torch, torch._C._nn, torch.Tensor)
@@ -22,7 +22,7 @@ def overload(target: str) -> Callable[..., Any]:
 
     Raises
     ------
-    ProgramError
+    PartitionError
         When this torch, with the packages that are imported, has no such operator.
     """
     if target == GETITEM:
@@ -33,7 +33,7 @@ def overload(target: str) -> Callable[..., Any]:
         found: Callable[..., Any] = getattr(getattr(getattr(torch.ops, namespace), plain), kind)
     except AttributeError as error:
         package = "torch" if namespace == "aten" else f"the package that defines {namespace!r}"
-        raise ProgramError(f"operator {target} is unknown here; it takes {package}") from error
+        raise PartitionError(f"operator {target} is unknown here; it takes {package}") from error
     return found
 
 
@@ -62,7 +62,7 @@ def in_place(target: str) -> str | None:
     other = f"{name}_.{kind}"
     try:
         schema, twin = overload(target)._schema, overload(other)._schema  # type: ignore[attr-defined]
-    except (ProgramError, AttributeError):
+    except (PartitionError, AttributeError):
         return None
     same = [a.name for a in schema.arguments] == [a.name for a in twin.arguments]
     writes = [a.alias_info is not None and a.alias_info.is_write for a in twin.arguments]
@@ -78,7 +78,7 @@ def out_of_place(target: str) -> str | None:
     other = f"{name[:-1]}.{kind}"
     try:
         overload(other)
-    except ProgramError:
+    except PartitionError:
         return None
     return other if in_place(other) == target else None
 
@@ -88,7 +88,7 @@ def word(constant: Word) -> Any:
 
     Raises
     ------
-    ProgramError
+    PartitionError
         When there is none of that name.
     """
     if constant.kind == "device":
@@ -96,5 +96,5 @@ def word(constant: Word) -> Any:
     found = getattr(torch, constant.name, None)
     kinds = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
     if not isinstance(found, kinds[constant.kind]):
-        raise ProgramError(f"torch has no {constant.kind} {constant.name!r}")
+        raise PartitionError(f"torch has no {constant.kind} {constant.name!r}")
     return found

@@ -1,38 +1,53 @@
-"""A captured model's cuts, its stages at a split, and the gate that the stages must pass."""
+"""A program's cuts, its stages at a split, and the gate that the stages must pass."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from paretopipe_worker.cuts import FIRST, LAST, Cut
-from paretopipe_worker.model.graph import CapturedModel, Layout, PartitionError, Place
-
-__all__ = [
-    "GRANULARITIES",
-    "PartitionError",
-    "SplitCheck",
-    "check_split",
-    "find_cuts",
-    "run_unchanged",
-    "split",
-    "whole",
-]
+from paretopipe_worker.cuts import FIRST, LAST, Cut, TensorSpec
+from paretopipe_worker.model import flat
+from paretopipe_worker.model.flat import Stage
+from paretopipe_worker.model.places import Place, find_places
+from paretopipe_worker.model.program import PartitionError, Program
 
 GRANULARITIES = ("block", "op")
-"""At granularity ``block`` a cut follows each direct child of the model and of its sequential
-children. At ``op`` a cut follows each operation after which exactly one tensor is alive; the
-blocks' cuts are among these, under the same names."""
+"""At granularity ``block`` a cut follows each block, whatever crosses there. At ``op`` it follows
+each operation after which at most :data:`MOST_TENSORS` tensors are alive."""
 
-Stage = nn.Module
-"""A module that takes the tensors that cross into it, in order, and returns a tuple of the tensors
-that leave it."""
+MOST_TENSORS = 1
+
+
+@dataclass(frozen=True)
+class Partitioned:
+    """A program with the tensors that it holds, ready to be split."""
+
+    program: Program
+    tensors: Mapping[str, torch.Tensor]
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Where it can be cut, in the order of the data."""
+        return find_places(self.program)
+
+    @cached_property
+    def whole(self) -> Stage:
+        """All of it as one stage: the reference for its stages."""
+        taken = [value.name for value in self.program.inputs]
+        return flat.build(self.program, self.tensors, taken, self.program.outputs)
+
+    def specs(self, names: Sequence[str]) -> tuple[TensorSpec, ...]:
+        """Shape and dtype of values of the program."""
+        layouts = self.program.layouts()
+        return tuple(layouts[name].spec for name in names)
 
 
 @dataclass(frozen=True)
@@ -42,20 +57,17 @@ class SplitCheck:
     Attributes
     ----------
     exact
-        Whether the stages returned, bit by bit, what the whole model returns, on every input.
+        Whether the stages returned, bit by bit, what the whole program returns, on every input.
     largest_error
         Largest difference divided by the largest reference value: 0 where exact, infinite where
         shapes differ or a value is not finite.
-    overwrites_input
-        Whether the first stage changes the tensor it is given; if so, every item needs a fresh one.
     """
 
     exact: bool
     largest_error: float
-    overwrites_input: bool
 
 
-def find_cuts(captured: CapturedModel, granularity: str) -> tuple[Cut, ...]:
+def find_cuts(model: Partitioned, granularity: str) -> tuple[Cut, ...]:
     """List the cuts of a granularity in topological order, without endpoints.
 
     Raises
@@ -68,39 +80,42 @@ def find_cuts(captured: CapturedModel, granularity: str) -> tuple[Cut, ...]:
             f"unknown granularity {granularity!r}; allowed are {', '.join(GRANULARITIES)}"
         )
     return tuple(
-        Cut(place.name, tuple(captured.layouts[value].spec for value in place.values))
-        for place in captured.places
-        if place.block or granularity == "op"
+        Cut(place.name, model.specs(place.values))
+        for place in model.places
+        if (place.block if granularity == "block" else len(place.values) <= MOST_TENSORS)
     )
 
 
-def split(captured: CapturedModel, names: Sequence[str]) -> tuple[Stage | None, ...]:
+def split(model: Partitioned, names: Sequence[str]) -> tuple[Stage | None, ...]:
     """Build the stages of a split.
 
     Parameters
     ----------
-    captured
-        The model; stages share its modules and keep its parameters' names.
+    model
+        The program; stages bind its tensors.
     names
         The k-1 cuts of k stages, in order. At ``@last`` every operation comes after the cut, at
-        ``@first`` every operation comes before it: of three stages, ``("@last", "@first")`` gives
-        all operations to the second.
+        ``@first`` every operation comes before it. For three stages, ``("@last", "@first")`` gives
+        all operations to the second stage.
 
     Returns
     -------
     tuple
-        One module per stage, or ``None`` for a stage without operations. A stage takes contiguous
-        tensors and returns a tuple of contiguous tensors, which may share memory with those it
-        was given. Run it without gradients.
+        One function per stage, ``None`` for a stage without operations. A stage takes the tensors
+        that cross into it, contiguous, and returns a tuple of contiguous tensors, which may share
+        memory with those it was given. It never writes to these. A tensor that only a later stage
+        uses is handed on. Run it without gradients.
 
     Raises
     ------
     PartitionError
-        When a name is not a cut of the model, or the cuts are not in the order of the data.
+        When a name is not a cut of the model, or the order is not the order of the data.
     """
-    start = Place(LAST, True, 1, captured.nodes[:1])
-    end = Place(FIRST, True, len(captured.nodes) - 1, captured.results)
-    known = {place.name: place for place in (start, *captured.places, end)}
+    program = model.program
+    entry = tuple(value.name for value in program.inputs)
+    start = Place(LAST, True, entry, 0)
+    end = Place(FIRST, True, program.outputs, len(program.operations))
+    known = {place.name: place for place in (start, *model.places, end)}
     for name in names:
         if name not in known:
             raise PartitionError(_unknown(name, known))
@@ -114,12 +129,14 @@ def split(captured: CapturedModel, names: Sequence[str]) -> tuple[Stage | None, 
                 f"{LAST} before and {FIRST} after them"
             )
     return tuple(
-        _build(captured, before, after) if before.end < after.end else None
+        flat.build(program, model.tensors, before.values, after.values)
+        if before.end < after.end
+        else None
         for before, after in itertools.pairwise(bounds)
     )
 
 
-def _unknown(name: str, known: Sequence[str] | dict[str, Place]) -> str:
+def _unknown(name: str, known: Sequence[str] | Mapping[str, Place]) -> str:
     """The error's text for a name that is not a cut."""
     close = difflib.get_close_matches(name, known, n=3)
     hint = f" (close: {', '.join(close)})" if close else ""
@@ -129,92 +146,33 @@ def _unknown(name: str, known: Sequence[str] | dict[str, Place]) -> str:
     )
 
 
-def _build(captured: CapturedModel, start: Place, end: Place) -> Stage:
-    """Build the module that computes the operations between two places."""
-    graph = fx.Graph()
-    built: dict[fx.Node, fx.Node] = {}
-    for number, value in enumerate(start.values):
-        built[value] = _received(graph, f"tensor_{number}", captured.layouts[value])
-
-    def fetch(node: fx.Node) -> fx.Node:
-        if node.op == "get_attr" and node not in built:
-            built[node] = graph.node_copy(node)
-        # A node of an earlier stage enters as the tensor object that it shares with its root.
-        return built[node] if node in built else built[captured.roots[node]]
-
-    for node in captured.nodes[start.end : end.end]:
-        if node.op != "get_attr":
-            built[node] = graph.node_copy(node, fetch)
-    graph.output(tuple(_sent(graph, fetch(v), captured.layouts[v]) for v in end.values))
-    return fx.GraphModule(captured.model, graph, class_name="Stage")
-
-
-def _received(graph: fx.Graph, name: str, layout: Layout) -> fx.Node:
-    """Add an input that has the strides it has in the whole model."""
-    node = graph.placeholder(name)
-    if layout.contiguous:
-        return node
-    return graph.call_function(_restored, (node, layout.strides))
-
-
-def _restored(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
-    """Copy a received tensor into memory with the strides that it had before it was sent.
-
-    PyTorch chooses kernels by strides, and their rounding differs. Sending the memory as it lies
-    would save the copy, but would garble the values where two hosts disagree on the strides.
-    """
-    shape = tuple(tensor.shape)
-    target = torch.empty_strided(shape, strides, dtype=tensor.dtype, device=tensor.device)
-    return target.copy_(tensor)
-
-
-def _sent(graph: fx.Graph, node: fx.Node, layout: Layout) -> fx.Node:
-    """Add the operation that makes an output contiguous, where it is not."""
-    return node if layout.contiguous else graph.call_method("contiguous", (node,))
-
-
-def whole(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Run the whole model, whose output its stages must reproduce; the input is left unchanged."""
-    with torch.inference_mode():
-        output: Any = model(tensor.clone())
-    return tuple(output) if isinstance(output, (tuple, list)) else (output,)
-
-
 def check_split(
     stages: Sequence[Stage | None],
     inputs: Sequence[torch.Tensor],
     references: Sequence[tuple[torch.Tensor, ...]],
 ) -> SplitCheck:
-    """Run the stages one after the other and compare their output with the whole model's.
+    """Compare the stages, run one after the other, with the whole program on the same host.
 
-    Every tensor between two stages is copied into fresh contiguous memory, as a link does.
+    Every tensor between two stages is copied into fresh contiguous memory, as a link would do.
 
     Parameters
     ----------
     stages
         From :func:`split`.
     inputs
-        At least two different inputs; they are left unchanged.
+        At least two different inputs.
     references
-        :func:`whole` of each input, made on the same host with the same threads and formats.
-
-    Raises
-    ------
-    PartitionError
-        When a stage changes its parameters or buffers as it runs: results would depend on how
-        often it ran.
+        What the whole program returns for each input, on the same host with the same threads.
     """
     errors = []
-    overwrites = False
     for tensor, reference in zip(inputs, references, strict=True):
         crossing = _received_copies((tensor,))
-        given = crossing[0]
         for stage in stages:
             if stage is not None:
-                crossing = _received_copies(run_unchanged(stage, *crossing))
-        overwrites = overwrites or (stages[0] is not None and not torch.equal(given, tensor))
+                with torch.inference_mode():
+                    crossing = _received_copies(stage(*crossing))
         errors.append(largest_error(crossing, reference))
-    return SplitCheck(max(errors) == 0.0, max(errors), overwrites)
+    return SplitCheck(max(errors) == 0.0, max(errors))
 
 
 def _received_copies(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -241,6 +199,17 @@ def run_unchanged(module: nn.Module, *tensors: torch.Tensor) -> Any:
             f"allowed are models whose output depends on the input alone"
         )
     return output
+
+
+def whole(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Run the model itself, leaving the input as it is; its outputs."""
+    with torch.inference_mode():
+        return tensors_of(model(tensor.clone()))
+
+
+def tensors_of(values: Any) -> tuple[torch.Tensor, ...]:
+    """Tensors in nested tuples, lists and dicts, in order."""
+    return tuple(leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
 
 
 def largest_error(outputs: tuple[torch.Tensor, ...], reference: tuple[torch.Tensor, ...]) -> float:

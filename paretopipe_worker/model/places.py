@@ -68,9 +68,7 @@ class _Finder:
         entries = set(alive)
         for order, number in enumerate(working[:-1]):
             end = working[order + 1]
-            for operation in operations[number:end]:
-                if operation.name not in self.fixed and self._is_value(operation):
-                    alive.append(operation.name)
+            alive += [each.name for each in operations[number:end] if self._is_value(each)]
             alive = [name for name in alive if self.deaths.get(name, -1) >= end]
             name, block = names.of(order)
             if number not in self.closed and not entries.issuperset(alive):
@@ -78,21 +76,16 @@ class _Finder:
 
     def _works(self, operation: Operation) -> bool:
         """Whether an operation computes something for each input."""
-        return not (
-            operation.free or operation.target == GETITEM or operation.name in self.fixed
-        )
+        return not (operation.free or operation.target == GETITEM or operation.name in self.fixed)
 
     def _is_value(self, operation: Operation) -> bool:
-        """Whether an operation's result is one tensor that is not another one's view."""
-        several = len(operation.results) != 1 or self._is_list(operation)
-        return not (operation.free or several) and self.sources[operation.name] == operation.name
-
-    def _is_list(self, operation: Operation) -> bool:
-        """Whether others take single tensors out of an operation's result."""
-        return operation.name in self.lists
+        """Whether an operation's result may cross: one tensor, and not another one's view."""
+        several = len(operation.results) != 1 or operation.name in self.lists
+        return not (operation.free or several or operation.name in self.fixed)
 
     def _sources(self) -> dict[str, str]:
         """By name of a value, that of the value which crosses in its place."""
+        # What others take single tensors out of is a list, however many it has.
         self.lists = {o.refs[0] for o in self.program.operations if o.target == GETITEM}
         found: dict[str, str] = {}
         for operation in self.program.operations:

@@ -33,8 +33,8 @@ _PLAIN_WORDS = ("device", "layout", "memory_format", "dtype")
 _CONFIG = ConfigDict(extra="forbid", strict=False)
 
 
-class ProgramError(ValueError):
-    """A model cannot become a program, or a program cannot be used: what, where, what is allowed."""
+class PartitionError(ValueError):
+    """A model cannot be captured, or a program not be used or split as asked."""
 
 
 @dataclass(frozen=True)
@@ -231,27 +231,27 @@ def load(text: bytes, source: str) -> Program:
 
     Raises
     ------
-    ProgramError
+    PartitionError
         When it is not JSON, has another schema, an unknown field or operator name, or refers to a
         value that does not come before.
     """
     try:
         document = json.loads(text)
         if (schema := document.get("schema")) != SCHEMA:
-            raise ProgramError(f"{source}: has schema {schema}, this version reads {SCHEMA}")
+            raise PartitionError(f"{source}: has schema {schema}, this version reads {SCHEMA}")
         for operation in document["operations"]:
             operation["args"] = _decoded(operation["args"])
             operation["kwargs"] = {n: _decoded(v) for n, v in operation["kwargs"].items()}
         program: Program = _ADAPTER.validate_python(document)
         _check(program)
-    except ProgramError:
+    except PartitionError:
         raise
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))
-        raise ProgramError(f"{source}: is no program: {path}: {first['msg']}") from error
+        raise PartitionError(f"{source}: is no program: {path}: {first['msg']}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ProgramError(f"{source}: is no program: {error}") from error
+        raise PartitionError(f"{source}: is no program: {error}") from error
     return program
 
 

@@ -18,20 +18,24 @@ import torch
 from torch import nn
 from torch.nn.modules import module as every_module
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, TensorSpec
-from paretopipe_worker.model.capture import capture
-from paretopipe_worker.model.graph import CapturedModel
+from paretopipe_worker.model import program as programs
+from paretopipe_worker.model.capture import Captured, capture
 from paretopipe_worker.model.partition import (
-    PartitionError,
+    Partitioned,
     check_split,
     find_cuts,
     largest_error,
     run_unchanged,
     split,
+    tensors_of,
     whole,
 )
+from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.usercode import RAISED, aside, place, told
+from paretopipe_worker.model.verifying import verified
 from paretopipe_worker.model.weights import attributes_kept
 from paretopipe_worker.model.zoo import example_input, runnable
 
@@ -48,8 +52,8 @@ def cut_table(
     taken: TensorSpec,
     *,
     seed: int = 0,
-) -> CutTable:
-    """Try a model out and make its cut table.
+) -> tuple[CutTable, Captured]:
+    """Try a model out, capture it and make its cut table.
 
     Parameters
     ----------
@@ -65,8 +69,9 @@ def cut_table(
     Returns
     -------
     CutTable
-        Its checksum of the weights is empty: each capture may add constants to the model, so the
-        checksum is known only after the model was captured for all of its inputs.
+        Its checksum of the weights is empty: captures for other inputs may hold further constants.
+    Captured
+        The program and its tensors.
 
     Raises
     ------
@@ -77,59 +82,66 @@ def cut_table(
     inputs = [example_input(taken, seed=seed, index=index) for index in (0, 1)]
     try:
         with aside():
-            captured, forward_ns = _tried(model, inputs)
-    except PartitionError as error:
-        raise PartitionError(f"model {name!r}: {error}") from error
-    return CutTable(
+            captured, error, forward_ns = _tried(model, inputs)
+    except PartitionError as fault:
+        raise PartitionError(f"model {name!r}: {fault}") from fault
+    model_parts = Partitioned(captured.program, captured.tensors)
+    table = CutTable(
         model=name,
         granularity=granularity,
         batch=taken.shape[0],
         dtype=taken.dtype,
         input=taken,
-        cuts=find_cuts(captured, granularity),
-        output=captured.output,
+        cuts=find_cuts(model_parts, granularity),
+        output=model_parts.specs(captured.program.outputs),
         weights_sha256="",
-        graph_sha256=captured.sha256(),
+        graph_sha256=programs.sha256(captured.program),
         forward_ns=forward_ns,
+        program_error=error,
     )
+    return table, captured
 
 
-def _tried(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[CapturedModel, int]:
-    """Run and capture the model and check its stages; return the capture and its median time."""
-    with attributes_kept(model):
-        first = _first_output(model, inputs[0])
-    captured = capture(model, inputs[0])
-    with attributes_kept(model):
-        return captured, _repeated(captured, inputs, first)
-
-
-def _repeated(
-    captured: CapturedModel, inputs: Sequence[torch.Tensor], first: tuple[torch.Tensor, ...]
-) -> int:
-    """Check that the model repeats its first output and that its stages reproduce it.
+def _tried(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[Captured, float, int]:
+    """Run and capture the model, and check the program and its stages.
 
     Returns
     -------
-    int
-        The model's median time in nanoseconds.
+    The program, how far it is from the model, and its median time in nanoseconds.
     """
-    model = captured.model
-    if len(captured.nodes) <= 1 + len(captured.results):
+    with attributes_kept(model):
+        first = _first_output(model, inputs[0])
+    captured = capture(model, [inputs[0]])
+    with attributes_kept(model):
+        if largest_error(whole(model, inputs[0]), first) > 0:
+            raise PartitionError(_unsteady(model, inputs[0]))
+        try:
+            found = verified(model, captured, [[tensor] for tensor in inputs])
+        except PartitionError as error:
+            raise PartitionError(f"{error}; {_outside_the_graph(model, inputs[0])}") from error
+        if largest_error(whole(model, inputs[0]), first) > 0:
+            raise PartitionError(_unsteady(model, inputs[0]))
+    return found.captured, found.error, _timed(found.captured, inputs)
+
+
+def _timed(captured: Captured, inputs: Sequence[torch.Tensor]) -> int:
+    """Check the program's stages at a cut in the middle; its median time in nanoseconds."""
+    model = Partitioned(captured.program, captured.tensors)
+    if not captured.program.operations:
         raise PartitionError("it computes nothing; allowed are models that do")
     times_ns: list[int] = []
-    while len(times_ns) < _RUNS and sum(times_ns) < _ENOUGH_S * 1e9:
-        start_ns = time.perf_counter_ns()
-        again = whole(model, inputs[0])
-        times_ns.append(time.perf_counter_ns() - start_ns)
-        if largest_error(again, first) > 0:
-            raise PartitionError(_unsteady(model, inputs[0]))
-    middle = captured.places[len(captured.places) // 2].name if captured.places else FIRST
-    references = [first, whole(model, inputs[1])]
-    gate = check_split(split(captured, [middle]), inputs, references)
+    with torch.inference_mode():
+        references = [model.whole(tensor) for tensor in inputs]
+        while len(times_ns) < _RUNS and sum(times_ns) < _ENOUGH_S * 1e9:
+            start_ns = time.perf_counter_ns()
+            model.whole(inputs[0])
+            times_ns.append(time.perf_counter_ns() - start_ns)
+    middle = model.places[len(model.places) // 2].name if model.places else FIRST
+    gate = check_split(split(model, [middle]), inputs, references)
     if not gate.exact:
         raise PartitionError(
-            f"its stages at {middle} do not return what it returns: they differ by "
-            f"{gate.largest_error:.2g} of its largest value; {_outside_the_graph(model, inputs[0])}"
+            f"its stages at {middle} do not return what the whole program returns: they differ by "
+            f"{gate.largest_error:.2g} of its largest value"
         )
     return int(statistics.median(times_ns))
 
@@ -146,13 +158,13 @@ def _first_output(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor,
             f"forward on a tensor of shape {tuple(tensor.shape)} failed with {told(error)}; "
             f"{allowed}"
         ) from error
-    outputs = tuple(output) if isinstance(output, (tuple, list)) else (output,)
+    outputs = tensors_of(output)
+    if others := [leaf for leaf in tree_leaves(output) if not torch.is_tensor(leaf)]:
+        raise PartitionError(
+            f"forward returns {type(others[0]).__name__} in its {type(output).__name__}; allowed "
+            "are tensors, and tuples, lists and dicts of them"
+        )
     for each in outputs:
-        if not isinstance(each, torch.Tensor):
-            raise PartitionError(
-                f"forward returns {type(output).__name__} instead of tensors alone; "
-                f"allowed are a tensor or a tuple of tensors"
-            )
         dtype = str(each.dtype).removeprefix("torch.")
         if dtype not in DTYPE_BYTES or each.layout is not torch.strided:
             raise PartitionError(

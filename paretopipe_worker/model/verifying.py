@@ -11,13 +11,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from paretopipe_worker.model import flat, natives
-from paretopipe_worker.model.capturing import Captured
-from paretopipe_worker.model.partition import largest_error
+from paretopipe_worker.model.capture import Captured
+from paretopipe_worker.model.partition import largest_error, tensors_of
 from paretopipe_worker.model.program import (
     GETITEM,
     Operation,
+    PartitionError,
     Program,
-    ProgramError,
     Ref,
     mapped,
 )
@@ -38,9 +38,7 @@ class Verified:
     error: float
 
 
-def verified(
-    model: nn.Module, captured: Captured, inputs: Sequence[Sequence[Any]]
-) -> Verified:
+def verified(model: nn.Module, captured: Captured, inputs: Sequence[Sequence[Any]]) -> Verified:
     """Run the program and the model on each of the inputs and compare what they return.
 
     Parameters
@@ -50,7 +48,7 @@ def verified(
 
     Raises
     ------
-    ProgramError
+    PartitionError
         When they differ by more than :data:`MOST_ERROR`, naming the first module whose output does.
     """
     leaves = [tensors_of(each) for each in inputs]
@@ -61,20 +59,15 @@ def verified(
     for arguments, tensors in zip(inputs, leaves, strict=True):
         with torch.inference_mode():
             wanted = tensors_of(model(*_copied(arguments)))
-            errors.append(largest_error(whole(*tensors), tuple(wanted)))
+            errors.append(largest_error(whole(*tensors), wanted))
     if not max(errors) <= MOST_ERROR:
         number = errors.index(max(errors))
-        raise ProgramError(
+        raise PartitionError(
             f"what was captured of {type(model).__name__} does not return what it returns: they "
             f"differ by {max(errors):.2g} of its largest value (allowed: {MOST_ERROR:g})"
             f"{_beginning(model, program, captured.tensors, inputs[number])}"
         )
     return Verified(replace(captured, program=program), max(errors))
-
-
-def tensors_of(values: Any) -> list[torch.Tensor]:
-    """Tensors in nested tuples, lists and dicts, in order."""
-    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
 def _copied(values: Any) -> Any:
@@ -90,9 +83,13 @@ def with_natives(
 
     def compare(operation: Operation, args: Any, kwargs: Any, result: Any) -> None:
         # One that writes would find its arguments changed already.
-        same = operation.target != GETITEM and not operation.writes and all(
-            _same(function, args if plain else _copied(args), kwargs, result)
-            for plain, function in _functions(operation)
+        same = (
+            operation.target != GETITEM
+            and not operation.writes
+            and all(
+                _same(function, args if plain else _copied(args), kwargs, result)
+                for plain, function in _functions(operation)
+            )
         )
         operations.append(replace(operation, native=bool(same)))
 
@@ -162,7 +159,7 @@ def _beginning(
     inputs: Sequence[Any],
 ) -> str:
     """Which module is the first that returns something else than its operations do."""
-    wanted: dict[str, list[torch.Tensor]] = {}
+    wanted: dict[str, tuple[torch.Tensor, ...]] = {}
     handles = [
         module.register_forward_hook(
             lambda _m, _a, output, path=path: wanted.setdefault(path, tensors_of(output))
@@ -188,9 +185,9 @@ def _beginning(
         for module in reversed(operation.modules):
             if module not in found or found[module][0].name != operation.name:
                 continue
-            own, reference = found[module][1], wanted.get(module, [])
+            own, reference = found[module][1], wanted.get(module, ())
             if own and len(own) == len(reference):
-                error = largest_error(tuple(own), tuple(reference))
+                error = largest_error(tuple(own), reference)
                 if error > MOST_ERROR:
                     where = f", {operation.where}" if operation.where else ""
                     return f"; this begins in module {module!r} ({operation.target}{where})"

@@ -1,8 +1,8 @@
-"""The weights that hosts share: every tensor that a model holds, in one file, under one digest.
+"""The tensors that a model holds, and the file in which they travel, under one checksum.
 
 Random draws, BatchNorm statistics and whatever else a factory computes differ in the last bits
 between CPUs and numbers of threads. So the controller makes all tensors once, and every host
-replaces its own tensors by those of that file.
+computes with those of that file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Restore the modules' attributes after the block, in which the model runs.
 
-    Hosts capture a model before they run it, so it must not keep what a run leaves on it.
+    What a run leaves on a model must not become part of what is captured of it.
     """
     held = {module: dict(vars(module)) for module in model.modules()}
     yield
@@ -65,13 +65,29 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
         vars(module).update(attributes)
 
 
-def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 over name, dtype, shape and bytes of the model's :func:`tensors`, sorted by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors(model).items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = _plain(name, tensor).view(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
+def weights_sha256(checksums: Mapping[str, str]) -> str:
+    """SHA-256 over the names and checksums of tensors, sorted by name.
+
+    Parameters
+    ----------
+    checksums
+        :func:`tensor_sha256` of each tensor, by name.
+    """
+    text = "".join(f"{name} {sha256}\n" for name, sha256 in sorted(checksums.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tensor_sha256(tensor: torch.Tensor, name: str = "") -> str:
+    """SHA-256 over dtype, shape and bytes of a tensor, its elements in order.
+
+    Raises
+    ------
+    WeightsError
+        When it is not a dense tensor in memory.
+    """
+    flat = _plain(name, tensor).view(-1)
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -85,8 +101,8 @@ def _plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write all :func:`tensors` of the model as safetensors; the file is complete or not there.
+def save_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors by name as safetensors; the file is complete or not there.
 
     Raises
     ------
@@ -95,7 +111,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """
     written: set[int] = set()
     state: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors(model).items():
+    for name, tensor in tensors.items():
         flat = _plain(name, tensor)
         # safetensors refuses tensors that share storage, so each further name or view is copied.
         storage = flat.untyped_storage().data_ptr()
@@ -191,9 +207,3 @@ def listed(what: str, names: Iterable[str], most: int = 5) -> list[str]:
         return []
     more = ", ..." if len(ordered) > most else ""
     return [f"{len(ordered)} {what}: {', '.join(ordered[:most])}{more}"]
-
-
-def tensor_sha256(tensor: torch.Tensor) -> str:
-    """SHA-256 over the bytes of a tensor's elements, in order."""
-    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()

@@ -214,7 +214,10 @@ def _measured(plan: Plan) -> dict[str, Any]:
         "experiment": _without(_without_paths(plan.experiment), "description"),
         "inventory": [_without(host, "speed_hint") for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
-        "models": [_without(table, "forward_ns", "weights_sha256") for table in plan.tables],
+        "models": [
+            _without(table, "forward_ns", "weights_sha256", "program_error")
+            for table in plan.tables
+        ],
         "points": [_without(point, *_PREDICTED) for point in plan.points],
         "sessions": [_without(session, *_PREDICTED) for session in plan.sessions],
     }
@@ -234,14 +237,24 @@ def _without(part: Any, *names: str) -> dict[str, Any]:
     return {name: value for name, value in asdict(part).items() if name not in names}
 
 
-def weights_name(sha256: str) -> str:
-    """Name of the file of the weights with this checksum, on the controller and on the hosts."""
-    return f"{sha256}.safetensors"
+def program_name(table: CutTable) -> str:
+    """Name of the file of a table's program, on the controller and on the hosts."""
+    return f"{table.graph_sha256}.json"
 
 
-def weights_file(cache: Path, sha256: str) -> Path:
-    """Where the controller keeps the weights with this checksum."""
-    return cache / "weights" / weights_name(sha256)
+def weights_name(table: CutTable) -> str:
+    """Name of the file of the program's tensors, on the controller and on the hosts."""
+    return f"{table.weights_sha256}.safetensors"
+
+
+def program_files(table: CutTable, folder: Path) -> tuple[Path, Path]:
+    """Where a folder has a table's program and its tensors."""
+    return folder / program_name(table), folder / weights_name(table)
+
+
+def kept(cache: Path) -> Path:
+    """Folder in which the controller keeps programs and their tensors."""
+    return cache / "programs"
 
 
 def slug(model: str) -> str:

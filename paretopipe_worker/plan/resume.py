@@ -27,7 +27,7 @@ _HERE = "this checkout"
 def planned(
     experiment: Experiment, hosts: Sequence[Host], results: Path, cache: Path
 ) -> Plan | None:
-    """The plan made earlier for this run, if it asks for the same and its weights are stored.
+    """The plan made earlier for this run, if it asks for the same and its programs are stored.
 
     With it no model need be built again to go on. Where a model has a checkpoint there is no such
     plan: the checkpoint must be read again.
@@ -45,7 +45,8 @@ def planned(
     if not path.exists():
         return None
     plan = plans.read(path)
-    files = [plans.weights_file(cache, table.weights_sha256) for table in plan.tables]
+    folder = plans.kept(cache)
+    files = [file for table in plan.tables for file in plans.program_files(table, folder)]
     same = (plan.experiment, plan.hosts) == (experiment, tuple(hosts))
     # A checkpoint's file may have changed since: only reading it shows.
     checkpoints = any(model.weights for model in experiment.models)
@@ -247,8 +248,12 @@ def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> 
         "replicate": session.replicate,
         "backend": session.backend,
         "model": session.model,
-        "weights": sorted(
-            {plans.weights_name(t.weights_sha256) for t in plan.tables_of(session.model)}
+        "programs": sorted(
+            {
+                name
+                for table in plan.tables_of(session.model)
+                for name in (plans.program_name(table), plans.weights_name(table))
+            }
         ),
         "link": _link(plan, session),
         "tcp": asdict(plan.experiment.tcp),

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 
 from paretopipe_worker.host.timers import wait_until
-from paretopipe_worker.model.partition import PartitionError, Stage
+from paretopipe_worker.model.flat import Stage
+from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.usercode import told
 
 

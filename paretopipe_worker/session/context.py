@@ -8,11 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from paretopipe_worker.link.counters import RelayCounters
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.model.graph import CapturedModel
+from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import Writer
@@ -72,8 +70,7 @@ class Context:
     session: Session
     rank: int
     host: Host
-    model: nn.Module
-    captures: Mapping[tuple[int, str], CapturedModel]
+    models: Mapping[tuple[int, str], Partitioned]
     numerics: str
     transport: Transport
     path: Transport
@@ -129,6 +126,6 @@ class Context:
         """What this rank has sent so far."""
         return Sent(self.transport.counters(), self.link.relayed())
 
-    def captured(self, point: Point) -> CapturedModel:
-        """The model as captured at the point's batch size and dtype, on which its graph depends."""
-        return self.captures[point.batch, point.dtype]
+    def model(self, point: Point) -> Partitioned:
+        """The program for the point's batch size and dtype."""
+        return self.models[point.batch, point.dtype]

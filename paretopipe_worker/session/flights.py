@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from paretopipe_worker.model.partition import Stage
+from paretopipe_worker.model.flat import Stage
 from paretopipe_worker.records.lines import Item, Phase
 from paretopipe_worker.session.check import Check
 from paretopipe_worker.session.compute import Computed, compute
@@ -40,10 +40,6 @@ class Flights:
         The source's part of the model; None where all of it runs elsewhere.
     inputs, references
         Inputs, which are sent in turn, and the outputs that must come back for each.
-    overwrites_input
-        Whether the first stage writes to its input. Then it is given copies, one more than there
-        may be batches in flight: its output may be that very memory, from which the transport reads
-        until the batch has arrived.
     check
         Compares the outputs with the references.
     """
@@ -52,14 +48,11 @@ class Flights:
     stage: Stage | None
     inputs: list[torch.Tensor]
     references: list[tuple[torch.Tensor, ...]]
-    overwrites_input: bool
     check: Check
     launched: int = 0
 
     def __post_init__(self) -> None:
         self.context, self.point = self.observation.context, self.observation.point
-        count = self.observation.window + 1 if self.overwrites_input else 0
-        self._copies = [self.inputs[0].clone() for _ in range(count)]
 
     def launch(self, *, warmup: bool, arrived_ns: int | None = None) -> Flight:
         """Prepare the input of one batch, compute the first stage and send its output.
@@ -72,8 +65,6 @@ class Flights:
         phase: Phase = "warmup" if warmup else self.observation.phase
         tag = Tag(PHASES.index(phase), self.launched)
         given = self.inputs[tag.seq % len(self.inputs)]
-        if self._copies:
-            given = self._copies[tag.seq % len(self._copies)].copy_(given)
         self.launched += 1
         position, ready_ns = self.context.position(), arrived_ns or time.perf_counter_ns()
         computed = compute(self.stage, (given,), self.context.host.device_emulated)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from paretopipe_worker.model.partition import Stage, split
+from paretopipe_worker.model.flat import Stage
+from paretopipe_worker.model.partition import split
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.records.lines import COUNTED_PHASES, Item
 from paretopipe_worker.session import clocks, hold
@@ -79,7 +80,7 @@ class Follower:
         """Build this rank's stage of a point, and tell rank 0 whether that went well."""
         self._point, self._stage, self._ran = point, None, None
         try:
-            self._stage = split(self.context.captured(point), point.split)[self.context.rank]
+            self._stage = split(self.context.model(point), point.split)[self.context.rank]
         except Exception as error:
             self.channel.send({"failed": failure(error)})
         else:

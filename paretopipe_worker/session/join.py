@@ -14,7 +14,7 @@ import torch
 from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model import loading
-from paretopipe_worker.model.loading import Loaded
+from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Session
@@ -42,8 +42,9 @@ class StageError(RuntimeError):
 class Seat:
     """One rank's place in an attempt at a session, and what its host brings along.
 
-    `secret` is what all ranks of the session know and nobody else does, `weights` the folder of the
-    weights files, which are named by their checksum, `link` the link as it was applied to the host.
+    `secret` is what all ranks of the session know and nobody else does, `programs` the folder of
+    the programs and their tensors, which are named by their checksums, `link` the link as it was
+    applied to the host.
     """
 
     plan: Plan
@@ -51,7 +52,7 @@ class Seat:
     attempt: int
     rank: int
     secret: bytes
-    weights: Path
+    programs: Path
     link: LinkState
 
     @property
@@ -91,14 +92,15 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
 
     Raises
     ------
-    StageError, ModelError, WeightsError, TransportError, ControlError
-        When the weights are missing or not the plan's, the model does not fit them, a port is in
-        use, or another rank does not come, does not agree or does not know the secret.
+    StageError, PartitionError, WeightsError, TransportError, ControlError
+        When a program or its tensors are missing or not the plan's, a port is in use, or another
+        rank does not come, does not agree or does not know the secret.
     """
     plan, session = seat.plan, seat.session
     with shares.kind("startup"):
-        loaded = load(plan, session, seat.weights)
-    numerics, agreement = facts.numerics(), agreed(plan, session, loaded.weights_sha256)
+        models = load(plan, session, seat.programs)
+        (weights_sha256,) = {table.weights_sha256 for table in plan.tables_of(session.model)}
+    numerics, agreement = facts.numerics(), agreed(plan, session, weights_sha256)
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):
             path, transport = _connected(session.backend, seat.endpoint(agreement), stack)
@@ -107,7 +109,7 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
             Ready(
                 transport=transport.facts(),
                 numerics={str(c.hello["rank"]): c.hello["numerics"] for c in channels},
-                weights_sha256=loaded.weights_sha256,
+                weights_sha256=weights_sha256,
             )
         )
         context = Context(
@@ -115,8 +117,7 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
             session=session,
             rank=seat.rank,
             host=seat.hosts[seat.rank],
-            model=loaded.model,
-            captures={(i.shape[0], i.dtype): each for i, each in loaded.captures.items()},
+            models=models,
             numerics=numerics,
             transport=transport,
             path=path,
@@ -142,36 +143,26 @@ def agreed(plan: Plan, session: Session, weights_sha256: str) -> Agreement:
     )
 
 
-def load(plan: Plan, session: Session, weights: Path) -> Loaded:
-    """Load the session's model, and check that it is the one that was planned.
+def load(plan: Plan, session: Session, folder: Path) -> dict[tuple[int, str], Partitioned]:
+    """Load the session's programs and their tensors; by batch and dtype.
 
     Raises
     ------
     StageError
-        When the weights are missing, or the model that was built holds other weights or computes
-        something else than the planned one.
-    ModelError, WeightsError, PartitionError
-        As :func:`paretopipe_worker.model.loading.load`.
+        When a file is missing.
+    PartitionError, WeightsError
+        When it is not the one that was planned, see :mod:`paretopipe_worker.model.loading`.
     """
-    tables, seed = plan.tables_of(session.model), plan.experiment.seed
-    planned = tables[0].weights_sha256
-    file = _file(weights, planned)
-    loaded = loading.load(session.model, file, [table.input for table in tables], seed=seed)
-    if loaded.weights_sha256 != planned:
-        raise StageError(
-            f"{file}: what was loaded for '{session.model}' has the checksum "
-            f"{loaded.weights_sha256}, the plan's weights have {planned}; delete the file and run "
-            "the sweep again"
-        )
+    tables = plan.tables_of(session.model)
+    programs = {}
     for table in tables:
-        if (captured := loaded.captures[table.input].sha256()) != table.graph_sha256:
-            raise StageError(
-                f"'{session.model}' at batch {table.batch} is another model here than on the "
-                f"controller: its graph has the checksum {captured}, the plan's "
-                f"{table.graph_sha256}; its code and what it reads must be the same on all hosts, "
-                "and numbers that a factory draws at random must not depend on the host"
-            )
-    return loaded
+        program, weights = plans.program_files(table, folder)
+        for path in (program, weights):
+            if not path.is_file():
+                raise StageError(f"{path}: is not on this host; run the sweep again")
+        programs[table.batch, table.dtype] = loading.load_program(program, table.graph_sha256)
+    tensors = loading.load_tensors(weights, list(programs.values()))
+    return {key: loading.partitioned(program, tensors) for key, program in programs.items()}
 
 
 def _connected(
@@ -206,11 +197,3 @@ def _channels(
     for channel in channels:
         stack.callback(channel.close)
     return channels
-
-
-def _file(directory: Path, sha256: str) -> Path:
-    """The file of the weights that the plan names."""
-    path = directory / plans.weights_name(sha256)
-    if not path.is_file():
-        raise StageError(f"{path}: the plan's weights are not on this host; run the sweep again")
-    return path

@@ -14,7 +14,9 @@ from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker.model.partition import PartitionError, Stage, check_split, split, whole
+from paretopipe_worker.model.flat import Stage
+from paretopipe_worker.model.partition import check_split, split
+from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.plan import arrivals, window
 from paretopipe_worker.plan.experiment import MIN_ITEMS, LoadSpec
@@ -70,7 +72,6 @@ class PointMeasurement:
         table = self.context.plan.table(point.model, point.batch, point.dtype)
         seed = self.context.plan.experiment.seed
         self._inputs = [example_input(table.input, seed=seed, index=i) for i in range(_INPUTS)]
-        self._overwrites_input = False
         self._references = references
         self._stage: Stage | None = None
         self._legs_run = 0
@@ -131,18 +132,18 @@ class PointMeasurement:
 
     def _pass_gate(self) -> None:
         """Build all stages here and check that in sequence they return what the model returns."""
-        stages = split(self.context.captured(self.point), self.point.split)
+        model = self.context.model(self.point)
+        stages = split(model, self.point.split)
         if self.point.batch not in self._references:
-            self._references[self.point.batch] = [
-                whole(self.context.model, tensor) for tensor in self._inputs
-            ]
+            with torch.inference_mode():
+                outputs = [model.whole(tensor) for tensor in self._inputs]
+            self._references[self.point.batch] = outputs
         gate = check_split(stages, self._inputs, self._references[self.point.batch])
         self.gate = gate.exact
-        self._overwrites_input = gate.overwrites_input
         if not gate.exact:
             raise PartitionError(
-                "the stages, run one after the other on this host, do not return what the model "
-                f"returns: the outputs differ by {gate.largest_error:.2g} of its largest value"
+                "the stages, run one after the other on this host, do not return what the whole "
+                f"program returns: they differ by {gate.largest_error:.2g} of its largest value"
             )
         self._stage = stages[0]
 
@@ -205,7 +206,6 @@ class PointMeasurement:
             stage=self._stage,
             inputs=self._inputs,
             references=self._references[self.point.batch],
-            overwrites_input=self._overwrites_input,
             check=self.check,
         )
         if result.phase == "load":

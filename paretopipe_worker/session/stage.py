@@ -17,10 +17,9 @@ from paretopipe_worker.host import facts, timers
 from paretopipe_worker.link import state as linkstate
 from paretopipe_worker.link.replay import ReplayError
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.model.partition import PartitionError
+from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.usercode import told
 from paretopipe_worker.model.weights import WeightsError
-from paretopipe_worker.model.zoo import ModelError
 from paretopipe_worker.plan import code
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.records.files import Writer
@@ -52,7 +51,7 @@ class Options:
     attempt: int
     host: str
     secret: Path
-    weights: Path
+    programs: Path
     records: Path
     progress: Path
     link_state: Path | None = None
@@ -112,7 +111,6 @@ _EXPECTED = (
     StageError,
     SecretFileError,
     PartitionError,
-    ModelError,
     WeightsError,
     ReplayError,
     Interrupted,
@@ -129,7 +127,7 @@ def _session(
 ) -> None:
     """Join the others and run this rank's part."""
     rank, secret = session.placement.index(options.host), read_secret(options.secret)
-    seat = Seat(plan, session, options.attempt, rank, secret, options.weights, link)
+    seat = Seat(plan, session, options.attempt, rank, secret, options.programs, link)
     with (
         joined(seat, writer, shares) as (context, channels),
         torch.inference_mode(),

@@ -80,7 +80,7 @@ class Lab:
             *("stage", "--plan", str(self.results / "plan.json")),
             *("--session", session.id, "--attempt", str(attempt), "--host", host),
             *("--secret", str(self.secret)),
-            *("--weights", str(self.cache / "weights"), "--records", str(records)),
+            *("--programs", str(self.cache / "programs"), "--records", str(records)),
             *("--progress", str(self.results / f"progress-{host}.jsonl")),
             *("--points", ",".join(session.points)),
             *(("--link-state", str(link_state)) if link_state else ()),
@@ -224,9 +224,9 @@ def led(
         writer = stack.enter_context(Writer(path))
         link = state.read(made.link_states.get(source, made.link_state))
         writer.write(header(made.plan, session, 1, source, link))
-        secret, weights = read_secret(made.secret), made.cache / "weights"
+        secret, programs = read_secret(made.secret), made.cache / "programs"
         with source_side():
-            seat = Seat(made.plan, session, 1, 0, secret, weights, link)
+            seat = Seat(made.plan, session, 1, 0, secret, programs, link)
             context, channels = stack.enter_context(joined(seat, writer, Shares()))
         leader = Source(context, channels, made.results / "progress.jsonl")
         yield leader
