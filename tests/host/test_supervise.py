@@ -152,8 +152,9 @@ def test_a_process_whose_supervisor_is_gone_before_it_starts_never_starts(tmp_pa
         "job = s.Job('x', ('touch', sys.argv[1]), *[Path('/tmp')] * 2, 1, 1)\n"
         "sys.exit(s._start(job, supervisor=0).wait())"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(ran)], timeout=20)
-    assert done.returncode == 1
+    words = [sys.executable, "-c", script, str(ran)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (1, "")
     assert not ran.exists()
 
 
