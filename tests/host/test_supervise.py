@@ -46,7 +46,7 @@ class Host:
         limits = {"lease_s": 300.0, "deadline_s": 300.0, **options}
         command = limits.pop("command", (sys.executable, "-c", program))
         script = (
-            "import json, sys; from pathlib import Path; from paretopipe_worker import supervise\n"
+            "import json, sys; from pathlib import Path; from paretopipe_worker.host import supervise\n"
             "name, folder, lease, command, limits = json.loads(sys.argv[1])\n"
             "supervise.GRACE_S = 0.5\n"
             "job = supervise.Job(name, tuple(command), Path(folder), Path(lease), **limits)\n"
@@ -148,12 +148,13 @@ def test_a_process_does_not_outlive_a_killed_supervisor(host: Host) -> None:
 def test_a_process_whose_supervisor_is_gone_before_it_starts_never_starts(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     script = (
-        "import sys; from pathlib import Path; from paretopipe_worker import supervise as s\n"
+        "import sys; from pathlib import Path; from paretopipe_worker.host import supervise as s\n"
         "job = s.Job('x', ('touch', sys.argv[1]), *[Path('/tmp')] * 2, 1, 1)\n"
         "sys.exit(s._start(job, supervisor=0).wait())"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(ran)], timeout=20)
-    assert done.returncode == 1
+    words = [sys.executable, "-c", script, str(ran)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (1, "")
     assert not ran.exists()
 
 
