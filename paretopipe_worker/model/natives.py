@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import operator
 import types
 from collections.abc import Callable
@@ -20,21 +22,36 @@ _PLACES = (torch, torch._C._nn, torch.Tensor)
 def overload(target: str) -> Callable[..., Any]:
     """Look an operator's overload up.
 
+    Operators that are not torch's own are registered by the package whose name is their namespace,
+    as ``torchvision::roi_align`` is by torchvision. That package is imported where it was not.
+
     Raises
     ------
     PartitionError
-        When this torch, with the packages that are imported, has no such operator.
+        When this host has no such operator.
     """
     if target == GETITEM:
         return operator.getitem
     name, _, kind = target.rpartition(".")
     namespace, _, plain = name.partition("::")
-    try:
-        found: Callable[..., Any] = getattr(getattr(getattr(torch.ops, namespace), plain), kind)
-    except AttributeError as error:
-        package = "torch" if namespace == "aten" else f"the package that defines {namespace!r}"
-        raise PartitionError(f"operator {target} is unknown here; it takes {package}") from error
+    found = _registered(namespace, plain, kind)
+    if found is None and namespace not in ("aten", "prim", "prims"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(namespace)
+        found = _registered(namespace, plain, kind)
+    if found is None:
+        package = "torch" if namespace == "aten" else f"package {namespace!r}"
+        raise PartitionError(
+            f"operator {target} is unknown on this host; it is {package}'s, which must be "
+            "installed here as on the controller"
+        )
     return found
+
+
+def _registered(namespace: str, name: str, kind: str) -> Callable[..., Any] | None:
+    """An operator's overload, where it is registered."""
+    packet = getattr(getattr(torch.ops, namespace), name, None)
+    return getattr(packet, kind, None)
 
 
 @cache
