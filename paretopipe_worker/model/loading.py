@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,18 +19,19 @@ def load_program(file: Path, sha256: str) -> Program:
     Raises
     ------
     PartitionError
-        When the file is missing, has other bytes than its checksum says, or is no program.
+        When the file is missing, is no program, or is another one than its checksum says.
     """
     try:
         text = file.read_bytes()
     except OSError as error:
         raise PartitionError(f"{file}: cannot be read: {error.strerror}") from error
-    if (found := hashlib.sha256(text).hexdigest()) != sha256:
+    program = programs.load(text, str(file))
+    if (found := programs.sha256(program)) != sha256:
         raise PartitionError(
             f"{file}: has the checksum {found}, the plan's program has {sha256}; delete the file "
             "and run the sweep again"
         )
-    return programs.load(text, str(file))
+    return program
 
 
 def load_tensors(file: Path, wanted: list[Program]) -> dict[str, torch.Tensor]:

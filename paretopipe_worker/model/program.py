@@ -15,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -215,8 +215,9 @@ def dump(program: Program) -> bytes:
 
 
 def sha256(program: Program) -> str:
-    """SHA-256 of a program, its tensors' checksums included."""
-    return hashlib.sha256(dump(program)).hexdigest()
+    """SHA-256 of what a program computes: its tensors' checksums, but no lines of source code."""
+    plain = replace(program, operations=tuple(replace(o, where="") for o in program.operations))
+    return hashlib.sha256(dump(plain)).hexdigest()
 
 
 def load(text: bytes, source: str) -> Program:

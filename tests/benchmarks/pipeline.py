@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from paretopipe_worker.model.graph import CapturedModel
 
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.model import zoo
-from paretopipe_worker.model.graph import CapturedModel
 from paretopipe_worker.model.partition import split
 from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.plan import Point

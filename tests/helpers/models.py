@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 
 import torch
+from paretopipe_worker.model.graph import CapturedModel
 from torch import nn
 
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.model import zoo
 from paretopipe_worker.model.capture import capture
-from paretopipe_worker.model.graph import CapturedModel
 from paretopipe_worker.model.partition import find_cuts, whole
 
 PAPER = ("mobilenet_v2", "resnet18", "resnet50", "alexnet", "vgg16", "inception_v3")

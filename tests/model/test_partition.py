@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from paretopipe_worker.model.graph import CapturedModel
 from torch import nn
 
 from paretopipe_worker.cuts import FIRST, LAST, TensorSpec
 from paretopipe_worker.model import zoo
 from paretopipe_worker.model.capture import capture
-from paretopipe_worker.model.graph import CapturedModel
 from paretopipe_worker.model.partition import PartitionError, check_split, find_cuts, split, whole
 from paretopipe_worker.model.trial import cut_table
 from tests.helpers.models import (
