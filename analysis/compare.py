@@ -39,7 +39,6 @@ from analysis.tables.comparison import KEY, LEAST, lost_of, text
 from analysis.tables.points import planned
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records.files import RecordError
-from paretopipe_worker.records.lines import CONTROLLER_RANK
 
 AIM_PERCENT = 5.0
 """Half-width that the intervals should not exceed."""
@@ -289,7 +288,7 @@ def _conditions(run: Run) -> Iterator[tuple[str, str]]:
     for link in plan.experiment.links:
         yield f"link {link.name}", json.dumps(asdict(link))
     yield "tcp", json.dumps(asdict(plan.experiment.tcp))
-    stages = run.sessions[run.sessions["rank"] != CONTROLLER_RANK]
+    stages = run.stages
     for name, files in stages.groupby("host"):
         for fact in ("allocator", "threads"):
             told = {json.dumps(facts.get(fact), sort_keys=True) for facts in files["facts"]}

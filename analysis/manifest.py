@@ -20,12 +20,12 @@ import pandas as pd
 
 from analysis.measures.certificate import COLUMNS, certificates, paths_of
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
-from analysis.run import Run, RunError, processes, read
+from analysis.run import Run, RunError, of_stages, processes, read
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.plan.plan import written as resolved
 from paretopipe_worker.records.files import RecordError
-from paretopipe_worker.records.lines import CONTROLLER_RANK, COUNTED_PHASES
+from paretopipe_worker.records.lines import COUNTED_PHASES
 
 MEASURING = ("clock", "probe", "warmup", *COUNTED_PHASES)
 """Kinds of time in which the link or a point is measured; all other time is overhead."""
@@ -120,7 +120,7 @@ def overhead(files: pd.DataFrame) -> dict[str, Any] | None:
     -------
     ``lifetime_s``, ``measurement_s`` and ``overhead_s``, or null where a file has no end line.
     """
-    stages = files[files["rank"] != CONTROLLER_RANK]
+    stages = of_stages(files)
     source = stages[stages["rank"] == 0]
     if source.empty or (stages["status"] == "truncated").any():
         return None

@@ -85,6 +85,16 @@ class Run:
     attempts: Attempts
     warnings: tuple[str, ...]
 
+    @property
+    def stages(self) -> pd.DataFrame:
+        """The rows of `sessions` that stages wrote, without those of the controller."""
+        return of_stages(self.sessions)
+
+
+def of_stages(files: pd.DataFrame) -> pd.DataFrame:
+    """The rows of stages among rows of :attr:`Run.sessions`."""
+    return files[files["rank"] != CONTROLLER_RANK]
+
 
 def read(path: Path) -> Run:
     """Read ``plan.json`` and ``records/*/*.jsonl`` of a run.
@@ -158,7 +168,7 @@ def processes(run: Run) -> dict[str, int]:
     backends x models x replicates for one placement). ``points``: the points walked in all
     attempts.
     """
-    stages = run.sessions[run.sessions["rank"] != CONTROLLER_RANK]
+    stages = run.stages
     told = stages["process_start_ns"].notna()
     started = stages.loc[told, ["host", "process_start_ns"]].drop_duplicates()
     return {

@@ -17,7 +17,6 @@ from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import Timetable, outage_s
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.predict import WIRE_PER_PAYLOAD
-from paretopipe_worker.records.lines import CONTROLLER_RANK
 from paretopipe_worker.records.probes import Datagrams, Transfer
 
 WHEN = ("before", "after")
@@ -56,7 +55,7 @@ def certificates(run: Run) -> pd.DataFrame:
     -------
     Columns session, attempt, point and :data:`COLUMNS`.
     """
-    stages = run.sessions[run.sessions["rank"] != CONTROLLER_RANK]
+    stages = run.stages
     probes = run.probes[run.probes["rank"] == 0]
     rows = []
     for (session, attempt), files in stages.groupby(["session", "attempt"]):

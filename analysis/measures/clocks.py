@@ -37,7 +37,6 @@ import pandas as pd
 
 from analysis.run import Run
 from paretopipe_worker.records.clocks import Exchange, Reading
-from paretopipe_worker.records.lines import CONTROLLER_RANK
 
 MOST_DRIFT_PPM = 200.0
 """Two crystals do not drift apart faster than this, apart from the errors of the exchanges."""
@@ -268,7 +267,7 @@ def _strayed(
 
 def _steps(run: Run) -> dict[tuple[str, int], str]:
     """The attempts during which a host's wall clock was set, and by how much."""
-    stages = run.sessions[run.sessions["rank"] != CONTROLLER_RANK]
+    stages = run.stages
     seconds = stages["wall_clock_step_ns"].astype("float64") / 1e9
     stepped = stages.assign(step_s=seconds)[seconds.abs() > MOST_STEP_S]
     said: dict[tuple[str, int], str] = {}
