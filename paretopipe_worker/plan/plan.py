@@ -18,7 +18,12 @@ from paretopipe_worker.plan.experiment import Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.window import Window
 
-SCHEMA = 3
+SCHEMA = 4
+"""Version of ``plan.json``. Since 4 a cut table's `graph_sha256` is that of a program, and it says how
+far the program is from its model."""
+
+_READABLE = (3, SCHEMA)
+"""Versions that can still be analysed."""
 
 _CONFIG = ConfigDict(extra="forbid")
 
@@ -175,9 +180,11 @@ def read(path: Path) -> Plan:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document.get("schema") != SCHEMA:
+        if document.get("schema") not in _READABLE:
             found = document.get("schema")
-            raise PlanError(f"{path}: has schema {found}, this version reads {SCHEMA}")
+            raise PlanError(
+                f"{path}: has schema {found}, this version reads {', '.join(map(str, _READABLE))}"
+            )
         return _ADAPTER.validate_json(json.dumps(document))
     except OSError as error:
         raise PlanError(f"{path}: cannot be read: {error.strerror}") from error
