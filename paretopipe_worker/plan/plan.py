@@ -19,8 +19,8 @@ from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.window import Window
 
 SCHEMA = 4
-"""Version of ``plan.json``. Since 4 a cut table's `graph_sha256` is that of a program, and it says how
-far the program is from its model."""
+"""Version of ``plan.json``. Since 4 a cut table's `graph_sha256` is that of a program, and it tells
+how far the program is from its model."""
 
 _READABLE = (3, SCHEMA)
 """Versions that can still be analysed."""
