@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -86,6 +87,20 @@ def test_a_measure_is_added_as_contributing_says(checkout: Path) -> None:
     table = pd.read_csv(checkout / "results" / "kept" / "points.csv")
     assert (table["latency_worst_ms"] >= table["latency_median_ms"]).all()
     assert "| `latency_worst_ms` | ms |" in run(checkout, "-m", "analysis.columns")
+
+
+def test_no_module_and_no_function_is_longer_than_contributing_allows() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (limits,) = re.findall(r"at most (\d+) lines and a function at most (\d+)", text)
+    most, of_function = map(int, limits)
+    folders = ("paretopipe_worker", "analysis", "tests", "roles", "playbooks")
+    for file in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        lines = file.read_text()
+        assert lines.count("\n") <= most, f"{file} has {lines.count(chr(10))} lines"
+        for node in ast.walk(ast.parse(lines)):
+            if isinstance(node, ast.FunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length <= of_function, f"{file}: {node.name} has {length} lines"
 
 
 def test_every_place_that_contributing_names_is_there() -> None:

@@ -31,21 +31,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return mobilenet(tmp_path_factory.mktemp("smoke"), TWO_LINKS)
-
-
-@pytest.fixture(scope="module")
-def smoke(tables: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
-    return tables[0]
-
-
-@pytest.fixture(scope="module")
-def stages(tables: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
-    return tables[1]
-
-
-@pytest.fixture(scope="module")
 def smoke_front(smoke: pd.DataFrame, stages: pd.DataFrame) -> Figure:
     return one_page(front_figure.front(smoke, stages))
 

@@ -18,8 +18,6 @@ from analysis.figures.pages import PAGE_IN
 from analysis.figures.style import DPI
 from analysis.tables.front import mark
 from paretopipe_worker.cuts import FIRST, LAST
-from tests.helpers.analysed import mobilenet
-from tests.helpers.fake_plan import TWO_LINKS
 from tests.helpers.figures import (
     assert_fits_a_page,
     assert_readable,
@@ -31,21 +29,6 @@ from tests.helpers.figures import (
 )
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return mobilenet(tmp_path_factory.mktemp("smoke"), TWO_LINKS)
-
-
-@pytest.fixture(scope="module")
-def smoke(tables: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
-    return tables[0]
-
-
-@pytest.fixture(scope="module")
-def stages(tables: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
-    return tables[1]
 
 
 def at(table: pd.DataFrame, latency: object, throughput: object) -> pd.DataFrame:
