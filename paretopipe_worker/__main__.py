@@ -50,6 +50,12 @@ def _add_cuts(commands: Commands) -> None:
     parser.add_argument("model", help="a torchvision classifier, or package.module:factory")
     parser.add_argument("--granularity", choices=("block", "op"), default="block")
     parser.add_argument("--batch", type=_positive, default=1, metavar="N")
+    parser.add_argument(
+        "--input",
+        type=_shape,
+        metavar="C,H,W",
+        help="shape of one input without the batch; by default the model's own",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=_cuts)
 
@@ -61,11 +67,21 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _shape(text: str) -> tuple[int, ...]:
+    """Whole numbers of at least 1, joined by commas."""
+    try:
+        return tuple(_positive(part.strip()) for part in text.split(","))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers of at least 1 such as 3,224,224, got {text!r}"
+        ) from error
+
+
 def _cuts(options: argparse.Namespace) -> int:
     """List a model's cuts: their names, crossing tensors and bytes."""
     from paretopipe_worker.model import trial, zoo
 
-    shape = zoo.default_input(options.model)
+    shape = options.input or zoo.default_input(options.model)
     model = zoo.build(options.model, seed=0, input_shape=shape)
     table, _ = trial.cut_table(
         model,
