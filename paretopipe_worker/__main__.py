@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
-from paretopipe_worker.cuts import FIRST, LAST, TensorSpec, payload_bytes
 from paretopipe_worker.host import governor, preflight, supervise
 from paretopipe_worker.shaping import command as link_command
 
@@ -78,41 +77,11 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _cuts(options: argparse.Namespace) -> int:
-    """List a model's cuts: their names, crossing tensors and bytes."""
-    from paretopipe_worker.model import trial, zoo
+    """List a model's cuts: their names, crossing tensors, and what each side costs."""
+    from paretopipe_worker import listing
 
-    shape = options.input or zoo.default_input(options.model)
-    model = zoo.build(options.model, seed=0, input_shape=shape)
-    table, _ = trial.cut_table(
-        model,
-        options.model,
-        options.granularity,
-        TensorSpec((options.batch, *shape), "float32"),
-    )
-    crossing = {name: table.crossing(name) for name in (FIRST, *table.names, LAST)}
-    if options.json:
-        document = {
-            "model": table.model,
-            "granularity": table.granularity,
-            "batch": table.batch,
-            "dtype": table.dtype,
-            "input": asdict(table.input),
-            "output": [asdict(tensor) for tensor in table.output],
-            "cuts": [
-                {
-                    "name": name,
-                    "tensors": [asdict(tensor) for tensor in tensors],
-                    "payload_bytes": payload_bytes(tensors),
-                }
-                for name, tensors in crossing.items()
-            ],
-        }
-        print(json.dumps(document, indent=1))
-        return 0
-    width = max(map(len, crossing))
-    for name, tensors in crossing.items():
-        shapes = ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors)
-        print(f"{name:<{width}} {payload_bytes(tensors):>12,} bytes  {shapes}")
+    document = listing.cuts(options.model, options.granularity, options.batch, options.input)
+    print(json.dumps(document, indent=1) if options.json else listing.text(document))
     return 0
 
 

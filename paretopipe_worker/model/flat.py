@@ -57,20 +57,20 @@ def build(
     PartitionError
         When a value depends on more than what comes in, or a tensor is missing.
     """
-    needed, given = _without_idle(program, _needed(program, taken, given), given)
-    builder = _Builder(program, tensors, taken, given, needed)
+    operations, given = _without_idle(program, needed(program, taken, given), given)
+    builder = _Builder(program, tensors, taken, given, operations)
     with torch.inference_mode():
         return builder.function()
 
 
 def held_by(program: Program, taken: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
     """Names of the program's tensors that a stage needs, see :func:`build`."""
-    used = {name for operation in _needed(program, taken, given) for name in operation.refs}
+    used = {name for operation in needed(program, taken, given) for name in operation.refs}
     return tuple(name for name in program.tensors if name in {*used, *given})
 
 
-def _needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> list[Operation]:
-    """The operations of a stage, in order."""
+def needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> list[Operation]:
+    """List the operations of a stage, in order; see :func:`build`."""
     by_name = {operation.name: operation for operation in program.operations}
     writers: dict[str, list[str]] = {}
     for operation in program.operations:
@@ -96,13 +96,13 @@ def _needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> lis
 
 
 def _without_idle(
-    program: Program, needed: Sequence[Operation], given: Sequence[str]
+    program: Program, operations: Sequence[Operation], given: Sequence[str]
 ) -> tuple[list[Operation], list[str]]:
     """Leave out operations that return what they are given, such as dropout."""
     layouts = program.layouts()
     same: dict[str, str] = {}
     left = []
-    for operation in needed:
+    for operation in operations:
         args = renamed(same, operation.args)
         first = args[0].name if operation.free and isinstance(args[0], Ref) else None
         if first is not None and layouts[first] == operation.results[0]:
@@ -122,24 +122,25 @@ class _Builder:
         tensors: Mapping[str, torch.Tensor],
         taken: Sequence[str],
         given: Sequence[str],
-        needed: Sequence[Operation],
+        operations: Sequence[Operation],
     ) -> None:
         self.layouts = program.layouts()
         self.taken, self.given = taken, given
-        if missing := {r for o in needed for r in o.refs if r in program.tensors} - tensors.keys():
+        held = {name for each in operations for name in each.refs if name in program.tensors}
+        if missing := held - tensors.keys():
             raise PartitionError(f"the stage lacks the tensor {min(missing)!r}")
         self.known: dict[str, Any] = dict(tensors)
         """Values that are known before the stage runs."""
-        self.operations = self._precomputed(needed)
+        self.operations = self._precomputed(operations)
         self.bound: dict[str, Any] = {}
         self.bound_names: dict[int, str] = {}
         self.locals: dict[str, str] = {}
         self.lines: list[str] = []
 
-    def _precomputed(self, needed: Sequence[Operation]) -> list[Operation]:
+    def _precomputed(self, operations: Sequence[Operation]) -> list[Operation]:
         """Compute what depends on held tensors alone; what is left."""
         left = []
-        for operation in needed:
+        for operation in operations:
             if operation.name in self.taken:
                 continue
             if not all(name in self.known for name in operation.refs):
