@@ -8,7 +8,9 @@ from typing import Any
 
 from paretopipe_worker.cuts import FIRST, LAST, TensorSpec, payload_bytes
 from paretopipe_worker.model import costs, trial, zoo
+from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import Partitioned
+from paretopipe_worker.model.sources import default_input
 
 _SHOWN = 3
 """Tensors whose shapes are shown of a cut."""
@@ -36,12 +38,12 @@ def cuts(
     ModelError, PartitionError
         When the model cannot be built or captured.
     """
-    shape = shape or zoo.default_input(name)
+    shape = shape or default_input(name)
     model = zoo.build(name, seed=0, input_shape=shape)
     taken = TensorSpec((batch, *shape), "float32")
     table, captured = trial.cut_table(model, name, granularity, taken)
     partitioned = Partitioned(captured.program, captured.tensors)
-    sides = costs.sides(partitioned, [zoo.example_input(taken, seed=0, index=0)])
+    sides = costs.sides(partitioned, [example_input(taken, seed=0, index=0)])
     return {
         "model": table.model,
         "granularity": table.granularity,

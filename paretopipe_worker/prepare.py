@@ -13,6 +13,7 @@ import torch
 from paretopipe_worker.cuts import CutTable, TensorSpec
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model import program as programs
+from paretopipe_worker.model.sources import Source, default_input
 from paretopipe_worker.model.trial import cut_table
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan import planner
@@ -78,9 +79,11 @@ def _tables(
     experiment: Experiment, model: ModelSpec, cache: Path, note: Note
 ) -> Iterator[CutTable]:
     """The cut tables of one model; its programs and their tensors are stored by their checksums."""
-    shape = model.input or zoo.default_input(model.name)
+    path = Path(model.path) if model.path else None
+    source = Source(model.name, model.factory, model.arguments, path)
+    shape = model.input or default_input(source)
     module = zoo.build(
-        model.name,
+        source,
         seed=experiment.seed,
         input_shape=shape,
         weights=Path(model.weights) if model.weights else None,

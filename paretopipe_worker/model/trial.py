@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, TensorSpec
 from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.capture import Captured, capture
+from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import (
     Partitioned,
     check_split,
@@ -37,7 +38,7 @@ from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.usercode import RAISED, aside, place, told
 from paretopipe_worker.model.verifying import verified
 from paretopipe_worker.model.weights import attributes_kept
-from paretopipe_worker.model.zoo import example_input, runnable
+from paretopipe_worker.model.zoo import runnable
 
 _RUNS, _ENOUGH_S = 3, 1.0
 """A model is timed at most so many times, and never again after so many seconds in total."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -59,6 +60,7 @@ _DISTINCT = AfterValidator(_unique)
 _DISTINCT_NAMES = AfterValidator(_unique_names)
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
 _Model = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$", max_length=200)]
+_Argument = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 _Backend = Annotated[str, AfterValidator(_known_backend)]
 _Batch = Annotated[int, Field(ge=1, le=4096)]
 _Dtype = Literal["float32"]
@@ -97,13 +99,19 @@ class ModelSpec:
     """A model: a torchvision classifier's name, or ``package.module:factory``.
 
     `input` is the shape of one image ``(channels, height, width)``, by default the model's own.
-    `weights` is the path of a checkpoint on the controller, made absolute when the spec is read; by
-    default the weights are random, drawn with the experiment's seed.
+    `weights` is the path of a checkpoint on the controller; by default the weights are random,
+    drawn with the experiment's seed. `factory` is what builds the model where that is not its name,
+    and `arguments` are keyword arguments for it, so that one factory makes several models. `path`
+    is a file or folder in which the factory's module lies. Both paths are made absolute when the
+    spec is read. Hosts need none of these: they get programs.
     """
 
     name: _Model
     input: _Shape | None = None
     weights: str | None = None
+    factory: _Model | None = None
+    arguments: dict[_Argument, str | int | float | bool | None] = field(default_factory=dict)
+    path: str | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -218,7 +218,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
     """What a plan measures, part by part."""
     return {
         "run": plan.run,
-        "experiment": _without(_without_paths(plan.experiment), "description"),
+        "experiment": _asked(plan.experiment),
         "inventory": [_without(host, "speed_hint") for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
         "models": [
@@ -230,12 +230,22 @@ def _measured(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _without_paths(experiment: Experiment) -> Experiment:
-    """The experiment without the paths of its checkpoints: a checksum identifies the weights."""
-    models = tuple(replace(model, weights=None) for model in experiment.models)
-    return replace(experiment, models=models)
+def _asked(experiment: Experiment) -> dict[str, Any]:
+    """An experiment without descriptions, and without paths: checksums identify what lies there.
+
+    What specs may say since an earlier version is left out where it is not said, so that a plan of
+    before keeps its digest.
+    """
+    models = tuple(replace(model, weights=None, path=None) for model in experiment.models)
+    document = _without(replace(experiment, models=models), "description")
+    for model in document["models"]:
+        for name in _LATER:
+            if not model[name]:
+                del model[name]
+    return document
 
 
+_LATER = ("factory", "arguments", "path")
 _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 

@@ -109,12 +109,13 @@ def _written_out(document: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _model_written_out(part: object, folder: Path) -> object:
-    """Expand a model that is only a name, and make the path of a checkpoint absolute."""
+    """Expand a model that is only a name, and make its paths absolute."""
     if isinstance(part, str):
         return {"name": part}
-    if isinstance(part, dict) and isinstance(part.get("weights"), str):
-        return part | {"weights": str(located(part["weights"], folder))}
-    return part
+    if not isinstance(part, dict):
+        return part
+    paths = {key: part[key] for key in ("weights", "path") if isinstance(part.get(key), str)}
+    return part | {key: str(located(path, folder)) for key, path in paths.items()}
 
 
 def _resolve_links(source: str, document: dict[str, Any], folder: Path) -> list[str]:

@@ -15,9 +15,9 @@ from typing import TypeAlias
 import torch
 
 from paretopipe_worker.model.flat import Stage
+from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import check_split, split
 from paretopipe_worker.model.program import PartitionError
-from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.plan import arrivals, window
 from paretopipe_worker.plan.experiment import MIN_ITEMS, LoadSpec
 from paretopipe_worker.plan.plan import Point
