@@ -44,6 +44,17 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class InputSpec(TensorSpec):
+    """Shape, batch first, and dtype of one tensor that goes into a model.
+
+    Whole numbers are drawn from `low` to `high`, the latter excluded.
+    """
+
+    low: int = 0
+    high: int = 2
+
+
+@dataclass(frozen=True)
 class Cut:
     """One place where a stage may end in the graph: its name and the tensors that cross there."""
 
@@ -70,7 +81,7 @@ class CutTable:
     granularity: str
     batch: int
     dtype: str
-    input: TensorSpec
+    inputs: tuple[InputSpec, ...]
     cuts: tuple[Cut, ...]
     output: tuple[TensorSpec, ...]
     weights_sha256: str
@@ -94,7 +105,7 @@ class CutTable:
         if name == FIRST:
             return ()
         if name == LAST:
-            return (self.input,)
+            return tuple(TensorSpec(each.shape, each.dtype) for each in self.inputs)
         for cut in self.cuts:
             if cut.name == name:
                 return cut.tensors

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from paretopipe_worker.cuts import FIRST, LAST, TensorSpec, payload_bytes
+from paretopipe_worker.cuts import FIRST, LAST, InputSpec, payload_bytes
 from paretopipe_worker.model import costs, trial, zoo
-from paretopipe_worker.model.inputs import example_input
+from paretopipe_worker.model.inputs import example_inputs
 from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.model.sources import default_input
 
@@ -28,7 +28,7 @@ def cuts(
 
     Returns
     -------
-    A document of plain values: ``model``, ``granularity``, ``batch``, ``dtype``, ``input``,
+    A document of plain values: ``model``, ``granularity``, ``batch``, ``dtype``, ``inputs``,
     ``output``, ``program_error``, and ``cuts`` in the order of the data, endpoints included, each
     with its ``name``, ``tensors``, ``payload_bytes`` and ``sides``
     (:class:`paretopipe_worker.model.costs.Side`; none at an endpoint).
@@ -38,18 +38,17 @@ def cuts(
     ModelError, PartitionError
         When the model cannot be built or captured.
     """
-    shape = shape or default_input(name)
-    model = zoo.build(name, seed=0, input_shape=shape)
-    taken = TensorSpec((batch, *shape), "float32")
+    taken = [InputSpec((batch, *(shape or default_input(name))), "float32")]
+    model = zoo.build(name, seed=0, inputs=taken)
     table, captured = trial.cut_table(model, name, granularity, taken)
     partitioned = Partitioned(captured.program, captured.tensors)
-    sides = costs.sides(partitioned, [example_input(taken, seed=0, index=0)])
+    sides = costs.sides(partitioned, example_inputs(taken, seed=0, index=0))
     return {
         "model": table.model,
         "granularity": table.granularity,
         "batch": table.batch,
         "dtype": table.dtype,
-        "input": asdict(table.input),
+        "inputs": [asdict(each) for each in table.inputs],
         "output": [asdict(tensor) for tensor in table.output],
         "program_error": table.program_error,
         "cuts": [

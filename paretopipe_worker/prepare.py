@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker.cuts import CutTable, TensorSpec
+from paretopipe_worker.cuts import CutTable, InputSpec
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.sources import Source, default_input
 from paretopipe_worker.model.trial import cut_table
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan import planner
-from paretopipe_worker.plan.experiment import Experiment, ModelSpec
+from paretopipe_worker.plan.experiment import Experiment, ModelInput, ModelSpec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, PlanError
 from paretopipe_worker.plan.spec import SpecError
@@ -81,11 +80,15 @@ def _tables(
     """The cut tables of one model; its programs and their tensors are stored by their checksums."""
     path = Path(model.path) if model.path else None
     source = Source(model.name, model.factory, model.arguments, path)
-    shape = model.input or default_input(source)
+    asked = model.inputs or (ModelInput(model.input or default_input(source)),)
+    taken = [
+        [InputSpec((batch, *each.shape), each.dtype, each.low, each.high) for each in asked]
+        for batch in experiment.batch
+    ]
     module = zoo.build(
         source,
         seed=experiment.seed,
-        input_shape=shape,
+        inputs=taken[0],
         weights=Path(model.weights) if model.weights else None,
         note=note,
     )
@@ -94,10 +97,10 @@ def _tables(
             module,
             model.name,
             experiment.splits.granularity,
-            TensorSpec((batch, *shape), dtype),
+            inputs,
             seed=experiment.seed,
         )
-        for batch, dtype in itertools.product(experiment.batch, experiment.dtype)
+        for inputs in taken
     ]
     tensors: dict[str, torch.Tensor] = {}
     checksums: dict[str, str] = {}

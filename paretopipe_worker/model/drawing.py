@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,7 +20,7 @@ NORMALISING = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
 
 @torch.no_grad()
-def keep_signal_alive(model: nn.Module, batch: torch.Tensor | None) -> None:
+def keep_signal_alive(model: nn.Module, batch: Sequence[torch.Tensor] | None) -> None:
     """Change freshly drawn weights so that the output depends on the input and on every stage.
 
     With torchvision's default weights MobileNetV2 returns 1e-9, ViT exactly zero, and AlexNet
@@ -31,8 +33,8 @@ def keep_signal_alive(model: nn.Module, batch: torch.Tensor | None) -> None:
         scale of 1e-6) and the layers of a model without normalisation (AlexNet) are drawn anew from
         the global generator. BatchNorm takes its statistics from one forward pass.
     batch
-        The batch, ``(batch, *input)``, for these statistics; required where the model has
-        BatchNorm.
+        The model's inputs, ``(batch, *input)`` each, for these statistics; required where the model
+        has BatchNorm.
     """
     if not any(isinstance(module, NORMALISING) for module in model.modules()):
         _preserve_variance(model)
@@ -78,7 +80,7 @@ def _calibrated(model: nn.Module) -> list[_BatchNorm]:
     ]
 
 
-def _calibrate(model: nn.Module, batch: torch.Tensor) -> None:
+def _calibrate(model: nn.Module, batch: Sequence[torch.Tensor]) -> None:
     """Set the running statistics to those of one forward pass in which all else is in eval mode."""
     norms = _calibrated(model)
     momenta = [norm.momentum for norm in norms]
@@ -87,7 +89,7 @@ def _calibrate(model: nn.Module, batch: torch.Tensor) -> None:
         norm.momentum = None  # cumulative average: after one batch, the statistics of that batch
         norm.train()
     with attributes_kept(model):
-        model(batch)
+        model(*batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.cuts import InputSpec, TensorSpec
+
+
+def example_inputs(
+    specs: Sequence[InputSpec], *, seed: int, index: int
+) -> tuple[torch.Tensor, ...]:
+    """Draw what goes into a model of one or several inputs, see :func:`example_input`."""
+    # Inputs of one model differ from each other, too.
+    return tuple(
+        example_input(spec, seed=seed + (number << 16), index=index)
+        for number, spec in enumerate(specs)
+    )
 
 
 def example_input(spec: TensorSpec, *, seed: int, index: int) -> torch.Tensor:
@@ -16,12 +29,17 @@ def example_input(spec: TensorSpec, *, seed: int, index: int) -> torch.Tensor:
     Parameters
     ----------
     spec
-        Shape, batch first, and dtype.
+        Shape, batch first, and dtype. Whole numbers and truth values are drawn evenly, from the
+        bounds of an :class:`~paretopipe_worker.cuts.InputSpec` or from 0 and 1.
     seed, index
         Together they select the input.
     """
     # The generator uses 32 bits of a seed: spread the seeds so that their indices do not overlap.
     generator = torch.Generator().manual_seed((seed * 2654435761 + index) % (1 << 32))
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if not dtype.is_floating_point:
+        low, high = (spec.low, spec.high) if isinstance(spec, InputSpec) else (0, 2)
+        return torch.randint(low, high, spec.shape, generator=generator).to(dtype)
     # Integers over powers of two: exact in float32, where normal draws differ between CPUs.
     grain = torch.randint(-64, 65, spec.shape, generator=generator) / 64
     coarse_shape = (*spec.shape[:2], *(min(length, 7) for length in spec.shape[2:]))
@@ -29,4 +47,14 @@ def example_input(spec: TensorSpec, *, seed: int, index: int) -> torch.Tensor:
     for dim in range(2, len(spec.shape)):
         fine, rough = spec.shape[dim], coarse_shape[dim]
         coarse = coarse.index_select(dim, torch.arange(fine) * rough // fine)
-    return (grain + coarse).to(getattr(torch, spec.dtype))
+    return (grain + coarse).to(dtype)
+
+
+def told_inputs(inputs: Sequence[torch.Tensor]) -> str:
+    """Name inputs in an error: by their shapes, and by their dtypes where these are not float32."""
+    words = [
+        f"shape {tuple(each.shape)}"
+        + ("" if each.dtype == torch.float32 else f" and {each.dtype}".replace("torch.", ""))
+        for each in inputs
+    ]
+    return f"a tensor of {words[0]}" if len(words) == 1 else f"tensors of {', '.join(words)}"

@@ -148,7 +148,7 @@ def _unknown(name: str, known: Sequence[str] | Mapping[str, Place]) -> str:
 
 def check_split(
     stages: Sequence[Stage | None],
-    inputs: Sequence[torch.Tensor],
+    inputs: Sequence[Sequence[torch.Tensor]],
     references: Sequence[tuple[torch.Tensor, ...]],
 ) -> SplitCheck:
     """Compare the stages, run one after the other, with the whole program on the same host.
@@ -160,13 +160,13 @@ def check_split(
     stages
         From :func:`split`.
     inputs
-        At least two different inputs.
+        At least two different sets of inputs.
     references
         What the whole program returns for each input, on the same host with the same threads.
     """
     errors = []
-    for tensor, reference in zip(inputs, references, strict=True):
-        crossing = _received_copies((tensor,))
+    for given, reference in zip(inputs, references, strict=True):
+        crossing = _received_copies(given)
         for stage in stages:
             if stage is not None:
                 with torch.inference_mode():
@@ -175,7 +175,7 @@ def check_split(
     return SplitCheck(max(errors) == 0.0, max(errors))
 
 
-def _received_copies(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+def _received_copies(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Copy tensors as a link does: the same values in contiguous memory of their own."""
     return tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device).copy_(t) for t in tensors)
 
@@ -201,10 +201,10 @@ def run_unchanged(module: nn.Module, *tensors: torch.Tensor) -> Any:
     return output
 
 
-def whole(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Run the model itself, leaving the input as it is; its outputs."""
+def whole(model: nn.Module, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Run the model itself, leaving the inputs as they are; its outputs."""
     with torch.inference_mode():
-        return tensors_of(model(tensor.clone()))
+        return tensors_of(model(*(tensor.clone() for tensor in tensors)))
 
 
 def tensors_of(values: Any) -> tuple[torch.Tensor, ...]:

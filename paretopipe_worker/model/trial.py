@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -20,10 +20,10 @@ from torch.nn.modules import module as every_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, TensorSpec
+from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, InputSpec
 from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.capture import Captured, capture
-from paretopipe_worker.model.inputs import example_input
+from paretopipe_worker.model.inputs import example_inputs, told_inputs
 from paretopipe_worker.model.partition import (
     Partitioned,
     check_split,
@@ -40,6 +40,8 @@ from paretopipe_worker.model.verifying import verified
 from paretopipe_worker.model.weights import attributes_kept
 from paretopipe_worker.model.zoo import runnable
 
+Inputs: TypeAlias = tuple[torch.Tensor, ...]
+
 _RUNS, _ENOUGH_S = 3, 1.0
 """A model is timed at most so many times, and never again after so many seconds in total."""
 
@@ -50,7 +52,7 @@ def cut_table(
     model: nn.Module,
     name: str,
     granularity: str,
-    taken: TensorSpec,
+    taken: Sequence[InputSpec],
     *,
     seed: int = 0,
 ) -> tuple[CutTable, Captured]:
@@ -63,7 +65,7 @@ def cut_table(
     name, granularity
         As in :class:`~paretopipe_worker.cuts.CutTable`.
     taken
-        Shape, batch first, and dtype of the model's input.
+        What goes into the model, batch first.
     seed
         Seed of the inputs.
 
@@ -80,7 +82,7 @@ def cut_table(
         When the model fails as it runs, cannot be captured, returns something else each time, or
         its stages at a cut do not return what it returns; the text names the model and the reason.
     """
-    inputs = [example_input(taken, seed=seed, index=index) for index in (0, 1)]
+    inputs = [example_inputs(taken, seed=seed, index=index) for index in (0, 1)]
     try:
         with aside():
             captured, error, forward_ns = _tried(model, inputs)
@@ -90,9 +92,9 @@ def cut_table(
     table = CutTable(
         model=name,
         granularity=granularity,
-        batch=taken.shape[0],
-        dtype=taken.dtype,
-        input=taken,
+        batch=taken[0].shape[0],
+        dtype="float32",
+        inputs=tuple(taken),
         cuts=find_cuts(model_parts, granularity),
         output=model_parts.specs(captured.program.outputs),
         weights_sha256="",
@@ -103,7 +105,7 @@ def cut_table(
     return table, captured
 
 
-def _tried(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[Captured, float, int]:
+def _tried(model: nn.Module, inputs: Sequence[Inputs]) -> tuple[Captured, float, int]:
     """Run and capture the model, and check the program and its stages.
 
     Returns
@@ -112,30 +114,30 @@ def _tried(model: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[Captured, 
     """
     with attributes_kept(model):
         first = _first_output(model, inputs[0])
-    captured = capture(model, [inputs[0]])
+    captured = capture(model, inputs[0])
     with attributes_kept(model):
-        if largest_error(whole(model, inputs[0]), first) > 0:
+        if largest_error(whole(model, *inputs[0]), first) > 0:
             raise PartitionError(_unsteady(model, inputs[0]))
         try:
-            found = verified(model, captured, [[tensor] for tensor in inputs])
+            found = verified(model, captured, inputs)
         except PartitionError as error:
             raise PartitionError(f"{error}; {_outside_the_graph(model, inputs[0])}") from error
-        if largest_error(whole(model, inputs[0]), first) > 0:
+        if largest_error(whole(model, *inputs[0]), first) > 0:
             raise PartitionError(_unsteady(model, inputs[0]))
     return found.captured, found.error, _timed(found.captured, inputs)
 
 
-def _timed(captured: Captured, inputs: Sequence[torch.Tensor]) -> int:
+def _timed(captured: Captured, inputs: Sequence[Inputs]) -> int:
     """Check the program's stages at a cut in the middle; its median time in nanoseconds."""
     model = Partitioned(captured.program, captured.tensors)
     if not captured.program.operations:
         raise PartitionError("it computes nothing; allowed are models that do")
     times_ns: list[int] = []
     with torch.inference_mode():
-        references = [model.whole(tensor) for tensor in inputs]
+        references = [model.whole(*tensors) for tensors in inputs]
         while len(times_ns) < _RUNS and sum(times_ns) < _ENOUGH_S * 1e9:
             start_ns = time.perf_counter_ns()
-            model.whole(inputs[0])
+            model.whole(*inputs[0])
             times_ns.append(time.perf_counter_ns() - start_ns)
     middle = model.places[len(model.places) // 2].name if model.places else FIRST
     gate = check_split(split(model, [middle]), inputs, references)
@@ -147,17 +149,16 @@ def _timed(captured: Captured, inputs: Sequence[torch.Tensor]) -> int:
     return int(statistics.median(times_ns))
 
 
-def _first_output(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _first_output(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, ...]:
     """Run the model for the first time; refuse it if it fails or its output cannot cross a link."""
     try:
-        output = run_unchanged(model, tensor.clone())
+        output = run_unchanged(model, *(tensor.clone() for tensor in inputs))
     except PartitionError:
         raise
     except RAISED as error:
-        allowed = runnable(model, str(tensor.dtype).removeprefix("torch."))
+        allowed = runnable(model, inputs)
         raise PartitionError(
-            f"forward on a tensor of shape {tuple(tensor.shape)} failed with {told(error)}; "
-            f"{allowed}"
+            f"forward on {told_inputs(inputs)} failed with {told(error)}; {allowed}"
         ) from error
     outputs = tensors_of(output)
     if others := [leaf for leaf in tree_leaves(output) if not torch.is_tensor(leaf)]:
@@ -180,9 +181,9 @@ def _first_output(model: nn.Module, tensor: torch.Tensor) -> tuple[torch.Tensor,
     return outputs
 
 
-def _unsteady(model: nn.Module, tensor: torch.Tensor) -> str:
+def _unsteady(model: nn.Module, inputs: Inputs) -> str:
     """The error's text where two runs on one input differ, with the likely causes."""
-    watch = _watched(model, tensor)
+    watch = _watched(model, inputs)
     causes = [f"it draws random numbers in {name}" for name in watch.drawing]
     causes += [f"it draws random numbers from {name}" for name in watch.drawn_from]
     causes += _training(model)
@@ -200,12 +201,12 @@ def _training(model: nn.Module) -> list[str]:
     return [f"{names[0]} and {len(names) - 1} more are in training mode"] if names else []
 
 
-def _outside_the_graph(model: nn.Module, tensor: torch.Tensor) -> str:
+def _outside_the_graph(model: nn.Module, inputs: Inputs) -> str:
     """Why a model may return something other than its graph computes."""
     causes = [
         f"it computes under torch.autocast ({where}), which is not part of its graph; allowed are "
         f"casts of its own, with `.to`"
-        for where in _watched(model, tensor).autocast
+        for where in _watched(model, inputs).autocast
     ]
     hooks = [hook for kept in _root_hooks(model) for hook in kept.values()]
     if hooks:
@@ -256,12 +257,12 @@ def _here() -> str:
     return place(frames[start:]) or "in a module of torch"
 
 
-def _watched(model: nn.Module, tensor: torch.Tensor) -> _Watch:
+def _watched(model: nn.Module, inputs: Inputs) -> _Watch:
     """Run the model once more and record where it draws random numbers or uses autocast."""
     watch = _Watch()
     before = _python_generators()
     with watch:
-        whole(model, tensor)
+        whole(model, *inputs)
     after = _python_generators()
     watch.drawn_from = [name for name, state in after.items() if state != before[name]]
     return watch

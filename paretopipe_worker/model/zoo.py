@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.cuts import InputSpec
 from paretopipe_worker.model.checkpoints import load_weights
 from paretopipe_worker.model.drawing import has_batch_norm, keep_signal_alive
-from paretopipe_worker.model.inputs import example_input
+from paretopipe_worker.model.inputs import example_inputs, told_inputs
 from paretopipe_worker.model.sources import ModelError, Source, input_of
 from paretopipe_worker.model.usercode import RAISED, aside, told
 from paretopipe_worker.model.weights import WeightsError
@@ -30,6 +31,7 @@ def build(
     *,
     seed: int,
     input_shape: tuple[int, ...] | None = None,
+    inputs: Sequence[InputSpec] = (),
     weights: Path | None = None,
     note: Callable[[str], object] = lambda text: None,
 ) -> nn.Module:
@@ -44,7 +46,9 @@ def build(
         with the same number of threads. The global generator's state is kept.
     input_shape
         Shape of the input at which BatchNorm is calibrated, without the batch; by default
-        :func:`default_input`.
+        :func:`~paretopipe_worker.model.sources.default_input`.
+    inputs
+        Instead of it, all inputs of a model that takes several, or one of another dtype.
     weights
         Checkpoint to load instead of random weights, see
         :func:`paretopipe_worker.model.checkpoints.load_weights`.
@@ -58,7 +62,7 @@ def build(
     """
     source = Source.of(source)
     if weights is None:
-        return _drawn(source, seed, input_shape)
+        return _drawn(source, seed, input_shape, inputs)
     model = skeleton(source, seed=seed)
     try:
         load_weights(model, weights, ignore=source.ignored, note=note)
@@ -67,36 +71,40 @@ def build(
     return model.eval().requires_grad_(False)
 
 
-def _drawn(source: Source, seed: int, input_shape: tuple[int, ...] | None) -> nn.Module:
+def _drawn(
+    source: Source, seed: int, input_shape: tuple[int, ...] | None, inputs: Sequence[InputSpec]
+) -> nn.Module:
     """Build a model with random weights that keep its signal alive."""
     with _seeded(seed):
         model = source.made()
         batch = None
         if has_batch_norm(model):
-            shape = input_shape or input_of(source, model)
-            batch = example_input(
-                TensorSpec((CALIBRATION_BATCH, *shape), "float32"),
-                seed=seed,
-                index=CALIBRATION_INDEX,
-            )
+            shapes = [each.shape[1:] for each in inputs] or [input_shape or input_of(source, model)]
+            specs = [
+                replace(each, shape=(CALIBRATION_BATCH, *shape))
+                for each, shape in zip(inputs or [InputSpec((), "float32")], shapes, strict=True)
+            ]
+            batch = example_inputs(specs, seed=seed, index=CALIBRATION_INDEX)
         try:
             with aside():
                 keep_signal_alive(model, batch)
         except RAISED as error:
-            given = f" on a tensor of shape {tuple(batch.shape)}" if batch is not None else ""
+            given = f" on {told_inputs(batch)}" if batch is not None else ""
             raise ModelError(
                 f"model {source.name!r}: drawing its weights and running it{given} failed with "
-                f"{told(error)}; {runnable(model, 'float32')}"
+                f"{told(error)}; {runnable(model, batch or ())}"
             ) from error
     return model
 
 
-def runnable(model: nn.Module, dtype: str) -> str:
-    """What is allowed, as the error of a model that does not run on inputs of `dtype` says it."""
-    allowed = f"allowed is a forward that needs nothing but one tensor of {dtype}"
-    other = {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {dtype}
+def runnable(model: nn.Module, inputs: Sequence[torch.Tensor] = ()) -> str:
+    """What is allowed, as the error of a model that does not run on these inputs says it."""
+    dtypes = [str(each.dtype).removeprefix("torch.") for each in inputs] or ["float32"]
+    what = f"one tensor of {dtypes[0]}" if len(dtypes) == 1 else f"tensors of {', '.join(dtypes)}"
+    allowed = f"allowed is a forward that needs nothing but {what}"
+    other = {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {"float32"}
     if other:
-        allowed += f", and parameters of that dtype (it has {', '.join(sorted(other))})"
+        allowed += f", and parameters of float32 (it has {', '.join(sorted(other))})"
     return allowed
 
 

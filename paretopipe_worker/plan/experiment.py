@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from paretopipe_worker.cuts import DTYPE_BYTES
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
 from paretopipe_worker.plan.window import MOST, Window
@@ -25,6 +26,13 @@ MIN_ITEMS = 6
 """Fewest items a median is taken of; a point with fewer has failed."""
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _known_dtype(value: str) -> str:
+    """Refuse a dtype that cannot cross a link."""
+    if value not in DTYPE_BYTES:
+        raise ValueError(f"must be one of {', '.join(DTYPE_BYTES)}")
+    return value
 
 
 def _known_backend(value: str) -> str:
@@ -64,6 +72,7 @@ _Argument = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 _Backend = Annotated[str, AfterValidator(_known_backend)]
 _Batch = Annotated[int, Field(ge=1, le=4096)]
 _Dtype = Literal["float32"]
+_InputDtype = Annotated[str, AfterValidator(_known_dtype)]
 _Share = Annotated[float, Field(gt=0, le=2)]
 _Size = Annotated[int, Field(ge=1, le=8192)]
 _Shape = Annotated[tuple[_Size, ...], Field(min_length=1, max_length=4)]
@@ -95,10 +104,31 @@ _Cuts = Annotated[Literal["all"] | tuple[str, ...], PlainValidator(_cuts)]
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ModelInput:
+    """One of the tensors that a model takes: its shape without the batch, and its dtype.
+
+    Whole numbers are drawn from `low` to `high`, the latter excluded; so are indices of words.
+    """
+
+    shape: Annotated[tuple[_Size, ...], Field(max_length=5)]
+    dtype: _InputDtype = "float32"
+    low: int = 0
+    high: int = 2
+
+    @model_validator(mode="after")
+    def _some_numbers(self) -> ModelInput:
+        """Refuse bounds between which there is no number."""
+        if self.high <= self.low:
+            raise ValueError(f"high must be above low ({self.low})")
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
 class ModelSpec:
     """A model: a torchvision classifier's name, or ``package.module:factory``.
 
-    `input` is the shape of one image ``(channels, height, width)``, by default the model's own.
+    `input` is the shape of one image ``(channels, height, width)``, by default the model's own;
+    `inputs`, in its place, lists what a model takes that has several or other ones.
     `weights` is the path of a checkpoint on the controller; by default the weights are random,
     drawn with the experiment's seed. `factory` is what builds the model where that is not its name,
     and `arguments` are keyword arguments for it, so that one factory makes several models. `path`
@@ -109,9 +139,17 @@ class ModelSpec:
     name: _Model
     input: _Shape | None = None
     weights: str | None = None
+    inputs: tuple[ModelInput, ...] = ()
     factory: _Model | None = None
     arguments: dict[_Argument, str | int | float | bool | None] = field(default_factory=dict)
     path: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way_of_saying(self) -> ModelSpec:
+        """Refuse both ways of saying what it takes."""
+        if self.input and self.inputs:
+            raise ValueError("input and inputs say the same: allowed is one of them")
+        return self
 
 
 @dataclass(frozen=True, config=_STRICT)

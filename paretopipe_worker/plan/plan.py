@@ -185,6 +185,8 @@ def read(path: Path) -> Plan:
             raise PlanError(
                 f"{path}: has schema {found}, this version reads {', '.join(map(str, _READABLE))}"
             )
+        for table in document["tables"] if document["schema"] < 4 else ():
+            table["inputs"] = [table.pop("input")]
         return _ADAPTER.validate_json(json.dumps(document))
     except OSError as error:
         raise PlanError(f"{path}: cannot be read: {error.strerror}") from error
@@ -192,7 +194,7 @@ def read(path: Path) -> Plan:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PlanError(f"{path}: {where}: {first['msg']}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError) as error:
         raise PlanError(f"{path}: is not a plan: {error}") from error
 
 
@@ -221,13 +223,19 @@ def _measured(plan: Plan) -> dict[str, Any]:
         "experiment": _asked(plan.experiment),
         "inventory": [_without(host, "speed_hint") for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
-        "models": [
-            _without(table, "forward_ns", "weights_sha256", "program_error")
-            for table in plan.tables
-        ],
+        "models": [_captured(table, plan.schema) for table in plan.tables],
         "points": [_without(point, *_PREDICTED) for point in plan.points],
         "sessions": [_without(session, *_PREDICTED) for session in plan.sessions],
     }
+
+
+def _captured(table: CutTable, schema: int) -> dict[str, Any]:
+    """What is to be measured of a model."""
+    document = _without(table, "forward_ns", "weights_sha256", "program_error")
+    if schema < 4:  # a model took one tensor then, whose digest is to stay
+        (only,) = document.pop("inputs")
+        document["input"] = {"shape": only["shape"], "dtype": only["dtype"]}
+    return document
 
 
 def _asked(experiment: Experiment) -> dict[str, Any]:
@@ -245,7 +253,7 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
     return document
 
 
-_LATER = ("factory", "arguments", "path")
+_LATER = ("inputs", "factory", "arguments", "path")
 _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 

@@ -240,7 +240,7 @@ def _points(
                 identity = {
                     "model": model.name,
                     "weights": table.weights_sha256,
-                    "input": table.input.shape,
+                    "input": [(each.shape, each.dtype) for each in table.inputs],
                     "split": (name,),
                     "placement": placement,
                     "link": known,

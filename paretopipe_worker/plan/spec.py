@@ -22,6 +22,7 @@ from paretopipe_worker.plan.experiment import (
     CertifySpec,
     Experiment,
     LoadSpec,
+    ModelInput,
     ModelSpec,
     PhaseSpec,
     SplitSpec,
@@ -31,6 +32,7 @@ from paretopipe_worker.usertext import located, shown
 _ADAPTER = TypeAdapter(Experiment)
 _NESTED: dict[str, type] = {
     "models": ModelSpec,
+    "inputs": ModelInput,
     "tcp": TcpSettings,
     "splits": SplitSpec,
     "phases": PhaseSpec,

@@ -46,7 +46,7 @@ class Flights:
 
     observation: Observation
     stage: Stage | None
-    inputs: list[torch.Tensor]
+    inputs: list[tuple[torch.Tensor, ...]]
     references: list[tuple[torch.Tensor, ...]]
     check: Check
     launched: int = 0
@@ -67,7 +67,7 @@ class Flights:
         given = self.inputs[tag.seq % len(self.inputs)]
         self.launched += 1
         position, ready_ns = self.context.position(), arrived_ns or time.perf_counter_ns()
-        computed = compute(self.stage, (given,), self.context.host.device_emulated)
+        computed = compute(self.stage, given, self.context.host.device_emulated)
         packed_ns = sent_ns = None
         if self.point.crosses:
             packed_ns = self.context.transport.send(tag, computed.tensors)

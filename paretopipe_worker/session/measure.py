@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 
 from paretopipe_worker.model.flat import Stage
-from paretopipe_worker.model.inputs import example_input
+from paretopipe_worker.model.inputs import example_inputs
 from paretopipe_worker.model.partition import check_split, split
 from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.plan import arrivals, window
@@ -71,7 +71,7 @@ class PointMeasurement:
         self.check = Check(exact_wanted=not point.crosses or ranks == {context.numerics})
         table = self.context.plan.table(point.model, point.batch, point.dtype)
         seed = self.context.plan.experiment.seed
-        self._inputs = [example_input(table.input, seed=seed, index=i) for i in range(_INPUTS)]
+        self._inputs = [example_inputs(table.inputs, seed=seed, index=i) for i in range(_INPUTS)]
         self._references = references
         self._stage: Stage | None = None
         self._legs_run = 0
@@ -136,7 +136,7 @@ class PointMeasurement:
         stages = split(model, self.point.split)
         if self.point.batch not in self._references:
             with torch.inference_mode():
-                outputs = [model.whole(tensor) for tensor in self._inputs]
+                outputs = [model.whole(*tensors) for tensors in self._inputs]
             self._references[self.point.batch] = outputs
         gate = check_split(stages, self._inputs, self._references[self.point.batch])
         self.gate = gate.exact
