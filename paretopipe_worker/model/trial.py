@@ -161,7 +161,9 @@ def _first_output(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, ...]:
             f"forward on {told_inputs(inputs)} failed with {told(error)}; {allowed}"
         ) from error
     outputs = tensors_of(output)
-    if others := [leaf for leaf in tree_leaves(output) if not torch.is_tensor(leaf)]:
+    if others := [
+        leaf for leaf in tree_leaves(output) if leaf is not None and not torch.is_tensor(leaf)
+    ]:
         raise PartitionError(
             f"forward returns {type(others[0]).__name__} in its {type(output).__name__}; allowed "
             "are tensors, and tuples, lists and dicts of them"
