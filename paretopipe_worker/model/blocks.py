@@ -24,7 +24,9 @@ def _inside(module: nn.Module, prefix: str) -> Iterator[str]:
     """Blocks among the modules inside one that is no block itself, or has blocks in it."""
     for name, child in module.named_children():
         path = f"{prefix}{name}"
-        if type(child) in _CONTAINERS:
+        # A chain of layers is passed through, unless it is one of a list of such chains.
+        listed = isinstance(module, nn.ModuleList | nn.ModuleDict)
+        if type(child) in _CONTAINERS and not (listed and not _has_units(child)):
             yield from _inside(child, f"{path}.")
             continue
         if _has_units(child):
