@@ -26,7 +26,7 @@ pytestmark = [
 
 TINY = "experiments/tiny.yml"
 LINKS = {"none", "far"}
-SPLITS = {"@first", "@last", *(str(layer) for layer in range(7))}
+SPLITS = {"@first", "@last", *(str(layer) for layer in range(6))}
 SESSIONS = sorted(f"r0-{link}-tcp-paretopipe_worker.model.tiny.network-p0" for link in LINKS)
 
 
