@@ -46,7 +46,8 @@ class Host:
         limits = {"lease_s": 300.0, "deadline_s": 300.0, **options}
         command = limits.pop("command", (sys.executable, "-c", program))
         script = (
-            "import json, sys; from pathlib import Path; from paretopipe_worker.host import supervise\n"
+            "import json, sys\nfrom pathlib import Path\n"
+            "from paretopipe_worker.host import supervise\n"
             "name, folder, lease, command, limits = json.loads(sys.argv[1])\n"
             "supervise.GRACE_S = 0.5\n"
             "job = supervise.Job(name, tuple(command), Path(folder), Path(lease), **limits)\n"
