@@ -76,7 +76,6 @@ def _apart(name: str, quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-@torch.inference_mode()
 def _rows(name: str, rounds: int) -> list[dict[str, Any]]:
     """One row per cut of a model."""
     torch.set_num_threads(1)
@@ -88,7 +87,8 @@ def _rows(name: str, rounds: int) -> list[dict[str, Any]]:
     ways = [lambda tensor: _lone(model, tensor)]
     ways += [_both(parts, cut) for cut in names]
     example = zoo.example_input(taken, seed=0, index=0)
-    seconds = [_round(ways, number, example) for number in range(WARMUP + rounds)][WARMUP:]
+    with torch.inference_mode():
+        seconds = [_round(ways, number, example) for number in range(WARMUP + rounds)][WARMUP:]
     return [
         {
             "model": name,
