@@ -29,11 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paretopipe_worker.model.graph import CapturedModel
 
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.model import zoo
-from paretopipe_worker.model.partition import split
+from paretopipe_worker.model.partition import Partitioned, split
 from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.window import rate_per_s
@@ -215,22 +214,22 @@ def session(piece: Piece) -> list[dict[str, Any]]:
         apart = {}
         for number, point in enumerate(points, start=1):
             with torch.inference_mode():
-                before = _apart(piece, point, context.captured(point), example, bare)
+                before = _apart(piece, point, context.model(point), example, bare)
                 leader.measure(point, number)
-                after = _apart(piece, point, context.captured(point), example, bare)
+                after = _apart(piece, point, context.model(point), example, bare)
             apart[point.id] = tuple(map(statistics.mean, zip(before, after, strict=True)))
         found = Finished(made, planned)
         return [_row(piece, found, point, apart[point.id]) for point in points]
 
 
 def _apart(
-    piece: Piece, point: Point, captured: CapturedModel, example: torch.Tensor, bare: Wire
+    piece: Piece, point: Point, model: Partitioned, example: torch.Tensor, bare: Wire
 ) -> tuple[float, float, float, float]:
     """Seconds of stage 0, stage 1, the wire there and back, and the busier hop alone."""
     times: list[list[float]] = [[], []]
     for _ in range(piece.repeats):
-        tensors = (example.clone(),)
-        for rank, stage in enumerate(split(captured, point.split)):
+        tensors: tuple[torch.Tensor, ...] = (example.clone(),)
+        for rank, stage in enumerate(split(model, point.split)):
             done = compute(stage, tensors, 1.0)
             tensors = done.tensors
             times[rank].append((done.computed_ns - done.start_ns) / 1e9)

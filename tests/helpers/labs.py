@@ -21,7 +21,7 @@ HOSTS = ("edge", "server")
 SMALLEST = """\
 models: [paretopipe_worker.model.tiny:network]
 links: [{name: rate20, rate_mbit: 20}]
-splits: {granularity: block, cuts: ["6"]}
+splits: {granularity: block, cuts: ["5"]}
 phases: {min_items: 20, min_s: 0.1, max_s: 30, retries: 0}
 """
 """An experiment of one session, three points."""

@@ -35,6 +35,7 @@ from tests import ROOT
 from tests.helpers.namespaces import Namespace
 from tests.helpers.rings import free_ports
 from tests.helpers.shaped_link import DATA_PORT
+from tests.helpers.synthetic import PACKAGES
 
 Inside: TypeAlias = Callable[[], AbstractContextManager[None]]
 """A block in which this thread opens sockets and starts processes on one of the hosts."""
@@ -91,7 +92,7 @@ class Lab:
         return subprocess.Popen(
             [sys.executable, "-m", "paretopipe_worker", *self.arguments(session, host, attempt)],
             cwd=ROOT,
-            env={**os.environ, **STAGE_ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **STAGE_ENVIRONMENT, "PYTHONPATH": f"{ROOT}{os.pathsep}{PACKAGES}"},
             stderr=subprocess.PIPE,
             text=True,
         )

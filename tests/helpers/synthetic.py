@@ -1,6 +1,8 @@
 """Models whose cost is known: most stages wait, without holding a core or the GIL.
 
-Named in specs as ``tests.helpers.synthetic:wait_5_ms`` and so on.
+Named in specs as ``tests.helpers.synthetic:wait_5_ms`` and so on. What they do beside computing is
+done by operators of the namespace ``paretopipe_test``, so that programs hold it. A stage process
+imports the package of that name, which is in the folder :data:`PACKAGES`.
 """
 
 from __future__ import annotations
@@ -10,18 +12,42 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from paretopipe_worker.session.probe import TRANSFER_BYTES
 
+PACKAGES = Path(__file__).parent / "packages"
+"""What has to be on the Python path of a stage process."""
 
-@fx.wrap
+_Function: TypeAlias = Callable[..., torch.Tensor]
+
+_LIBRARY = torch.library.Library("paretopipe_test", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def _operator(parameters: str) -> Callable[[_Function], _Function]:
+    """Register a function as an operator that returns a copy of the tensor it is given."""
+
+    # `torch.library.custom_op` would import the compiler, for seconds, into every stage process.
+    def registered(function: _Function) -> _Function:
+        name = f"{_LIBRARY.ns}::{function.__name__}"
+        torch.library.define(name, f"({parameters}) -> Tensor", lib=_LIBRARY)
+        torch.library.impl(name, "CPU", function, lib=_LIBRARY)
+        torch.library.register_fake(name, lambda tensor, *_: torch.empty_like(tensor), lib=_LIBRARY)
+        found: _Function = getattr(torch.ops.paretopipe_test, function.__name__).default
+        return found
+
+    return registered
+
+
+@_operator("Tensor tensor, float seconds")
 def wait(tensor: torch.Tensor, seconds: float) -> torch.Tensor:
-    """Return the tensor after a time in which the core is free for others."""
+    """Return a copy after a time in which the core is free for others."""
     time.sleep(seconds)
-    return tensor
+    return tensor.clone()
 
 
 class Wait(nn.Module):
@@ -35,7 +61,8 @@ class Wait(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape (batch, inputs) to (batch, outputs)."""
-        wide = wait(x, self.seconds).repeat(1, self.repeats)
+        waited = wait(x, self.seconds) if self.seconds else x
+        wide = waited.repeat(1, self.repeats)
         return wide[:, : self.outputs] * self.scale
 
 
@@ -81,11 +108,11 @@ def two_waits(milliseconds: int) -> nn.Module:
 two_of_2_ms, two_of_5_ms, two_of_10_ms = (partial(two_waits, wait) for wait in (2, 5, 10))
 
 
-@fx.wrap
+@_operator("Tensor tensor")
 def stall(tensor: torch.Tensor) -> torch.Tensor:
     """Wait 4 ms, but 300 ms every 100th time in a process."""
     time.sleep(0.3 if next(_calls) % 100 == 99 else 0.004)
-    return tensor
+    return tensor.clone()
 
 
 _calls = itertools.count()
@@ -104,13 +131,13 @@ def stalling() -> nn.Module:
     return _chain(Wait(0.001, 100, 1000), Stall())
 
 
-@fx.wrap
+@_operator("Tensor tensor")
 def burn(tensor: torch.Tensor) -> torch.Tensor:
     """Use the core for 10 ms of this thread's time."""
     end_ns = time.thread_time_ns() + 10_000_000
     while time.thread_time_ns() < end_ns:
         pass
-    return tensor
+    return tensor.clone()
 
 
 class Burn(nn.Module):
@@ -126,14 +153,14 @@ def burning() -> nn.Module:
     return _chain(Burn(), Burn())
 
 
-@fx.wrap
+@_operator("Tensor tensor")
 def exhaust(tensor: torch.Tensor) -> torch.Tensor:
     """Fail for want of memory when the stage on host `edge` runs it for the first time."""
     if torch.is_inference_mode_enabled() and "edge" in sys.argv and next(_runs) == 0:
         raise RuntimeError(
             "can't allocate memory: you tried to allocate 9 bytes.\nIn torch's words"
         )
-    return tensor
+    return tensor.clone()
 
 
 _runs = itertools.count()

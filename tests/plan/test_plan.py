@@ -73,7 +73,7 @@ def test_what_is_measured_is_in_the_digest() -> None:
 
 
 def test_a_run_is_planned_anew_where_only_words_and_predictions_change(tmp_path: Path) -> None:
-    asked = {"models": ["paretopipe_worker.model.tiny:network"], "splits": {"cuts": ["6"]}}
+    asked = {"models": ["paretopipe_worker.model.tiny:network"], "splits": {"cuts": ["5"]}}
     made = lab(tmp_path, asked)
     hosts = [replace(host, speed_hint=9.0) for host in made.plan.hosts]
 

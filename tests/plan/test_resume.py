@@ -234,7 +234,7 @@ def test_a_task_holds_what_the_playbook_needs(tmp_path: Path, made: Plan) -> Non
     task = tasks["slow"]
     assert task["ranks"] == {"edge": 0, "server": 1}
     assert task["addresses"] == ["10.0.0.1", "10.0.0.2"]
-    assert task["weights"] == ["0" * 64 + ".safetensors"]
+    assert task["programs"] == ["0" * 64 + ".safetensors", "1" * 64 + ".json"]
     assert task["deadline_s"] > 0
     assert task["tcp"]["congestion_control"] == "cubic"
     assert tasks["none"]["link"]["ways"] == {"edge": [], "server": []}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from paretopipe_worker.host import timers
-from paretopipe_worker.model.partition import Stage
+from paretopipe_worker.model.flat import Stage
 from paretopipe_worker.session.compute import Computed, compute
 
 WAIT_NS = 20_000_000

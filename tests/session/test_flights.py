@@ -11,6 +11,9 @@ from torch import nn
 
 from paretopipe_worker.cuts import Cut, TensorSpec
 from paretopipe_worker.link import state
+from paretopipe_worker.model.capture import capture
+from paretopipe_worker.model.flat import Stage
+from paretopipe_worker.model.partition import Partitioned, split
 from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.records.files import Writer
 from paretopipe_worker.session.check import Check
@@ -26,25 +29,42 @@ PATIENCE_S = 60
 
 
 class Overwriting(nn.Module):
-    """Takes the negative values out of its input, in place.
-
-    Once it is given its third input it waits until the first message has arrived.
-    """
+    """Works on its input in place, in two blocks."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = itertools.count(1)
+        self.first, self.second = Doubling(), Doubling()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input itself, changed."""
+        doubled: torch.Tensor = self.second(self.first(x))
+        return doubled
+
+
+class Doubling(nn.Module):
+    """Doubles what it is given, in place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input itself, changed."""
+        return x.mul_(2)
+
+
+class Watched:
+    """A stage that, once given its third input, waits until the first message has arrived."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.calls = stage, itertools.count(1)
         self.third, self.arrived = threading.Event(), threading.Event()
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
-        """Return the input itself."""
+    def __call__(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run the stage."""
         if next(self.calls) == WINDOW:
             self.third.set()
             assert self.arrived.wait(PATIENCE_S)
-        return (x.relu_(),)
+        return self.stage(*tensors)
 
 
-def echo(transport: Transport, stage: Overwriting) -> None:
+def echo(transport: Transport, stage: Watched) -> None:
     """Another rank, which takes nothing before the first one is at its third input."""
     assert stage.third.wait(PATIENCE_S)
     transport.begin(overlap=True)
@@ -54,14 +74,20 @@ def echo(transport: Transport, stage: Overwriting) -> None:
     transport.send(MARK, ())
 
 
-def test_an_input_that_is_overwritten_is_not_while_it_is_still_being_sent(tmp_path: Path) -> None:
+def test_a_model_that_works_in_place_changes_no_input_and_nothing_that_is_still_being_sent(
+    tmp_path: Path,
+) -> None:
     # More than the kernel takes, so that most of it is still the sender's.
     batch = 1 + sum(map(most_bytes, ("rmem", "wmem"))) // (4 * 3 * 224 * 224)
     crossing = TensorSpec((batch, 3, 224, 224), "float32")
-    plan = fake_plan.make(fake_plan.table((Cut("0", (crossing,)),), batch), batch=batch)
-    point = next(point for point in plan.points if point.split == ("0",))
+    plan = fake_plan.make(fake_plan.table((Cut("first", (crossing,)),), batch), batch=batch)
+    point = next(point for point in plan.points if point.split == ("first",))
     inputs = [example_input(crossing, seed=1, index=index) for index in (0, 1)]
-    stage, check = Overwriting(), Check(exact_wanted=True)
+    captured = capture(Overwriting().eval(), inputs[:1])
+    first, _ = split(Partitioned(captured.program, captured.tensors), point.split)
+    assert first is not None
+    stage, check = Watched(first), Check(exact_wanted=True)
+    references = [(tensor * 2,) for tensor in inputs]
     with ring("tcp") as ends, Writer(tmp_path / "records.jsonl") as writer:
         for end in ends:
             end.configure([crossing], [crossing], window=WINDOW, deadline_s=PATIENCE_S)
@@ -70,8 +96,7 @@ def test_an_input_that_is_overwritten_is_not_while_it_is_still_being_sent(tmp_pa
             session=plan.sessions[0],
             rank=0,
             host=plan.hosts[1],
-            model=stage,
-            captures={},
+            models={},
             numerics="",
             transport=ends[0],
             path=ends[0],
@@ -83,8 +108,7 @@ def test_an_input_that_is_overwritten_is_not_while_it_is_still_being_sent(tmp_pa
             observation=Observation(context, point, "throughput", 0, WINDOW),
             stage=stage,
             inputs=inputs,
-            references=[(tensor.relu(),) for tensor in inputs],
-            overwrites_input=True,
+            references=references,
             check=check,
         )
         other = threading.Thread(target=echo, args=(ends[1], stage))

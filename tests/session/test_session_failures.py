@@ -121,14 +121,15 @@ def test_a_port_in_use_is_named_in_the_records(tmp_path: Path) -> None:
     assert "in use" in end.reason
 
 
-def test_missing_weights_are_named_in_the_records(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".json", ".safetensors"])
+def test_a_missing_program_or_tensors_are_named_in_the_records(tmp_path: Path, ending: str) -> None:
     made = lab(tmp_path, experiment())
     [session] = made.plan.sessions
-    for path in (made.cache / "weights").iterdir():
-        path.unlink()
+    [missing] = (made.cache / "programs").glob(f"*{ending}")
+    missing.unlink()
     stage = made.start(session, "edge")
     stage.communicate(timeout=60)
     end = made.written(session, "edge")[-1]
     assert isinstance(end, End)
     assert end.reason is not None
-    assert "the plan's weights are not on this host" in end.reason
+    assert f"{missing}: is not on this host; run the sweep again" in end.reason

@@ -24,7 +24,7 @@ def test_a_link_that_nobody_shaped_is_measured_and_not_certified(tmp_path: Path)
         {"name": "rate20", "rate_mbit": 20},
         {"name": "lossy", "delay_ms": 20, "jitter_ms": 1, "loss_percent": 10},
     ]
-    made = lab(tmp_path, experiment(links=links, splits={"cuts": ["6"]}))
+    made = lab(tmp_path, experiment(links=links, splits={"cuts": ["5"]}))
     for session in made.plan.sessions:
         for probe in made.run(session).of(Probe):
             assert (probe.datagrams is not None) == (session.link == "lossy")
@@ -42,8 +42,8 @@ def test_what_shapes_the_link_is_recorded_with_what_it_did(tmp_path: Path) -> No
     (state / "link.json").write_text(json.dumps({"engine": "relay", "tcp": tcp}))
     counters = CountersFile(state / "relay.bin")
     counters.forwarded(5_000_000)
-    made = replace(lab(tmp_path, experiment(splits={"cuts": ["6"]})), link_state=state)
-    done = made.run(only(made, "6"))
+    made = replace(lab(tmp_path, experiment(splits={"cuts": ["5"]})), link_state=state)
+    done = made.run(only(made, "5"))
     header = done.lines[0][0]
     assert isinstance(header, Header)
     assert (header.link_engine, header.link_emulated, header.tcp) == ("relay", True, tcp)
