@@ -78,6 +78,9 @@ def _needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> lis
         for name in operation.writes:
             storage = by_name[name].storage if name in by_name else name
             writers.setdefault(storage, []).append(operation.name)
+    for name in taken:
+        # What comes in was written before: no cut lies where its memory is still to be written.
+        writers.pop(by_name[name].storage if name in by_name else name, None)
     ready = {*taken, *program.tensors}
     wanted, todo = set[str](), [name for name in given if name not in ready]
     while todo:
