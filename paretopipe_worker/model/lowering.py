@@ -61,15 +61,15 @@ class Lowering:
         self.names: dict[str, str] = {}
         """By the graph's name of a value, that of the value that has its content now."""
         self.storages: dict[int, str] = {}
-        self.last: dict[int, int] = {}
-        """Where the graph uses each piece of memory for the last time."""
+        self.aliases: dict[int, int] = {}
+        """By memory that torch records for dropout's result, that which the result lies in."""
 
     def lowered(self) -> tuple[Program, dict[str, torch.Tensor]]:
         """Lower the graph: the program, and what it holds by name."""
-        for number, node in enumerate(self.nodes):
-            for argument in node.all_input_nodes:
-                for key in nodes.memory(argument):
-                    self.last[key] = number
+        for node in self.nodes:
+            given = node.args[0] if node.args else None
+            if isinstance(given, fx.Node) and _DROPOUT.fullmatch(nodes.name(node)):
+                self.aliases |= zip(nodes.memory(node), self._memory(given), strict=True)
         self._placeholders()
         for number, node in enumerate(self.nodes):
             if node.op == "call_function":
@@ -88,6 +88,10 @@ class Lowering:
         )
         program = _pruned(program)
         return program, {name: self.tensors[name] for name in program.tensors}
+
+    def _memory(self, node: fx.Node) -> list[int]:
+        """Which pieces of memory a node's results lie in."""
+        return [self.aliases.get(key, key) for key in nodes.memory(node)]
 
     def _placeholders(self) -> None:
         """Name inputs and held tensors."""
@@ -116,7 +120,7 @@ class Lowering:
             if name in self.copied:
                 name = self._copy(node, name)
             self.names[node.name] = name
-            for key in nodes.memory(node):
+            for key in self._memory(node):
                 self.storages.setdefault(key, name)
 
     def _copy(self, node: fx.Node, name: str) -> str:
@@ -195,12 +199,12 @@ class Lowering:
             )
         )
         self.names[node.name] = node.name
-        for key in nodes.memory(node):
+        for key in self._memory(node):
             self.storages[key] = self.operations[-1].storage
 
     def _add(self, node: fx.Node, operation: Operation) -> None:
         """Add an operation; whoever used what it writes uses its result from here on."""
-        memory = nodes.memory(node)
+        memory = self._memory(node)
         if operation.in_place:
             for old, new in list(self.names.items()):
                 if new == operation.args[0].name:
@@ -237,12 +241,12 @@ class Lowering:
         """Whether what an operation writes is looked at later by another name for its memory."""
         written = node.args[0]
         assert isinstance(written, fx.Node)
-        memory = set(nodes.memory(written))
+        memory = set(self._memory(written))
         same = {node.name, written.name}
         current = self.names[written.name]
         for later in self.nodes[number + 1 :]:
             for argument in later.all_input_nodes:
-                if memory.isdisjoint(nodes.memory(argument)) or argument.name in same:
+                if memory.isdisjoint(self._memory(argument)) or argument.name in same:
                     continue
                 if argument.name in self.names and self.names[argument.name] != current:
                     return True

@@ -51,10 +51,17 @@ def layout(tensor: torch.Tensor) -> Layout:
     return Layout(tuple(tensor.shape), tuple(tensor.stride()), dtype)
 
 
-def target(node: fx.Node) -> str:
-    """The operator of a call."""
+def name(node: fx.Node) -> str:
+    """The operator of a call, empty where it calls something else."""
     if isinstance(node.target, torch._ops.OpOverload):
         return f"{node.target.namespace}::{node.target._opname}.{node.target._overloadname}"
+    return ""
+
+
+def target(node: fx.Node) -> str:
+    """The operator of a call."""
+    if found := name(node):
+        return found
     if getattr(node.target, "__name__", "") == "getitem":
         return GETITEM
     if "autocast" in plain(node):
