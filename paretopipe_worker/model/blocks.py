@@ -16,22 +16,30 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def block_paths(model: nn.Module) -> Iterator[str]:
-    """Yield the paths of a model's blocks, in the order of its modules."""
-    yield from _inside(model, "")
+    """Yield the paths of a model's blocks; where several end at once, the first names the place.
+
+    Units come before the block that they are in, and that before what stands beside its units.
+    """
+    yield from _inside(model, "", ())
 
 
-def _inside(module: nn.Module, prefix: str) -> Iterator[str]:
-    """Blocks among the modules inside one that is no block itself, or has blocks in it."""
+def _inside(module: nn.Module, prefix: str, own: tuple[str, ...]) -> Iterator[str]:
+    """Blocks among the modules inside one, and its own path, if it is a block with others in it."""
+    beside = []
     for name, child in module.named_children():
         path = f"{prefix}{name}"
         # A chain of layers is passed through, unless it is one of a list of such chains.
         listed = isinstance(module, nn.ModuleList | nn.ModuleDict)
         if type(child) in _CONTAINERS and not (listed and not _has_units(child)):
-            yield from _inside(child, f"{path}.")
-            continue
-        if _has_units(child):
-            yield from _inside(child, f"{path}.")
-        yield path
+            yield from _inside(child, f"{path}.", ())
+        elif _has_units(child):
+            yield from _inside(child, f"{path}.", (path,))
+        elif isinstance(module, _CONTAINERS):
+            yield path
+        else:
+            beside.append(path)
+    yield from own
+    yield from beside
 
 
 def _has_units(module: nn.Module, depth: int = 1) -> bool:

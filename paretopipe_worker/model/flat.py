@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 
 from paretopipe_worker.model import natives
+from paretopipe_worker.model.places import fixed
 from paretopipe_worker.model.program import (
     GETITEM,
     Layout,
@@ -77,6 +78,9 @@ def needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> list
         for name in operation.writes:
             storage = by_name[name].storage if name in by_name else name
             writers.setdefault(storage, []).append(operation.name)
+    for name in taken:
+        # What comes in was written before: no cut lies where its memory is still to be written.
+        writers.pop(by_name[name].storage if name in by_name else name, None)
     ready = {*taken, *program.tensors}
     wanted, todo = set[str](), [name for name in given if name not in ready]
     while todo:
@@ -124,7 +128,7 @@ class _Builder:
         given: Sequence[str],
         operations: Sequence[Operation],
     ) -> None:
-        self.layouts = program.layouts()
+        self.program, self.layouts = program, program.layouts()
         self.taken, self.given = taken, given
         held = {name for each in operations for name in each.refs if name in program.tensors}
         if missing := held - tensors.keys():
@@ -140,10 +144,11 @@ class _Builder:
     def _precomputed(self, operations: Sequence[Operation]) -> list[Operation]:
         """Compute what depends on held tensors alone; what is left."""
         left = []
+        known = fixed(self.program)
         for operation in operations:
             if operation.name in self.taken:
                 continue
-            if not all(name in self.known for name in operation.refs):
+            if operation.name not in known:
                 left.append(operation)
                 continue
             args = mapped(operation.args, self._value)
@@ -162,7 +167,7 @@ class _Builder:
         parameters = ", ".join(self.locals.values())
         for name in self.taken:
             if not self.layouts[name].contiguous:
-                restored = self._bind(_restoring(self.layouts[name]))
+                restored = self._bind(restoring(self.layouts[name]))
                 self.lines.append(f"{self.locals[name]} = {restored}({self.locals[name]})")
         last = self._last_uses()
         for number, operation in enumerate(self.operations):
@@ -205,6 +210,7 @@ class _Builder:
     def _called(self, number: int, operation: Operation) -> Callable[..., Any]:
         """What to call for an operation."""
         target = operation.target
+        natives.overload(target)  # a host that lacks it lacks the native function or has another
         if operation.in_place and self._may_overwrite(number, operation.args[0].name):
             target = natives.in_place(target) or target
         function = natives.native(target) if operation.native else None
@@ -245,8 +251,8 @@ class _Builder:
         return found if self.layouts[name].contiguous else f"{found}.contiguous()"
 
 
-def _restoring(layout: Layout) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Make the function that gives a received tensor the strides it has in the whole model.
+def restoring(layout: Layout) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Make the function that gives a contiguous tensor the strides it has in the whole model.
 
     Kernels are chosen, and rounding differs, by them. It is a copy: sending the memory as it lies
     would save it, but garble the values as soon as two hosts disagree on the strides.
@@ -257,4 +263,18 @@ def _restoring(layout: Layout) -> Callable[[torch.Tensor], torch.Tensor]:
         target = torch.empty_strided(layout.shape, layout.strides, dtype=dtype)
         return target.copy_(tensor)
 
-    return restored
+    def overlapping(tensor: torch.Tensor) -> torch.Tensor:
+        memory = torch.empty(length, dtype=dtype).scatter_(0, places, tensor.view(-1))
+        return memory.as_strided(layout.shape, layout.strides)
+
+    length = 1
+    for stride, width in sorted(zip(layout.strides, layout.shape, strict=True)):
+        if width > 1 and stride < length:
+            break
+        length += stride * (width - 1)
+    else:
+        return restored
+    # Elements share memory, as those of an expanded tensor do: it cannot be copied to as it lies.
+    length = 1 + sum(s * (w - 1) for s, w in zip(layout.strides, layout.shape, strict=True))
+    places = torch.arange(length).as_strided(layout.shape, layout.strides).flatten()
+    return overlapping

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from paretopipe_worker.model import program as programs
+from paretopipe_worker.model.flat import restoring
 from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.model.program import PartitionError, Program
 from paretopipe_worker.model.weights import WeightsError, read_weights, tensor_sha256
@@ -68,5 +69,10 @@ def load_tensors(file: Path, wanted: list[Program]) -> dict[str, torch.Tensor]:
 
 
 def partitioned(program: Program, tensors: Mapping[str, torch.Tensor]) -> Partitioned:
-    """Give a program its tensors."""
-    return Partitioned(program, {name: tensors[name] for name in program.tensors})
+    """Give a program its tensors, with the strides that they have in the model."""
+    given = {}
+    for name, held in program.tensors.items():
+        given[name] = tensors[name]
+        if not held.layout.contiguous:
+            given[name] = restoring(held.layout)(tensors[name])
+    return Partitioned(program, given)

@@ -42,7 +42,7 @@ def overload(target: str) -> Callable[..., Any]:
     if found is None:
         package = "torch" if namespace == "aten" else f"package {namespace!r}"
         raise PartitionError(
-            f"operator {target} is unknown on this host; it is {package}'s, which must be "
+            f"operator {target} is unknown on this host; it belongs to {package}, which must be "
             "installed here as on the controller"
         )
     return found

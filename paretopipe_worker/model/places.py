@@ -46,13 +46,30 @@ def find_places(program: Program) -> tuple[Place, ...]:
     return tuple(_Finder(program).places())
 
 
+def fixed(program: Program) -> frozenset[str]:
+    """Names of the operations that depend on no input; memory that one writes to is no such."""
+    by_name = {operation.name: operation for operation in program.operations}
+    written: set[str] = set()
+    while True:
+        found, more = set(program.tensors), set[str]()
+        for operation in program.operations:
+            if operation.storage not in written and found.issuperset(operation.refs):
+                found.add(operation.name)
+            else:
+                more |= {by_name[n].storage if n in by_name else n for n in operation.writes}
+        if more <= written:
+            return frozenset(found - program.tensors.keys())
+        written |= more
+
+
 class _Finder:
     """Follows which values live while a program computes."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.by_name = {operation.name: operation for operation in program.operations}
-        self.fixed = _fixed(program)
+        self.layouts = program.layouts()
+        self.fixed = fixed(program)
         self.sources = self._sources()
         self.deaths = self._deaths()
         self.closed = self._closed()
@@ -71,7 +88,8 @@ class _Finder:
             alive += [each.name for each in operations[number:end] if self._is_value(each)]
             alive = [name for name in alive if self.deaths.get(name, -1) >= end]
             name, block = names.of(order)
-            if number not in self.closed and not entries.issuperset(alive):
+            crosses = all(self.layouts[each].crosses for each in alive)
+            if crosses and number not in self.closed and not entries.issuperset(alive):
                 yield Place(name, block, tuple(alive), end)
 
     def _works(self, operation: Operation) -> bool:
@@ -119,20 +137,11 @@ class _Finder:
         return closed
 
 
-def _fixed(program: Program) -> set[str]:
-    """Names of the operations that depend on no input."""
-    fixed = set(program.tensors)
-    for operation in program.operations:
-        if fixed.issuperset(operation.refs):
-            fixed.add(operation.name)
-    return fixed - program.tensors.keys()
-
-
 class _Names:
     """Names places by the modules that end there."""
 
     def __init__(self, program: Program, runs: Sequence[Sequence[Operation]]) -> None:
-        self.blocks = set(program.blocks)
+        self.ranks = {path: rank for rank, path in enumerate(program.blocks)}
         self.runs = runs
         self.calls: Counter[str] = Counter()
         self.taken: Counter[str] = Counter()
@@ -143,20 +152,16 @@ class _Names:
         return self.names[number]
 
     def _name(self, number: int) -> tuple[str, bool]:
-        """The innermost block that ends, or else the operation."""
+        """The first in the program's list of the blocks that end, or else the operation."""
         operation, *looks = self.runs[number]
         following = self.runs[number + 1 :][:1]
         still = set(following[0][0].modules) if following else set[str]()
-        ended = [
-            module
-            for each in (operation, *looks)
-            for module in reversed(each.modules)
-            if module not in still
-        ]
-        own = self._operation(operation, ended)
-        for module in ended:
-            path, _, call = module.partition("@")
-            if path in self.blocks:
+        own = self._operation(operation, [m for m in operation.modules if m not in still])
+        for each in (operation, *looks):
+            calls = [m.partition("@")[::2] for m in each.modules if m not in still]
+            blocks = [(self.ranks[path], path, call) for path, call in calls if path in self.ranks]
+            if blocks:
+                _, path, call = min(blocks)
                 return _numbered(path, int(call or 0) + 1), True
         return own, False
 

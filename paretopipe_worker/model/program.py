@@ -29,6 +29,10 @@ GETITEM = "getitem"
 """Target of the operation that takes one tensor out of an operation's several results."""
 
 _TARGET = re.compile(r"[A-Za-z_]\w*::[A-Za-z_]\w*\.\w+")
+_BYTES = {**DTYPE_BYTES, "complex32": 4, "complex64": 8, "complex128": 16}
+"""Bytes per element of the dtypes that a program may compute with."""
+
+_NAME = re.compile(r"(?!.*__)[A-Za-z]\w*")
 _PLAIN_WORDS = ("device", "layout", "memory_format", "dtype")
 _CONFIG = ConfigDict(extra="forbid", strict=False)
 
@@ -66,10 +70,20 @@ class Layout:
 
     def __post_init__(self) -> None:
         """Refuse what no tensor is."""
-        if self.dtype not in DTYPE_BYTES:
-            raise ValueError(f"dtype {self.dtype!r}; allowed are {', '.join(DTYPE_BYTES)}")
+        if self.dtype not in _BYTES:
+            raise ValueError(f"dtype {self.dtype!r}; allowed are {', '.join(_BYTES)}")
         if len(self.shape) != len(self.strides) or min((*self.shape, *self.strides, 0)) < 0:
             raise ValueError(f"shape {self.shape} and strides {self.strides} do not fit")
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the elements in bytes."""
+        return math.prod(self.shape) * _BYTES[self.dtype]
+
+    @property
+    def crosses(self) -> bool:
+        """Whether such tensors may cross a link."""
+        return self.dtype in DTYPE_BYTES
 
     @property
     def spec(self) -> TensorSpec:
@@ -175,7 +189,8 @@ class Program:
     returned
         What the model calls each output, such as ``['logits']``; empty where it returns one tensor.
     blocks
-        Modules after which granularity `block` cuts: paths.
+        Modules after which granularity `block` cuts: paths. Where several end at once, the first
+        names the place.
     """
 
     inputs: tuple[Value, ...]
@@ -267,6 +282,14 @@ def _check(program: Program) -> None:
             raise ValueError(f"{where}: target {operation.target!r}; allowed is ns::name.overload")
         if operation.name in known:
             raise ValueError(f"{where}: another value has that name")
+        if not isinstance(operation.args, tuple):
+            raise ValueError(f"{where}: args must be a list")
+        # Stages have these names in their source.
+        if wrong := [name for name in operation.kwargs if not _NAME.fullmatch(name)]:
+            raise ValueError(f"{where}: kwargs: {wrong[0]!r} is no name of an argument")
+        first = operation.args[0] if operation.args else None
+        if (operation.free or operation.in_place) and not isinstance(first, Ref):
+            raise ValueError(f"{where}: its first argument must be a value")
         if unknown := {*operation.refs, *operation.writes} - known:
             raise ValueError(f"{where}: takes {min(unknown)!r}, which does not come before it")
         known.add(operation.name)

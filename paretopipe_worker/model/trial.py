@@ -11,12 +11,11 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.nn.modules import module as every_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -24,6 +23,7 @@ from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, InputSpec
 from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.capture import Captured, capture
 from paretopipe_worker.model.inputs import example_inputs, told_inputs
+from paretopipe_worker.model.lowering import ALONE
 from paretopipe_worker.model.partition import (
     Partitioned,
     check_split,
@@ -44,8 +44,6 @@ Inputs: TypeAlias = tuple[torch.Tensor, ...]
 
 _RUNS, _ENOUGH_S = 3, 1.0
 """A model is timed at most so many times, and never again after so many seconds in total."""
-
-_ALONE = "allowed are models whose output depends on the input alone"
 
 
 def cut_table(
@@ -118,10 +116,7 @@ def _tried(model: nn.Module, inputs: Sequence[Inputs]) -> tuple[Captured, float,
     with attributes_kept(model):
         if largest_error(whole(model, *inputs[0]), first) > 0:
             raise PartitionError(_unsteady(model, inputs[0]))
-        try:
-            found = verified(model, captured, inputs)
-        except PartitionError as error:
-            raise PartitionError(f"{error}; {_outside_the_graph(model, inputs[0])}") from error
+        found = verified(model, captured, inputs)
         if largest_error(whole(model, *inputs[0]), first) > 0:
             raise PartitionError(_unsteady(model, inputs[0]))
     return found.captured, found.error, _timed(found.captured, inputs)
@@ -161,9 +156,8 @@ def _first_output(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, ...]:
             f"forward on {told_inputs(inputs)} failed with {told(error)}; {allowed}"
         ) from error
     outputs = tensors_of(output)
-    if others := [
-        leaf for leaf in tree_leaves(output) if leaf is not None and not torch.is_tensor(leaf)
-    ]:
+    others = [leaf for leaf in tree_leaves(output) if not torch.is_tensor(leaf)]
+    if others := [leaf for leaf in others if leaf is not None]:
         raise PartitionError(
             f"forward returns {type(others[0]).__name__} in its {type(output).__name__}; allowed "
             "are tensors, and tuples, lists and dicts of them"
@@ -193,7 +187,7 @@ def _unsteady(model: nn.Module, inputs: Inputs) -> str:
         causes = ["it keeps state that is neither parameter nor buffer, or draws random numbers"]
     return (
         f"it returns something else each time it runs on the same input: {'; '.join(causes)}; "
-        f"{_ALONE}"
+        f"{ALONE}"
     )
 
 
@@ -203,41 +197,13 @@ def _training(model: nn.Module) -> list[str]:
     return [f"{names[0]} and {len(names) - 1} more are in training mode"] if names else []
 
 
-def _outside_the_graph(model: nn.Module, inputs: Inputs) -> str:
-    """Why a model may return something other than its graph computes."""
-    causes = [
-        f"it computes under torch.autocast ({where}), which is not part of its graph; allowed are "
-        f"casts of its own, with `.to`"
-        for where in _watched(model, inputs).autocast
-    ]
-    hooks = [hook for kept in _root_hooks(model) for hook in kept.values()]
-    if hooks:
-        names = ", ".join(sorted({getattr(h, "__qualname__", type(h).__name__) for h in hooks}))
-        causes.append(
-            f"it has hooks of its own ({names}), which are not part of its graph; allowed are "
-            f"hooks of the modules inside it, or the same computation in its `forward`"
-        )
-    return "; ".join(causes) or (
-        "its output depends on something outside its graph, such as a context, a wrapped "
-        f"`__call__`, or a value that changes from call to call; {_ALONE}"
-    )
-
-
-def _root_hooks(model: nn.Module) -> Iterator[Mapping[int, Callable[..., Any]]]:
-    """Hooks that run when the model is called, but not when its ``forward`` is called."""
-    for kind in ("_forward_pre_hooks", "_forward_hooks"):
-        yield getattr(model, kind)
-        yield getattr(every_module, f"_global{kind}")
-
-
 class _Watch(TorchFunctionMode):
-    """Records where a running model draws random numbers or computes under autocast."""
+    """Records where a running model draws random numbers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.drawing: list[str] = []
         self.drawn_from: list[str] = []
-        self.autocast: list[str] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -247,8 +213,6 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if not self.drawing and not torch.equal(before, torch.get_rng_state()):
             self.drawing = [f"{getattr(func, '__name__', func)} ({_here()})"]
-        if not self.autocast and torch.is_autocast_enabled("cpu"):
-            self.autocast = [_here()]
         return result
 
 
@@ -260,7 +224,7 @@ def _here() -> str:
 
 
 def _watched(model: nn.Module, inputs: Inputs) -> _Watch:
-    """Run the model once more and record where it draws random numbers or uses autocast."""
+    """Run the model once more and record where it draws random numbers."""
     watch = _Watch()
     before = _python_generators()
     with watch:

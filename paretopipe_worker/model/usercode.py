@@ -38,8 +38,14 @@ def shortened(text: str) -> str:
 
 def place(frames: Iterable[traceback.FrameSummary]) -> str | None:
     """File and line of the innermost frame in users' code, None where there is none."""
+    frame = innermost(frames)
+    return f"{frame.filename}:{frame.lineno}" if frame else None
+
+
+def innermost(frames: Iterable[traceback.FrameSummary]) -> traceback.FrameSummary | None:
+    """The innermost frame in users' code, None where there is none."""
     theirs = [frame for frame in frames if not frame.filename.startswith(_OURS)]
-    return f"{theirs[-1].filename}:{theirs[-1].lineno}" if theirs else None
+    return theirs[-1] if theirs else None
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from paretopipe_worker.model import flat, natives
 from paretopipe_worker.model.capture import Captured
+from paretopipe_worker.model.lowering import ALONE
 from paretopipe_worker.model.partition import largest_error, tensors_of
 from paretopipe_worker.model.program import (
     GETITEM,
@@ -65,7 +66,9 @@ def verified(model: nn.Module, captured: Captured, inputs: Sequence[Sequence[Any
         raise PartitionError(
             f"what was captured of {type(model).__name__} does not return what it returns: they "
             f"differ by {max(errors):.2g} of its largest value (allowed: {MOST_ERROR:g})"
-            f"{_beginning(model, program, captured.tensors, inputs[number])}"
+            f"{_beginning(model, program, captured.tensors, inputs[number])}; its output depends "
+            "on something that torch.export does not record, such as a context, a value that "
+            f"changes from call to call, or whether it is being exported; {ALONE}"
         )
     return Verified(replace(captured, program=program), max(errors))
 
@@ -160,10 +163,13 @@ def _beginning(
 ) -> str:
     """Which module is the first that returns something else than its operations do."""
     wanted: dict[str, tuple[torch.Tensor, ...]] = {}
+
+    def keep(path: str, output: Any) -> None:
+        # What a hook returns would replace the output; what it keeps, a module may write to later.
+        wanted.setdefault(path, tuple(each.clone() for each in tensors_of(output)))
+
     handles = [
-        module.register_forward_hook(
-            lambda _m, _a, output, path=path: wanted.setdefault(path, tensors_of(output))
-        )
+        module.register_forward_hook(lambda _m, _a, output, path=path: keep(path, output))
         for path, module in model.named_modules()
         if path
     ]

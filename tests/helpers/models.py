@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 
 import torch
-from paretopipe_worker.model.graph import CapturedModel
 from torch import nn
 
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.model import zoo
 from paretopipe_worker.model.capture import capture
-from paretopipe_worker.model.partition import find_cuts, whole
+from paretopipe_worker.model.partition import Partitioned, find_cuts, whole
+from paretopipe_worker.model.verifying import verified
+from paretopipe_worker.model.weights import tensor_sha256, weights_sha256
 
 PAPER = ("mobilenet_v2", "resnet18", "resnet50", "alexnet", "vgg16", "inception_v3")
 
@@ -28,7 +29,7 @@ RESNET18_BLOCKS = [
 ]
 
 # Sizes that are quick to compute at; what may be cut does not depend on the size.
-_SMALLEST = {"alexnet": 63, "inception_v3": 75, "vgg16": 32, "vit_b_32": 224}
+_SMALLEST = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224, "vgg16": 32, "vit_b_32": 224}
 _SMALL = 64
 _HALF = {"inception_v3": 149, "vgg16": 64, "vit_b_32": 224}
 _HALVED = 112
@@ -91,23 +92,40 @@ def two_inputs(name: str, batch: int = 1, size: int | None = None) -> list[torch
 
 
 @functools.cache
-def captured_at(name: str, batch: int = 1, size: int | None = None) -> CapturedModel:
-    """A quick classifier, captured for such inputs."""
-    return capture(quick(name), two_inputs(name, batch, size)[0])
+def captured_at(name: str, batch: int = 1, size: int | None = None) -> Partitioned:
+    """A quick classifier as a program for such inputs, held against the model as a sweep does."""
+    return programmed(quick(name), *two_inputs(name, batch, size))
 
 
-def cut_names(of: CapturedModel, granularity: str) -> list[str]:
+def programmed(model: nn.Module, *inputs: torch.Tensor) -> Partitioned:
+    """A model in eval mode as a program, held against it on each of the inputs."""
+    captured = capture(model, [inputs[0]])
+    found = verified(model, captured, [[tensor] for tensor in inputs]).captured
+    return Partitioned(found.program, found.tensors)
+
+
+def cut_names(of: Partitioned, granularity: str) -> list[str]:
     """Names of its cuts in order."""
     return [cut.name for cut in find_cuts(of, granularity)]
 
 
+def place_names(of: Partitioned) -> list[str]:
+    """Names of all places where it can be cut, in order, whatever crosses there."""
+    return [place.name for place in of.places]
+
+
 def prepared(
     module: nn.Module, example: torch.Tensor
-) -> tuple[CapturedModel, list[torch.Tensor], list[tuple[torch.Tensor, ...]]]:
-    """A small model, captured, with two inputs and what it returns for them."""
+) -> tuple[Partitioned, list[torch.Tensor], list[tuple[torch.Tensor, ...]]]:
+    """A small model as a program, with two inputs and what the model returns for them."""
     given = [example, -2 * example + 1]
     module.eval().requires_grad_(False)
-    return capture(module, example), given, [whole(module, tensor) for tensor in given]
+    return programmed(module, *given), given, [whole(module, tensor) for tensor in given]
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Checksum of a model's state dict."""
+    return weights_sha256({n: tensor_sha256(t, n) for n, t in model.state_dict().items()})
 
 
 class Normed(nn.Module):

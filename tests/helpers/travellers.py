@@ -1,7 +1,7 @@
 """Models with tensors outside their state dict, or with tensors that differ from build to build.
 
-Specs name them ``tests.helpers.travellers:Scattered`` and so on. Each host builds its own model,
-and all hosts must compute with the tensors of the one that was built on the controller.
+Specs name them ``tests.helpers.travellers:Scattered`` and so on. All hosts must compute with the
+tensors of the one model that was built on the controller.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GLOBAL = torch.zeros(4)
 
 
 def drawn(*shape: int) -> torch.Tensor:
-    """Draw from a generator that differs from build to build, as it does from host to host."""
+    """Draw from a generator that differs from build to build, and from process to process."""
     return torch.rand(*shape, generator=torch.Generator().manual_seed(next(_builds)))
 
 
@@ -64,7 +64,8 @@ class Tied(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Shape (batch, 6) to (batch, 6)."""
         y = torch.relu(self.enc(x)) + self.first
-        z: torch.Tensor = self.dec(y) + self.rest.sum()
+        # Such a view there is only where the weight lies in memory as the encoder's does.
+        z: torch.Tensor = self.dec(y) + self.rest.sum() + self.dec.weight.t().view(-1)[:6]
         return z
 
 
@@ -107,6 +108,32 @@ class Cached(nn.Module):
         if self.table is None:
             self.table = torch.arange(3.0).sin()
         return torch.relu(self.norm(x)) + self.table
+
+
+class Tabled(nn.Module):
+    """Computes tables from its tensors alone, and returns one of them."""
+
+    input_shape = (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.kept = nn.Linear(4, 4), nn.Parameter(drawn(4))
+        self.made = torch.arange(4.0).cos()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Shape (batch, 4) to the same, and two tables of shape (4,)."""
+        table = (self.kept.exp() + self.made).tanh()
+        return self.linear(x) * table, table, self.kept
+
+
+class Numbered(nn.Module):
+    """Makes a table whose length is the batch size."""
+
+    input_shape = (4,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 4) to the same."""
+        return torch.relu(x) * torch.tensor([1.5 + n for n in range(len(x))])[:, None]
 
 
 class Packed(nn.Linear):

@@ -79,7 +79,22 @@ class Forgetful(Network):
         super().train(mode)
 
 
-reads_a_value = between(lambda x: x / (1 + x.abs().max().item()))
+def hooked() -> nn.Module:
+    """Double the output in a hook of the model itself."""
+    model = Network()
+    model.register_forward_hook(lambda module, given, output: output * 2)
+    return model
+
+
+class Wrapped(Network):
+    """Do more when it is called than in its `forward`."""
+
+    def __call__(self, x: Tensor) -> Any:
+        """Double the output."""
+        return super().__call__(x) * 2
+
+
+dictionary = functools.partial(Ending, lambda x: {"logits": x, "more": (x + 1, [x * 2, None])})
 
 
 # What it returns is not decided by its input alone.
@@ -124,31 +139,54 @@ class Remembering(Network):
         return super().forward(x) + self.seen.add_(x.abs().max())  # type: ignore[no-any-return, operator]
 
 
-# Its graph is not all that decides.
+# It is no list of operations on tensors whose shapes are known.
 
 
 class Autocast(Network):
     """Compute in half the precision."""
 
     def forward(self, x: Tensor) -> Any:
-        """Under a context that capturing does not see."""
+        """Under a context."""
         with torch.autocast("cpu", torch.bfloat16):
             return super().forward(x)
 
 
-def hooked() -> nn.Module:
-    """Double the output in a hook of the model itself."""
-    model = Network()
-    model.register_forward_hook(lambda module, given, output: output * 2)
-    return model
+class Exporting(Network):
+    """Compute something else when it is captured."""
+
+    def forward(self, x: Tensor) -> Any:
+        """Double what is between the layers, or do not."""
+        y = self.between(self.first(x))
+        return self.last(y * 2 if torch.compiler.is_exporting() else y)
 
 
-class Wrapped(Network):
-    """Do more when it is called than in its `forward`."""
+def exports_otherwise() -> nn.Module:
+    """Have it inside."""
+    return with_shape((4,), nn.Linear(4, 4), nn.Sequential(nn.ReLU(), Exporting()))
 
-    def __call__(self, x: Tensor) -> Any:
-        """Double the output."""
-        return super().__call__(x) * 2
+
+class Branching(nn.Module):
+    """Decide by a value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (batch, 4) to the same."""
+        if x.sum() > 0:
+            return x + 1
+        return x - 1
+
+
+def branches() -> nn.Module:
+    """Have it inside."""
+    return with_shape((4,), nn.Linear(4, 4), nn.Sequential(nn.ReLU(), Branching()))
+
+
+reads_a_value = between(lambda x: x / (1 + x.abs().max().item()))
+selects = between(lambda x: x + x[x > 0].sum())
+slices = between(lambda x: x[:, : int(x[0].argmax()) + 1].sum(1, keepdim=True).expand(-1, 8))
+conditional = between(lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)))
+mapped = between(lambda x: torch.vmap(torch.sin)(x))
+leaves_torch = between(lambda x: x + torch.from_numpy(x.numpy() * 2))
+seeded = between(lambda x: x + torch.rand(8, generator=torch.Generator().manual_seed(3)))
 
 
 # Its code raises.
@@ -245,7 +283,7 @@ empty_shape = functools.partial(with_shape, (0, 4), nn.Linear(4, 4))
 other_shape = functools.partial(with_shape, (5,), nn.Linear(4, 4))
 embedding = functools.partial(with_shape, (4,), nn.Embedding(4, 4))
 not_a_number = between(lambda x: x / 0 - x / 0)
-dictionary = functools.partial(Ending, lambda x: {"logits": x})
+mixture = functools.partial(Ending, lambda x: {"logits": x, "loss": 3.5})
 complex_output = functools.partial(Ending, lambda x: torch.complex(x, x))
 sparse_output = functools.partial(Ending, lambda x: x.to_sparse())
 

@@ -1,71 +1,112 @@
-"""Slow, obvious twins of the cut finder: they run models instead of reasoning about graphs."""
+"""Slow, obvious twins of the cut finder: they run models and programs instead of reasoning."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
+
+from paretopipe_worker.model.partition import Partitioned
+from paretopipe_worker.model.program import GETITEM, Operation, Program, Value
+from paretopipe_worker.model.verifying import run
 
 
-def op_cuts(model: nn.Module, example: torch.Tensor) -> list[tuple[str, tuple[int, ...]]]:
+class Forgetful:
+    """A program that runs operation by operation, and on from what is left after forgetting.
+
+    Attributes
+    ----------
+    values
+        What each operation returns for the example, by name.
+    outputs
+        What the program returns for it.
+    """
+
+    def __init__(self, of: Partitioned, example: torch.Tensor) -> None:
+        self.program, self.tensors = of.program, of.tensors
+        self.layouts = of.program.layouts()
+        fixed = set(of.tensors)
+        for operation in self.program.operations:
+            if fixed.issuperset(operation.refs):
+                fixed.add(operation.name)
+        self.idle = fixed - of.tensors.keys()
+        """Operations that compute nothing for an input, as is seen when they run."""
+        self.values = self._run(self.program, [example], self._idle)
+        self.idle |= {each.name for each in self.program.operations if each.target == GETITEM}
+        self.values[self.program.inputs[0].name] = example
+        self.outputs = [self.values[name] for name in self.program.outputs]
+
+    def suffices(self, names: Sequence[str], end: int) -> bool:
+        """Whether the operations from number `end` on return the same from these values alone.
+
+        Those in front that compute nothing and whose arguments are left are repeated.
+        """
+        ready = {*names, *self.tensors}
+        repeated = []
+        for operation in self.program.operations[:end]:
+            left = operation.name in self.idle and ready.issuperset(operation.refs)
+            if left and operation.name not in ready:
+                repeated.append(operation)
+                ready.add(operation.name)
+        later = replace(
+            self.program,
+            inputs=tuple(Value(name, self.layouts[name]) for name in names),
+            operations=(*repeated, *self.program.operations[end:]),
+        )
+        known = {name: self.values[name] for name in names}
+        try:
+            values = known | self._run(later, list(known.values()))
+            outputs = [values[name] for name in self.program.outputs]
+        except KeyError:
+            return False
+        return all(map(torch.equal, outputs, self.outputs))
+
+    def _idle(self, operation: Operation, given: Any, result: Any) -> None:
+        """Note an operation whose result is its first argument, or another view of all of it."""
+        tensors = isinstance(given, torch.Tensor) and isinstance(result, torch.Tensor)
+        if tensors and given.numel() == result.numel() and not operation.writes:
+            memory = [each.untyped_storage().data_ptr() for each in (given, result)]
+            if memory[0] == memory[1] and given.dtype == result.dtype:
+                self.idle.add(operation.name)
+
+    def _run(
+        self,
+        program: Program,
+        inputs: Sequence[torch.Tensor],
+        watch: Callable[[Operation, Any, Any], object] = lambda operation, given, result: None,
+    ) -> dict[str, Any]:
+        """Run a program; what each of its operations returns."""
+        values: dict[str, Any] = {}
+
+        def note(operation: Operation, args: Any, _kwargs: Any, result: Any) -> None:
+            values[operation.name] = result
+            watch(operation, args[0] if args else None, result)
+
+        run(program, self.tensors, inputs, note)
+        return values
+
+
+def op_cuts(of: Partitioned, example: torch.Tensor) -> list[tuple[Operation, tuple[int, ...]]]:
     """Find operations after which their result alone suffices, by forgetting everything else.
 
     Returns
     -------
     list
-        Target of each operation, as fx names it, and the shape of its result. An operation that
-        hands its argument on untouched is left out, and so is the one that makes the output.
+        Each operation and the shape of its result. Those that compute nothing for an input are left
+        out, and so is the last one that does.
     """
-    graph = fx.symbolic_trace(model)
-    nodes = list(graph.graph.nodes)
-    expected = model(example.clone())
-    found = []
-    for i, (node, value, worked) in enumerate(_steps(graph, example)):
-        if not worked or not isinstance(value, torch.Tensor):
-            continue
-        output = _rest(graph, nodes[i + 1 :], {node: value.clone()})
-        is_output = all(later.op == "output" for later in nodes[i + 1 :])
-        if output is not None and torch.equal(output, expected) and not is_output:
-            found.append((_label(node), tuple(value.shape)))
+    twin, found = Forgetful(of, example), []
+    operations = of.program.operations
+    working = [n for n, operation in enumerate(operations) if operation.name not in twin.idle]
+    for number in working[:-1]:
+        name = operations[number].name
+        value = twin.values[name]
+        if isinstance(value, torch.Tensor) and twin.suffices([name], number + 1):
+            found.append((operations[number], tuple(value.shape)))
     return found
-
-
-def _steps(graph: fx.GraphModule, example: torch.Tensor) -> Iterator[tuple[fx.Node, Any, bool]]:
-    """Run node by node: each with its result, and whether it did anything."""
-    interpreter = fx.Interpreter(graph, garbage_collect_values=False)
-    interpreter.args_iter = iter([example.clone()])
-    for node in graph.graph.nodes:
-        given = [interpreter.env[a] for a in node.all_input_nodes]
-        before = [value.clone() if isinstance(value, torch.Tensor) else value for value in given]
-        result = interpreter.run_node(node)
-        interpreter.env[node] = result
-        untouched = any(
-            result is value and torch.equal(value, copy)
-            for value, copy in zip(given, before, strict=True)
-            if isinstance(value, torch.Tensor)
-        )
-        yield node, result, node.op.startswith("call") and not untouched
-
-
-def _rest(
-    graph: fx.GraphModule, nodes: list[fx.Node], env: dict[fx.Node, Any]
-) -> torch.Tensor | None:
-    """Run the remaining nodes from what is left, None where something is missing."""
-    interpreter = fx.Interpreter(graph, garbage_collect_values=False)
-    interpreter.env = env
-    for node in nodes:
-        if any(a not in interpreter.env for a in node.all_input_nodes):
-            return None
-        interpreter.env[node] = interpreter.run_node(node)
-    result: torch.Tensor = interpreter.env[nodes[-1]]
-    return result
-
-
-def _label(node: fx.Node) -> str:
-    """Module path, or name of the function or method."""
-    return node.target if isinstance(node.target, str) else node.target.__name__
 
 
 def block_cuts(
@@ -80,7 +121,7 @@ def block_cuts(
     -------
     list
         Path and output of each such block, without the last one. Of blocks that hand the same
-        tensor on untouched, the first.
+        elements on untouched, the first.
     """
     clean: list[tuple[str, torch.Tensor, torch.Tensor]] = []
 
@@ -92,7 +133,8 @@ def block_cuts(
     found: list[tuple[str, torch.Tensor]] = []
     previous = (example, example)
     for path, output, value in clean[:-1]:
-        untouched = output is previous[0] and torch.equal(value, previous[1])
+        same_memory = output.data_ptr() == previous[0].data_ptr()
+        untouched = same_memory and torch.equal(value.flatten(), previous[1].flatten())
         previous = (output, value)
         if untouched:
             continue

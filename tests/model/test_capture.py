@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging.handlers
 import queue
 import re
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,13 +13,16 @@ from torch import nn
 
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.model.capture import capture
-from paretopipe_worker.model.partition import PartitionError, check_split, find_cuts, split
+from paretopipe_worker.model.partition import check_split, find_cuts, split
+from paretopipe_worker.model.program import PartitionError
+from tests.helpers import networks
 from tests.helpers.models import (
     PAPER,
-    RESNET18_BLOCKS,
     captured_at,
     cut_names,
+    place_names,
     prepared,
+    programmed,
     quick,
     smallest,
     two_inputs,
@@ -27,69 +31,81 @@ from tests.model import cut_oracle
 
 pytestmark = pytest.mark.slow
 
-CUT_COUNTS = {
-    "mobilenet_v2": (20, 71),
-    "resnet18": (13, 22),
-    "resnet50": (21, 38),
-    "alexnet": (19, 19),
-    "vgg16": (36, 37),
-    "inception_v3": (19, 30),
-}
-"""Block and op cuts of the paper's models. A first prototype listed 223 op cuts, these and the 6
-dropouts that do no work."""
+
+def small(name: str) -> torch.Tensor:
+    """The first of a classifier's smallest inputs."""
+    return two_inputs(name, size=smallest(name))[0]
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_op_cuts_are_those_a_twin_finds_by_forgetting_everything_else(name: str) -> None:
-    size = smallest(name)
-    example = two_inputs(name, size=size)[0]
-    cuts = find_cuts(captured_at(name, size=size), "op")
-    twin = cut_oracle.op_cuts(quick(name), example)
+    captured = captured_at(name, size=smallest(name))
+    cuts, twin = find_cuts(captured, "op"), cut_oracle.op_cuts(captured, small(name))
+    blocks = cut_names(captured, "block")
     assert [cut.tensors for cut in cuts] == [(TensorSpec(s, "float32"),) for _, s in twin]
-    block_names = set(cut_names(captured_at(name, size=size), "block"))
-    for cut, (label, _) in zip(cuts, twin, strict=True):
-        operation = cut.name.rpartition(":")[2].partition("#")[0]
-        assert operation == label or cut.name in block_names, (cut.name, label)
+    for cut, (operation, _) in zip(cuts, twin, strict=True):
+        path, _, call = cut.name.partition("#")[0].rpartition(":")
+        plain, inside = operation.target.split("::")[1].split(".")[0], operation.modules
+        assert cut.name in blocks or call in (plain, *inside[-1:]), (cut.name, plain, inside)
+        assert not path or path == inside[-1]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "inception_v3", "Language", "Detector", "Strided"])
+def test_at_every_place_exactly_the_listed_tensors_suffice(name: str) -> None:
+    if name in PAPER:
+        captured, example = captured_at(name, size=smallest(name)), small(name)
+    else:
+        model = {"Strided": _Strided, **vars(networks)}[name]().eval()
+        example = torch.randn(2, *model.input_shape)
+        captured = programmed(model, example)
+    twin = cut_oracle.Forgetful(captured, example)
+    assert captured.places
+    for place in captured.places:
+        assert twin.suffices(place.values, place.end), place.name
+        for left_out in place.values:
+            others = [value for value in place.values if value != left_out]
+            assert not twin.suffices(others, place.end), (place.name, left_out)
+
+
+class _Strided(nn.Module):
+    """Hands on tensors that lie in memory in another order, parts, and what is none of its own."""
+
+    input_shape = (4, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.last = nn.Linear(6, 6), nn.Linear(4, 4)
+        self.register_buffer("table", torch.arange(4.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 4, 6) to (batch, 6, 4)."""
+        y = torch.relu(self.linear(x)).transpose(1, 2)
+        low, high = torch.split(y + self.table.exp(), 3, 1)
+        z = torch.cat([high.sin(), low.cos()], 1)
+        return self.last(z) * y.amax() + x.permute(0, 2, 1)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_block_cuts_are_those_a_twin_finds_by_poisoning_the_input(name: str) -> None:
-    size = smallest(name)
-    model, example = quick(name), two_inputs(name, size=size)[0]
+    model, example = quick(name), small(name)
     blocks = [
         f"{child}.{inner}" if type(module) is nn.Sequential else child
         for child, module in model.named_children()
         for inner, _ in (module.named_children() if type(module) is nn.Sequential else [("", 0)])
     ]
     twin = cut_oracle.block_cuts(model, example, blocks)
-    captured = captured_at(name, size=size)
+    captured = captured_at(name, size=smallest(name))
     assert cut_names(captured, "block") == [path for path, _ in twin]
     for path, output in twin:
         first = split(captured, [path])[0]
         assert first is not None
-        assert torch.equal(first(example.clone())[0], output), path
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_numbers_of_cuts_and_unique_names(name: str) -> None:
-    captured = captured_at(name)
-    block, op = cut_names(captured, "block"), cut_names(captured, "op")
-    assert (len(block), len(op)) == CUT_COUNTS[name]
-    assert len(set(op)) == len(op)
-    assert [cut for cut in op if cut in block] == block
-
-
-def test_blocks_are_named_by_module_path() -> None:
-    mobilenet = cut_names(captured_at("mobilenet_v2"), "block")
-    assert mobilenet == [*(f"features.{i}" for i in range(19)), "classifier.0"]
-    resnet = cut_names(captured_at("resnet18"), "block")
-    assert resnet == RESNET18_BLOCKS
+        assert torch.equal(first(example.clone())[0].view_as(output), output), path
 
 
 def test_capturing_computes_nothing() -> None:
     model = nn.Sequential(nn.Linear(4, 4), _Counting(), nn.Linear(4, 2)).eval()
-    captured = capture(model, torch.ones(2, 4))
-    assert captured.output == (TensorSpec((2, 2), "float32"),)
+    program = capture(model, [torch.ones(2, 4)]).program
+    assert program.layouts()[program.outputs[0]].spec == TensorSpec((2, 2), "float32")
     assert _Counting.values_seen == []
 
 
@@ -124,9 +140,25 @@ class _Shapes(nn.Module):
 def test_sizes_do_not_cross_and_default_arguments_keep_their_values() -> None:
     captured, inputs, references = prepared(_Shapes(), torch.randn(2, 3, 6))
     names = cut_names(captured, "op")
-    assert names == ["linear", "reshape", "relu", "mul", "view", "transpose", "contiguous"]
+    assert names == ["linear", ":relu", ":mul", ":contiguous"]
     for name in names:
         assert check_split(split(captured, [name]), inputs, references).exact, name
+
+
+def test_operations_name_their_modules_and_the_line_that_they_are_written_in() -> None:
+    program = programmed(nn.Sequential(_Shapes()).eval(), torch.randn(2, 3, 6)).program
+    [relu] = [each for each in program.operations if each.target == "aten::relu.default"]
+    assert (relu.modules, relu.leaf) == (("0",), False)
+    [line] = re.findall(r"^tests/model/test_capture\.py:(\d+)$", relu.where)
+    assert "torch.relu(y)" in _line(int(line))
+    [linear] = [each for each in program.operations if each.target == "aten::linear.default"]
+    assert (linear.modules, linear.leaf) == (("0", "0.linear"), True)
+
+
+def _line(number: int) -> str:
+    """A line of this file."""
+    with open(__file__, encoding="utf-8") as file:  # noqa: PTH123
+        return file.readlines()[number - 1]
 
 
 def test_a_name_taken_by_a_module_is_not_given_to_an_operation() -> None:
@@ -147,10 +179,22 @@ def test_a_name_taken_by_a_module_is_not_given_to_an_operation() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.relu(self.flatten(self.relu(torch.flatten(x, 1)))) + 1
 
-    assert cut_names(capture(Flatten().eval(), torch.randn(2, 2, 4)), "op") == []
-    twice = capture(Twice().eval(), torch.randn(2, 2, 4))
-    assert cut_names(twice, "op") == [":flatten", "relu", "flatten", "relu#2"]
+    flatten = programmed(Flatten().eval(), torch.randn(2, 2, 4))
+    assert cut_names(flatten, "op") == []
+    assert place_names(flatten) == ["flatten"]
+    twice = programmed(Twice().eval(), torch.randn(2, 2, 4))
+    assert cut_names(twice, "op") == ["relu", "flatten", "relu#2"]
     assert cut_names(twice, "block") == ["relu", "flatten", "relu#2"]
+
+
+def test_one_model_is_always_the_same_program() -> None:
+    torch.manual_seed(1)
+    model, example = networks.Detector().eval(), torch.randn(1, 3, 32, 32)
+    first, again = (capture(model, [example]).program for _ in range(2))
+    assert asdict(first) == asdict(again)
+    other = capture(model, [torch.randn(2, 3, 32, 32)]).program
+    assert other.tensors == first.tensors
+    assert other.operations != first.operations
 
 
 class _Gated(nn.Module):
@@ -163,14 +207,9 @@ class _Gated(nn.Module):
         return x - 1
 
 
-def test_data_dependent_control_flow_is_refused_with_module_file_and_line() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), _Gated()))
-    with pytest.raises(PartitionError) as caught:
-        capture(model.eval(), torch.randn(2, 4))
-    text = str(caught.value)
-    assert "module '1.1' (_Gated)" in text
-    assert re.search(r"test_capture\.py:\d+: `if x\.sum\(\) > 0:`", text)
-    assert "control flow" in text
+def _largest(x: torch.Tensor) -> float:
+    """Read a value."""
+    return x.max().item()
 
 
 class _Scaled(nn.Module):
@@ -183,31 +222,39 @@ class _Scaled(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale by the largest value, late."""
         y = torch.relu(self.first(x))
-        largest = y.max().item()
+        largest = _largest(y)
         return torch.tanh(self.second(y)) / (1 + largest)
 
 
-def test_a_value_read_from_a_tensor_is_not_frozen_and_not_cut_across() -> None:
-    captured, inputs, references = prepared(_Scaled(), torch.randn(2, 4))
-    assert cut_names(captured, "op") == ["first", "relu"]
-    for name in ("first", "relu"):
-        assert check_split(split(captured, [name]), inputs, references).exact
+def test_data_dependent_control_flow_is_refused_with_module_file_and_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), _Gated()))
+    with pytest.raises(PartitionError) as caught:
+        capture(model.eval(), [torch.randn(2, 4)])
+    text = str(caught.value)
+    assert "module '1.1' (_Gated)" in text
+    [line] = re.findall(r"test_capture\.py:(\d+): `if x\.sum\(\) > 0:`", text)
+    assert "if x.sum() > 0:" in _line(int(line))
+    assert "control flow" in text
+    assert capfd.readouterr() == ("", ""), "torch prints what it has recorded"
 
 
-def test_a_model_that_does_not_return_tensors_is_refused() -> None:
-    class Dictionary(nn.Module):
-        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"logits": x + 1}
-
-    with pytest.raises(PartitionError, match=r"returns .*logits.*allowed are a tensor"):
-        capture(Dictionary().eval(), torch.randn(2, 4))
+def test_a_value_read_from_a_tensor_is_refused_with_module_file_and_line() -> None:
+    with pytest.raises(PartitionError, match="reads a number from a tensor in module '1' ") as no:
+        capture(nn.Sequential(nn.ReLU(), _Scaled()).eval(), [torch.randn(2, 4)])
+    [line] = re.findall(r"\(tests/model/test_capture\.py:(\d+)\)", str(no.value))
+    assert "return x.max().item()" in _line(int(line))
 
 
-def test_an_input_that_does_not_fit_is_refused_with_its_shape() -> None:
+def test_an_input_that_does_not_fit_is_refused_and_nothing_is_logged(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     logged = logging.handlers.QueueHandler(queue.SimpleQueue())
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     logger.addHandler(logged)
-    with pytest.raises(PartitionError, match=r"does not run on .*\(1, 5\)"):
-        capture(nn.Sequential(nn.Linear(4, 4)).eval(), torch.randn(1, 5))
+    with pytest.raises(PartitionError, match=r"^Sequential cannot be captured: .*1, 5\] X \[4, 4"):
+        capture(nn.Sequential(nn.Linear(4, 4)).eval(), [torch.randn(1, 5)])
     logger.removeHandler(logged)
     assert logged.queue.empty(), "torch logs a traceback of its own"
+    assert capfd.readouterr() == ("", "")

@@ -1,9 +1,11 @@
-"""A host loads a model: all tensors come from the file, and all is checked against the plan."""
+"""A host loads programs and tensors: all comes from files, and all is checked against the plan."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,16 @@ from torch import nn
 from paretopipe_worker.__main__ import main
 from paretopipe_worker.cuts import FIRST, LAST, TensorSpec
 from paretopipe_worker.model import loading, weights, zoo
-from paretopipe_worker.model.partition import check_split, find_cuts, split, whole
+from paretopipe_worker.model import program as programs
+from paretopipe_worker.model.capture import Captured, capture
+from paretopipe_worker.model.partition import Partitioned, check_split, largest_error, split, whole
+from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.weights import WeightsError
-from paretopipe_worker.plan.spec import SpecError
+from paretopipe_worker.plan.plan import program_files
 from paretopipe_worker.session import join
 from paretopipe_worker.session.join import StageError
 from tests.helpers import travellers
+from tests.helpers.models import place_names, programmed
 from tests.helpers.sessions import Lab, lab
 
 pytestmark = pytest.mark.slow
@@ -31,116 +37,114 @@ SCATTERED = "tests.helpers.travellers:Scattered"
 FOUR = TensorSpec((2, 4), "float32")
 
 
-def families() -> list[str]:
-    """The classifier of each of torchvision's modules that computes least, and a second Swin."""
-    vision = zoo._torchvision_models()
-    found: dict[str, tuple[float, str]] = {}
-    for name in zoo.classifiers():
-        operations = min(each.meta["_ops"] for each in vision.get_model_weights(name))
-        family = vision.get_model_builder(name).__module__
-        found[family] = min((operations, name), found.get(family, (operations, name)))
-    return [*(name for _, name in found.values()), "swin_v2_t"]
+def carried(captured: Captured | Partitioned, folder: Path) -> Partitioned:
+    """What a host has of a program: it is written, and read again from its files."""
+    text = programs.dump(captured.program)
+    sha256 = hashlib.sha256(text).hexdigest()
+    (folder / "program.json").write_bytes(text)
+    weights.save_weights(captured.tensors, folder / "tensors.safetensors")
+    program = loading.load_program(folder / "program.json", sha256)
+    tensors = loading.load_tensors(folder / "tensors.safetensors", [program])
+    return loading.partitioned(program, tensors)
 
 
-@pytest.mark.parametrize("name", families())
-def test_every_family_of_classifiers_loads_as_a_host_loads_it(name: str, tmp_path: Path) -> None:
-    file = tmp_path / "weights.safetensors"
-    model = zoo.skeleton(name, seed=0)
-    # Nothing is drawn, which takes most of the time: which values are loaded does not matter.
-    held = weights.tensors(model).items()
-    same = {key: torch.full(t.shape, 0.01) for key, t in held if t.is_meta}
-    weights.place(model, same, file)
-    taken = TensorSpec((1, *zoo.default_input(name)), "float32")
-    loading.capture_all(model, [taken], seed=0)
-    weights.save_weights(model, file)
-    loaded = loading.load(name, file, [taken], seed=1)
-    assert loaded.weights_sha256 == weights.weights_sha256(model)
-    captured, inputs = loaded.captures[taken], [zoo.example_input(taken, seed=1, index=0)]
-    references = [whole(loaded.model, tensor) for tensor in inputs]
-    assert 0 < references[0][0].abs().max() < float("inf")
-    cuts = find_cuts(captured, "block")
-    middle = cuts[len(cuts) // 2].name
-    assert check_split(split(captured, [middle]), inputs, references).exact
-
-
-def stored(name: str, folder: Path, taken: TensorSpec) -> tuple[nn.Module, Path]:
-    """A model as the controller makes it, and its file."""
-    model, file = zoo.build(name, seed=1), folder / "weights.safetensors"
-    loading.capture_all(model, [taken], seed=1)
-    weights.save_weights(model, file)
-    return model, file
-
-
-@pytest.mark.parametrize("name", ["Scattered", "Tied"])
+@pytest.mark.parametrize("name", ["Scattered", "Tied", "Tabled"])
 def test_every_tensor_that_a_model_computes_with_travels(name: str, tmp_path: Path) -> None:
     named = f"tests.helpers.travellers:{name}"
     taken = TensorSpec((2, *zoo.default_input(named)), "float32")
-    model, file = stored(named, tmp_path, taken)
-    sha256 = weights.weights_sha256(model)
-    tensor = zoo.example_input(taken, seed=1, index=0)
-    [output] = whole(model, tensor)
-    loaded = loading.load(named, file, [taken], seed=1)
-    assert loaded.weights_sha256 == sha256
-    assert torch.equal(whole(loaded.model, tensor)[0], output)
-    cuts = [cut.name for cut in find_cuts(loaded.captures[taken], "op")]
-    for cut in (FIRST, *cuts, LAST):
-        stages = split(loaded.captures[taken], [cut])
-        assert check_split(stages, [tensor], [(output,)]).exact, cut
+    model = zoo.build(named, seed=1)
+    inputs = [zoo.example_input(taken, seed=1, index=index) for index in (0, 1)]
+    wanted = [[each.clone() for each in whole(model, tensor)] for tensor in inputs]
+    loaded = carried(programmed(model, *inputs), tmp_path)
+    # Nothing that the host computes with may come from the model that the controller has.
+    for memory in memory_of(model):
+        memory.fill_(0)
+    references = [loaded.whole(tensor) for tensor in inputs]
+    for outputs, own in zip(references, wanted, strict=True):
+        # Kernels round by where in memory a tensor begins, which the file decides for all hosts.
+        assert largest_error(outputs, tuple(own)) < 1e-6
+    for cut in (FIRST, *place_names(loaded), LAST):
+        assert check_split(split(loaded, [cut]), inputs, references).exact, cut
+
+
+def memory_of(model: nn.Module) -> list[torch.UntypedStorage]:
+    """The memory of all tensors that a model has, wherever its modules keep them."""
+    held: list[object] = [travellers.GLOBAL]
+    for part in model.modules():
+        held += [*vars(part).values(), *part._parameters.values(), *part._buffers.values()]
+    held += [each for part in held if isinstance(part, list) for each in part]
+    return [tensor.untyped_storage() for tensor in held if isinstance(tensor, torch.Tensor)]
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["left_out", "plain", "wide", "phases", "inner.offset", "listed", "GLOBAL"],
+    "path", ["left_out", "plain", "wide", "phases", "inner.offset", "listed", "GLOBAL"]
 )
-def test_the_checksum_covers_what_no_state_dict_has(path: str, tmp_path: Path) -> None:
-    model, _ = stored(SCATTERED, tmp_path, FOUR)
-    before = weights.weights_sha256(model)
+def test_the_checksum_covers_what_no_state_dict_has(path: str) -> None:
+    model, example = zoo.build(SCATTERED, seed=1), torch.ones(2, 4)
+    before = programs.sha256(capture(model, [example]).program)
     held = travellers.GLOBAL if path == "GLOBAL" else model
     for part in path.split(".") if path != "GLOBAL" else []:
         held = getattr(held, part)
     tensor = held[0] if isinstance(held, list) else held
     assert isinstance(tensor, torch.Tensor)
     tensor[:1] += 1
-    assert weights.weights_sha256(model) != before
+    assert programs.sha256(capture(model, [example]).program) != before
 
 
-def test_what_is_in_the_file_alone_or_in_the_model_alone_is_named(tmp_path: Path) -> None:
-    model, file = stored(SCATTERED, tmp_path, FOUR)
-    model.more = torch.ones(2)
-    del model.left_out
-    weights.save_weights(model, file)
-    with pytest.raises(WeightsError) as refused:
-        loading.load(SCATTERED, file, [FOUR], seed=1)
-    assert f"{file}: model 'tests.helpers.travellers:Scattered' as built here" in str(refused.value)
-    assert "1 not in the file: left_out; 1 not in the model: more" in str(refused.value)
-    model.plain = torch.ones(5)
-    weights.save_weights(model, file)
-    with pytest.raises(WeightsError, match=r"plain \(\(5,\) torch.float32 for \(4,\)"):
-        loading.load(SCATTERED, file, [FOUR], seed=1)
+def test_a_tensor_that_the_file_lacks_or_that_is_another_one_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    captured = capture(zoo.build(SCATTERED, seed=1), [torch.ones(2, 4)])
+    file = tmp_path / "tensors.safetensors"
+    without = {name: tensor for name, tensor in captured.tensors.items() if name != "left_out"}
+    weights.save_weights(without, file)
+    with pytest.raises(WeightsError, match=f"^{file}: has no tensor 'left_out', which the"):
+        loading.load_tensors(file, [captured.program])
+    for other in (captured.tensors["kept"] + 1e-7, torch.ones(5), torch.ones(4).double()):
+        weights.save_weights({**captured.tensors, "kept": other}, file)
+        with pytest.raises(WeightsError, match=f"^{file}: tensor 'kept' has other values than"):
+            loading.load_tensors(file, [captured.program])
+    weights.save_weights({**captured.tensors, "more": torch.ones(1)}, file)
+    tensors = loading.load_tensors(file, [captured.program])
+    assert loading.partitioned(captured.program, tensors).tensors.keys() == captured.tensors.keys()
 
 
-def test_a_tensor_that_each_run_makes_anew_and_otherwise_is_refused(tmp_path: Path) -> None:
-    _, file = stored("tests.helpers.travellers:Remade", tmp_path, FOUR)
-    with pytest.raises(
-        WeightsError, match=r"makes a tensor of shape \(4,\) as it runs, and its values here"
-    ):
-        loading.load("tests.helpers.travellers:Remade", file, [FOUR], seed=1)
+def test_a_changed_bit_of_the_tensors_is_refused_with_the_name_of_its_tensor(
+    tmp_path: Path,
+) -> None:
+    captured = capture(zoo.build(SCATTERED, seed=1), [torch.ones(2, 4)])
+    file = tmp_path / "tensors.safetensors"
+    weights.save_weights(captured.tensors, file)
+    content = file.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:begin])
+    for name in captured.tensors:
+        first, last = header[name]["data_offsets"]
+        for place in (first, last - 1):
+            changed = bytearray(content)
+            changed[begin + place] ^= 1
+            file.write_bytes(changed)
+            with pytest.raises(WeightsError, match=f"tensor '{re.escape(name)}' has other values"):
+                loading.load_tensors(file, [captured.program])
 
 
-def test_what_is_no_tensor_or_no_plain_one_is_refused_by_name(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(2, 2))
-    model.adjacency = torch.eye(2).to_sparse()
+def test_a_table_that_each_run_draws_anew_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^models\[0\]: .*Remade'") as refused:
+        lab(tmp_path, {"models": ["tests.helpers.travellers:Remade"]})
+    assert re.search(r"draws|random|Generator", str(refused.value)), refused.value
+
+
+def test_what_is_no_plain_tensor_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"'adjacency' \(torch.float32, torch.sparse_coo, on cpu"
     ):
-        weights.save_weights(model, tmp_path / "sparse.safetensors")
-    model.adjacency = torch.ones(2, dtype=torch.complex128)
+        weights.save_weights({"adjacency": torch.eye(2).to_sparse()}, tmp_path / "sparse")
     with pytest.raises(WeightsError, match=r"cannot store tensors of torch\.complex128"):
-        weights.save_weights(model, tmp_path / "wide.safetensors")
+        wide = {"wide": torch.ones(2, dtype=torch.complex128)}
+        weights.save_weights(wide, tmp_path / "wide")
     assert list(tmp_path.iterdir()) == []
-    packed = nn.Sequential(travellers.Packed())
     with pytest.raises(WeightsError, match=r"1 no tensor of its modules: 0\._extra_state"):
-        weights.weights_sha256(packed)
+        weights.tensors(nn.Sequential(travellers.Packed()))
 
 
 @pytest.fixture(scope="module")
@@ -149,48 +153,65 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return lab(tmp_path_factory.mktemp("lab"), {"models": [SCATTERED], "batch": [1, 2]})
 
 
-def test_a_host_says_what_it_loaded_and_not_what_it_was_to_load(planned: Lab) -> None:
-    [session] = planned.plan.sessions
-    loaded = join.load(planned.plan, session, planned.cache / "weights")
-    [sha256] = {table.weights_sha256 for table in planned.plan.tables}
-    assert loaded.weights_sha256 == weights.weights_sha256(loaded.model) == sha256
-    agreement = join.agreed(planned.plan, session, loaded.weights_sha256)
-    assert agreement.weights == sha256
+def test_programs_of_two_batch_sizes_share_one_file_of_tensors(planned: Lab) -> None:
+    [session], folder = planned.plan.sessions, planned.cache / "programs"
+    models = join.load(planned.plan, session, folder)
+    assert models.keys() == {(1, "float32"), (2, "float32")}
+    tables = planned.plan.tables
+    assert {path for table in tables for path in program_files(table, folder)} == {
+        *folder.iterdir()
+    }
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".safetensors"]
+    for table in tables:
+        of = models[table.batch, table.dtype]
+        assert programs.sha256(of.program) == table.graph_sha256
+        assert of.specs([value.name for value in of.program.inputs]) == (table.input,)
+        [result] = of.whole(torch.ones(table.input.shape))
+        assert result.shape == table.output[0].shape
 
 
-def test_other_weights_under_the_plans_name_are_refused_with_both_checksums(
-    planned: Lab, tmp_path: Path
+def test_constants_of_one_batch_size_do_not_reach_the_other(tmp_path: Path) -> None:
+    made = lab(tmp_path, {"models": ["tests.helpers.travellers:Numbered"], "batch": [1, 3]})
+    [session] = made.plan.sessions
+    models = join.load(made.plan, session, made.cache / "programs")
+    for batch in (1, 3):
+        given = torch.ones(batch, 4)
+        wanted = whole(travellers.Numbered(), given)
+        of = models[batch, "float32"]
+        assert all(map(torch.equal, of.whole(given), wanted))
+        assert [held.layout.shape for held in of.program.tensors.values()] == [(batch,)]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["program", "tensors"])
+def test_a_file_that_is_not_on_a_host_or_not_the_plans_is_refused(
+    planned: Lab, tmp_path: Path, which: int
 ) -> None:
-    [session] = planned.plan.sessions
-    [sha256] = {table.weights_sha256 for table in planned.plan.tables}
-    good = planned.cache / "weights" / f"{sha256}.safetensors"
-    damaged = tmp_path / good.name
-    content = bytearray(good.read_bytes())
+    [session], folder = planned.plan.sessions, planned.cache / "programs"
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    file = program_files(planned.plan.tables[1], tmp_path)[which]
+    content = bytearray(file.read_bytes())
     content[-1] ^= 1
-    damaged.write_bytes(content)
-    with pytest.raises(StageError) as refused:
+    file.write_bytes(content)
+    with pytest.raises((PartitionError, WeightsError), match=f"^{file}: .*delete the file") as no:
         join.load(planned.plan, session, tmp_path)
-    assert str(damaged) in str(refused.value)
-    [found, wanted] = re.findall(r"\b[0-9a-f]{64}\b", str(refused.value).partition(": ")[2])
-    assert (found != sha256, wanted) == (True, sha256)
+    assert len(str(no.value).splitlines()) == 1
+    file.unlink()
+    with pytest.raises(StageError, match=f"^{file}: is not on this host; run the sweep again$"):
+        join.load(planned.plan, session, tmp_path)
 
 
-def test_a_model_that_is_another_one_on_a_host_is_refused(
-    planned: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    [session] = planned.plan.sessions
-    original = travellers.Scattered
-
-    def edited() -> nn.Module:
-        model = original()
-        model.inner = nn.LeakyReLU(0.02)
-        model.inner.offset = travellers.drawn(4)
-        return model
-
-    monkeypatch.setattr(travellers, "Scattered", edited)
-    monkeypatch.setattr(edited, "input_shape", (4,), raising=False)
-    with pytest.raises(StageError, match="at batch 1 is another model here than on the controller"):
-        join.load(planned.plan, session, planned.cache / "weights")
+def test_a_program_with_another_models_tensors_is_refused(planned: Lab, tmp_path: Path) -> None:
+    [session], folder = planned.plan.sessions, planned.cache / "programs"
+    other = replace(planned.plan.tables[0], weights_sha256="0" * 64)
+    file = program_files(other, tmp_path)[1]
+    weights.save_weights({"linear.weight": torch.ones(4, 4)}, file)
+    program = loading.load_program(
+        program_files(other, folder)[0], planned.plan.tables[0].graph_sha256
+    )
+    with pytest.raises(WeightsError, match=f"^{file}: (has no )?tensor '.*'"):
+        loading.load_tensors(file, [program])
+    assert session.model == SCATTERED
 
 
 def test_a_checkpoint_is_known_by_its_content_wherever_it_lies(
@@ -223,9 +244,15 @@ def test_a_checkpoint_is_known_by_its_content_wherever_it_lies(
 def test_what_a_model_keeps_of_its_first_run_is_not_taken_for_part_of_it(tmp_path: Path) -> None:
     made = lab(tmp_path, {"models": ["tests.helpers.travellers:Cached"], "batch": [1, 2]})
     [session] = made.plan.sessions
-    assert join.load(made.plan, session, made.cache / "weights")
+    models = join.load(made.plan, session, made.cache / "programs")
+    assert len({frozenset(of.program.tensors) for of in models.values()}) == 1
 
 
-def test_prepare_refuses_a_factory_that_draws_numbers(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"models\[0\]: .*:Scaled': its factory builds another"):
-        lab(tmp_path, {"models": ["tests.helpers.travellers:Scaled"]})
+def test_numbers_that_a_factory_draws_are_the_same_on_all_hosts(tmp_path: Path) -> None:
+    made = lab(tmp_path, {"models": ["tests.helpers.travellers:Scaled"]})
+    [session] = made.plan.sessions
+    [first], [again] = (
+        join.load(made.plan, session, made.cache / "programs").values() for _ in range(2)
+    )
+    given = torch.ones(1, 4)
+    assert torch.equal(first.whole(given)[0], again.whole(given)[0])

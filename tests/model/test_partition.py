@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 
 import pytest
 import torch
-from paretopipe_worker.model.graph import CapturedModel
 from torch import nn
 
 from paretopipe_worker.cuts import FIRST, LAST, TensorSpec
-from paretopipe_worker.model import zoo
-from paretopipe_worker.model.capture import capture
-from paretopipe_worker.model.partition import PartitionError, check_split, find_cuts, split, whole
+from paretopipe_worker.model import flat, zoo
+from paretopipe_worker.model.partition import Partitioned, check_split, find_cuts, split, whole
+from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.trial import cut_table
 from tests.helpers.models import (
     PAPER,
@@ -23,7 +21,9 @@ from tests.helpers.models import (
     classifier,
     cut_names,
     half,
+    place_names,
     prepared,
+    programmed,
     quick,
     smallest,
     two_inputs,
@@ -31,24 +31,15 @@ from tests.helpers.models import (
 
 pytestmark = pytest.mark.slow
 
-OTHERS = (
-    "vit_b_32",
-    "convnext_tiny",
-    "densenet121",
-    "googlenet",
-    "shufflenet_v2_x1_0",
-    "swin_v2_t",
-)
-
 
 def _assert_exact(
-    captured: CapturedModel, inputs: list[torch.Tensor], cuts: Callable[[CapturedModel], list[str]]
+    captured: Partitioned,
+    inputs: list[torch.Tensor],
+    cuts: list[str],
+    references: list[tuple[torch.Tensor, ...]],
 ) -> None:
-    """Compare the stages at each of the cuts with the whole model, bit by bit."""
-    references = [whole(captured.model, tensor) for tensor in inputs]
-    checks = {
-        cut: check_split(split(captured, [cut]), inputs, references) for cut in cuts(captured)
-    }
+    """Compare the stages at each of the cuts with what is wanted, bit by bit."""
+    checks = {cut: check_split(split(captured, [cut]), inputs, references) for cut in cuts}
     assert checks
     assert {cut: check for cut, check in checks.items() if not check.exact} == {}
 
@@ -58,31 +49,34 @@ def test_stages_are_exact_at_every_cut_and_endpoint(name: str) -> None:
     """The cuts of granularity op, among which those of granularity block are."""
     size = smallest(name)
     captured, inputs = captured_at(name, size=size), two_inputs(name, size=size)
-    _assert_exact(captured, inputs, lambda captured: [FIRST, *cut_names(captured, "op"), LAST])
+    references = [whole(quick(name), tensor) for tensor in inputs]
+    assert any(operation.native for operation in captured.program.operations)
+    _assert_exact(captured, inputs, [FIRST, *cut_names(captured, "op"), LAST], references)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", PAPER)
-def test_stages_are_exact_at_every_op_cut_of_full_models_on_full_inputs(name: str) -> None:
+def test_stages_are_exact_at_every_place_of_full_models_on_full_inputs(name: str) -> None:
     inputs = two_inputs(name)
-    captured = capture(classifier(name), inputs[0])
-    _assert_exact(captured, inputs, lambda captured: cut_names(captured, "op"))
+    captured = programmed(classifier(name), *inputs)
+    references = [whole(classifier(name), tensor) for tensor in inputs]
+    _assert_exact(captured, inputs, place_names(captured), references)
 
 
-@pytest.mark.parametrize("name", [*PAPER, *OTHERS])
-def test_stages_are_exact_at_sampled_op_cuts(name: str) -> None:
+@pytest.mark.parametrize("name", PAPER)
+def test_stages_are_exact_at_sampled_places(name: str) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    sample = random.Random(seed).sample
     captured, inputs = captured_at(name, 2, half(name)), two_inputs(name, 2, half(name))
-    _assert_exact(captured, inputs, lambda captured: sample(cut_names(captured, "op"), 2))
+    references = [captured.whole(tensor) for tensor in inputs]
+    names = random.Random(seed).sample(place_names(captured), 3)
+    _assert_exact(captured, inputs, names, references)
 
 
 def test_three_stages_share_the_work_in_order() -> None:
-    inputs = two_inputs("resnet18")
-    model = quick("resnet18")
-    captured = captured_at("resnet18")
-    references = [whole(model, tensor) for tensor in inputs]
+    size = smallest("resnet18")
+    inputs, captured = two_inputs("resnet18", size=size), captured_at("resnet18", size=size)
+    references = [whole(quick("resnet18"), tensor) for tensor in inputs]
     for names in (("layer1.0", "layer3.0"), (LAST, "layer2.1"), ("layer2.1", FIRST)):
         stages = split(captured, names)
         assert len(stages) == 3
@@ -97,55 +91,45 @@ def _endpoints() -> list[tuple[str, str]]:
 
 
 def test_a_stage_holds_only_its_own_weights_under_their_own_names_and_copies_none() -> None:
-    model = quick("resnet18")
-    stages = split(captured_at("resnet18"), ["layer2.0"])
-    own = [stage.state_dict() for stage in stages if stage is not None]
-    state = model.state_dict()
-    assert own[0].keys() | own[1].keys() == state.keys()
-    assert not own[0].keys() & own[1].keys()
-    assert all(
-        tensor.data_ptr() == state[name].data_ptr() for part in own for name, tensor in part.items()
-    )
+    captured = captured_at("resnet18", size=smallest("resnet18"))
+    entry = [value.name for value in captured.program.inputs]
+    [place] = [place for place in captured.places if place.name == "layer2.0"]
+    own = [
+        flat.held_by(captured.program, entry, place.values),
+        flat.held_by(captured.program, place.values, captured.program.outputs),
+    ]
+    state = quick("resnet18").state_dict()
+    counters = {name for name in state if name.endswith("batches_tracked")}
+    assert {*own[0], *own[1]} == state.keys() - counters
+    assert not {*own[0]} & {*own[1]}
+    places = {name: captured.tensors[name].data_ptr() for part in own for name in part}
+    assert places == {name: state[name].data_ptr() for name in places}
+    stages = split(captured, ["layer2.0"])
+    for stage, names in zip(stages, own, strict=True):
+        held = [each for each in stage.__globals__.values() if isinstance(each, torch.Tensor)]  # type: ignore[union-attr]
+        assert {each.data_ptr() for each in held} == {places[name] for name in names}
+
+
+def test_a_stage_that_lacks_a_tensor_or_a_value_is_refused_by_its_name() -> None:
+    captured, _, _ = prepared(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.randn(2, 4))
+    program = captured.program
+    entry = [value.name for value in program.inputs]
+    without = {name: held for name, held in captured.tensors.items() if name != "1.weight"}
+    with pytest.raises(PartitionError, match=r"lacks the tensor '1\.weight'"):
+        flat.build(program, without, entry, program.outputs)
+    flat.build(program, without, entry, captured.places[0].values)
+    with pytest.raises(PartitionError, match=rf"from nothing to .* also takes {entry[0]}"):
+        flat.build(program, captured.tensors, [], program.outputs)
 
 
 def test_a_stage_is_built_in_milliseconds() -> None:
-    captured = captured_at("mobilenet_v2")
+    captured = captured_at("mobilenet_v2", size=smallest("mobilenet_v2"))
     times = []
     for name in cut_names(captured, "block"):
         start = time.thread_time()
         split(captured, [name])
         times.append(time.thread_time() - start)
     assert sorted(times)[len(times) // 2] < 2 * 0.020
-
-
-class _InPlace(nn.Module):
-    """Overwrites its input and uses what it has overwritten by both names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.relu = nn.ReLU(inplace=True)
-        self.linear = nn.Linear(4, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Add a tensor to itself, under two names."""
-        y = self.relu(x)
-        return self.linear(x + y)
-
-
-def test_a_tensor_under_two_names_crosses_once() -> None:
-    captured, inputs, references = prepared(_InPlace(), torch.randn(2, 4))
-    assert cut_names(captured, "op") == ["relu", "add"]
-    for cut in find_cuts(captured, "op"):
-        assert len(cut.tensors) == 1
-        assert check_split(split(captured, [cut.name]), inputs, references).exact
-
-
-def test_the_gate_says_whether_the_first_stage_overwrites_its_input() -> None:
-    captured, inputs, references = prepared(_InPlace(), torch.randn(2, 4))
-    given = [tensor.clone() for tensor in inputs]
-    assert check_split(split(captured, ["relu"]), inputs, references).overwrites_input
-    assert not check_split(split(captured, [LAST]), inputs, references).overwrites_input
-    assert all(torch.equal(a, b) for a, b in zip(inputs, given, strict=True))
 
 
 def test_the_gate_sees_a_wrong_stage() -> None:
@@ -162,29 +146,8 @@ def test_the_gate_sees_a_wrong_stage() -> None:
     assert swapped.largest_error > 1e-2
 
 
-class _Stateful(nn.Module):
-    """Sums up what it has seen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(1))
-        self.linear = nn.Linear(4, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Add the sum."""
-        return self.linear(x) + self.seen.add_(x.abs().max())
-
-
-def test_the_gate_refuses_a_model_that_changes_its_state() -> None:
-    model = _Stateful().eval().requires_grad_(False)
-    inputs = [torch.randn(2, 4)]
-    captured = capture(model, inputs[0])
-    with pytest.raises(PartitionError, match="seen"):
-        check_split(split(captured, [FIRST]), inputs, [whole(model, inputs[0])])
-
-
 def test_unknown_and_disordered_cuts_are_refused_with_what_is_allowed() -> None:
-    captured = captured_at("resnet18")
+    captured = captured_at("resnet18", size=smallest("resnet18"))
     with pytest.raises(PartitionError, match=r"'layer1\.9'.*close: .*layer1\.0.*@first.*@last"):
         split(captured, ["layer1.9"])
     for names in (("layer2.0", "layer1.0"), ("layer1.0", "layer1.0"), (FIRST, "conv1")):
@@ -196,9 +159,11 @@ def test_unknown_and_disordered_cuts_are_refused_with_what_is_allowed() -> None:
 
 def test_a_cut_table_holds_what_planning_needs() -> None:
     model = zoo.build("resnet18", seed=0, input_shape=(3, 64, 64))
-    table = cut_table(model, "resnet18", "block", TensorSpec((2, 3, 64, 64), "float32"))
+    table, captured = cut_table(model, "resnet18", "block", TensorSpec((2, 3, 64, 64), "float32"))
     assert table.names == tuple(RESNET18_BLOCKS)
     assert table.crossing("layer1.0") == (TensorSpec((2, 64, 16, 16), "float32"),)
     assert table.crossing(LAST) == (TensorSpec((2, 3, 64, 64), "float32"),)
     assert table.output == (TensorSpec((2, 1000), "float32"),)
     assert table.forward_ns > 0
+    assert table.program_error == 0.0
+    assert len(captured.program.operations) > len(table.names)

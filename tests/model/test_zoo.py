@@ -9,18 +9,18 @@ import torch
 from torch import nn
 
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.model.capture import capture
-from paretopipe_worker.model.weights import weights_sha256
 from paretopipe_worker.model.zoo import ModelError, build, classifiers, default_input, example_input
 from tests.helpers.models import (
     NORMED,
     PAPER,
     SIZED,
     Normed,
+    captured_at,
     classifier,
     cut_names,
     output,
     smallest,
+    state_sha256,
     two_inputs,
 )
 
@@ -50,7 +50,7 @@ def test_two_inputs_differ_by_over_one_percent_of_the_largest_output(name: str) 
 @pytest.mark.parametrize("name", PAPER)
 def test_changing_one_weight_of_any_block_changes_the_output(name: str) -> None:
     model, example = classifier(name), two_inputs(name, size=smallest(name))[0]
-    blocks = cut_names(capture(model, example), "block")
+    blocks = cut_names(captured_at(name, size=smallest(name)), "block")
     weights = {
         path: weight
         for path in [*blocks, list(model.named_modules())[-1][0]]
@@ -84,8 +84,8 @@ def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone() -
     assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(2)
     again, other = build("mobilenet_v2", seed=1), build("mobilenet_v2", seed=2)
-    assert weights_sha256(first) == weights_sha256(again)
-    assert weights_sha256(first) != weights_sha256(other)
+    assert state_sha256(first) == state_sha256(again)
+    assert state_sha256(first) != state_sha256(other)
 
 
 def test_a_model_is_built_for_inference() -> None:
