@@ -22,11 +22,13 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.cuts import InputSpec
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.model import flat, weights, zoo
 from paretopipe_worker.model import program as programs
+from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import Partitioned
+from paretopipe_worker.model.sources import classifiers, default_input
 from paretopipe_worker.model.trial import cut_table
 from tests.benchmarks.report import Check, Rows, main
 
@@ -45,9 +47,9 @@ def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
     """Measure both stages and the model, each in processes of its own."""
     processes = 1 if quick else PROCESSES
     torch.set_num_threads(1)
-    taken = TensorSpec((1, *zoo.default_input(MODEL)), "float32")
+    taken = InputSpec((1, *default_input(MODEL)), "float32")
     module = zoo.build(MODEL, seed=0)
-    table, captured = cut_table(module, MODEL, "block", taken)
+    table, captured = cut_table(module, MODEL, "block", [taken])
     program, tensors = captured.program, captured.tensors
     blocks = [
         place
@@ -55,7 +57,7 @@ def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
         if place.name in table.names and not place.name.startswith(f"{HEAD}.")
     ]
     cut, entry = blocks[-1], tuple(value.name for value in program.inputs)
-    example = zoo.example_input(taken, seed=0, index=0)
+    example = example_input(taken, seed=0, index=0)
     with torch.inference_mode():
         crossing = flat.build(program, tensors, entry, cut.values)(example)
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +127,7 @@ def _taken_mb(folder: Path, job: Mapping[str, Any]) -> float:
 def _part(folder: Path, job: Mapping[str, Any]) -> float:
     """Be one process: read the tensors and run; what that took in MB."""
     torch.set_num_threads(1)
-    zoo.classifiers()  # imports torchvision, which takes memory that is no part's own
+    classifiers()  # imports torchvision, which takes memory that is no part's own
     inputs = [each.clone() for each in weights.read_weights(folder / "inputs.safetensors").values()]
     # The kernel's record of the largest memory starts again here; importing took more at times.
     Path("/proc/self/clear_refs").write_text("5")

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.model import zoo
+from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import Partitioned, split
 from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.plan import Point
@@ -209,7 +209,7 @@ def session(piece: Piece) -> list[dict[str, Any]]:
             bare = stack.enter_context(wire((own, port), other_side))
         leader = stack.enter_context(led(made, planned, source_side, other_side))
         context = leader.context
-        example = zoo.example_input(made.plan.tables[0].input, seed=0, index=0)
+        example = example_input(made.plan.tables[0].inputs[0], seed=0, index=0)
         points = [p for p in map(made.plan.point, planned.points) if p.split[0][0] != "@"]
         apart = {}
         for number, point in enumerate(points, start=1):

@@ -22,10 +22,12 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.cuts import InputSpec
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.model import zoo
+from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import Partitioned, split
+from paretopipe_worker.model.sources import default_input
 from paretopipe_worker.model.trial import cut_table
 from tests.benchmarks.report import Check, Rows, main
 
@@ -79,14 +81,14 @@ def _apart(name: str, quick: bool) -> list[dict[str, Any]]:
 def _rows(name: str, rounds: int) -> list[dict[str, Any]]:
     """One row per cut of a model."""
     torch.set_num_threads(1)
-    taken = TensorSpec((1, *zoo.default_input(name)), "float32")
+    taken = InputSpec((1, *default_input(name)), "float32")
     model = zoo.build(name, seed=0)
-    table, captured = cut_table(model, name, "block", taken)
+    table, captured = cut_table(model, name, "block", [taken])
     parts = Partitioned(captured.program, captured.tensors)
     names = [table.names[round(share * (len(table.names) - 1))] for share in SHARES]
     ways = [lambda tensor: _lone(model, tensor)]
     ways += [_both(parts, cut) for cut in names]
-    example = zoo.example_input(taken, seed=0, index=0)
+    example = example_input(taken, seed=0, index=0)
     with torch.inference_mode():
         seconds = [_round(ways, number, example) for number in range(WARMUP + rounds)][WARMUP:]
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, TensorSpec
+from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, InputSpec, TensorSpec
 from paretopipe_worker.plan import planner, spec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point
@@ -43,7 +43,7 @@ def table(cuts: tuple[Cut, ...], batch: int = 1, model: str = "mobilenet_v2") ->
         granularity="block",
         batch=batch,
         dtype="float32",
-        input=TensorSpec((batch, 3, 224, 224), "float32"),
+        inputs=(InputSpec((batch, 3, 224, 224), "float32"),),
         cuts=cuts,
         output=(TensorSpec((batch, 1000), "float32"),),
         weights_sha256=WEIGHTS,

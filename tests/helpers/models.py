@@ -6,6 +6,7 @@ Specs name the latter ``tests.helpers.models:Sized`` and so on.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -13,7 +14,16 @@ from torch import nn
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.model import zoo
 from paretopipe_worker.model.capture import capture
-from paretopipe_worker.model.partition import Partitioned, find_cuts, whole
+from paretopipe_worker.model.flat import Stage
+from paretopipe_worker.model.inputs import example_input
+from paretopipe_worker.model.partition import (
+    Partitioned,
+    SplitCheck,
+    check_split,
+    find_cuts,
+    whole,
+)
+from paretopipe_worker.model.sources import default_input
 from paretopipe_worker.model.verifying import verified
 from paretopipe_worker.model.weights import tensor_sha256, weights_sha256
 
@@ -86,9 +96,9 @@ vgg16_narrow = functools.partial(_narrow, "vgg16")
 
 def two_inputs(name: str, batch: int = 1, size: int | None = None) -> list[torch.Tensor]:
     """Two inputs of a classifier, of its default size or a given one."""
-    channels, *default = zoo.default_input(name)
+    channels, *default = default_input(name)
     spec = TensorSpec((batch, channels, *([size, size] if size else default)), "float32")
-    return [zoo.example_input(spec, seed=SEED, index=index) for index in (0, 1)]
+    return [example_input(spec, seed=SEED, index=index) for index in (0, 1)]
 
 
 @functools.cache
@@ -102,6 +112,15 @@ def programmed(model: nn.Module, *inputs: torch.Tensor) -> Partitioned:
     captured = capture(model, [inputs[0]])
     found = verified(model, captured, [[tensor] for tensor in inputs]).captured
     return Partitioned(found.program, found.tensors)
+
+
+def checked(
+    stages: Sequence[Stage | None],
+    inputs: Sequence[torch.Tensor],
+    references: Sequence[tuple[torch.Tensor, ...]],
+) -> SplitCheck:
+    """Compare the stages of a model that takes one tensor with what it returns."""
+    return check_split(stages, [(tensor,) for tensor in inputs], references)
 
 
 def cut_names(of: Partitioned, granularity: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from paretopipe_worker.cuts import Cut, CutTable, TensorSpec
+from paretopipe_worker.cuts import Cut, CutTable, InputSpec, TensorSpec
 from paretopipe_worker.plan import planner, spec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan
@@ -20,7 +20,7 @@ def table(model: str = "tiny", batch: int = 1, cuts: int = 3) -> CutTable:
         granularity="block",
         batch=batch,
         dtype="float32",
-        input=TensorSpec((batch, 3, 32, 32), "float32"),
+        inputs=(InputSpec((batch, 3, 32, 32), "float32"),),
         cuts=tuple(
             Cut(f"layer{number}", (TensorSpec((batch, max(1, 64 >> number), 8, 8), "float32"),))
             for number in range(cuts)

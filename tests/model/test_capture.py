@@ -13,12 +13,13 @@ from torch import nn
 
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.model.capture import capture
-from paretopipe_worker.model.partition import check_split, find_cuts, split
+from paretopipe_worker.model.partition import find_cuts, split
 from paretopipe_worker.model.program import PartitionError
 from tests.helpers import networks
 from tests.helpers.models import (
     PAPER,
     captured_at,
+    checked,
     cut_names,
     place_names,
     prepared,
@@ -142,7 +143,7 @@ def test_sizes_do_not_cross_and_default_arguments_keep_their_values() -> None:
     names = cut_names(captured, "op")
     assert names == ["linear", ":relu", ":mul", ":contiguous"]
     for name in names:
-        assert check_split(split(captured, [name]), inputs, references).exact, name
+        assert checked(split(captured, [name]), inputs, references).exact, name
 
 
 def test_operations_name_their_modules_and_the_line_that_they_are_written_in() -> None:

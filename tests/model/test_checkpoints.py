@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from paretopipe_worker.model.checkpoints import load_weights
+from paretopipe_worker.model.sources import ModelError
 from paretopipe_worker.model.weights import WeightsError, save_weights
-from paretopipe_worker.model.zoo import ModelError, build
+from paretopipe_worker.model.zoo import build
 from tests.helpers.models import SIZED, Normed, classifier, output, state_sha256, two_inputs
 
 

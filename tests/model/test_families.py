@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from pathlib import Path
 
@@ -10,21 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.cuts import InputSpec
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model import program as programs
-from paretopipe_worker.model.partition import check_split, find_cuts, split
+from paretopipe_worker.model.inputs import example_input
+from paretopipe_worker.model.partition import find_cuts, split
+from paretopipe_worker.model.sources import _torchvision_models, classifiers, default_input
 from paretopipe_worker.model.trial import cut_table
-from tests.helpers.models import smallest
+from tests.helpers.models import checked, smallest
 
 pytestmark = pytest.mark.slow
 
 
 def families() -> list[str]:
     """The classifier of each of torchvision's modules that computes least, and a second Swin."""
-    vision = zoo._torchvision_models()
+    vision = _torchvision_models()
     found: dict[str, tuple[float, str]] = {}
-    for name in zoo.classifiers():
+    for name in classifiers():
         operations = min(each.meta["_ops"] for each in vision.get_model_weights(name))
         family = vision.get_model_builder(name).__module__
         found[family] = min((operations, name), found.get(family, (operations, name)))
@@ -45,23 +46,23 @@ def _plain(name: str) -> nn.Module:
 
 def _as_a_host(name: str, folder: Path, shape: tuple[int, ...]) -> None:
     """Make a table of the model, write what hosts get, read it, and compare its stages."""
-    taken, model = TensorSpec((1, *shape), "float32"), _plain(name)
-    table, captured = cut_table(model, name, "block", taken, seed=0)
+    taken, model = InputSpec((1, *shape), "float32"), _plain(name)
+    table, captured = cut_table(model, name, "block", [taken], seed=0)
     file, tensors = folder / "program.json", folder / "tensors.safetensors"
     file.write_bytes(programs.dump(captured.program))
-    assert hashlib.sha256(file.read_bytes()).hexdigest() == table.graph_sha256
+    assert programs.sha256(captured.program) == table.graph_sha256
     weights.save_weights(captured.tensors, tensors)
     program = loading.load_program(file, table.graph_sha256)
     loaded = loading.partitioned(program, loading.load_tensors(tensors, [program]))
     assert find_cuts(loaded, "block") == table.cuts
-    inputs = [zoo.example_input(taken, seed=1, index=0)]
+    inputs = [example_input(taken, seed=1, index=0)]
     references = [loaded.whole(tensor) for tensor in inputs]
     assert 0 < references[0][0].abs().max() < float("inf")
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     anywhere = random.Random(seed).choice(loaded.places).name
     for cut in (table.names[len(table.cuts) // 2], anywhere):
-        assert check_split(split(loaded, [cut]), inputs, references).exact, cut
+        assert checked(split(loaded, [cut]), inputs, references).exact, cut
 
 
 @pytest.mark.parametrize("name", families())
@@ -70,6 +71,6 @@ def test_every_family_of_classifiers_runs_as_a_host_runs_it(name: str, tmp_path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", zoo.classifiers())
+@pytest.mark.parametrize("name", classifiers())
 def test_every_classifier_runs_as_a_host_runs_it(name: str, tmp_path: Path) -> None:
-    _as_a_host(name, tmp_path, zoo.default_input(name))
+    _as_a_host(name, tmp_path, default_input(name))

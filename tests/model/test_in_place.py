@@ -8,17 +8,24 @@ import pytest
 import torch
 from torch import nn
 
-from paretopipe_worker.cuts import FIRST, LAST, TensorSpec
+from paretopipe_worker.cuts import FIRST, LAST, InputSpec
 from paretopipe_worker.model.partition import (
     Partitioned,
-    check_split,
     find_cuts,
     largest_error,
     split,
 )
 from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.trial import cut_table
-from tests.helpers.models import cut_names, place_names, prepared, programmed, quick, two_inputs
+from tests.helpers.models import (
+    checked,
+    cut_names,
+    place_names,
+    prepared,
+    programmed,
+    quick,
+    two_inputs,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -163,7 +170,7 @@ def test_stages_of_a_model_that_writes_are_exact_and_write_to_nothing_they_take(
     given = [tensor.clone() for tensor in inputs]
     held = {name: tensor.clone() for name, tensor in captured.tensors.items()}
     for name in (FIRST, *place_names(captured), LAST):
-        assert check_split(split(captured, [name]), inputs, references).exact, name
+        assert checked(split(captured, [name]), inputs, references).exact, name
         _assert_keeps(captured, [name], inputs[0], references[0])
     assert all(map(torch.equal, inputs, given))
     assert all(torch.equal(captured.tensors[name], tensor) for name, tensor in held.items())
@@ -205,7 +212,7 @@ def test_a_tensor_under_two_names_crosses_once() -> None:
     assert cut_names(captured, "op") == [":relu", ":add"]
     for cut in find_cuts(captured, "op"):
         assert len(cut.tensors) == 1
-        assert check_split(split(captured, [cut.name]), inputs, references).exact
+        assert checked(split(captured, [cut.name]), inputs, references).exact
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121"])
@@ -236,4 +243,4 @@ class _Stateful(nn.Module):
 def test_a_model_that_changes_its_state_is_refused_with_the_names_of_what_it_changes() -> None:
     model = _Stateful().eval().requires_grad_(False)
     with pytest.raises(PartitionError, match=r"^model 'sums': the model changes seen as it runs"):
-        cut_table(model, "sums", "op", TensorSpec((2, 4), "float32"))
+        cut_table(model, "sums", "op", [InputSpec((2, 4), "float32")])

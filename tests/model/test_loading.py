@@ -17,14 +17,16 @@ from paretopipe_worker.cuts import FIRST, LAST, TensorSpec
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.capture import Captured, capture
-from paretopipe_worker.model.partition import Partitioned, check_split, largest_error, split, whole
+from paretopipe_worker.model.inputs import example_input
+from paretopipe_worker.model.partition import Partitioned, largest_error, split, whole
 from paretopipe_worker.model.program import PartitionError
+from paretopipe_worker.model.sources import default_input
 from paretopipe_worker.model.weights import WeightsError
 from paretopipe_worker.plan.plan import program_files
 from paretopipe_worker.session import join
 from paretopipe_worker.session.join import StageError
 from tests.helpers import travellers
-from tests.helpers.models import place_names, programmed
+from tests.helpers.models import checked, place_names, programmed
 from tests.helpers.sessions import Lab, lab
 
 pytestmark = pytest.mark.slow
@@ -51,9 +53,9 @@ def carried(captured: Captured | Partitioned, folder: Path) -> Partitioned:
 @pytest.mark.parametrize("name", ["Scattered", "Tied", "Tabled"])
 def test_every_tensor_that_a_model_computes_with_travels(name: str, tmp_path: Path) -> None:
     named = f"tests.helpers.travellers:{name}"
-    taken = TensorSpec((2, *zoo.default_input(named)), "float32")
+    taken = TensorSpec((2, *default_input(named)), "float32")
     model = zoo.build(named, seed=1)
-    inputs = [zoo.example_input(taken, seed=1, index=index) for index in (0, 1)]
+    inputs = [example_input(taken, seed=1, index=index) for index in (0, 1)]
     wanted = [[each.clone() for each in whole(model, tensor)] for tensor in inputs]
     loaded = carried(programmed(model, *inputs), tmp_path)
     # Nothing that the host computes with may come from the model that the controller has.
@@ -64,7 +66,7 @@ def test_every_tensor_that_a_model_computes_with_travels(name: str, tmp_path: Pa
         # Kernels round by where in memory a tensor begins, which the file decides for all hosts.
         assert largest_error(outputs, tuple(own)) < 1e-6
     for cut in (FIRST, *place_names(loaded), LAST):
-        assert check_split(split(loaded, [cut]), inputs, references).exact, cut
+        assert checked(split(loaded, [cut]), inputs, references).exact, cut
 
 
 def memory_of(model: nn.Module) -> list[torch.UntypedStorage]:
@@ -165,8 +167,8 @@ def test_programs_of_two_batch_sizes_share_one_file_of_tensors(planned: Lab) -> 
     for table in tables:
         of = models[table.batch, table.dtype]
         assert programs.sha256(of.program) == table.graph_sha256
-        assert of.specs([value.name for value in of.program.inputs]) == (table.input,)
-        [result] = of.whole(torch.ones(table.input.shape))
+        assert of.specs([value.name for value in of.program.inputs]) == table.crossing(LAST)
+        [result] = of.whole(torch.ones(table.inputs[0].shape))
         assert result.shape == table.output[0].shape
 
 

@@ -45,7 +45,7 @@ def _fake_torchvision(folder: Path, text: str) -> Path:
 
 
 MISSING_OPERATOR = "operator torchvision::nms does not exist"
-LIST = "from paretopipe_worker.model.zoo import classifiers; print(*classifiers())"
+LIST = "from paretopipe_worker.model.sources import classifiers; print(*classifiers())"
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="needs a CPU build of torch")

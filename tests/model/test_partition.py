@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from paretopipe_worker.cuts import FIRST, LAST, TensorSpec
+from paretopipe_worker.cuts import FIRST, LAST, InputSpec, TensorSpec
 from paretopipe_worker.model import flat, zoo
-from paretopipe_worker.model.partition import Partitioned, check_split, find_cuts, split, whole
+from paretopipe_worker.model.partition import Partitioned, find_cuts, split, whole
 from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.trial import cut_table
 from tests.helpers.models import (
     PAPER,
     RESNET18_BLOCKS,
     captured_at,
+    checked,
     classifier,
     cut_names,
     half,
@@ -39,7 +40,7 @@ def _assert_exact(
     references: list[tuple[torch.Tensor, ...]],
 ) -> None:
     """Compare the stages at each of the cuts with what is wanted, bit by bit."""
-    checks = {cut: check_split(split(captured, [cut]), inputs, references) for cut in cuts}
+    checks = {cut: checked(split(captured, [cut]), inputs, references) for cut in cuts}
     assert checks
     assert {cut: check for cut, check in checks.items() if not check.exact} == {}
 
@@ -80,7 +81,7 @@ def test_three_stages_share_the_work_in_order() -> None:
     for names in (("layer1.0", "layer3.0"), (LAST, "layer2.1"), ("layer2.1", FIRST)):
         stages = split(captured, names)
         assert len(stages) == 3
-        assert check_split(stages, inputs, references).exact, names
+        assert checked(stages, inputs, references).exact, names
     unused = [[stage is None for stage in split(captured, ends)] for ends in _endpoints()]
     assert unused == [[False, True, True], [True, False, True], [True, True, False]]
 
@@ -138,11 +139,11 @@ def test_the_gate_sees_a_wrong_stage() -> None:
     )
     first, second = split(captured, ["0"])
     wrong = [(reference[0] + 1e-6,) for reference in references]
-    assert check_split([first, second], inputs, references).exact
-    check = check_split([first, second], inputs, wrong)
+    assert checked([first, second], inputs, references).exact
+    check = checked([first, second], inputs, wrong)
     assert not check.exact
     assert 0 < check.largest_error < 1e-4
-    swapped = check_split([second, first], inputs, references)
+    swapped = checked([second, first], inputs, references)
     assert swapped.largest_error > 1e-2
 
 
@@ -159,7 +160,7 @@ def test_unknown_and_disordered_cuts_are_refused_with_what_is_allowed() -> None:
 
 def test_a_cut_table_holds_what_planning_needs() -> None:
     model = zoo.build("resnet18", seed=0, input_shape=(3, 64, 64))
-    table, captured = cut_table(model, "resnet18", "block", TensorSpec((2, 3, 64, 64), "float32"))
+    table, captured = cut_table(model, "resnet18", "block", [InputSpec((2, 3, 64, 64), "float32")])
     assert table.names == tuple(RESNET18_BLOCKS)
     assert table.crossing("layer1.0") == (TensorSpec((2, 64, 16, 16), "float32"),)
     assert table.crossing(LAST) == (TensorSpec((2, 3, 64, 64), "float32"),)

@@ -10,13 +10,14 @@ from torch import nn
 
 from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.model.blocks import block_paths
-from paretopipe_worker.model.partition import Partitioned, check_split, find_cuts, split
+from paretopipe_worker.model.partition import Partitioned, find_cuts, split
 from paretopipe_worker.model.zoo import skeleton
 from tests.helpers import networks
 from tests.helpers.models import (
     PAPER,
     RESNET18_BLOCKS,
     captured_at,
+    checked,
     cut_names,
     place_names,
     prepared,
@@ -163,7 +164,7 @@ def test_a_value_that_only_a_later_stage_uses_is_carried_through_the_middle_one(
     assert cut_names(captured, "op") == ["first", ":relu"]
     for names in itertools.combinations(numbers, 2):
         stages = split(captured, names)
-        assert check_split(stages, inputs, references).exact, names
+        assert checked(stages, inputs, references).exact, names
     middle = split(captured, ["second", "third"])[1]
     assert middle is not None
     early, computed = torch.randn(2, 4), torch.randn(2, 4)
@@ -188,14 +189,14 @@ def test_views_are_repeated_behind_a_cut_and_not_sent() -> None:
     first = captured.places[0]
     assert (first.name, len(first.values)) == ("linear", 1)
     assert [len(cut.tensors) for cut in find_cuts(captured, "op")] == [1]
-    assert check_split(split(captured, ["linear"]), inputs, references).exact
+    assert checked(split(captured, ["linear"]), inputs, references).exact
 
 
 def _exact_everywhere(captured: Partitioned, inputs: list[torch.Tensor]) -> bool:
     """Whether the stages at every place and endpoint are exact."""
     references = [captured.whole(tensor) for tensor in inputs]
     names = [FIRST, *place_names(captured), LAST]
-    return all(check_split(split(captured, [name]), inputs, references).exact for name in names)
+    return all(checked(split(captured, [name]), inputs, references).exact for name in names)
 
 
 def test_the_batch_size_does_not_change_where_a_model_is_cut() -> None:

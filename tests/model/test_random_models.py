@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from paretopipe_worker.model.partition import check_split, largest_error, split, whole
-from tests.helpers.models import place_names, programmed
+from paretopipe_worker.model.partition import largest_error, split, whole
+from tests.helpers.models import checked, place_names, programmed
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,7 @@ def _assert_exact(
         assert torch.equal(tensor, given), seed
     for name in place_names(captured):
         stages = split(captured, [name])
-        assert check_split(stages, inputs, references).exact, (seed, name)
+        assert checked(stages, inputs, references).exact, (seed, name)
         first, second = stages
         assert first is not None and second is not None
         with torch.inference_mode():

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from paretopipe_worker.cuts import TensorSpec
-from paretopipe_worker.model.zoo import ModelError, build, classifiers, default_input, example_input
+from paretopipe_worker.model.inputs import example_input
+from paretopipe_worker.model.sources import ModelError, classifiers, default_input
+from paretopipe_worker.model.zoo import build
 from tests.helpers.models import (
     NORMED,
     PAPER,

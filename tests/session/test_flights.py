@@ -13,8 +13,8 @@ from paretopipe_worker.cuts import Cut, TensorSpec
 from paretopipe_worker.link import state
 from paretopipe_worker.model.capture import capture
 from paretopipe_worker.model.flat import Stage
+from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import Partitioned, split
-from paretopipe_worker.model.zoo import example_input
 from paretopipe_worker.records.files import Writer
 from paretopipe_worker.session.check import Check
 from paretopipe_worker.session.context import Context, Shares
