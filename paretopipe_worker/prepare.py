@@ -11,7 +11,6 @@ import torch
 
 from paretopipe_worker.cuts import CutTable, InputSpec
 from paretopipe_worker.model import loading, weights, zoo
-from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.sources import Source, default_input
 from paretopipe_worker.model.trial import cut_table
 from paretopipe_worker.plan import plan as plans
@@ -113,7 +112,7 @@ def _tables(
     for table, captured in found:
         table = replace(table, weights_sha256=sha256)
         program, file = plans.program_files(table, folder)
-        program.write_bytes(programs.dump(captured.program))
+        loading.save_program(captured.program, program)
         if not file.exists():
             weights.save_weights(tensors, file)
         # What the hosts will have is read as they will read it.

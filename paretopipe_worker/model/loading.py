@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,23 +15,34 @@ from paretopipe_worker.model.program import PartitionError, Program
 from paretopipe_worker.model.weights import WeightsError, read_weights, tensor_sha256
 
 
+def save_program(program: Program, file: Path) -> None:
+    """Write a program for :func:`load_program`: behind a line with the checksum of all its bytes.
+
+    The checksum by which a plan names it leaves out lines of source code, which may move.
+    """
+    text = programs.dump(program)
+    file.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+
+
 def load_program(file: Path, sha256: str) -> Program:
     """Read a program that the plan names.
 
     Raises
     ------
     PartitionError
-        When the file is missing, is no program, or is another one than its checksum says.
+        When the file is missing, damaged, no program, or another one than the plan names.
     """
     try:
-        text = file.read_bytes()
+        said, _, text = file.read_bytes().partition(b"\n")
     except OSError as error:
         raise PartitionError(f"{file}: cannot be read: {error.strerror}") from error
+    again = "delete the file and run the sweep again"
+    if hashlib.sha256(text).hexdigest().encode() != said:
+        raise PartitionError(f"{file}: is damaged: its bytes have another checksum; {again}")
     program = programs.load(text, str(file))
     if (found := programs.sha256(program)) != sha256:
         raise PartitionError(
-            f"{file}: has the checksum {found}, the plan's program has {sha256}; delete the file "
-            "and run the sweep again"
+            f"{file}: has the checksum {found}, the plan's program has {sha256}; {again}"
         )
     return program
 

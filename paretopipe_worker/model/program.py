@@ -4,7 +4,6 @@ A program is a list of operations in the order in which they compute. Each names
 torch, its arguments and its result, and where in the model it comes from. All results are new
 values: an operation that worked in place in the model is one that *may* reuse its first argument's
 memory (`in_place`). The few that write through views keep what they write to (`writes`).
-
 The file is JSON. It is checked when it is read, and nothing in it is ever run as code.
 """
 

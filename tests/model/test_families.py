@@ -49,7 +49,7 @@ def _as_a_host(name: str, folder: Path, shape: tuple[int, ...]) -> None:
     taken, model = InputSpec((1, *shape), "float32"), _plain(name)
     table, captured = cut_table(model, name, "block", [taken], seed=0)
     file, tensors = folder / "program.json", folder / "tensors.safetensors"
-    file.write_bytes(programs.dump(captured.program))
+    loading.save_program(captured.program, file)
     assert programs.sha256(captured.program) == table.graph_sha256
     weights.save_weights(captured.tensors, tensors)
     program = loading.load_program(file, table.graph_sha256)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import replace
@@ -41,9 +40,8 @@ FOUR = TensorSpec((2, 4), "float32")
 
 def carried(captured: Captured | Partitioned, folder: Path) -> Partitioned:
     """What a host has of a program: it is written, and read again from its files."""
-    text = programs.dump(captured.program)
-    sha256 = hashlib.sha256(text).hexdigest()
-    (folder / "program.json").write_bytes(text)
+    sha256 = programs.sha256(captured.program)
+    loading.save_program(captured.program, folder / "program.json")
     weights.save_weights(captured.tensors, folder / "tensors.safetensors")
     program = loading.load_program(folder / "program.json", sha256)
     tensors = loading.load_tensors(folder / "tensors.safetensors", [program])
