@@ -215,10 +215,10 @@ class Lowering:
             self.operations.append(operation)
             return
         storage = next((self.storages[key] for key in memory if key in self.storages), None)
-        known = {operation.name: operation.storage for operation in self.operations}
-        given = {known.get(name, name) for name in operation.writes} - known.keys()
-        if given:
-            raise WritesToGivenError(*given)
+        if operation.writes:
+            known = {each.name: each.storage for each in self.operations}
+            if given := {known.get(name, name) for name in operation.writes} - known.keys():
+                raise WritesToGivenError(*given)
         if storage is not None:
             operation = replace(operation, storage=storage)
         for key in memory:

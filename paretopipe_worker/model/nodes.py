@@ -70,7 +70,7 @@ def target(node: fx.Node) -> str:
         )
     raise PartitionError(
         f"it calls {plain(node)}, which is no operator, in {at(node)}; allowed are torch's "
-        "operators without functions around them, such as torch.cond"
+        "operators and no functions around them, such as torch.cond and torch.vmap"
     )
 
 

@@ -75,7 +75,15 @@ def quick(name: str) -> nn.Module:
 
 def _narrow(name: str) -> nn.Module:
     """A classifier of torchvision's whose hidden layers have 64 units."""
-    made = zoo.skeleton(name, seed=0)
+    made = narrowed(zoo.skeleton(name, seed=0))
+    for part in made.modules():
+        if isinstance(part, nn.Conv2d):
+            part.to_empty(device="cpu").reset_parameters()
+    return made
+
+
+def narrowed(made: nn.Module) -> nn.Module:
+    """Give hidden layers of 4096 units 64 instead."""
     wide = [path for path, part in made.named_modules() if isinstance(part, nn.Linear)]
     for path in wide:
         layer = made.get_submodule(path)
@@ -83,10 +91,8 @@ def _narrow(name: str) -> nn.Module:
         taken, given = (
             64 if width == 4096 else width for width in (layer.in_features, layer.out_features)
         )
-        made.set_submodule(path, nn.Linear(taken, given))
-    for part in made.modules():
-        if isinstance(part, nn.Conv2d):
-            part.to_empty(device="cpu").reset_parameters()
+        if (taken, given) != (layer.in_features, layer.out_features):
+            made.set_submodule(path, nn.Linear(taken, given))
     return made
 
 

@@ -102,6 +102,11 @@ def _a_copy_of_a_table(x: Tensor, layer: nn.Module) -> Tensor:
     return layer(torch.relu(layer(x)) + table)  # type: ignore[no-any-return]
 
 
+def _a_table_that_is_held(x: Tensor, layer: nn.Module) -> Tensor:
+    layer.bias[:2] = x[0, :2]  # type: ignore[index,operator]
+    return torch.sin(torch.relu(layer(x)))
+
+
 def _what_is_returned(x: Tensor, layer: nn.Module) -> Tensor:
     made = torch.zeros(2, 4)
     for n in range(4):
@@ -142,6 +147,7 @@ WRITING: tuple[Callable[[Tensor, nn.Module], Tensor], ...] = (
     _a_list,
     _made_without_the_input,
     _a_copy_of_a_table,
+    _a_table_that_is_held,
     _what_is_returned,
     _a_table_alone,
     _what_is_given_by_name,

@@ -168,3 +168,26 @@ def test_a_cut_table_holds_what_planning_needs() -> None:
     assert table.forward_ns > 0
     assert table.program_error == 0.0
     assert len(captured.program.operations) > len(table.names)
+
+
+class _Nearly(nn.Linear):
+    """Computes a little more when it is captured, as a faster path for eager execution does."""
+
+    more = 1e-6
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 4) to the same."""
+        y = super().forward(x)
+        return y * (1 + self.more) if torch.compiler.is_exporting() else y
+
+
+def test_a_program_that_rounds_otherwise_than_its_model_is_told_and_one_that_differs_refused() -> (
+    None
+):
+    model = _Nearly(4, 4).eval().requires_grad_(False)
+    table, captured = cut_table(model, "nearly", "op", TensorSpec((2, 4), "float32"))
+    assert 0 < table.program_error <= 1e-5
+    assert len(captured.program.operations) == 2
+    model.more = 1e-4
+    with pytest.raises(PartitionError, match=r"differ by 0\.0001 of .*\(allowed: 1e-05\)"):
+        cut_table(model, "nearly", "op", TensorSpec((2, 4), "float32"))

@@ -36,7 +36,7 @@ REFUSED = {
     "selects": rf"index makes a tensor whose shape depends on the values .* in its forward {HERE};",
     "slices": r"its control flow, or a shape, depends .*unfit\.py:\d+: `slices = .*`; allowed is",
     "conditional": rf"it calls cond, which is no operator, in its forward {HERE}; allowed are",
-    "mapped": rf"(batched by torch\.vmap,|calls lazy_load_decompositions,) .*{HERE}; allowed are",
+    "mapped": rf"batched by torch\.vmap, .* {HERE}; allowed|{HERE}; allowed .* and torch\.vmap",
     "leaves_torch": rf"Network cannot be captured: RuntimeError: .*numpy\(\).* {FULL}; allowed are",
     "seeded": rf"it computes with a Generator in its forward {HERE}; allowed are tensors and",
     "factory_raises": rf"its factory failed with RuntimeError: first line {HERE}; allowed is a fun",
