@@ -185,9 +185,9 @@ def test_a_program_that_rounds_otherwise_than_its_model_is_told_and_one_that_dif
     None
 ):
     model = _Nearly(4, 4).eval().requires_grad_(False)
-    table, captured = cut_table(model, "nearly", "op", TensorSpec((2, 4), "float32"))
+    table, captured = cut_table(model, "nearly", "op", [InputSpec((2, 4), "float32")])
     assert 0 < table.program_error <= 1e-5
     assert len(captured.program.operations) == 2
     model.more = 1e-4
     with pytest.raises(PartitionError, match=r"differ by 0\.0001 of .*\(allowed: 1e-05\)"):
-        cut_table(model, "nearly", "op", TensorSpec((2, 4), "float32"))
+        cut_table(model, "nearly", "op", [InputSpec((2, 4), "float32")])
