@@ -61,7 +61,7 @@ def load_weights(
         if name.endswith(".num_batches_tracked"):
             found.setdefault(name, torch.zeros_like(tensor, device="cpu"))
     found = _converted(found, expected, path, note)
-    # A file written by `save_weights` also holds tensors that are not in the state dict.
+    # A file may also hold tensors that are not in the state dict, such as plain attributes.
     beside = {name: found.pop(name) for name in tensors(model).keys() - expected if name in found}
     faults = [
         *listed("not in the file", expected.keys() - found.keys()),
