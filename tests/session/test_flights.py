@@ -107,7 +107,7 @@ def test_a_model_that_works_in_place_changes_no_input_and_nothing_that_is_still_
         flights = Flights(
             observation=Observation(context, point, "throughput", 0, WINDOW),
             stage=stage,
-            inputs=inputs,
+            inputs=[(tensor,) for tensor in inputs],
             references=references,
             check=check,
         )
