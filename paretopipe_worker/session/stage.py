@@ -68,8 +68,7 @@ def run(options: Options) -> int:
     plan = plans.read(options.plan)
     session = plan.session(options.session).only(options.points)
     link = linkstate.read(options.link_state)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
+    told_to_end = _told_to_end()
     host = plan.host(options.host)
     if host.threads is not None:
         torch.set_num_threads(host.threads)
@@ -85,11 +84,14 @@ def run(options: Options) -> int:
             _session(plan, session, options, link, writer, shares)
             reason = None
         except _EXPECTED as error:
-            reason = f"{options.host}: {error}"
-            interrupted = isinstance(error, Interrupted)
+            reason = f"{options.host}: {told_to_end[0] if told_to_end else error}"
+            interrupted = bool(told_to_end)
         except Exception as error:
-            reason = f"{options.host}: {told(error)}"
-            raise
+            # A library may make an error of its own of the signal's exception.
+            reason = f"{options.host}: {told_to_end[0] if told_to_end else told(error)}"
+            interrupted = bool(told_to_end)
+            if not interrupted:
+                raise
         finally:
             writer.write(
                 End(
@@ -182,6 +184,19 @@ def header(
     )
 
 
-def _interrupt(number: int, _: FrameType | None) -> None:
-    """Turn a signal into an exception, so that the records get their last line."""
-    raise Interrupted(f"ended by {signal.Signals(number).name}")
+def _told_to_end() -> list[Interrupted]:
+    """Turn signals into exceptions, so that the records get their last line.
+
+    Returns
+    -------
+    A list to which each such exception is added, also where it does not get through.
+    """
+    found: list[Interrupted] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        found.append(Interrupted(f"ended by {signal.Signals(number).name}"))
+        raise found[-1]
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
+    return found

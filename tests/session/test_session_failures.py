@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 
 from analysis.run import read
 from analysis.tables.points import points
+from paretopipe_worker.__main__ import main
 from paretopipe_worker.plan import resume
 from paretopipe_worker.records.files import file_name
 from paretopipe_worker.records.lines import End, Header, LegEnd, PointBegin, PointEnd
+from paretopipe_worker.session import stage
 from tests.helpers import synthetic
 from tests.helpers.sessions import experiment, lab, of
 from tests.helpers.waiting import until
@@ -92,15 +95,40 @@ def test_a_killed_stage_ends_the_session_and_the_next_attempt_measures_it(
 def test_a_signal_is_the_recorded_reason(tmp_path: Path) -> None:
     made = lab(tmp_path, experiment())
     [session] = made.plan.sessions
-    stage = made.start(session, "server")
+    started = made.start(session, "server")
     path = made.results / "records" / "server" / file_name(session.id, 1)
     until(
-        lambda: (path.exists() and path.read_text()) or stage.poll() is not None,
+        lambda: (path.exists() and path.read_text()) or started.poll() is not None,
         "the first record",
     )
-    assert stage.poll() is None
-    stage.send_signal(signal.SIGTERM)
-    stage.communicate(timeout=30)
+    assert started.poll() is None
+    started.send_signal(signal.SIGTERM)
+    started.communicate(timeout=30)
+    end = made.written(session, "server")[-1]
+    assert isinstance(end, End)
+    assert (end.reason, end.interrupted) == ("server: ended by SIGTERM", True)
+
+
+def test_a_signal_is_the_reason_even_where_a_library_makes_an_error_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = lab(tmp_path, experiment())
+    [session] = made.plan.sessions
+
+    def loads(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        except BaseException as error:
+            raise ValueError("the library's own") from error
+
+    monkeypatch.setattr(stage, "_session", loads)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert main(made.arguments(session, "server")) == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     end = made.written(session, "server")[-1]
     assert isinstance(end, End)
     assert (end.reason, end.interrupted) == ("server: ended by SIGTERM", True)
@@ -111,9 +139,9 @@ def test_a_port_in_use_is_named_in_the_records(tmp_path: Path) -> None:
     [session] = made.plan.sessions
     host = made.plan.host("edge")
     with socket.create_server((host.data_address, host.data_port)):
-        stage = made.start(session, "edge")
-        stage.communicate(timeout=60)
-    assert stage.returncode == 1
+        started = made.start(session, "edge")
+        started.communicate(timeout=60)
+    assert started.returncode == 1
     end = made.written(session, "edge")[-1]
     assert isinstance(end, End)
     assert end.reason is not None
