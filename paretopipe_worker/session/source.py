@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.predict import certificate_s, certified_after
 from paretopipe_worker.records.lines import PointBegin, PointEnd
@@ -126,7 +127,7 @@ class Source:
             "model": point.model,
             "link": point.link,
             "backend": point.backend,
-            "split": ",".join(point.split),
+            "split": split_label(point.split),
             "done": number,
             "of": len(self.context.session.points),
             "predicted_left_s": round(left_s, 1),
