@@ -109,14 +109,17 @@ def _tables(
     sha256 = weights.weights_sha256(checksums)
     folder = plans.kept(cache)
     folder.mkdir(parents=True, exist_ok=True)
-    for table, captured in found:
-        table = replace(table, weights_sha256=sha256)
+    tables = [replace(table, weights_sha256=sha256) for table, _ in found]
+    programs = []
+    for table, (_, captured) in zip(tables, found, strict=True):
         program, file = plans.program_files(table, folder)
         loading.save_program(captured.program, program)
-        if not file.exists():
-            weights.save_weights(tensors, file)
-        # What the hosts will have is read as they will read it.
-        loading.load_tensors(file, [loading.load_program(program, table.graph_sha256)])
+        programs.append(loading.load_program(program, table.graph_sha256))
+    if not file.exists():
+        weights.save_weights(tensors, file)
+    # What the hosts will have is read as they will read it.
+    loading.load_tensors(file, programs)
+    for table in tables:
         if table.program_error:
             note(
                 f"{model.name}, batch {table.batch}: its program returns what it returns within "

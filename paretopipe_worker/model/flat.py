@@ -64,12 +64,6 @@ def build(
         return builder.function()
 
 
-def held_by(program: Program, taken: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
-    """Names of the program's tensors that a stage needs, see :func:`build`."""
-    used = {name for operation in needed(program, taken, given) for name in operation.refs}
-    return tuple(name for name in program.tensors if name in {*used, *given})
-
-
 def needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> list[Operation]:
     """List the operations of a stage, in order; see :func:`build`."""
     by_name = {operation.name: operation for operation in program.operations}
@@ -136,6 +130,7 @@ class _Builder:
         self.known: dict[str, Any] = dict(tensors)
         """Values that are known before the stage runs."""
         self.operations = self._precomputed(operations)
+        self.storages = {each.name: each.storage for each in self.operations}
         self.bound: dict[str, Any] = {}
         self.bound_names: dict[int, str] = {}
         self.locals: dict[str, str] = {}
@@ -218,11 +213,10 @@ class _Builder:
 
     def _may_overwrite(self, number: int, name: str) -> bool:
         """Whether a value is the stage's own and nobody looks at its memory any more."""
-        storages = {operation.name: operation.storage for operation in self.operations}
-        own = storages.get(name)
-        if own is None or own not in storages:
+        own = self.storages.get(name)
+        if own is None or own not in self.storages:
             return False
-        same = [each for each, storage in storages.items() if storage == own]
+        same = [each for each, storage in self.storages.items() if storage == own]
         return all(self.ends.get(each, -1) <= number and each not in self.given for each in same)
 
     def _written(self, argument: Any) -> str:

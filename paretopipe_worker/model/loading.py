@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from paretopipe_worker.model.weights import WeightsError, read_weights, tensor_s
 
 
 def save_program(program: Program, file: Path) -> None:
-    """Write a program for :func:`load_program`: behind a line with the checksum of all its bytes.
+    """Write a program for :func:`load_program`; the file is complete or not there.
+
+    A line with the checksum of all its bytes comes first.
 
     The checksum by which a plan names it leaves out lines of source code, which may move.
     """
     text = programs.dump(program)
-    file.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+    partial.replace(file)
 
 
 def load_program(file: Path, sha256: str) -> Program:

@@ -224,18 +224,8 @@ class Lowering:
         for key in memory:
             self.storages.setdefault(key, operation.name)
         self.names[node.name] = operation.name
-        free = storage is not None and not operation.writes and self._same_elements(operation)
+        free = storage is not None and not operation.writes and nodes.same_elements(node)
         self.operations.append(replace(operation, free=free))
-
-    def _same_elements(self, operation: Operation) -> bool:
-        """Whether the result has as many elements, of the same dtype, as what it is a view of."""
-        known = {value.name: value.layout for value in self.inputs}
-        known |= {o.name: o.results[0] for o in self.operations if len(o.results) == 1}
-        known |= {n: nodes.layout(self.tensors[n]) for n in operation.refs if n in self.tensors}
-        given = known.get(operation.refs[0]) if operation.refs else None
-        if given is None or len(operation.results) != 1:
-            return False
-        return given.nbytes == operation.results[0].nbytes
 
     def _seen_later(self, number: int, node: fx.Node) -> bool:
         """Whether what an operation writes is looked at later by another name for its memory."""

@@ -51,6 +51,14 @@ def layout(tensor: torch.Tensor) -> Layout:
     return Layout(tuple(tensor.shape), tuple(tensor.stride()), dtype)
 
 
+def same_elements(node: fx.Node) -> bool:
+    """Whether a call's result has as many bytes as the first tensor that it is given."""
+    given, made = (
+        list(tensors(each.meta.get("val"))) for each in (*node.all_input_nodes[:1], node)
+    )
+    return len(given) == len(made) == 1 and layout(given[0]).nbytes == layout(made[0]).nbytes
+
+
 def name(node: fx.Node) -> str:
     """The operator of a call, empty where it calls something else."""
     if isinstance(node.target, torch._ops.OpOverload):

@@ -181,7 +181,7 @@ def _received_copies(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...
 
 
 def run_unchanged(module: nn.Module, *tensors: torch.Tensor) -> Any:
-    """Run a stage or a model and check that it keeps no state.
+    """Run a model and check that it keeps no state.
 
     Raises
     ------

@@ -144,7 +144,6 @@ class _Names:
         self.ranks = {path: rank for rank, path in enumerate(program.blocks)}
         self.runs = runs
         self.calls: Counter[str] = Counter()
-        self.taken: Counter[str] = Counter()
         self.names = [self._name(number) for number in range(len(runs))]
 
     def of(self, number: int) -> tuple[str, bool]:

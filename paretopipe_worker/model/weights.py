@@ -27,7 +27,7 @@ def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every tensor that a model holds, by qualified name; a tensor with two names is listed twice.
 
     These are parameters, buffers (also those outside the state dict), and tensors that are plain
-    attributes of a module, which include the constants that capturing stores on the model.
+    attributes of a module.
 
     Raises
     ------
