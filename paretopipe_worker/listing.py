@@ -64,7 +64,7 @@ def cuts(
 
 
 def text(document: dict[str, Any]) -> str:
-    """The list for people: sizes as of the stages before and behind each cut."""
+    """Write the list for people; a pair of figures belongs to the stages before and behind the cut."""
     return "\n".join(_lines(document))
 
 

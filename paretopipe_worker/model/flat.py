@@ -1,8 +1,8 @@
 """Stages of a program as flat functions: faster than the modules they come from.
 
 A stage is one Python function without lookups: torch's own functions and the tensors it holds are
-bound beforehand, what depends on these tensors alone is computed once, and every value is let go of
-where it is used for the last time. It returns the same bits as the model's own modules.
+bound beforehand, what depends on these tensors alone is computed once, and every value is released
+after its last use. A stage returns the same bits as the model's own modules.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class _Builder:
         return ends
 
     def _write(self, number: int, operation: Operation, last: Mapping[int, list[str]]) -> None:
-        """Write one operation, and let go of what it is the last to use."""
+        """Write one operation, and release the values that it is the last to use."""
         self.locals[operation.name] = f"v{number}"
         arguments = [self._written(each) for each in operation.args]
         arguments += [f"{name}={self._written(v)}" for name, v in operation.kwargs.items()]
@@ -212,7 +212,7 @@ class _Builder:
         return function or natives.overload(target)
 
     def _may_overwrite(self, number: int, name: str) -> bool:
-        """Whether a value is the stage's own and nobody looks at its memory any more."""
+        """Whether the stage made a value itself and nothing later reads its memory."""
         own = self.storages.get(name)
         if own is None or own not in self.storages:
             return False

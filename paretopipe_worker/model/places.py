@@ -40,14 +40,16 @@ class Place:
 def find_places(program: Program) -> tuple[Place, ...]:
     """Find all places, in the order of the data, without the endpoints.
 
-    The place in front of the first operation is no place but an endpoint, and so is that behind
-    the last.
+    The positions before the first and after the last operation are endpoints and are not listed.
     """
     return tuple(_Finder(program).places())
 
 
 def fixed(program: Program) -> frozenset[str]:
-    """Names of the operations that depend on no input; memory that one writes to is no such."""
+    """Names of the operations that depend on no input.
+
+    An operation is left out where its memory is written to for each input.
+    """
     by_name = {operation.name: operation for operation in program.operations}
     written: set[str] = set()
     while True:

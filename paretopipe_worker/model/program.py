@@ -2,8 +2,8 @@
 
 A program is a list of operations in the order in which they compute. Each names an operator of
 torch, its arguments and its result, and where in the model it comes from. All results are new
-values: an operation that worked in place in the model is one that *may* reuse its first argument's
-memory (`in_place`). The few that write through views keep what they write to (`writes`).
+values. An operation that worked in place in the model *may* reuse the memory of its first argument
+(`in_place`). The few operations that write through views name the values they change (`writes`).
 The file is JSON. It is checked when it is read, and nothing in it is ever run as code.
 """
 
