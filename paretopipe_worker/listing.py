@@ -64,7 +64,7 @@ def cuts(
 
 
 def text(document: dict[str, Any]) -> str:
-    """Write the list for people; a pair of figures belongs to the stages before and behind the cut."""
+    """Write the list for people; figures in pairs are of the stages before and behind a cut."""
     return "\n".join(_lines(document))
 
 

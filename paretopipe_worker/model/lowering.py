@@ -35,7 +35,7 @@ ALONE = "allowed are models whose output depends on the input alone"
 _DRAWS = "it draws random numbers with"
 _DROPOUT = re.compile(r"aten::(feature_)?(alpha_)?dropout_?\.default")
 _READ = (torch.SymInt, torch.SymFloat, torch.SymBool)
-"""Types of a number that is read from a tensor, and so is not known when a model is exported."""
+"""Types of a number that is read from a tensor, and so not known when a model is exported."""
 
 
 class WritesToGivenError(Exception):
