@@ -79,10 +79,9 @@ def _side(
     """What the stage costs that computes some values from others."""
     program = model.program
     operations = flat.needed(program, taken, given)
-    used = {*given, *(name for each in operations for name in each.refs)}
-    held = [tensor for name, tensor in program.tensors.items() if name in used]
+    held = flat.held_by(program, operations, given)
     return Side(
-        held_bytes=sum(tensor.layout.spec.nbytes for tensor in held),
+        held_bytes=sum(program.tensors[name].layout.spec.nbytes for name in held),
         flops=sum(flops[each.name] for each in operations),
         peak_bytes=_peak(model, operations, taken, given),
     )

@@ -93,6 +93,14 @@ def needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> list
     return [operation for operation in program.operations if operation.name in wanted]
 
 
+def held_by(
+    program: Program, operations: Sequence[Operation], given: Sequence[str]
+) -> tuple[str, ...]:
+    """Name the program's tensors that a stage of these operations binds, see :func:`needed`."""
+    used = {*given, *(name for operation in operations for name in operation.refs)}
+    return tuple(name for name in program.tensors if name in used)
+
+
 def _without_idle(
     program: Program, operations: Sequence[Operation], given: Sequence[str]
 ) -> tuple[list[Operation], list[str]]:

@@ -14,6 +14,7 @@ import pytest
 from analysis import columns as dictionary
 from analysis import manifest, pareto, report
 from analysis.column import OBJECTIVES
+from analysis.provenance import checkout
 from analysis.tables import columns
 from tests import ROOT
 from tests.helpers.fake_plan import TWO_LINKS, make, tiny_table
@@ -213,16 +214,16 @@ def test_the_manifest_knows_no_overhead_of_a_session_cut_short(fake: FakeRun) ->
 
 
 def test_the_checkout_is_told_with_its_commit_and_whether_it_is_dirty(tmp_path: Path) -> None:
-    assert manifest.checkout(tmp_path) is None
+    assert checkout(tmp_path) is None
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    clean = manifest.checkout(tmp_path)
+    clean = checkout(tmp_path)
     assert clean is not None and len(clean["commit"]) == 40 and clean["dirty"] is False
     (tmp_path / "new").touch()
-    assert manifest.checkout(tmp_path) == clean | {"dirty": True}
+    assert checkout(tmp_path) == clean | {"dirty": True}
     (tmp_path / "inner").mkdir()
-    assert manifest.checkout(tmp_path / "inner") is None
+    assert checkout(tmp_path / "inner") is None
 
 
 @pytest.mark.parametrize("facts", ["{", "[1]"])

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.figures import front_figure, labels
+from analysis.figures.breakdown import breakdown
 from analysis.figures.captions import STROKE
 from analysis.figures.crowded import NAMED
 from analysis.tables.front import mark
@@ -57,8 +58,8 @@ def test_all_texts_of_a_figure_are_inside_it_and_clear_of_each_other(
     smoke: pd.DataFrame, stages: pd.DataFrame, smoke_front: Figure
 ) -> None:
     few = smoke[(smoke["link"] == "none") & smoke["position"].isin([0, 3, 9, 20])]
-    narrow = (*front_figure.front(few, stages), *front_figure.breakdown(few, stages))
-    for figure in (smoke_front, *front_figure.breakdown(smoke, stages), *narrow):
+    narrow = (*front_figure.front(few, stages), *breakdown(few, stages))
+    for figure in (smoke_front, *breakdown(smoke, stages), *narrow):
         assert_texts_are_clear(figure)
 
 
@@ -158,7 +159,7 @@ def test_bars_hold_the_stages_and_the_rest_of_the_latency(
     smoke: pd.DataFrame, stages: pd.DataFrame
 ) -> None:
     link = smoke[smoke["link"] == "rate20"]
-    panel = one_page(front_figure.breakdown(link, stages)).axes[0]
+    panel = one_page(breakdown(link, stages)).axes[0]
     heights = np.array([[bar.get_height() for bar in part] for part in panel.containers])
     assert heights.shape == (3, 21)
     last = stages[stages["rank"] == 1].set_index("point")["compute_ms"]
@@ -177,7 +178,7 @@ def test_failed_points_are_told_in_both_figures(smoke: pd.DataFrame, stages: pd.
     table = mark(table)
     front = one_page(front_figure.front(table, stages))
     assert len(names(front)) == 41 + table["on_front"].sum()
-    for figure in (front, one_page(front_figure.breakdown(table, stages))):
+    for figure in (front, one_page(breakdown(table, stages))):
         assert "1 of 42 points have no figures" in figure.legends[0].get_title().get_text()
 
 

@@ -13,6 +13,7 @@ from matplotlib.markers import CARETDOWN
 
 from analysis.figures import front_figure, labels
 from analysis.figures import pages as pages_module
+from analysis.figures.breakdown import breakdown
 from analysis.figures.crowded import NAMED
 from analysis.figures.pages import PAGE_IN
 from analysis.figures.style import DPI
@@ -144,7 +145,7 @@ def test_panels_of_many_conditions_take_pages_of_their_own(
     )
     for pages, panels in (
         (front_figure.front(table, stages), 3),
-        (front_figure.breakdown(table, stages), 2),
+        (breakdown(table, stages), 2),
     ):
         assert sum(len(page.axes) for page in pages) == 5 * panels and len(pages) > 1
         for number, page in enumerate(pages, start=1):
@@ -156,7 +157,7 @@ def test_bars_of_many_cuts_touch_and_only_the_front_and_the_endpoints_are_named(
     large_stages: pd.DataFrame,
     large: pd.DataFrame,
 ) -> None:
-    figure = one_page(front_figure.breakdown(large, large_stages))
+    figure = one_page(breakdown(large, large_stages))
     assert len(figure.axes) == LINKS
     for link, axes in zip(large["link"].unique(), figure.axes, strict=True):
         shown = large[large["link"] == link]
@@ -165,7 +166,7 @@ def test_bars_of_many_cuts_touch_and_only_the_front_and_the_endpoints_are_named(
         [failed] = [line for line in axes.lines if line.get_marker() == "x"]
         assert len(failed.get_xdata()) == (shown["status"] == "failed").sum()
         parts = {patch.get_label(): patch for patch in axes.patches}
-        computed = parts["stage 0 compute"].get_data().values
+        computed = parts["stage 0 compute"].get_data().values  # type: ignore[attr-defined]
         assert len(computed) == CUTS and set(computed) == {20.0}
     ticks = [text.get_text() for text in figure.axes[-1].get_xticklabels()]
     best = labels.shorten(list(large["split"].unique()))

@@ -65,7 +65,8 @@ def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
         parts = [(entry, cut.values, (example,)), (cut.values, program.outputs, crossing)]
         rows = [_row("model", Path(folder), {}, weights.tensors(module), (example,), processes)]
         for rank, (given, wanted, inputs) in enumerate(parts):
-            own = {name: tensors[name] for name in flat.held_by(program, given, wanted)}
+            needed = flat.needed(program, given, wanted)
+            own = {name: tensors[name] for name in flat.held_by(program, needed, wanted)}
             job = {"given": given, "wanted": wanted}
             name = f"stage {rank} of {cut.name}"
             rows.append(_row(name, Path(folder), job, own, inputs, processes))

@@ -251,11 +251,12 @@ def test_a_value_read_from_a_tensor_is_refused_with_module_file_and_line() -> No
 def test_an_input_that_does_not_fit_is_refused_and_nothing_is_logged(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    logged = logging.handlers.QueueHandler(queue.SimpleQueue())
+    messages: queue.SimpleQueue[object] = queue.SimpleQueue()
+    logged = logging.handlers.QueueHandler(messages)
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     logger.addHandler(logged)
     with pytest.raises(PartitionError, match=r"^Sequential cannot be captured: .*1, 5\] X \[4, 4"):
         capture(nn.Sequential(nn.Linear(4, 4)).eval(), [torch.randn(1, 5)])
     logger.removeHandler(logged)
-    assert logged.queue.empty(), "torch logs a traceback of its own"
+    assert messages.empty(), "torch logs a traceback of its own"
     assert capfd.readouterr() == ("", "")

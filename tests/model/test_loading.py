@@ -58,7 +58,7 @@ def test_every_tensor_that_a_model_computes_with_travels(name: str, tmp_path: Pa
     loaded = carried(programmed(model, *inputs), tmp_path)
     # Nothing that the host computes with may come from the model that the controller has.
     for memory in memory_of(model):
-        memory.fill_(0)
+        memory.fill_(0)  # type: ignore[attr-defined]  # torch has it, its stubs do not
     references = [loaded.whole(tensor) for tensor in inputs]
     for outputs, own in zip(references, wanted, strict=True):
         # Kernels round by where in memory a tensor begins, which the file decides for all hosts.

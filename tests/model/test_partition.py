@@ -95,9 +95,10 @@ def test_a_stage_holds_only_its_own_weights_under_their_own_names_and_copies_non
     captured = captured_at("resnet18", size=smallest("resnet18"))
     entry = [value.name for value in captured.program.inputs]
     [place] = [place for place in captured.places if place.name == "layer2.0"]
+    ends = [(entry, place.values), (place.values, captured.program.outputs)]
     own = [
-        flat.held_by(captured.program, entry, place.values),
-        flat.held_by(captured.program, place.values, captured.program.outputs),
+        flat.held_by(captured.program, flat.needed(captured.program, taken, given), given)
+        for taken, given in ends
     ]
     state = quick("resnet18").state_dict()
     counters = {name for name in state if name.endswith("batches_tracked")}

@@ -153,6 +153,6 @@ def test_a_leg_disturbed_by_another_process_is_marked_and_measured_again(tmp_pat
             for end in ends:
                 assert "something else had the core" in end.disturbed[0]
                 assert end.items >= 6
-    [end] = found.of(End)
+    [last] = found.of(End)
     # A retry of two phases of three points.
-    assert end.shares_ns["cool-down"] >= 6 * 0.1 * SECOND
+    assert last.shares_ns["cool-down"] >= 6 * 0.1 * SECOND

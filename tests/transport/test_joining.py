@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from torch import distributed
 
 from paretopipe_worker.transport import gloo, rpc
 from paretopipe_worker.transport.api import (
@@ -89,8 +91,8 @@ def test_an_unknown_backend_is_refused_by_name() -> None:
 def test_a_torch_without_rpc_or_gloo_says_so_and_still_has_tcp(
     monkeypatch: pytest.MonkeyPatch, peer: Peer
 ) -> None:
-    monkeypatch.setattr(rpc.importlib, "import_module", refuse_import)
-    monkeypatch.setattr(gloo.distributed, "is_gloo_available", lambda: False)
+    monkeypatch.setattr(importlib, "import_module", refuse_import)
+    monkeypatch.setattr(distributed, "is_gloo_available", lambda: False)
     for module, name in ((rpc, "RPC"), (gloo, "gloo")):
         with pytest.raises(TransportError, match=f"built without {name}; choose another"):
             module.connect(endpoints()[0], deadline_s=1)
