@@ -17,6 +17,7 @@ from typing import Any
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
+from paretopipe_worker.plan import memory
 from paretopipe_worker.plan.experiment import MIN_ITEMS, Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host, apart
 from paretopipe_worker.plan.labels import placement_label, readable
@@ -269,6 +270,7 @@ def _points(
                     deadline_s=round(
                         blocked.allowed_s(_PATIENCE_S + 10 * latency_s * in_flight), 1
                     ),
+                    memory_bytes=memory.needed(table, (name,), hops, in_flight),
                 )
 
 
