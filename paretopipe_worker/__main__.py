@@ -124,7 +124,7 @@ def _add_prepare(commands: Commands) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     """Check the spec and the inventory, then make the plan and print its summary."""
-    from paretopipe_worker.plan import fleet, planner, resume, spec
+    from paretopipe_worker.plan import fleet, resume, spec, summary
 
     experiment = spec.read(options.experiment)
     hosts = fleet.parse(options.fleet)
@@ -141,7 +141,7 @@ def _prepare(options: argparse.Namespace) -> int:
             check=options.check,
         )
     resume.hold(made, options.results)
-    print(planner.summary(made))
+    print(summary.summary(made))
     return 0
 
 
