@@ -200,6 +200,21 @@ def test_each_hop_is_predicted_by_its_own_condition_and_each_stage_by_its_host()
     )
 
 
+def test_a_small_buffer_bounds_each_hop_by_its_own_round_trip() -> None:
+    usual, small = (
+        {point.split: point.predicted_latency_s for point in made.points}
+        for made in (make(links=[HOPS], tcp=tcp) for tcp in ({}, {"max_buffer_bytes": 1 << 14}))
+    )
+    more = {split: seconds - usual[split] for split, seconds in small.items()}
+    # A round trip lets 16 KiB pass, and over the second hop takes 0.102 s; at its rate the 12 KiB of
+    # the input took 1.3 ms. The first hop is slow all the same. The answer has 40 bytes.
+    answer_s = 40 / (1 << 14)
+    assert more[LAST, LAST] == pytest.approx(0.75 * 0.102 - 0.0013 + answer_s, abs=1e-3)
+    # To the second host acknowledgements come by the way of the answers.
+    assert more[LAST, FIRST] == pytest.approx(0.75 * 1.011 - 0.0128 + answer_s, abs=1e-3)
+    assert more[FIRST, FIRST] == 0
+
+
 def test_a_session_has_the_hosts_and_ways_of_its_ring_alone(tmp_path: Path) -> None:
     made = make(links=[HOPS])
     tasks = {task["id"]: task for task in resume.todo(made, tmp_path)["sessions"]}
