@@ -206,7 +206,7 @@ def test_a_small_buffer_bounds_each_hop_by_its_own_round_trip() -> None:
         for made in (make(links=[HOPS], tcp=tcp) for tcp in ({}, {"max_buffer_bytes": 1 << 14}))
     )
     more = {split: seconds - usual[split] for split, seconds in small.items()}
-    # A round trip lets 16 KiB pass, and over the second hop takes 0.102 s; at its rate the 12 KiB of
+    # A round trip lets 16 KiB pass, over the second hop in 0.102 s; at its rate the 12 KiB of
     # the input took 1.3 ms. The first hop is slow all the same. The answer has 40 bytes.
     answer_s = 40 / (1 << 14)
     assert more[LAST, LAST] == pytest.approx(0.75 * 0.102 - 0.0013 + answer_s, abs=1e-3)
