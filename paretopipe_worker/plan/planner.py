@@ -203,10 +203,15 @@ def _hold_limit(experiment: Experiment, what: Literal["points", "hours"], found:
     if experiment.strategy or experiment.splits.cuts != "all" or found <= most:
         return
     raise PlanError(
-        f"limit.{what}: all splits together make a plan of {found:,.0f} {what}, and the limit is "
-        f"{most:,.0f}; allowed: strategy: all (measures them all the same), strategy: "
+        f"limit.{what}: all splits together make a plan of {_rounded(found)} {what}, and the limit "
+        f"is {_rounded(most)}; allowed: strategy: all (measures them all the same), strategy: "
         "{sample: N} (draws N splits of each model), a list in splits.cuts, or another limit"
     )
+
+
+def _rounded(number: float) -> str:
+    """A number for people, never less than it is."""
+    return f"{math.ceil(number * 100) / 100:,.12g}"
 
 
 def _points(
