@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable
@@ -40,6 +40,7 @@ def test_the_examples_are_true() -> None:
     assert doctest.testmod(splits).failed == 0
 
 
+@settings(deadline=None)
 @given(
     names=st.integers(0, 6),
     cuts=st.integers(1, 4),
@@ -84,16 +85,19 @@ def test_a_sample_of_very_many_is_drawn_at_once() -> None:
 
 def test_names_are_candidates_and_lists_are_splits() -> None:
     lists = [["layer1", "layer1"], ["layer4", FIRST], [LAST, "layer3"], ["layer0", "layer2"]]
+    lists += [["layer4", "layer4"], [LAST, LAST]]
     made = plan(table(cuts=5), splits={"cuts": ["layer2", "layer0", "layer4", FIRST, *lists]})
     assert inner(made) == {
         ("layer0", "layer2"),
         ("layer0", "layer4"),
         ("layer2", "layer4"),
         ("layer1", "layer1"),
+        ("layer4", "layer4"),
         ("layer4", FIRST),
         (LAST, "layer3"),
     }
-    assert len({point.id for point in made.points}) == len(made.points) == 6 + 3
+    measured = [point for session in made.sessions for point in session.points]
+    assert len(set(measured)) == len(measured) == len(made.points) == 7 + 3
 
 
 def test_a_list_is_for_the_placements_of_as_many_hosts() -> None:
@@ -201,6 +205,20 @@ def test_a_plan_beyond_its_limit_is_refused_unless_a_strategy_or_a_list_asks_for
     assert len(plan(large, **small, strategy="all").points) == 783
     assert len(plan(large, **small, splits={"cuts": list(large.names)}).points) == 783
     assert len(plan(large, **small, strategy={"sample": 20}).points) == 20 + 3
+
+
+def test_the_points_beyond_a_limit_are_as_many_as_would_be_planned() -> None:
+    keys = {
+        "links": ["none", "wifi"],
+        "backends": ["tcp", "gloo"],
+        "window": [2, 3, "auto"],
+        "placements": [["h0", "h1", "h2"], ["h2", "h1", "h0"], ["h0", "h1"]],
+    }
+    tables = [table(model, batch, 4) for model in ("one", "two") for batch in (1, 8)]
+    there_are = len(plan(*tables, **keys).points)
+    assert plan(*tables, **keys, limit={"points": there_are}).points
+    with pytest.raises(PlanError, match=f" plan of {there_are:,} points, "):
+        plan(*tables, **keys, limit={"points": there_are - 1})
 
 
 def test_a_plan_that_takes_too_many_hours_is_refused() -> None:
