@@ -72,8 +72,9 @@ class SplitSpec:
 class Sample:
     """A strategy: `sample` splits beside the endpoints, drawn for each model and number of stages.
 
-    The seed of the experiment decides which. They are the same for all links, backends, batches and
-    windows, and for placements of as many hosts, so that these can be compared.
+    They are drawn from all that `splits.cuts` stands for, with the seed of the experiment. They are
+    the same for all links, backends, batches and windows, and for placements of as many hosts, so
+    that these can be compared.
     """
 
     sample: Annotated[int, Field(ge=1, le=1_000_000, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan import planner, resume, spec, summary
+from paretopipe_worker.plan.belonging import ForeignRecords
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, PlanError, Point
+from tests.helpers.attempts import write
 from tests.helpers.tables import fleet, table
 
 
@@ -237,6 +240,27 @@ def test_a_session_has_the_hosts_and_ways_of_its_ring_alone(tmp_path: Path) -> N
     assert math.fsum(task["predicted_s"] for task in tasks.values()) == pytest.approx(
         made.predicted_hours * 3600, abs=4
     )
+
+
+def test_a_point_counts_once_every_host_up_to_its_sink_has_measured_it(tmp_path: Path) -> None:
+    cuts = [["layer0", "layer1"], ["layer1", "layer1"], ["layer0", FIRST]]
+    made = make(splits={"cuts": cuts})
+
+    def left() -> set[tuple[str, ...]]:
+        tasks = resume.todo(made, tmp_path)["sessions"]
+        return {made.point(point).split for task in tasks for point in task["points"]}
+
+    for session in made.sessions:
+        write(made, tmp_path, session, ok=session.points, hosts=["h0", "h1"])
+    # The third host takes no part where the second one is the sink, or all is on the source.
+    assert left() == {("layer0", "layer1"), ("layer1", "layer1"), (LAST, LAST)}
+    whole = made.session("r0-none-tcp-tiny-p0")
+    write(made, tmp_path, whole, 2, ok=whole.points)
+    assert left() == set()
+    short = made.session("r0-none-tcp-tiny-p0-first2")
+    write(made, tmp_path, replace(short, placement=whole.placement), 2, hosts=["h2"])
+    with pytest.raises(ForeignRecords, match="written by rank 2 on 'h2'; session 'r0-none-tcp-tin"):
+        left()
 
 
 def test_a_link_must_fit_every_placement_and_so_fits_their_rings() -> None:
