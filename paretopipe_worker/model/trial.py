@@ -54,6 +54,7 @@ def cut_table(
     taken: Sequence[InputSpec],
     *,
     seed: int = 0,
+    max_tensors: int = 1,
 ) -> tuple[CutTable, Captured]:
     """Try a model out, capture it and make its cut table.
 
@@ -67,6 +68,8 @@ def cut_table(
         What goes into the model, batch first.
     seed
         Seed of the inputs.
+    max_tensors
+        As of :func:`~paretopipe_worker.model.partition.find_cuts`.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def cut_table(
     except PartitionError as fault:
         raise PartitionError(f"model {name!r}: {fault}") from fault
     model_parts = Partitioned(captured.program, captured.tensors)
-    cuts = find_cuts(model_parts, granularity)
+    cuts = find_cuts(model_parts, granularity, max_tensors)
     table = CutTable(
         model=name,
         granularity=granularity,
