@@ -18,6 +18,7 @@ from tests.helpers.sessions import Finished, Lab, experiment, lab, of
 
 pytestmark = pytest.mark.alone
 
+WIDE = "tests.helpers.networks:wide"
 SPLITS = {"splits": {"cuts": ["2", "3"]}, "window": [2]}
 
 
@@ -26,7 +27,7 @@ def tight(folder: Path, **keys: Any) -> Lab:
     limit = {"memory_mb": 0.6}  # all of its tensors are 0.75 MB
     return lab(
         folder,
-        experiment("tests.helpers.networks:wide", **SPLITS, **keys),
+        experiment(WIDE, **SPLITS, **keys),
         edge=limit,
         server=limit,
     )
@@ -84,6 +85,32 @@ def test_points_that_fit_nowhere_are_in_the_table_with_the_reason(measured: Fini
         assert table.loc[split, "reason"].str.startswith(f"{host}: its stage needs ").all()
     assert set(table.loc[["2", "3"], "status"]) == {"ok"}
     assert table.loc[["2", "3"], "gate"].isna().all()
+
+
+def test_three_hosts_run_a_model_that_none_of_them_nor_two_can_hold(tmp_path: Path) -> None:
+    limit = {"memory_mb": 0.45}
+    splits = {"cuts": [["1", "3"], ["1", "1"]]}
+    made = lab(
+        tmp_path,
+        experiment(WIDE, splits=splits, window=[2]),
+        edge=limit,
+        middle=limit,
+        server=limit,
+    )
+    found = shares.todo(made)
+    [task] = found["sessions"]
+    session = made.plan.session(task["id"])
+    assert [made.plan.point(id).split for id in task["points"]] == [("1", "3")]
+    made = shares.sent(made, found, session.id)
+    held = {host: set(weights.read_weights(file)) for host, file in made.files.items()}
+    layers = {host: sorted({name[0] for name in names}) for host, names in held.items()}
+    assert layers == {"edge": ["0"], "middle": ["2"], "server": ["4", "6"]}
+    done = made.run(session.only(task["points"]), task["attempt"])
+    [end] = done.of(PointEnd)
+    assert (end.status, end.reason, end.gate) == ("ok", None, None)
+    assert end.output == "exact" or (end.max_relative_error or 1) < 1e-5
+    whole = {table.weights_sha256 for table in made.plan.tables}
+    assert {r.weights_sha256 for rank in range(3) for r in done.of(Ready, rank)} == whole
 
 
 @pytest.mark.parametrize("which", ["tensors", "references", "program"])
