@@ -126,8 +126,11 @@ def store_part(whole: Path, stages: Iterable[tuple[Program, str, str]]) -> str:
         for name in programs[-1].held_between(before, after):
             checksums[name] = program.tensors[name].sha256
     file = whole.with_name(f"{weights_sha256(checksums)}.safetensors")
-    if not file.exists():
-        tensors = load_tensors(whole, [each.program for each in programs])
+    wanted = [each.program for each in programs]
+    try:
+        load_tensors(file, wanted, part=True)
+    except WeightsError:  # it is not there, or damaged
+        tensors = load_tensors(whole, wanted)
         save_weights({name: tensors[name] for name in sorted(checksums)}, file)
     return file.name
 

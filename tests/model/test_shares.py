@@ -108,6 +108,9 @@ def test_one_changed_bit_of_a_part_is_refused_with_the_files_name(
             with pytest.raises(WeightsError, match=f"^{file}: {text}.*delete the file") as no:
                 loading.load_tensors(file, [model.program], part=True)
             assert len(str(no.value).splitlines()) == 1
+    # The controller makes it again before it sends it.
+    assert part(stored, model, (LAST, model.places[0].name)) == file
+    assert file.read_bytes() == content
     # The right tensors, but not those that the name promises.
     weights.save_weights({"0.bias": model.tensors["0.bias"]}, file)
     with pytest.raises(WeightsError, match=f"^{file}: holds other tensors than its name says"):
