@@ -14,6 +14,7 @@ from paretopipe_worker.plan import controller, memory, planner, resume, spec
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.sending import Sending, Share
+from paretopipe_worker.plan.summary import summary
 from tests.helpers.attempts import write
 from tests.helpers.tables import HOSTS, table
 
@@ -86,6 +87,7 @@ def test_what_does_not_fit_is_refused_and_many_points_of_one_cause_are_one_line(
         "edge, rank 0: 4 points are not measured, since the stage there needs 38.4 MB of memory; "
         "allowed are 20 MB, as memory_mb in the inventory says"
     )
+    assert line in summary(made)
     [reason] = {each.reason for each in refusals.values() if each.need_bytes == 38_400_000}
     assert reason == (
         "edge, rank 0: its stage needs 38.4 MB of memory; "
