@@ -199,8 +199,9 @@ def _written(
     ours, theirs, onnx = inputs, inputs, inputs
     stages: list[Exported] = []
     errors, ran = [0.0], False
+    measured = split(parts, cuts)
     crossing = _values(parts, cuts)
-    for number, stage in enumerate(split(parts, cuts)):
+    for number, stage in enumerate(measured):
         taken, given = crossing[number : number + 2]
         found = Exported(number, parts.specs(taken), parts.specs(given))
         stages.append(found)

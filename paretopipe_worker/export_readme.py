@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _EXAMPLE_PT2 = """\
-import torch
+import {packages}
 outputs = torch.export.load("{file}").module()({inputs})
 """
 _EXAMPLE_ONNX = """\
@@ -17,7 +17,7 @@ outputs = onnxruntime.InferenceSession("{file}").run(None, {{{inputs}}})
 def refusals(document: dict[str, Any]) -> list[str]:
     """A line for each stage that has no ONNX file and should have one."""
     return [
-        f"stage {stage['stage']}: no ONNX file: {stage['onnx_refused']}"
+        f"Stage {stage['stage']} has no ONNX file: {stage['onnx_refused']}."
         for stage in document["stages"]
         if stage["onnx_refused"]
     ]
@@ -25,21 +25,23 @@ def refusals(document: dict[str, Any]) -> list[str]:
 
 def found(document: dict[str, Any]) -> list[str]:
     """What was compared and how close it is, in lines for people."""
-    compared = document["compared"]
-    onnx = compared["onnx_to_model"]
-    lines = [
+    compared, stages = document["compared"], document["stages"]
+    if compared["onnx_to_model"] is not None:
+        onnx = f"The ONNX files return {_close(compared['onnx_to_model'], 'the model')}."
+    elif any(".onnx" in name for stage in stages for name in stage["files"]):
+        onnx = "The ONNX files were not run: onnxruntime is not installed here."
+    else:
+        onnx = "There is no ONNX file."
+    return [
         f"The .pt2 files return {_close(compared['pt2_to_stages'], 'the stages of a sweep')}.",
         f"The .pt2 files return {_close(compared['pt2_to_model'], 'the model')}.",
-        f"The ONNX files return {_close(onnx, 'the model')}."
-        if onnx is not None
-        else "No ONNX file was run: there is none, or onnxruntime is not installed here.",
+        onnx,
+        *(
+            f"Stage {stage['stage']} has no operations and no files: it returns what it is given."
+            for stage in stages
+            if stage["empty"]
+        ),
     ]
-    lines += [
-        f"Stage {stage['stage']} has no operations and no files: it returns what it is given."
-        for stage in document["stages"]
-        if stage["empty"]
-    ]
-    return [*lines, *(f"{line[0].upper()}{line[1:]}." for line in refusals(document))]
 
 
 def _close(error: float, what: str) -> str:
@@ -62,15 +64,12 @@ def text(document: dict[str, Any]) -> str:
         f"The files were read back and run one after the other on "
         f"{document['compared']['inputs']} inputs, with torch {document['torch']}:",
         "",
-        *(f"- {line}" for line in found(document)),
+        *(f"- {line}" for line in [*found(document), *refusals(document)]),
         "",
-        "A `.pt2` needs torch alone; an `.onnx` needs onnxruntime, or another runtime, alone.",
+        "A `.pt2` needs torch alone, unless its example imports more; an `.onnx` needs a runtime "
+        "for ONNX alone, such as onnxruntime.",
     ]
     for stage in stages:
-        if stage["packages"]:
-            lines.append(
-                f"Stage {stage['stage']} needs `import {', '.join(stage['packages'])}` first."
-            )
         for name in stage["files"]:
             if name.endswith((".pt2", ".onnx")):
                 lines += ["", f"## {name}", "", "```python", *_example(name, stage), "```"]
@@ -89,7 +88,8 @@ def _example(name: str, stage: dict[str, Any]) -> list[str]:
                 for each in stage["inputs"]
             ],
         )
-    return example.format(file=name, inputs=", ".join(given)).splitlines()
+    packages = ", ".join(["torch", *stage["packages"]])
+    return example.format(file=name, packages=packages, inputs=", ".join(given)).splitlines()
 
 
 def _zeros(tensor: dict[str, Any]) -> str:
