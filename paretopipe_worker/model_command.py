@@ -63,7 +63,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="keyword arguments of the factory, such as '{\"layers\": 4}'",
     )
-    parser.add_argument("--batch", type=_positive, default=1, metavar="N")
+    parser.add_argument(
+        "--batch",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="how many of each input; 1 if unsaid",
+    )
     parser.add_argument(
         "--input",
         type=_input,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from paretopipe_worker import export
 from paretopipe_worker.__main__ import main
-from paretopipe_worker.model import zoo
+from paretopipe_worker.model import standalone, zoo
 from paretopipe_worker.model.weights import save_weights, tensor_sha256, weights_sha256
+from tests import ROOT
 
 SIZED = "tests.helpers.models:Sized"
 """A small user's model with BatchNorm and tied layers."""
@@ -23,7 +27,7 @@ def ran(folder: Path, model: str, *options: str) -> int:
     return main(["export", model, "-o", str(folder), *options])
 
 
-def document(folder: Path) -> dict:
+def document(folder: Path) -> dict[str, Any]:
     """What ``stages.json`` says."""
     return json.loads((folder / "stages.json").read_text())
 
@@ -98,6 +102,31 @@ def test_onnx_files_that_return_something_else_are_taken_away(
     assert "of its largest value (allowed: 0)" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.onnx*"))
     assert document(tmp_path / "out")["compared"]["onnx_to_model"] > 0
+
+
+def test_large_tensors_lie_beside_an_onnx_file_which_runs_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standalone, "_INSIDE_BYTES", 0)
+    assert ran(tmp_path / "out", SIZED, "--cut", "third") == 0
+    told = document(tmp_path / "out")
+    files = [list(stage["files"]) for stage in told["stages"]]
+    assert files == [[f"stage-{n}.{end}" for end in ("pt2", "onnx", "onnx.data")] for n in (0, 1)]
+    assert 0 <= told["compared"]["onnx_to_model"] <= export.ONNX_ERROR
+
+
+@pytest.mark.long
+def test_the_commands_of_the_page_on_models_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert {words[3] for words in commands} == {"cuts", "export"}
+    for words in commands:
+        assert words[:3] == [".venv/bin/python", "-m", "paretopipe_worker"]
+        assert main(words[3:]) == 0, words
+        assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
