@@ -33,13 +33,17 @@ def specs(source: Source, batch: int, inputs: Sequence[InputSpec] = ()) -> list[
     return [replace(each, shape=(batch, *each.shape)) for each in asked]
 
 
-def cuts(source: Source, taken: Sequence[InputSpec], granularity: str) -> dict[str, Any]:
+def cuts(
+    source: Source, taken: Sequence[InputSpec], granularity: str, max_tensors: int = 1
+) -> dict[str, Any]:
     """Capture a model and list its cuts.
 
     Parameters
     ----------
     taken
         What goes into the model, batch first.
+    max_tensors
+        Most tensors that cross a cut at granularity ``op``.
 
     Returns
     -------
@@ -54,7 +58,9 @@ def cuts(source: Source, taken: Sequence[InputSpec], granularity: str) -> dict[s
         When the model cannot be built or captured.
     """
     model = zoo.build(source, seed=0, inputs=taken)
-    table, captured = trial.cut_table(model, source.name, granularity, taken)
+    table, captured = trial.cut_table(
+        model, source.name, granularity, taken, max_tensors=max_tensors
+    )
     partitioned = Partitioned(captured.program, captured.tensors)
     sides = costs.sides(partitioned, example_inputs(taken, seed=0, index=0))
     return {

@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,7 +27,14 @@ def add_parsers(commands: Commands) -> None:
         "--granularity",
         choices=("block", "op"),
         default="block",
-        help="cut after each block, or after each operation that one tensor leaves",
+        help="cut after each block, or after each operation that few tensors leave",
+    )
+    parser.add_argument(
+        "--max-tensors",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="at granularity op, cuts at which at most N tensors cross; 1 by default",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=_cuts)
@@ -68,7 +76,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         default=1,
         metavar="N",
-        help="how many of each input; 1 if unsaid",
+        help="how many of each input; 1 by default",
     )
     parser.add_argument(
         "--input",
@@ -118,7 +126,9 @@ def _asked(options: argparse.Namespace) -> tuple[Source, list[InputSpec]]:
     from paretopipe_worker.listing import specs
     from paretopipe_worker.model.sources import Source
 
-    source = Source(options.model, arguments=options.arguments, path=options.path)
+    source = replace(Source.of(options.model), arguments=options.arguments)
+    if options.path:
+        source = replace(source, path=options.path)
     return source, specs(source, options.batch, options.input)
 
 
@@ -126,7 +136,7 @@ def _cuts(options: argparse.Namespace) -> int:
     """List a model's cuts: their names, crossing tensors, and what each side costs."""
     from paretopipe_worker import listing
 
-    document = listing.cuts(*_asked(options), options.granularity)
+    document = listing.cuts(*_asked(options), options.granularity, options.max_tensors)
     if options.json:
         print(json.dumps(document, indent=1))
     else:

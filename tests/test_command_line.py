@@ -104,3 +104,13 @@ def test_an_option_that_cannot_be_read_is_refused_with_what_is_allowed(
         main(["cuts", "resnet18", option, value])
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"argument {option}: must be" in last and repr(value) in last
+
+
+def test_more_tensors_may_cross_at_granularity_op(capsys: pytest.CaptureFixture[str]) -> None:
+    given = (*UNET, "--granularity", "op", "--json")
+    one, all_ = (
+        json.loads(cuts(capsys, *given, "--max-tensors", most))["cuts"] for most in ("1", "9")
+    )
+    assert max(len(cut["tensors"]) for cut in one) == 1
+    assert max(len(cut["tensors"]) for cut in all_) == 4
+    assert [cut for cut in all_ if len(cut["tensors"]) < 2] == one
