@@ -27,6 +27,7 @@ from paretopipe_worker.model.flat import Stage
 from paretopipe_worker.model.inputs import example_inputs
 from paretopipe_worker.model.partition import Partitioned, largest_error, split, whole
 from paretopipe_worker.model.sources import Source
+from paretopipe_worker.model.verifying import MOST_ERROR
 
 ONNX_ERROR = 1e-4
 """Largest difference between the ONNX files and the model, relative to the largest value."""
@@ -111,7 +112,7 @@ def export(
     checkpoint: Path | None = None,
     note: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any]:
-    """Write each stage of a split as ``stage-K.pt2`` and ``stage-K.onnx``.
+    """Write each stage of a split as ``stage-K.pt2`` and ``stage-K.onnx``; what stages.json says.
 
     Parameters
     ----------
@@ -126,14 +127,10 @@ def export(
     note
         Called with a line of text about what was done to a checkpoint.
 
-    Returns
-    -------
-    The document that ``stages.json`` holds.
-
     Raises
     ------
     ExportError
-        When the folder cannot be used.
+        When the folder cannot be used, or the ``.pt2`` files return something else than the model.
     ModelError, PartitionError
         When the model cannot be built, captured or cut so.
     """
@@ -220,18 +217,23 @@ def _written(
         onnx = returned or [_run(pt2, each) for each in onnx]
     references = [whole(model, *each) for each in inputs]
     to_model, onnx_error = (max(map(largest_error, last, references)) for last in (theirs, onnx))
+    if not to_model <= MOST_ERROR:
+        raise ExportError(f"the .pt2 files {_far(to_model, MOST_ERROR)}; nothing is written")
     if ran and not onnx_error <= ONNX_ERROR:
         for each in stages:
-            if len(each.files) > 1:
-                _withdraw(
-                    each,
-                    folder,
-                    f"the ONNX files return what the model returns only within {onnx_error:.2g} "
-                    f"of its largest value (allowed: {ONNX_ERROR:g})",
-                )
+            if not (each.empty or each.refused):
+                _withdraw(each, folder, f"the ONNX files {_far(onnx_error, ONNX_ERROR)}")
     for each in stages:
         each.files = {name: _described(folder / name) for name in each.files}
     return stages, Compared(max(errors), to_model, onnx_error if ran else None)
+
+
+def _far(error: float, allowed: float) -> str:
+    """How far from the model files are that are not written."""
+    return (
+        f"return what differs from what the model returns by {error:.2g} of its largest value "
+        f"(allowed: {allowed:g})"
+    )
 
 
 def _values(parts: Partitioned, cuts: Sequence[str]) -> list[tuple[str, ...]]:

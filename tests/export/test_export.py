@@ -129,6 +129,15 @@ def test_the_commands_of_the_page_on_models_run(
         assert capsys.readouterr().out
 
 
+def test_pt2_files_that_return_something_else_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "MOST_ERROR", -1.0)
+    assert ran(tmp_path / "out", SIZED, "--cut", "third") == 2
+    assert "the .pt2 files return what differs from what" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("cuts", "said"),
     [

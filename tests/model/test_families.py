@@ -77,7 +77,7 @@ def test_the_page_has_a_row_for_every_classifier() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)  # The largest take a minute on an idle machine.
+@pytest.mark.timeout(900)  # The largest take minutes where others use the cores.
 @pytest.mark.parametrize("name", classifiers())
 def test_every_classifier_runs_as_a_host_runs_it(name: str, tmp_path: Path) -> None:
     _as_a_host(zoo.skeleton(name, seed=0), name, tmp_path, default_input(name))
