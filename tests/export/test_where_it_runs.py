@@ -51,7 +51,8 @@ for stage in json.load(open("stages.json"))["stages"]:
     given = given if stage["empty"] else run(stage["stage"], given)
 numpy.savez(sys.argv[4], *given)
 """
-"""Runs the stages one after the other: with what, what is not there, inputs, where outputs go."""
+"""Runs the stages one after the other: with what, what is not there, inputs, where outputs go. The
+examples of the README follow."""
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +100,11 @@ def runs_anywhere(
     ):
         absent, outputs = ",".join(ABSENT[runtime]), folder / f"{runtime}.npz"
         places = (str(folder / "inputs.npz"), str(outputs))
-        ran(python[runtime], CHAIN, folder / "out", runtime, absent, *places)
-        found = tuple(map(torch.from_numpy, np.load(outputs).values()))
-        assert largest_error(found, wanted) <= allowed, runtime
         code = examples(readme, suffix)
         assert len(code) == sum(not stage["empty"] for stage in document["stages"])
-        ran(python[runtime], "\n".join(code), folder / "out")
+        ran(python[runtime], CHAIN + "\n".join(code), folder / "out", runtime, absent, *places)
+        found = tuple(map(torch.from_numpy, np.load(outputs).values()))
+        assert largest_error(found, wanted) <= allowed, runtime
 
 
 def test_a_cut_of_several_tensors_one_of_which_passes_a_stage_by(
