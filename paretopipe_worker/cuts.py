@@ -75,6 +75,9 @@ class CutTable:
     to predict how long a sweep takes. `graph_sha256` identifies the program that every host runs,
     `weights_sha256` the file of its tensors. `program_error` is the largest difference between what
     the program and the model itself return, relative to the largest value; 0 for equal bits.
+    `images_sha256` identifies the file of the images that are sent; it is empty where inputs are
+    drawn. `operators` are those of the program that do not come with torch, with their overloads,
+    such as ``torchvision::nms.default``: a host needs the packages that register them.
     """
 
     model: str
@@ -88,6 +91,8 @@ class CutTable:
     graph_sha256: str
     forward_ns: int
     program_error: float = 0.0
+    images_sha256: str = ""
+    operators: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from paretopipe_worker.link.counters import RelayCounters
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model.partition import Partitioned
@@ -63,7 +65,9 @@ class Context:
     """One rank of one session: its plan, its model, its links and its record file.
 
     `transport` moves the items' tensors; `path` is the transport that probes use, which for backend
-    `tcp` is the same one. `probe` is the latest measurement of the path, on the source.
+    `tcp` is the same one. `probe` is the latest measurement of the path, on the source. `images`
+    are what the source sends in place of drawn inputs, see
+    :func:`paretopipe_worker.model.inputs.items`.
     """
 
     plan: Plan
@@ -78,6 +82,7 @@ class Context:
     writer: Writer
     shares: Shares
     probe: Probe | None = None
+    images: torch.Tensor | None = None
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ import torch
 
 from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.model import loading
+from paretopipe_worker.model import inputs, loading
 from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
@@ -99,6 +99,7 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
     plan, session = seat.plan, seat.session
     with shares.kind("startup"):
         models = load(plan, session, seat.programs)
+        images = load_images(plan, session, seat.programs) if seat.rank == 0 else None
         (weights_sha256,) = {table.weights_sha256 for table in plan.tables_of(session.model)}
     numerics, agreement = facts.numerics(), agreed(plan, session, weights_sha256)
     with contextlib.ExitStack() as stack:
@@ -124,6 +125,7 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
             link=seat.link,
             writer=writer,
             shares=shares,
+            images=images,
         )
         yield context, channels
 
@@ -163,6 +165,19 @@ def load(plan: Plan, session: Session, folder: Path) -> dict[tuple[int, str], Pa
         programs[table.batch, table.dtype] = loading.load_program(program, table.graph_sha256)
     tensors = loading.load_tensors(weights, list(programs.values()))
     return {key: loading.partitioned(program, tensors) for key, program in programs.items()}
+
+
+def load_images(plan: Plan, session: Session, folder: Path) -> torch.Tensor | None:
+    """Load the images that the session's source sends; None where inputs are drawn.
+
+    Raises
+    ------
+    WeightsError
+        When their file is missing, or has not the planned ones.
+    """
+    first, *_ = plan.tables_of(session.model)
+    file = plans.images_file(first, folder)
+    return inputs.load_images(file, first.images_sha256) if file else None
 
 
 def _connected(
