@@ -69,7 +69,7 @@ def _read(source: Source) -> ExportedProgram:
         ) from error
     except ModelError:
         raise
-    except (*RAISED, zipfile.BadZipFile) as error:
+    except RAISED as error:
         raise ModelError(
             f"model {source.name!r}: {path} is damaged, or not what torch.export.save of this "
             f"version of torch ({torch.__version__}) wrote: {told(error)}"
@@ -151,6 +151,8 @@ def _flat(root: type, spec: pytree.TreeSpec) -> type:
     """A type whose ``forward`` takes tensors by position, whatever the model's own takes."""
 
     def forward(self: nn.Module, *tensors: torch.Tensor) -> Any:
+        if len(tensors) != spec.num_leaves:
+            raise TypeError(f"it takes {spec.num_leaves} tensors and not {len(tensors)}")
         args, kwargs = pytree.tree_unflatten(list(tensors), spec)
         return root.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
 

@@ -93,17 +93,18 @@ def _known(source: Source) -> str:
     """Name of a model as timm has it."""
     timm, name = _library(source), source.made_by.removeprefix(TIMM)
     plain, _, tag = name.partition(".")
-    if timm.is_model(name):
-        return name
-    tags = {each.partition(".")[2] for each in timm.list_pretrained(f"{plain}.*")} - {""}
-    if timm.is_model(plain) and tag:
+    if not timm.is_model(plain):
+        close = difflib.get_close_matches(plain, timm.list_models(), n=3)
+        hint = f" (close: {', '.join(TIMM + each for each in close)})" if close else ""
+        raise ModelError(
+            f"unknown model {source.made_by!r}{hint}; allowed is timm/NAME with a name of timm's, "
+            "listed by `python -c 'import timm; print(*timm.list_models())'`"
+        )
+    tagged = timm.list_pretrained(f"{plain}.*")
+    if tag and name not in tagged:
+        tags = ", ".join(each.partition(".")[2] for each in tagged)
         raise ModelError(
             f"unknown model {source.made_by!r}: {plain!r} has no weights of the tag {tag!r}; "
-            f"allowed tags: {', '.join(sorted(tags)) or 'none'}"
+            f"allowed tags: {tags or 'none'}"
         )
-    close = difflib.get_close_matches(plain, timm.list_models(), n=3)
-    hint = f" (close: {', '.join(TIMM + each for each in close)})" if close else ""
-    raise ModelError(
-        f"unknown model {source.made_by!r}{hint}; allowed is timm/NAME with a name of timm's, "
-        "listed by `python -c 'import timm; print(*timm.list_models())'`"
-    )
+    return name
