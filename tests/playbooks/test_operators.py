@@ -31,7 +31,8 @@ links: [none]
 
 INSTALL = """\
 - hosts: localhost
-  gather_facts: false
+  vars:
+    ansible_python_interpreter: "{{{{ ansible_playbook_python }}}}"
   tasks:
     - ansible.builtin.import_role:
         name: worker
