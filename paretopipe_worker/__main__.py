@@ -48,7 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _add_cuts(commands: Commands) -> None:
     parser = commands.add_parser("cuts", help="list the places where a model can be cut")
-    parser.add_argument("model", help="a torchvision classifier, or package.module:factory")
+    parser.add_argument(
+        "model",
+        help="a torchvision classifier, timm/NAME, package.module:factory, or a .pt2 file",
+    )
     parser.add_argument("--granularity", choices=("block", "op"), default="block")
     parser.add_argument("--batch", type=_positive, default=1, metavar="N")
     parser.add_argument(

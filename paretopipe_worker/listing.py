@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from paretopipe_worker.cuts import FIRST, LAST, InputSpec, payload_bytes
 from paretopipe_worker.model import costs, trial, zoo
 from paretopipe_worker.model.inputs import example_inputs
 from paretopipe_worker.model.partition import Partitioned
-from paretopipe_worker.model.sources import default_input
+from paretopipe_worker.model.sources import default_inputs
 
 _SHOWN = 3
 """Tensors whose shapes are shown of a cut."""
@@ -38,7 +38,8 @@ def cuts(
     ModelError, PartitionError
         When the model cannot be built or captured.
     """
-    taken = [InputSpec((batch, *(shape or default_input(name))), "float32")]
+    items = [InputSpec(shape, "float32")] if shape else default_inputs(name)
+    taken = [replace(each, shape=(batch, *each.shape)) for each in items]
     model = zoo.build(name, seed=0, inputs=taken)
     table, captured = trial.cut_table(model, name, granularity, taken)
     partitioned = Partitioned(captured.program, captured.tensors)
