@@ -51,11 +51,11 @@ class Timm:
     def inputs(self, source: Source, model: nn.Module | None) -> tuple[InputSpec, ...]:
         """Image of the size in the model's configuration."""
         config = _library(source).get_pretrained_cfg(_known(source))
-        if config is None:
-            model = model or called(source, self.factory(source))
-            config = getattr(model, "pretrained_cfg", {}) or {}
-        size = getattr(config, "input_size", None) or dict(config).get("input_size")
-        return said_shape(source, size)
+        if config is not None:
+            return said_shape(source, config.input_size)
+        # Of a few models the builder alone knows.
+        model = model or called(source, self.factory(source))
+        return said_shape(source, (getattr(model, "pretrained_cfg", None) or {}).get("input_size"))
 
     def ignored(self, source: Source) -> tuple[str, ...]:
         """None."""
