@@ -17,7 +17,6 @@ from paretopipe_worker.model.origins.api import (
     ModelError,
     Source,
     Transform,
-    called,
     fetched,
     no_weights,
     said_shape,
@@ -51,11 +50,7 @@ class Timm:
     def inputs(self, source: Source, model: nn.Module | None) -> tuple[InputSpec, ...]:
         """Image of the size in the model's configuration."""
         config = _library(source).get_pretrained_cfg(_known(source))
-        if config is not None:
-            return said_shape(source, config.input_size)
-        # Of a few models the builder alone knows.
-        model = model or called(source, self.factory(source))
-        return said_shape(source, (getattr(model, "pretrained_cfg", None) or {}).get("input_size"))
+        return said_shape(source, getattr(config, "input_size", None))
 
     def ignored(self, source: Source) -> tuple[str, ...]:
         """None."""
