@@ -187,10 +187,17 @@ class ModelSpec:
 
     @model_validator(mode="after")
     def _one_way_of_saying(self) -> ModelSpec:
-        """Refuse both ways of saying what it takes."""
+        """Refuse both ways of saying what it takes, and a path where nothing lies."""
         if self.input and self.inputs:
             raise ValueError("input and inputs say the same: allowed is one of them")
+        if self.path and not self.exported and ":" not in (self.factory or self.name):
+            raise ValueError("path: allowed is a .pt2 file, and for package.module:factory its own")
         return self
+
+    @property
+    def exported(self) -> bool:
+        """Whether the model is a ``.pt2`` file."""
+        return self.path is not None and self.path.endswith(".pt2")
 
     @property
     def checkpoint(self) -> str | None:
@@ -205,8 +212,7 @@ class ModelSpec:
     @property
     def in_files(self) -> bool:
         """Whether files that may change without notice decide what is measured of it."""
-        exported = self.path is not None and self.path.endswith(".pt2")
-        return bool(self.weights or self.images or exported)
+        return bool(self.weights or self.images or self.exported)
 
 
 @dataclass(frozen=True, config=_STRICT)

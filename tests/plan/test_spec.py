@@ -145,6 +145,7 @@ def test_faults_of_links_do_not_hide_others() -> None:
         ({"models": ["a b"]}, "models[0].name", "pattern"),
         ({"models": [{"name": "x", "input": [3, 0, 1]}]}, "models[0].input[1]", "equal to 1"),
         ({"models": ["timm/"]}, "models[0].name", "pattern"),
+        ({"models": [{"name": "resnet18", "path": "x.py"}]}, "models[0].path", "a .pt2 file"),
         (
             {"models": [{"name": "x", "inputs": {"images": "p", "count": 1}}]},
             MODEL_IN + "count",
@@ -295,7 +296,7 @@ def test_paths_of_models_begin_at_the_spec_and_names_of_weights_stay(tmp_path: P
     models = [
         "nets/small.pt2",
         {"name": "a", "weights": "trained.pt", "inputs": {"images": "photos"}},
-        {"name": "b", "weights": "IMAGENET1K_V1", "path": "b.py"},
+        {"name": "b", "weights": "IMAGENET1K_V1"},
     ]
     file, checkpoint, published = spec.parse({"models": models}, "spec", tmp_path).models
     assert (file.name, file.path) == ("small", str(tmp_path / "nets/small.pt2"))
