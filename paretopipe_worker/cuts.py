@@ -114,6 +114,9 @@ class CutTable:
     the program and the model itself return, relative to the largest value; 0 for equal bits.
     `footprint` says what memory stages need, and `references_sha256` identifies the file of what
     the program returned on the controller; tables of earlier versions have neither.
+    `images_sha256` identifies the file of the images that are sent; it is empty where inputs are
+    drawn. `operators` are those of the program that do not come with torch, with their overloads,
+    such as ``torchvision::nms.default``: a host needs the packages that register them.
     """
 
     model: str
@@ -129,6 +132,8 @@ class CutTable:
     program_error: float = 0.0
     footprint: Footprint | None = None
     references_sha256: str = ""
+    images_sha256: str = ""
+    operators: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from paretopipe_worker.cuts import FIRST, LAST, InputSpec, payload_bytes
 from paretopipe_worker.model import costs, trial, zoo
 from paretopipe_worker.model.inputs import example_inputs
 from paretopipe_worker.model.partition import Partitioned
-from paretopipe_worker.model.sources import Source, default_input
+from paretopipe_worker.model.sources import Source, default_inputs
 
 _FIGURES = (
     ("held MB", "held_bytes", 1e6, ".1f"),
@@ -29,7 +29,7 @@ def specs(source: Source, batch: int, inputs: Sequence[InputSpec] = ()) -> list[
     inputs
         Each of its inputs without the batch; by default the model's own.
     """
-    asked = inputs or [InputSpec(default_input(source), "float32")]
+    asked = inputs or default_inputs(source)
     return [replace(each, shape=(batch, *each.shape)) for each in asked]
 
 

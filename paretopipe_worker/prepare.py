@@ -12,13 +12,14 @@ import torch
 from paretopipe_worker.cuts import CutTable, InputSpec
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model.capture import Captured
-from paretopipe_worker.model.inputs import INPUTS, example_inputs
+from paretopipe_worker.model.images import prepared
+from paretopipe_worker.model.inputs import items, load_images, save_images
 from paretopipe_worker.model.partition import Partitioned
-from paretopipe_worker.model.sources import Source, default_input
+from paretopipe_worker.model.sources import Source, default_inputs
 from paretopipe_worker.model.trial import cut_table
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan import planner
-from paretopipe_worker.plan.experiment import Experiment, ModelInput, ModelSpec
+from paretopipe_worker.plan.experiment import Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, PlanError
 from paretopipe_worker.plan.sending import Share
@@ -81,18 +82,22 @@ def _tables(
     experiment: Experiment, model: ModelSpec, cache: Path, note: Note
 ) -> Iterator[CutTable]:
     """The cut tables of one model; its programs and their tensors are stored by their checksums."""
-    path = Path(model.path) if model.path else None
-    source = Source(model.name, model.factory, model.arguments, path)
-    asked = model.inputs or (ModelInput(model.input or default_input(source)),)
+    source = _source(model)
+    folder = plans.kept(cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    images = None
+    if model.images:
+        wanted = model.images
+        images = prepared(source, Path(wanted.images), wanted.count, wanted.shape, note)
     taken = [
-        [InputSpec((batch, *each.shape), each.dtype, each.low, each.high) for each in asked]
+        [replace(each, shape=(batch, *each.shape)) for each in _asked(model, source, images)]
         for batch in experiment.batch
     ]
     module = zoo.build(
         source,
         seed=experiment.seed,
         inputs=taken[0],
-        weights=Path(model.weights) if model.weights else None,
+        weights=Path(model.checkpoint) if model.checkpoint else None,
         note=note,
     )
     found = [
@@ -103,6 +108,7 @@ def _tables(
             inputs,
             seed=experiment.seed,
             max_tensors=experiment.splits.max_tensors,
+            images=images,
         )
         for inputs in taken
     ]
@@ -112,9 +118,8 @@ def _tables(
         tensors |= captured.tensors
         checksums |= {name: held.sha256 for name, held in captured.program.tensors.items()}
     sha256 = weights.weights_sha256(checksums)
-    folder = plans.kept(cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = [replace(table, weights_sha256=sha256) for table, _ in found]
+    shown = "" if images is None else weights.tensor_sha256(images)
+    tables = [replace(each, weights_sha256=sha256, images_sha256=shown) for each, _ in found]
     programs = []
     for table, (_, captured) in zip(tables, found, strict=True):
         program, file = plans.program_files(table, folder)
@@ -124,16 +129,35 @@ def _tables(
         weights.save_weights(tensors, file)
     # What the hosts will have is read as they will read it.
     loading.load_tensors(file, programs)
+    if images is not None and (shown_file := plans.images_file(tables[0], folder)):
+        save_images(images, shown_file)
+        load_images(shown_file, shown)
     for table, (_, captured) in zip(tables, found, strict=True):
         if table.program_error:
             note(
                 f"{model.name}, batch {table.batch}: its program returns what it returns within "
                 f"{table.program_error:.1g} of the largest value"
             )
-        inputs = [
-            example_inputs(table.inputs, seed=experiment.seed, index=i) for i in range(INPUTS)
-        ]
+        inputs = items(table.inputs, seed=experiment.seed, images=images)
         yield replace(table, references_sha256=_references(captured, inputs, folder))
+
+
+def _source(model: ModelSpec) -> Source:
+    """Where a model comes from."""
+    published = None if model.checkpoint else model.weights
+    path = Path(model.path) if model.path else None
+    return Source(model.name, model.factory, model.arguments, path, published)
+
+
+def _asked(model: ModelSpec, source: Source, images: torch.Tensor | None) -> Sequence[InputSpec]:
+    """What goes into a model, without the batch."""
+    if images is not None:
+        return [InputSpec(tuple(images.shape[1:]), "float32")]
+    if model.input:
+        return [InputSpec(model.input, "float32")]
+    if isinstance(model.inputs, tuple) and model.inputs:
+        return [InputSpec(each.shape, each.dtype, each.low, each.high) for each in model.inputs]
+    return default_inputs(source)
 
 
 def _references(

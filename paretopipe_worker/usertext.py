@@ -29,3 +29,12 @@ def located(written: str, folder: Path) -> Path:
     ``~`` is the home of the user who runs this; a relative path begins in `folder`, the spec's own.
     """
     return Path(os.path.abspath(folder / os.path.expanduser(written)))  # noqa: PTH100, PTH111
+
+
+def is_path(written: str) -> bool:
+    """Whether a word of a spec that may also be a name is the path of a file.
+
+    A path has a ``/`` or a ``.``: every checkpoint has a suffix, and no library calls its weights
+    so.
+    """
+    return "/" in written or "." in written

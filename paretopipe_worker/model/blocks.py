@@ -30,7 +30,7 @@ def _inside(module: nn.Module, prefix: str, own: tuple[str, ...]) -> Iterator[st
         path = f"{prefix}{name}"
         # A chain of layers is passed through, unless it is one of a list of such chains.
         listed = isinstance(module, nn.ModuleList | nn.ModuleDict)
-        if type(child) in _CONTAINERS and not (listed and not _has_units(child)):
+        if _is_plain(child) and not (listed and not _has_units(child)):
             yield from _inside(child, f"{path}.", ())
         elif _has_units(child):
             yield from _inside(child, f"{path}.", (path,))
@@ -42,6 +42,19 @@ def _inside(module: nn.Module, prefix: str, own: tuple[str, ...]) -> Iterator[st
     yield from beside
 
 
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is a container and no subclass of one.
+
+    Types go by their names: those of an exported file's modules are only called like torch's.
+    """
+    return _name(type(module)) in {_name(kind) for kind in _CONTAINERS}
+
+
+def _name(kind: type) -> tuple[str, str]:
+    """Module and name of a type."""
+    return kind.__module__, kind.__qualname__
+
+
 def _has_units(module: nn.Module, depth: int = 1) -> bool:
     """Whether a module repeats units of so many levels at least.
 
@@ -51,7 +64,7 @@ def _has_units(module: nn.Module, depth: int = 1) -> bool:
     if isinstance(module, _CONTAINERS):
         if _repeats(module, depth):
             return True
-        return any(type(c) in _CONTAINERS and _has_units(c, depth) for c in module.children())
+        return any(_is_plain(c) and _has_units(c, depth) for c in module.children())
     return any(isinstance(c, _CONTAINERS) and _has_units(c, 2) for c in module.children())
 
 

@@ -3,10 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from paretopipe_worker.cuts import InputSpec, TensorSpec
+from paretopipe_worker.model.weights import WeightsError, read_weights, save_weights, tensor_sha256
+
+ITEMS = 2
+"""How many different inputs are drawn, where a spec names none."""
+
+_IMAGES = "images"
+
+
+def items(
+    specs: Sequence[InputSpec], *, seed: int, images: torch.Tensor | None = None
+) -> list[tuple[torch.Tensor, ...]]:
+    """The different inputs that a source sends in turn, see :func:`example_input`.
+
+    Parameters
+    ----------
+    images
+        ``(count, channels, height, width)``: what is sent in place of drawn inputs. Each item
+        begins with another of the images; after the last comes the first again.
+    """
+    if images is None:
+        return [example_inputs(specs, seed=seed, index=index) for index in range(ITEMS)]
+    ((batch, *_),) = (spec.shape for spec in specs)
+    count = len(images)
+    return [
+        (images[[(first + number) % count for number in range(batch)]],) for first in range(count)
+    ]
+
+
+def save_images(images: torch.Tensor, file: Path) -> None:
+    """Write prepared images for :func:`load_images`."""
+    save_weights({_IMAGES: images}, file)
+
+
+def load_images(file: Path, sha256: str) -> torch.Tensor:
+    """Read prepared images: ``(count, channels, height, width)``.
+
+    Raises
+    ------
+    WeightsError
+        When the file is missing or damaged, or has others than those of the checksum.
+    """
+    found = read_weights(file).get(_IMAGES)
+    if found is None or tensor_sha256(found) != sha256:
+        raise WeightsError(
+            f"{file}: has other images than the plan's; delete the file and run the sweep again"
+        )
+    return found
+
 
 INPUTS = 2
 """Different inputs that a source sends in turn."""

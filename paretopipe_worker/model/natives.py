@@ -6,15 +6,18 @@ import contextlib
 import importlib
 import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
 import torch
 
-from paretopipe_worker.model.program import GETITEM, PartitionError, Word
+from paretopipe_worker.model.program import GETITEM, PartitionError, Program, Word
 
 _BUILTIN = (types.BuiltinFunctionType, types.MethodDescriptorType)
+_TORCHS = ("aten", "prim", "prims")
+"""Namespaces of operators that every torch has."""
+
 _PLACES = (torch, torch._C._nn, torch.Tensor)
 
 
@@ -35,7 +38,7 @@ def overload(target: str) -> Callable[..., Any]:
     name, _, kind = target.rpartition(".")
     namespace, _, plain = name.partition("::")
     found = _registered(namespace, plain, kind)
-    if found is None and namespace not in ("aten", "prim", "prims"):
+    if found is None and namespace not in _TORCHS:
         with contextlib.suppress(ImportError):
             importlib.import_module(namespace)
         found = _registered(namespace, plain, kind)
@@ -45,6 +48,23 @@ def overload(target: str) -> Callable[..., Any]:
             f"operator {target} is unknown on this host; it belongs to {package}, which must be "
             "installed here as on the controller"
         )
+    return found
+
+
+def foreign(program: Program) -> tuple[str, ...]:
+    """Operators of a program that need not come with torch, sorted."""
+    targets = {operation.target for operation in program.operations} - {GETITEM}
+    return tuple(sorted(each for each in targets if each.partition("::")[0] not in _TORCHS))
+
+
+def missing(targets: Iterable[str]) -> dict[str, list[str]]:
+    """Operators that this host has not, by the package that it would have to have."""
+    found: dict[str, list[str]] = {}
+    for target in targets:
+        try:
+            overload(target)
+        except PartitionError:
+            found.setdefault(target.partition("::")[0], []).append(target)
     return found
 
 

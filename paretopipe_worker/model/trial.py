@@ -20,10 +20,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, InputSpec
+from paretopipe_worker.model import natives
 from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.capture import Captured, capture
 from paretopipe_worker.model.costs import footprint
-from paretopipe_worker.model.inputs import example_inputs, told_inputs
+from paretopipe_worker.model.inputs import items, told_inputs
 from paretopipe_worker.model.lowering import ALONE
 from paretopipe_worker.model.partition import (
     Partitioned,
@@ -55,6 +56,7 @@ def cut_table(
     *,
     seed: int = 0,
     max_tensors: int = 1,
+    images: torch.Tensor | None = None,
 ) -> tuple[CutTable, Captured]:
     """Try a model out, capture it and make its cut table.
 
@@ -70,11 +72,14 @@ def cut_table(
         Seed of the inputs.
     max_tensors
         As of :func:`~paretopipe_worker.model.partition.find_cuts`.
+    images
+        Sent in place of drawn inputs, see :func:`paretopipe_worker.model.inputs.items`.
 
     Returns
     -------
     CutTable
-        Its checksum of the weights is empty: captures for other inputs may hold further constants.
+        Its checksums of weights and images are empty: captures for other inputs may hold further
+        constants.
     Captured
         The program and its tensors.
 
@@ -84,7 +89,7 @@ def cut_table(
         When the model fails as it runs, cannot be captured, returns something else each time, or
         its stages at a cut do not return what it returns; the text names the model and the reason.
     """
-    inputs = [example_inputs(taken, seed=seed, index=index) for index in (0, 1)]
+    inputs = items(taken, seed=seed, images=images)[:2]
     try:
         with aside():
             captured, error, forward_ns = _tried(model, inputs)
@@ -105,6 +110,7 @@ def cut_table(
         forward_ns=forward_ns,
         program_error=error,
         footprint=footprint(model_parts, [cut.name for cut in cuts]),
+        operators=natives.foreign(captured.program),
     )
     return table, captured
 

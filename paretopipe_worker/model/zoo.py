@@ -15,7 +15,7 @@ from paretopipe_worker.cuts import InputSpec
 from paretopipe_worker.model.checkpoints import load_weights
 from paretopipe_worker.model.drawing import has_batch_norm, keep_signal_alive
 from paretopipe_worker.model.inputs import example_inputs, told_inputs
-from paretopipe_worker.model.sources import ModelError, Source, input_of
+from paretopipe_worker.model.sources import ModelError, Source, default_inputs, made, origin
 from paretopipe_worker.model.usercode import RAISED, aside, told
 from paretopipe_worker.model.weights import WeightsError
 
@@ -42,15 +42,16 @@ def build(
     source
         Where it comes from; a name alone stands for the source of that name.
     seed
-        Seed of the random weights. The same seed gives the same weights on the same kind of CPU
-        with the same number of threads. The global generator's state is kept.
+        Seed of random weights, where no others are asked for. The same seed gives the same weights
+        on the same kind of CPU with the same number of threads. The global generator's state is
+        kept.
     input_shape
         Shape of the input at which BatchNorm is calibrated, without the batch; by default
-        :func:`~paretopipe_worker.model.sources.default_input`.
+        :func:`~paretopipe_worker.model.sources.default_inputs`.
     inputs
         Instead of it, all inputs of a model that takes several, or one of another dtype.
     weights
-        Checkpoint to load instead of random weights, see
+        Checkpoint to load instead of random weights, or of those that the source has, see
         :func:`paretopipe_worker.model.checkpoints.load_weights`.
     note
         Called with one line of text for each change that made the checkpoint fit.
@@ -62,10 +63,12 @@ def build(
     """
     source = Source.of(source)
     if weights is None:
+        if source.weights or not origin(source).drawn:
+            return made(source)
         return _drawn(source, seed, input_shape, inputs)
     model = skeleton(source, seed=seed)
     try:
-        load_weights(model, weights, ignore=source.ignored, note=note)
+        load_weights(model, weights, ignore=origin(source).ignored(source), note=note)
     except WeightsError as error:
         raise ModelError(f"model {source.name!r}: {error}") from error
     return model.eval().requires_grad_(False)
@@ -76,14 +79,16 @@ def _drawn(
 ) -> nn.Module:
     """Build a model with random weights that keep its signal alive."""
     with _seeded(seed):
-        model = source.made()
+        model = made(source)
         batch = None
         if has_batch_norm(model):
-            shapes = [each.shape[1:] for each in inputs] or [input_shape or input_of(source, model)]
-            specs = [
-                replace(each, shape=(CALIBRATION_BATCH, *shape))
-                for each, shape in zip(inputs or [InputSpec((), "float32")], shapes, strict=True)
-            ]
+            if inputs:
+                items: Sequence[InputSpec] = [replace(e, shape=e.shape[1:]) for e in inputs]
+            elif input_shape:
+                items = [InputSpec(input_shape, "float32")]
+            else:
+                items = default_inputs(source, model)
+            specs = [replace(each, shape=(CALIBRATION_BATCH, *each.shape)) for each in items]
             batch = example_inputs(specs, seed=seed, index=CALIBRATION_INDEX)
         try:
             with aside():
@@ -112,8 +117,8 @@ def skeleton(source: Source | str, *, seed: int) -> nn.Module:
     """Build a model, as :func:`build` does, whose parameters will be replaced.
 
     The parameters of torchvision's models are on the meta device, so that none is drawn: VGG16 is
-    ready in 0.1 s instead of 2. A user's factory may compute with its parameters, which is
-    impossible on that device, so its parameters are real.
+    ready in 0.1 s instead of 2. Others may compute with their parameters, which is impossible on
+    that device, so theirs are real.
 
     Raises
     ------
@@ -121,8 +126,9 @@ def skeleton(source: Source | str, *, seed: int) -> nn.Module:
         When there is no such model, or its factory fails.
     """
     source = Source.of(source)
-    with _seeded(seed), contextlib.nullcontext() if source.own else _parameters_on_meta():
-        return source.made()
+    on_meta = origin(source).on_meta
+    with _seeded(seed), _parameters_on_meta() if on_meta else contextlib.nullcontext():
+        return made(source)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
 from paretopipe_worker.plan.strategy import LimitSpec, SplitSpec, Strategy, distinct
 from paretopipe_worker.plan.window import MOST, Window
 from paretopipe_worker.transport.backends import BACKENDS
+from paretopipe_worker.usertext import is_path
 
 MIN_ITEMS = 6
 """Fewest items a median is taken of; a point with fewer has failed."""
@@ -60,7 +62,9 @@ _SOME = Field(min_length=1)
 _DISTINCT = AfterValidator(distinct)
 _DISTINCT_NAMES = AfterValidator(_unique_names)
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
-_Model = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$", max_length=200)]
+_MODEL = r"^(timm/)?[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$"
+_Model = Annotated[str, Field(pattern=_MODEL, max_length=200)]
+_Requirement = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\r\n]*$", max_length=200)]
 _Argument = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 _Backend = Annotated[str, AfterValidator(_known_backend)]
 _Batch = Annotated[int, Field(ge=1, le=4096)]
@@ -120,32 +124,91 @@ class ModelInput:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ImageSpec:
+    """Inputs that are images: the first `count` of a folder by name, sent in turn.
+
+    `shape` is that of a prepared image ``(channels, height, width)``, by default the model's own.
+    An item of a larger batch begins one image after the item before it.
+    """
+
+    images: Annotated[str, Field(min_length=1)]
+    shape: Annotated[tuple[_Size, ...], Field(min_length=3, max_length=3)] | None = None
+    count: Annotated[int, Field(ge=2, le=64)] = 4
+
+
+_TENSORS = TypeAdapter[tuple[ModelInput, ...]](tuple[ModelInput, ...])
+_IMAGES = TypeAdapter[ImageSpec](ImageSpec)
+
+
+def _inputs(value: object) -> tuple[ModelInput, ...] | ImageSpec:
+    """Accept a list of tensors, or a folder of images."""
+    if isinstance(value, ImageSpec) or (
+        isinstance(value, tuple) and all(isinstance(each, ModelInput) for each in value)
+    ):
+        return value
+    if not isinstance(value, dict | list):
+        raise ValueError("must be a list of inputs, or a mapping that names a folder of images")
+    # As JSON, see `paretopipe_worker.plan.spec.parse`.
+    text = json.dumps(value)
+    return _IMAGES.validate_json(text) if isinstance(value, dict) else _TENSORS.validate_json(text)
+
+
+_Inputs = Annotated[tuple[ModelInput, ...] | ImageSpec, PlainValidator(_inputs)]
+
+
+@dataclass(frozen=True, config=_STRICT)
 class ModelSpec:
-    """A model: a torchvision classifier's name, or ``package.module:factory``.
+    """A model: a torchvision classifier's name, ``timm/NAME``, or ``package.module:factory``.
 
     `input` is the shape of one image ``(channels, height, width)``, by default the model's own;
-    `inputs`, in its place, lists what a model takes that has several or other ones.
-    `weights` is the path of a checkpoint on the controller; by default the weights are random,
-    drawn with the experiment's seed. `factory` is what builds the model where that is not its name,
-    and `arguments` are keyword arguments for it, so that one factory makes several models. `path`
-    is a file or folder in which the factory's module lies. Both paths are made absolute when the
-    spec is read. Hosts need none of these: they get programs.
+    `inputs`, in its place, lists what a model takes that has several or other ones, or names a
+    folder of images. `weights` is the path of a checkpoint on the controller, or the name of
+    weights that the model's library publishes (``DEFAULT``, ``IMAGENET1K_V1``; timm has
+    ``pretrained``); by default the weights are random, drawn with the experiment's seed. `factory`
+    is what builds the model where that is not its name, and `arguments` are keyword arguments for
+    it, so that one factory makes several models. `path` is a file or folder in which the factory's
+    module lies, or a ``.pt2`` file, which is the model. Paths are made absolute when the spec is
+    read. Hosts need none of these: they get programs. `requirements` are what pip is to install on
+    them for the model's operators.
     """
 
     name: _Model
     input: _Shape | None = None
     weights: str | None = None
-    inputs: tuple[ModelInput, ...] = ()
+    inputs: _Inputs = ()
     factory: _Model | None = None
     arguments: dict[_Argument, str | int | float | bool | None] = field(default_factory=dict)
     path: str | None = None
+    requirements: tuple[_Requirement, ...] = ()
 
     @model_validator(mode="after")
     def _one_way_of_saying(self) -> ModelSpec:
-        """Refuse both ways of saying what it takes."""
+        """Refuse both ways of saying what it takes, and a path where nothing lies."""
         if self.input and self.inputs:
             raise ValueError("input and inputs say the same: allowed is one of them")
+        if self.path and not self.exported and ":" not in (self.factory or self.name):
+            raise ValueError("path: allowed is a .pt2 file, and for package.module:factory its own")
         return self
+
+    @property
+    def exported(self) -> bool:
+        """Whether the model is a ``.pt2`` file."""
+        return self.path is not None and self.path.endswith(".pt2")
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The path of a checkpoint, where `weights` is one."""
+        return self.weights if self.weights and is_path(self.weights) else None
+
+    @property
+    def images(self) -> ImageSpec | None:
+        """The folder of images, where the inputs are images."""
+        return self.inputs if isinstance(self.inputs, ImageSpec) else None
+
+    @property
+    def in_files(self) -> bool:
+        """Whether files that may change without notice decide what is measured of it."""
+        return bool(self.weights or self.images or self.exported)
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -21,7 +21,7 @@ from paretopipe_worker.plan.window import Window
 
 SCHEMA = 4
 """Version of ``plan.json``. Since 4 a cut table's `graph_sha256` is that of a program, and it tells
-how far the program is from its model."""
+how far the program is from its model, which images are sent, and which packages it needs."""
 
 _READABLE = (3, SCHEMA)
 """Versions that can still be analysed."""
@@ -256,6 +256,8 @@ def _measured(plan: Plan) -> dict[str, Any]:
 def _captured(table: CutTable, schema: int) -> dict[str, Any]:
     """What is to be measured of a model."""
     document = _without(table, *_TOLD)
+    if not table.images_sha256:
+        del document["images_sha256"]
     if schema < 4:  # a model took one tensor then, whose digest is to stay
         (only,) = document.pop("inputs")
         document["input"] = {"shape": only["shape"], "dtype": only["dtype"]}
@@ -268,7 +270,16 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
     What specs may say since an earlier version is left out where it is not said, so that a plan of
     before keeps its digest.
     """
-    models = tuple(replace(model, weights=None, path=None) for model in experiment.models)
+    models = tuple(
+        replace(
+            model,
+            weights=None,
+            path=None,
+            inputs=() if model.images else model.inputs,
+            requirements=(),
+        )
+        for model in experiment.models
+    )
     document = _without(replace(experiment, models=models), "description", "limit")
     if document["strategy"] in (None, "all"):
         del document["strategy"]
@@ -281,8 +292,11 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
     return document
 
 
-_LATER = ("inputs", "factory", "arguments", "path")
-_TOLD = ("forward_ns", "weights_sha256", "program_error", "footprint", "references_sha256")
+_LATER = ("inputs", "factory", "arguments", "path", "requirements")
+_TOLD = (
+    *("forward_ns", "weights_sha256", "program_error"),
+    *("footprint", "references_sha256", "operators"),
+)
 """What a table tells beside what is measured."""
 _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
@@ -307,6 +321,11 @@ def references_name(table: CutTable) -> str:
     return f"{table.references_sha256}.safetensors"
 
 
+def images_file(table: CutTable, folder: Path) -> Path | None:
+    """Where a folder has the images that are sent; None where inputs are drawn."""
+    return folder / f"images-{table.images_sha256}.safetensors" if table.images_sha256 else None
+
+
 def program_files(table: CutTable, folder: Path) -> tuple[Path, Path]:
     """Where a folder has a table's program and its tensors."""
     return folder / program_name(table), folder / weights_name(table)
@@ -319,4 +338,4 @@ def kept(cache: Path) -> Path:
 
 def slug(model: str) -> str:
     """A model's name as it stands in names of files, in those of sessions and figures alike."""
-    return model.replace(":", ".")
+    return model.replace(":", ".").replace("/", ".")

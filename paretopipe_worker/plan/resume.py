@@ -27,8 +27,8 @@ def planned(
 ) -> Plan | None:
     """The plan made earlier for this run, if it asks for the same and its programs are stored.
 
-    With it no model need be built again to go on. Where a model has a checkpoint there is no such
-    plan: the checkpoint must be read again.
+    With it no model need be built again to go on. Where a model has a checkpoint, or images, there
+    is no such plan: these files must be read again.
 
     Returns
     -------
@@ -47,9 +47,9 @@ def planned(
     files = [file for table in plan.tables for file in plans.program_files(table, folder)]
     files += [folder / plans.references_name(table) for table in plan.tables]
     same = (plan.experiment, plan.hosts) == (experiment, tuple(hosts))
-    # A checkpoint's file may have changed since: only reading it shows.
-    checkpoints = any(model.weights for model in experiment.models)
-    return plan if same and not checkpoints and all(file.exists() for file in files) else None
+    # Such a file may have changed since: only reading it shows.
+    in_files = any(model.in_files for model in experiment.models)
+    return plan if same and not in_files and all(file.exists() for file in files) else None
 
 
 def hold(plan: Plan, results: Path) -> None:
@@ -224,6 +224,10 @@ def _task(
         "backend": session.backend,
         "model": session.model,
         "tensors": tensors,
+        "operators": sorted(
+            {name for table in plan.tables_of(session.model) for name in table.operators}
+        ),
+        "requirements": plan.model(session.model).requirements,
         "link": _link(plan, session),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": session.deadline_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 from paretopipe_worker.plan import plan as plans
@@ -48,6 +49,9 @@ class Sending:
         for host, name in tensors.items():
             self._files[host] |= {name, *map(plans.program_name, tables)}
         source, *_ = session.placement
+        # Where the source sends images, it is told which.
+        images = [plans.images_file(table, Path()) for table in tables]
+        self._files[source] |= {file.name for file in images if file}
         if tensors[source] != self._whole(session.model):
             # It cannot run the whole model, so it is told what comes back.
             self._files[source] |= set(map(plans.references_name, tables))

@@ -21,18 +21,22 @@ from paretopipe_worker.plan import faults
 from paretopipe_worker.plan.experiment import (
     CertifySpec,
     Experiment,
+    ImageSpec,
     LoadSpec,
     ModelInput,
     ModelSpec,
     PhaseSpec,
 )
 from paretopipe_worker.plan.strategy import LimitSpec, Sample, SplitSpec
-from paretopipe_worker.usertext import located, shown
+from paretopipe_worker.usertext import is_path, located, shown
+
+EXPORTED = ".pt2"
+"""Suffix of a file that is a model."""
 
 _ADAPTER = TypeAdapter(Experiment)
 _NESTED: dict[str, type] = {
     "models": ModelSpec,
-    "inputs": ModelInput,
+    "inputs": ImageSpec,
     "tcp": TcpSettings,
     "splits": SplitSpec,
     "strategy": Sample,
@@ -113,13 +117,21 @@ def _written_out(document: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _model_written_out(part: object, folder: Path) -> object:
-    """Expand a model that is only a name, and make its paths absolute."""
+    """Expand a model that is only a name or a file, and make its paths absolute."""
     if isinstance(part, str):
-        return {"name": part}
+        if not part.endswith(EXPORTED):
+            return {"name": part}
+        return {"name": Path(part).stem, "path": str(located(part, folder))}
     if not isinstance(part, dict):
         return part
-    paths = {key: part[key] for key in ("weights", "path") if isinstance(part.get(key), str)}
-    return part | {key: str(located(path, folder)) for key, path in paths.items()}
+    full = dict(part)
+    if isinstance(weights := part.get("weights"), str) and is_path(weights):
+        full["weights"] = str(located(weights, folder))
+    if isinstance(path := part.get("path"), str):
+        full["path"] = str(located(path, folder))
+    if isinstance(inputs := part.get("inputs"), dict) and isinstance(inputs.get("images"), str):
+        full["inputs"] = inputs | {"images": str(located(inputs["images"], folder))}
+    return full
 
 
 def _resolve_links(source: str, document: dict[str, Any], folder: Path) -> list[str]:
@@ -173,4 +185,6 @@ def _allowed_keys(location: Iterable[object]) -> list[str]:
     for part in location:
         if isinstance(part, str):
             owner = _NESTED.get(part, owner)
+        elif owner is ImageSpec:
+            owner = ModelInput  # one of a list
     return [field.name for field in fields(owner)]

@@ -67,7 +67,8 @@ class Context:
     `transport` moves the items' tensors; `path` is the transport that probes use, which for backend
     `tcp` is the same one. On the source, `probe` is the latest measurement of the path. There,
     `references` is what the whole model returns for each input, by batch size, as the controller
-    found it; it is empty where the source has the whole model.
+    found it; it is empty where the source has the whole model. `images` are what the source sends
+    in place of drawn inputs, see :func:`paretopipe_worker.model.inputs.items`.
     """
 
     plan: Plan
@@ -83,6 +84,7 @@ class Context:
     shares: Shares
     references: Mapping[int, list[tuple[torch.Tensor, ...]]] = field(default_factory=dict)
     probe: Probe | None = None
+    images: torch.Tensor | None = None
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

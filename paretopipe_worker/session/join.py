@@ -13,7 +13,7 @@ import torch
 
 from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.model import loading, weights
+from paretopipe_worker.model import inputs, loading, weights
 from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
@@ -102,9 +102,11 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
     with shares.kind("startup"):
         models = load(plan, session, seat.programs, seat.tensors)
         weights_sha256 = checksum_of(models.values())
-        references = {}
-        if seat.rank == 0 and not all(model.complete for model in models.values()):
-            references = _references(plan, session, seat.programs)
+        references, images = {}, None
+        if seat.rank == 0:
+            images = load_images(plan, session, seat.programs)
+            if not all(model.complete for model in models.values()):
+                references = _references(plan, session, seat.programs)
     numerics, agreement = facts.numerics(), agreed(plan, session, weights_sha256)
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):
@@ -130,6 +132,7 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
             writer=writer,
             shares=shares,
             references=references,
+            images=images,
         )
         yield context, channels
 
@@ -204,6 +207,19 @@ def _here(path: Path) -> Path:
     if not path.is_file():
         raise StageError(f"{path}: is not on this host; run the sweep again")
     return path
+
+
+def load_images(plan: Plan, session: Session, folder: Path) -> torch.Tensor | None:
+    """Load the images that the session's source sends; None where inputs are drawn.
+
+    Raises
+    ------
+    WeightsError
+        When their file is missing, or has not the planned ones.
+    """
+    first, *_ = plan.tables_of(session.model)
+    file = plans.images_file(first, folder)
+    return inputs.load_images(file, first.images_sha256) if file else None
 
 
 def _connected(

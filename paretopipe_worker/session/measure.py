@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 
 from paretopipe_worker.model.flat import Stage
-from paretopipe_worker.model.inputs import INPUTS, example_inputs
+from paretopipe_worker.model.inputs import items
 from paretopipe_worker.model.partition import check_split, split
 from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.plan import arrivals, window
@@ -71,7 +71,7 @@ class PointMeasurement:
         self.check = Check(exact_wanted=not point.crosses or alike)
         table = self.context.plan.table(point.model, point.batch, point.dtype)
         seed = self.context.plan.experiment.seed
-        self._inputs = [example_inputs(table.inputs, seed=seed, index=i) for i in range(INPUTS)]
+        self._inputs = items(table.inputs, seed=seed, images=context.images)
         self._references = references
         self._stage: Stage | None = None
         self._legs_run = 0

@@ -13,8 +13,9 @@ from paretopipe_worker.cuts import InputSpec
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.inputs import example_input
+from paretopipe_worker.model.origins.from_torchvision import torchvision_models
 from paretopipe_worker.model.partition import find_cuts, split
-from paretopipe_worker.model.sources import _torchvision_models, classifiers, default_input
+from paretopipe_worker.model.sources import classifiers, default_input
 from paretopipe_worker.model.trial import cut_table
 from tests.helpers.models import checked, narrowed, smallest
 from tests.model.table import PAGE, Counts, said
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 def families() -> list[str]:
     """The classifier of each of torchvision's modules that computes least, and a second Swin."""
-    vision = _torchvision_models()
+    vision = torchvision_models()
     found: dict[str, tuple[float, str]] = {}
     for name in classifiers():
         operations = min(each.meta["_ops"] for each in vision.get_model_weights(name))

@@ -11,6 +11,8 @@ from paretopipe_worker.plan import spec
 from paretopipe_worker.plan.experiment import Experiment, LoadSpec, ModelSpec
 from tests import ROOT
 
+MODEL_IN, IN_LIST = "models[0].inputs.", "models[0].inputs[0]."
+
 
 def parse(**keys: Any) -> Experiment:
     """A spec with one model and these keys."""
@@ -156,6 +158,22 @@ def test_faults_of_links_do_not_hide_others() -> None:
         ({"placements": "edge"}, "placements", "must be 'all' or a list of placements"),
         ({"models": ["a b"]}, "models[0].name", "pattern"),
         ({"models": [{"name": "x", "input": [3, 0, 1]}]}, "models[0].input[1]", "equal to 1"),
+        ({"models": ["timm/"]}, "models[0].name", "pattern"),
+        ({"models": [{"name": "resnet18", "path": "x.py"}]}, "models[0].path", "a .pt2 file"),
+        (
+            {"models": [{"name": "x", "inputs": {"images": "p", "count": 1}}]},
+            MODEL_IN + "count",
+            "2",
+        ),
+        ({"models": [{"name": "x", "inputs": {"image": "p"}}]}, MODEL_IN + "image", "'images'"),
+        ({"models": [{"name": "x", "inputs": {"count": 3}}]}, MODEL_IN + "images", "is required"),
+        ({"models": [{"name": "x", "inputs": 3}]}, "models[0].inputs", "names a folder of images"),
+        ({"models": [{"name": "x", "inputs": [{"shape": [3], "hi": 5}]}]}, IN_LIST + "hi", "high"),
+        (
+            {"models": [{"name": "x", "requirements": ["--index-url=http://x"]}]},
+            "models[0].requirements[0]",
+            "pattern",
+        ),
         ({"models": "resnet18"}, "models", "array"),
         ({"replicates": 2.5}, "replicates", "valid integer"),
         ({"seed": -1}, "seed", "equal to 0"),
@@ -286,3 +304,17 @@ def test_a_number_that_python_does_not_read_is_refused_by_file(tmp_path: Path) -
     with pytest.raises(spec.SpecError) as refused:
         spec.read(path)
     assert str(refused.value).startswith(f"{path}: is not valid YAML: ")
+
+
+def test_paths_of_models_begin_at_the_spec_and_names_of_weights_stay(tmp_path: Path) -> None:
+    models = [
+        "nets/small.pt2",
+        {"name": "a", "weights": "trained.pt", "inputs": {"images": "photos"}},
+        {"name": "b", "weights": "IMAGENET1K_V1"},
+    ]
+    file, checkpoint, published = spec.parse({"models": models}, "spec", tmp_path).models
+    assert (file.name, file.path) == ("small", str(tmp_path / "nets/small.pt2"))
+    assert checkpoint.checkpoint == checkpoint.weights == str(tmp_path / "trained.pt")
+    assert checkpoint.images and checkpoint.images.images == str(tmp_path / "photos")
+    assert (published.weights, published.checkpoint) == ("IMAGENET1K_V1", None)
+    assert [each.in_files for each in (file, checkpoint, published)] == [True] * 3
