@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
+from paretopipe_worker.plan.experiment import Experiment
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point, Session
+
+
+def planned(
+    plan_two: Callable[[Experiment, Sequence[Host]], Plan],
+    experiment: Experiment,
+    hosts: Sequence[Host],
+) -> Plan:
+    """The plan of an experiment over all `hosts`, made from what `plan_two` plans for the first."""
+    links = [replace(link, hops=link.hops[:1], return_way=None) for link in experiment.links]
+    plan = plan_two(replace(experiment, links=tuple(links)), hosts[:2])
+    return replace(chained(plan, hosts), experiment=experiment)
 
 
 def chained(plan: Plan, hosts: Sequence[Host]) -> Plan:

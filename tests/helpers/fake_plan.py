@@ -71,11 +71,14 @@ def make(
     **experiment: Any,
 ) -> Plan:
     """A plan over these tables; `experiment` as in a spec, on the open link by default."""
-    if len(hosts) > 2:
-        return chains.chained(make(*tables, run=run, hosts=hosts[:2], **experiment), hosts)
     document = {"models": [table.model for table in tables], "links": ["none"]} | experiment
     document["models"] = list(dict.fromkeys(document["models"]))
-    return planner.make(run, spec.parse(document), hosts, tables)
+    asked = spec.parse(document)
+    if len(hosts) > 2:
+        return chains.planned(
+            lambda asked, two: planner.make(run, asked, two, tables), asked, hosts
+        )
+    return planner.make(run, asked, hosts, tables)
 
 
 TWO_LINKS: list[Any] = ["none", {"name": "rate20", "rate_mbit": 20}]
