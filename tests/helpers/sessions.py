@@ -1,4 +1,4 @@
-"""Real sessions of two stage processes on loopback addresses, for tests and benchmarks."""
+"""Real sessions of stage processes on loopback addresses, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ import torch
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.link import state
 from paretopipe_worker.plan import fleet, spec
-from paretopipe_worker.plan.plan import Plan, Session
+from paretopipe_worker.plan.labels import split_label
+from paretopipe_worker.plan.plan import Plan, Session, dump
 from paretopipe_worker.prepare import prepare
 from paretopipe_worker.records.files import Writer, file_name, read_records
 from paretopipe_worker.records.lines import Item, LegEnd, Record
@@ -32,6 +33,7 @@ from paretopipe_worker.session.source import Source
 from paretopipe_worker.session.stage import header
 from paretopipe_worker.transport.secret import read_secret
 from tests import ROOT
+from tests.helpers import chains
 from tests.helpers.namespaces import Namespace
 from tests.helpers.rings import free_ports
 from tests.helpers.shaped_link import DATA_PORT
@@ -149,11 +151,11 @@ class Finished:
         return of(kind, self.lines[rank])
 
     def point(self, cut: str, window: object = None) -> str:
-        """Id of the point that is cut there."""
+        """Id of the point that is cut there; several cuts are joined by ``+``."""
         [found] = [
             point.id
             for point in map(self.lab.plan.point, self.session.points)
-            if point.split == (cut,) and window in (None, point.window)
+            if split_label(point.split) == cut and window in (None, point.window)
         ]
         return found
 
@@ -169,9 +171,14 @@ class Finished:
 
 
 def only(made: Lab, *cuts: str) -> Session:
-    """The only session of a lab, with none but the points that are cut at these places."""
-    [session] = made.plan.sessions
-    return session.only([id for id in session.points if made.plan.point(id).split[0] in cuts])
+    """The only session that measures these splits, with none but their points."""
+    found = [
+        session.only(kept)
+        for session in made.plan.sessions
+        if (kept := [id for id in session.points if split_label(made.plan.point(id).split) in cuts])
+    ]
+    [session] = found
+    return session
 
 
 def on_link(hosts: Sequence[Namespace]) -> dict[str, dict[str, Any]]:
@@ -195,9 +202,14 @@ def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> La
         for number, name in enumerate(hosts or HOSTS, start=1)
     ]
     results, cache = folder / "run", folder / "cache"
-    plan = prepare(
-        "test", spec.parse(experiment), fleet.parse(json.dumps(described)), results, cache
-    )
+    asked, found = spec.parse(experiment), fleet.parse(json.dumps(described))
+    if len(found) > 2:
+        plan = chains.planned(
+            lambda asked, two: prepare("test", asked, two, results, cache), asked, found
+        )
+        (results / "plan.json").write_text(dump(plan), encoding="utf-8")
+    else:
+        plan = prepare("test", asked, found, results, cache)
     made = Lab(plan, results, cache)
     made.secret.touch(mode=0o600)
     made.secret.write_text(secrets.token_hex(32))
