@@ -181,11 +181,11 @@ def only(made: Lab, *cuts: str) -> Session:
     return session
 
 
-def on_link(hosts: Sequence[Namespace]) -> dict[str, dict[str, Any]]:
-    """The two hosts of a shaped link, as the inventory describes them."""
+def on_link(hosts: Sequence[Namespace], names: Sequence[str] = HOSTS) -> dict[str, dict[str, Any]]:
+    """The hosts of a shaped link, as the inventory describes them."""
     return {
         name: {"data_address": host.address, "data_port": DATA_PORT}
-        for name, host in zip(HOSTS, hosts, strict=True)
+        for name, host in zip(names, hosts, strict=True)
     }
 
 
