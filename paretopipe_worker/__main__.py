@@ -55,6 +55,13 @@ def _add_cuts(commands: Commands) -> None:
         metavar="C,H,W",
         help="shape of one input without the batch; by default the model's own",
     )
+    parser.add_argument(
+        "--max-tensors",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="at granularity op, cuts at which at most N tensors cross; 1 by default",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=_cuts)
 
@@ -80,7 +87,9 @@ def _cuts(options: argparse.Namespace) -> int:
     """List a model's cuts: their names, crossing tensors, and what each side costs."""
     from paretopipe_worker import listing
 
-    document = listing.cuts(options.model, options.granularity, options.batch, options.input)
+    document = listing.cuts(
+        options.model, options.granularity, options.batch, options.input, options.max_tensors
+    )
     print(json.dumps(document, indent=1) if options.json else listing.text(document))
     return 0
 
@@ -124,7 +133,7 @@ def _add_prepare(commands: Commands) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     """Check the spec and the inventory, then make the plan and print its summary."""
-    from paretopipe_worker.plan import fleet, planner, resume, spec
+    from paretopipe_worker.plan import fleet, resume, spec, summary
 
     experiment = spec.read(options.experiment)
     hosts = fleet.parse(options.fleet)
@@ -141,7 +150,7 @@ def _prepare(options: argparse.Namespace) -> int:
             check=options.check,
         )
     resume.hold(made, options.results)
-    print(planner.summary(made))
+    print(summary.summary(made))
     return 0
 
 

@@ -17,7 +17,11 @@ _SHOWN = 3
 
 
 def cuts(
-    name: str, granularity: str, batch: int, shape: tuple[int, ...] | None = None
+    name: str,
+    granularity: str,
+    batch: int,
+    shape: tuple[int, ...] | None = None,
+    max_tensors: int = 1,
 ) -> dict[str, Any]:
     """Capture a model and list its cuts.
 
@@ -25,6 +29,8 @@ def cuts(
     ----------
     shape
         Shape of one input without the batch; by default the model's own.
+    max_tensors
+        Most tensors that cross a cut at granularity ``op``.
 
     Returns
     -------
@@ -40,7 +46,7 @@ def cuts(
     """
     taken = [InputSpec((batch, *(shape or default_input(name))), "float32")]
     model = zoo.build(name, seed=0, inputs=taken)
-    table, captured = trial.cut_table(model, name, granularity, taken)
+    table, captured = trial.cut_table(model, name, granularity, taken, max_tensors=max_tensors)
     partitioned = Partitioned(captured.program, captured.tensors)
     sides = costs.sides(partitioned, example_inputs(taken, seed=0, index=0))
     return {

@@ -98,6 +98,7 @@ def _tables(
             experiment.splits.granularity,
             inputs,
             seed=experiment.seed,
+            max_tensors=experiment.splits.max_tensors,
         )
         for inputs in taken
     ]

@@ -58,7 +58,8 @@ class LinkSpec:
     hops
         One for each pair of neighbours, or one that holds for all pairs.
     return_way
-        Condition from the sink to the source; None to use the `back` of the last hop.
+        Condition from the sink to the source, whichever rank is the sink; None to use the `back` of
+        the hop that leads to it.
     trace, timetable
         If the link follows a trace: what happens on every hop in each segment, and when each
         segment begins. `hops` then holds the first segment.
@@ -109,7 +110,10 @@ class LinkSpec:
         return any(way.shaped for way in (*ways, self.return_way or _OPEN))
 
     def misfit(self, ranks: int) -> str | None:
-        """Return why it does not fit pipelines of this many stages: key and reason, or None."""
+        """Return why it does not fit placements of this many hosts: key and reason, or None.
+
+        It then fits the ring of their first hosts as well, where the other hosts idle.
+        """
         if len(self.hops) not in (1, ranks - 1):
             return f"hops: {len(self.hops)} hops, but pipelines of {ranks} stages have {ranks - 1}"
         if ranks == 2 and self.return_way is not None and self.hops[0].back.shaped:
@@ -119,8 +123,8 @@ class LinkSpec:
     def ways(self, ranks: int) -> dict[tuple[int, int], Condition]:
         """Return conditions by (from rank, to rank), without those that change nothing.
 
-        With more than two stages, only acknowledgements go from the source to the sink; that way
-        stays unshaped.
+        `ranks` is the number of ranks in the ring, the last of which is the sink. With more than
+        two, only acknowledgements go from the source to the sink; that way stays unshaped.
         """
         ways = self._every_way(ranks)
         return {pair: condition for pair, condition in ways.items() if condition.shaped}
@@ -134,6 +138,18 @@ class LinkSpec:
     def forward_path(self, ranks: int) -> tuple[Condition, ...]:
         """Return the conditions around the ring: rank 0 to 1 and so on, then the last to rank 0."""
         return (*(self._hop(rank).forward for rank in range(ranks - 1)), self._return(ranks))
+
+    def round_trips_s(self, ranks: int) -> tuple[float, ...]:
+        """Return the seconds of delay for data and acknowledgement on each way of `forward_path`.
+
+        Acknowledgements of the answers go from the source to the sink.
+        """
+        ways = self._every_way(ranks)
+        ring = [(rank, (rank + 1) % ranks) for rank in range(ranks)]
+        return tuple(
+            (ways[here, there].delay_ms + ways.get((there, here), _OPEN).delay_ms) / 1e3
+            for here, there in ring
+        )
 
     def _every_way(self, ranks: int) -> dict[tuple[int, int], Condition]:
         """Conditions by (from rank, to rank)."""

@@ -21,9 +21,7 @@ from paretopipe_worker.model.program import PartitionError, Program
 
 GRANULARITIES = ("block", "op")
 """At granularity ``block`` a cut follows each block, whatever crosses there. At ``op`` it follows
-each operation after which at most :data:`MOST_TENSORS` tensors are alive."""
-
-MOST_TENSORS = 1
+each operation after which few tensors are alive."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,10 @@ class SplitCheck:
     largest_error: float
 
 
-def find_cuts(model: Partitioned, granularity: str) -> tuple[Cut, ...]:
+def find_cuts(model: Partitioned, granularity: str, max_tensors: int = 1) -> tuple[Cut, ...]:
     """List the cuts of a granularity in topological order, without endpoints.
+
+    At granularity ``op`` at most `max_tensors` tensors cross each of them.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def find_cuts(model: Partitioned, granularity: str) -> tuple[Cut, ...]:
     return tuple(
         Cut(place.name, model.specs(place.values))
         for place in model.places
-        if (place.block if granularity == "block" else len(place.values) <= MOST_TENSORS)
+        if (place.block if granularity == "block" else len(place.values) <= max_tensors)
     )
 
 

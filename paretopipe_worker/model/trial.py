@@ -53,6 +53,7 @@ def cut_table(
     taken: Sequence[InputSpec],
     *,
     seed: int = 0,
+    max_tensors: int = 1,
 ) -> tuple[CutTable, Captured]:
     """Try a model out, capture it and make its cut table.
 
@@ -66,6 +67,8 @@ def cut_table(
         What goes into the model, batch first.
     seed
         Seed of the inputs.
+    max_tensors
+        As of :func:`~paretopipe_worker.model.partition.find_cuts`.
 
     Returns
     -------
@@ -93,7 +96,7 @@ def cut_table(
         batch=taken[0].shape[0],
         dtype="float32",
         inputs=tuple(taken),
-        cuts=find_cuts(model_parts, granularity),
+        cuts=find_cuts(model_parts, granularity, max_tensors),
         output=model_parts.specs(captured.program.outputs),
         weights_sha256="",
         graph_sha256=programs.sha256(captured.program),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from paretopipe_worker.cuts import DTYPE_BYTES
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
+from paretopipe_worker.plan.strategy import LimitSpec, SplitSpec, Strategy, distinct
 from paretopipe_worker.plan.window import MOST, Window
 from paretopipe_worker.transport.backends import BACKENDS
 
@@ -42,16 +42,9 @@ def _known_backend(value: str) -> str:
     return value
 
 
-def _unique(values: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
-    """Refuse repeats: they would be measured twice under one name."""
-    if len(set(values)) != len(values):
-        raise ValueError("must not repeat a value")
-    return values
-
-
 def _unique_names(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Refuse two entries of one name."""
-    _unique(tuple(value.name for value in values))
+    distinct(tuple(value.name for value in values))
     return values
 
 
@@ -64,7 +57,7 @@ def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
 
 _TCP = TcpSettings()
 _SOME = Field(min_length=1)
-_DISTINCT = AfterValidator(_unique)
+_DISTINCT = AfterValidator(distinct)
 _DISTINCT_NAMES = AfterValidator(_unique_names)
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
 _Model = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$", max_length=200)]
@@ -77,8 +70,9 @@ _Share = Annotated[float, Field(gt=0, le=2)]
 _Size = Annotated[int, Field(ge=1, le=8192)]
 _Shape = Annotated[tuple[_Size, ...], Field(min_length=1, max_length=4)]
 _Placement = Annotated[tuple[_Name, ...], Field(min_length=2), _DISTINCT]
-_CutName = Annotated[str, Field(min_length=1, strict=True)]
-_CUT_NAMES = TypeAdapter[tuple[str, ...]](Annotated[tuple[_CutName, ...], _SOME, _DISTINCT])
+_PLACEMENTS = TypeAdapter[tuple[tuple[str, ...], ...]](
+    Annotated[tuple[_Placement, ...], _SOME, _DISTINCT]
+)
 
 
 def _window(value: object) -> Window:
@@ -88,19 +82,21 @@ def _window(value: object) -> Window:
     raise ValueError(f"must be a whole number from 1 to {MOST}, or 'auto'")
 
 
-def _cuts(value: object) -> Literal["all"] | tuple[str, ...]:
-    """Accept ``all`` or names."""
-    if value == "all":
-        return "all"
+def _placements(value: object) -> Literal["all"] | tuple[tuple[str, ...], ...] | None:
+    """Accept ``all``, or a list of placements."""
+    if value is None or value == "all":
+        return value
     if not isinstance(value, list | tuple):
-        raise ValueError("must be 'all' or a list of names of cuts")
-    return _CUT_NAMES.validate_python(value)
+        raise ValueError("must be 'all' or a list of placements, which are lists of hosts by rank")
+    return _PLACEMENTS.validate_python(value)
 
 
 # Functions in place of unions: of a union pydantic reports what each alternative refuses, under a
 # name of its own for the alternative. A function says once what is allowed.
 _Window = Annotated[Window, PlainValidator(_window)]
-_Cuts = Annotated[Literal["all"] | tuple[str, ...], PlainValidator(_cuts)]
+_Placements = Annotated[
+    Literal["all"] | tuple[tuple[str, ...], ...] | None, PlainValidator(_placements)
+]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -150,17 +146,6 @@ class ModelSpec:
         if self.input and self.inputs:
             raise ValueError("input and inputs say the same: allowed is one of them")
         return self
-
-
-@dataclass(frozen=True, config=_STRICT)
-class SplitSpec:
-    """Which cuts to measure: ``all`` of a granularity, or a list of names.
-
-    The endpoints ``@first`` and ``@last`` are always measured as well: splitting must beat them.
-    """
-
-    granularity: Literal["block", "op"] = "block"
-    cuts: _Cuts = "all"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -224,10 +209,12 @@ class Experiment:
     """A whole experiment: every combination of its lists is measured.
 
     `links` are written as `paretopipe_worker.link.profiles` describes, and hold resolved profiles
-    here. `tcp` applies to all of them. `placements` lists inventory hosts by rank, source first; by
-    default there is one placement, the hosts of the inventory's group ``stages`` in their order. A
-    `window` of ``auto`` is chosen for each point once its latency is known, so that it fills the
-    path.
+    here. `tcp` applies to all of them. `placements` lists inventory hosts by rank, source first;
+    ``all`` are all sequences of at least two different hosts of the inventory's group ``stages``.
+    By default there is one placement, the hosts of that group in their order. A `window` of
+    ``auto`` is chosen for each point once its latency is known, so that it fills the path.
+    `strategy` says which of the splits are measured: ``all``, or a sample. Without one all are, as
+    long as the plan is within `limit`.
     """
 
     models: Annotated[tuple[ModelSpec, ...], _SOME, _DISTINCT_NAMES]
@@ -235,8 +222,10 @@ class Experiment:
     links: Annotated[tuple[LinkSpec, ...], _SOME, _DISTINCT_NAMES] = (LinkSpec(UNSHAPED),)
     tcp: TcpSettings = _TCP
     backends: Annotated[tuple[_Backend, ...], _SOME, _DISTINCT] = ("tcp",)
-    placements: Annotated[tuple[_Placement, ...], _SOME, _DISTINCT] | None = None
+    placements: _Placements = None
     splits: SplitSpec = SplitSpec()
+    strategy: Strategy = None
+    limit: LimitSpec = LimitSpec()
     batch: Annotated[tuple[_Batch, ...], _SOME, _DISTINCT] = (1,)
     window: Annotated[tuple[_Window, ...], _SOME, _DISTINCT] = (3,)
     dtype: Annotated[tuple[_Dtype, ...], _SOME, _DISTINCT] = ("float32",)

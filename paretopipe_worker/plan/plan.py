@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ _CONFIG = ConfigDict(extra="forbid")
 class Point:
     """One combination that gets a latency and a throughput.
 
-    `hops` holds the tensors of each message an item causes: first from rank 0 to rank 1, and so on,
-    last from the last rank back to rank 0. An empty hop is never sent. A `window` of ``auto`` is
-    chosen once the latency has been measured. `predicted_s` is the predicted time of measuring the
-    point, `deadline_s` the longest time a stage waits for one message.
+    `placement` has a host for each stage of the split. The last rank that has operations is the
+    sink: ranks after it idle, and its session does not reach them. `hops` holds the tensors of each
+    message an item causes: first from rank 0 to rank 1, and so on, last from the sink back to rank
+    0. An empty hop is never sent: where the source has all operations, nothing is. A `window` of
+    ``auto`` is chosen once the latency has been measured. `predicted_s` is the predicted time of
+    measuring the point, `deadline_s` the longest time a stage waits for one message.
     """
 
     id: str
@@ -51,6 +54,11 @@ class Point:
     predicted_latency_s: float
     predicted_s: float
     deadline_s: float
+
+    @property
+    def ring(self) -> tuple[str, ...]:
+        """The hosts of its session by rank: all of the placement up to the sink."""
+        return self.placement[: len(self.hops)]
 
     @property
     def hop_bytes(self) -> tuple[int, ...]:
@@ -70,7 +78,10 @@ class Point:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Session:
-    """One launch of the stage processes: walks its points without restarting."""
+    """One launch of the stage processes: walks its points without restarting.
+
+    `placement` is its ring, hosts by rank: with it begin the placements of its points.
+    """
 
     id: str
     replicate: int
@@ -117,11 +128,21 @@ class Plan:
 
     def point(self, point_id: str) -> Point:
         """The point of this id."""
-        return next(point for point in self.points if point.id == point_id)
+        return self._points[point_id]
 
     def session(self, session_id: str) -> Session:
         """The session of this id."""
-        return next(session for session in self.sessions if session.id == session_id)
+        return self._sessions[session_id]
+
+    @cached_property
+    def _points(self) -> dict[str, Point]:
+        """Points by id: a plan may have thousands."""
+        return {point.id: point for point in self.points}
+
+    @cached_property
+    def _sessions(self) -> dict[str, Session]:
+        """Sessions by id."""
+        return {session.id: session for session in self.sessions}
 
     def host(self, name: str) -> Host:
         """The host of this name."""
@@ -245,7 +266,11 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
     before keeps its digest.
     """
     models = tuple(replace(model, weights=None, path=None) for model in experiment.models)
-    document = _without(replace(experiment, models=models), "description")
+    document = _without(replace(experiment, models=models), "description", "limit")
+    if document["strategy"] in (None, "all"):
+        del document["strategy"]
+    if document["splits"]["max_tensors"] == 1:
+        del document["splits"]["max_tensors"]
     for model in document["models"]:
         for name in _LATER:
             if not model[name]:

@@ -9,24 +9,33 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
+from paretopipe_worker.cuts import FIRST, CutTable, TensorSpec
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
-from paretopipe_worker.plan.experiment import MIN_ITEMS, Experiment, ModelSpec
+from paretopipe_worker.plan import splits
+from paretopipe_worker.plan.experiment import Experiment
 from paretopipe_worker.plan.fleet import Host, apart
 from paretopipe_worker.plan.labels import placement_label, readable
 from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session, slug
-from paretopipe_worker.plan.predict import MOST_LOSS, duration, expected_s, legs_s, overhead_s
+from paretopipe_worker.plan.predict import expected_s, legs_s, overhead_s
+from paretopipe_worker.plan.splits import Split
 from paretopipe_worker.plan.window import filling
-from paretopipe_worker.usertext import listed, shown
+from paretopipe_worker.usertext import listed
 
 _POINT_S = 0.3
 _PATIENCE_S = 30.0
+_MOST_PLACEMENTS = 2_000
+"""Most placements that `all` may stand for: those of six hosts."""
+
+_Key: TypeAlias = tuple[str, str, str, tuple[str, ...], tuple[str, ...]]
+"""What the points of a session share: link, backend, model, placement, and ring."""
 
 
 def make(
@@ -46,29 +55,38 @@ def make(
     Raises
     ------
     PlanError
-        When a placement names an unknown host or hosts that cannot reach one another, a list of
-        cuts names one that a model does not have, or a link profile does not fit a placement.
+        When a placement names an unknown host or hosts that cannot reach one another, an entry of
+        a list of cuts makes no split of a model, a link profile does not fit a placement, or the
+        plan is beyond its limit.
     """
     fleet = {host.name: host for host in hosts}
     placements = _placements(experiment, fleet)
     _check_links(experiment, placements)
+    asked = _splits(experiment, tables, Counter(map(len, placements)))
+    inside: dict[_Key, list[Point]] = {}
+    for link, backend, model, placement in itertools.product(
+        experiment.links, experiment.backends, experiment.models, placements
+    ):
+        stages = [fleet[host] for host in placement]
+        for point in _points(experiment, link, backend, asked[model.name, len(stages)], stages):
+            key = (link.name, backend, model.name, placement, point.ring)
+            inside.setdefault(key, []).append(point)
+    numbers = {placement: number for number, placement in enumerate(placements)}
     points: dict[str, Point] = {}
     sessions: list[Session] = []
     seconds = 0.0
     for replicate in range(experiment.replicates):
-        keys = list(
-            itertools.product(experiment.links, experiment.backends, experiment.models, placements)
-        )
+        keys = list(inside)
         random.Random(f"{experiment.seed} sessions {replicate}").shuffle(keys)
-        for link, backend, model, placement in keys:
-            number = placements.index(placement)
-            name = f"r{replicate}-{link.name}-{backend}-{slug(model.name)}-p{number}"
-            inside = list(_points(experiment, link, backend, model, placement, fleet, tables))
-            random.Random(f"{experiment.seed} points {name}").shuffle(inside)
-            points.update((point.id, point) for point in inside)
-            session, predicted_s = _session(name, replicate, experiment, link, inside)
+        for key in keys:
+            name = _name(replicate, key, numbers)
+            order = list(inside[key])
+            random.Random(f"{experiment.seed} points {name}").shuffle(order)
+            points.update((point.id, point) for point in order)
+            session, predicted_s = _session(name, replicate, experiment, order)
             sessions.append(session)
             seconds += predicted_s
+    _hold_limit(experiment, "hours", seconds / 3600)
     return Plan(
         run=run,
         experiment=experiment,
@@ -80,113 +98,40 @@ def make(
     )
 
 
+def _name(replicate: int, key: _Key, numbers: dict[tuple[str, ...], int]) -> str:
+    """Name of a session; where it reaches only the first hosts of a placement, it says how many."""
+    link, backend, model, placement, ring = key
+    name = f"r{replicate}-{link}-{backend}-{slug(model)}-p{numbers[placement]}"
+    return name if ring == placement else f"{name}-first{len(ring)}"
+
+
 def _session(
-    name: str, replicate: int, experiment: Experiment, link: LinkSpec, points: Sequence[Point]
+    name: str, replicate: int, experiment: Experiment, points: Sequence[Point]
 ) -> tuple[Session, float]:
     """The session that measures these points in this order, and its predicted seconds."""
     first, *_ = points
     points_s = [point.predicted_s for point in points]
-    rest_s = overhead_s(experiment, link, len(first.placement), points_s)
+    link = next(link for link in experiment.links if link.name == first.link)
+    rest_s = overhead_s(experiment, link, len(first.ring), points_s)
     session = Session(
         id=name,
         replicate=replicate,
-        link=link.name,
+        link=first.link,
         backend=first.backend,
         model=first.model,
-        placement=first.placement,
+        placement=first.ring,
         points=tuple(point.id for point in points),
         deadline_s=_session_deadline_s(experiment, rest_s, points),
     )
     return session, rest_s + sum(points_s)
 
 
-def summary(plan: Plan) -> str:
-    """A few lines for people about what the plan holds."""
-    experiment = plan.experiment
-    measured = sum(len(session.points) for session in plan.sessions)
-    return "\n".join(
-        (
-            f"{len(plan.points)} points "
-            f"({len(experiment.models)} models, {len(experiment.links)} links, "
-            f"{len(experiment.backends)} backends), {experiment.replicates} replicates, "
-            f"{len(plan.sessions)} sessions: {measured} measurements",
-            f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
-            "the controller and each host's speed_hint",
-            *_about_hopeless(plan),
-            *_about_losses(plan),
-            *plan.notes,
-            *_about_traces(plan),
-        )
-    )
-
-
-def _about_hopeless(plan: Plan) -> Iterator[str]:
-    """A line for each link some of whose points are predicted to fail."""
-    most_s = plan.experiment.phases.max_s
-    for link in plan.experiment.links:
-        crossing = [p for p in plan.points if p.link == link.name and any(p.hops)]
-        slow = [p for p in crossing if MIN_ITEMS * p.predicted_latency_s > most_s]
-        if slow:
-            least_s = MIN_ITEMS * min(point.predicted_latency_s for point in slow)
-            which = "all" if len(slow) == len(crossing) else f"{len(slow)} of the"
-            yield (
-                f"link {link.name}: {which} {len(crossing)} points at which something crosses are "
-                f"predicted to fail: {MIN_ITEMS} items, the fewest a median is taken of, take them "
-                f"{least_s:.0f} s and more, phases.max_s is {most_s:g} s"
-            )
-
-
-def _about_losses(plan: Plan) -> Iterator[str]:
-    """A line for each link that loses so many packets that its times cannot be predicted."""
-    for link in plan.experiment.links:
-        ways = [way for hop in link.hops for way in (hop.forward, hop.back)]
-        loss = max(way.mean_loss for way in (*ways, link.return_way or ways[0]))
-        if link.timetable is None and loss > MOST_LOSS:
-            yield (
-                f"link {link.name}: loses {loss:.0%} of all packets; above {MOST_LOSS:.0%} TCP "
-                "hardly moves: points may fail, and take longer than predicted"
-            )
-
-
-def _about_traces(plan: Plan) -> Iterator[str]:
-    """Lines for links that follow traces: legs and items that do not fit the trace's times."""
-    shortest_s = plan.experiment.phases.min_s
-    for link in plan.experiment.links:
-        if link.timetable is None:
-            continue
-        period_s, segment_s = link.timetable.period_s, min(link.timetable.durations_s)
-        if shortest_s < period_s:
-            yield (
-                f"link {link.name}: legs may end before its trace ({period_s:g} s) has been "
-                f"replayed once: phases.min_s is {shortest_s:g} s"
-            )
-        if len(link.certified) < (distinct := len(set(link.conditions))):
-            yield (
-                f"link {link.name}: {len(link.certified)} of the {distinct} conditions of its "
-                "trace are certified, the slowest, the fastest and the lossiest among them"
-            )
-        taken = [point.predicted_latency_s for point in plan.points if point.link == link.name]
-        if slow := sum(latency_s > segment_s for latency_s in taken):
-            yield (
-                f"link {link.name}: items of {slow} of its {len(taken)} points are predicted to "
-                f"take longer than its shortest segment ({segment_s:g} s): those that see it "
-                "change count for no segment"
-            )
-
-
 def _placements(experiment: Experiment, fleet: dict[str, Host]) -> tuple[tuple[str, ...], ...]:
     """The placements to measure; all their hosts are known and can reach one another."""
-    if experiment.placements is None:
-        names = tuple(fleet)
-        if len(names) != 2:
-            raise PlanError(
-                f"placements: the inventory's group 'stages' has {len(names)} hosts "
-                f"({listed(names)}) and pipelines have two stages in this version; "
-                f"name them, as in placements: [[{names[0]}, {names[1]}]]"
-            )
+    if experiment.placements is None or experiment.placements == "all":
         if reason := apart(list(fleet.values())):
             raise PlanError(f"inventory: {reason}")
-        return (names,)
+        return _every_placement(tuple(fleet)) if experiment.placements else (tuple(fleet),)
     for number, placement in enumerate(experiment.placements):
         for rank, name in enumerate(placement):
             if name not in fleet:
@@ -194,82 +139,130 @@ def _placements(experiment: Experiment, fleet: dict[str, Host]) -> tuple[tuple[s
                     f"placements[{number}][{rank}]: unknown host '{name}'; "
                     f"the inventory's group 'stages' has: {listed(tuple(fleet))}"
                 )
-        if len(placement) != 2:
-            raise PlanError(
-                f"placements[{number}]: pipelines have two stages in this version; "
-                f"got {len(placement)} hosts"
-            )
         if reason := apart([fleet[name] for name in placement]):
             raise PlanError(f"placements[{number}]: {reason}")
     return experiment.placements
 
 
+def _every_placement(hosts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """All sequences of at least two different hosts."""
+    sizes = range(2, len(hosts) + 1)
+    if (number := sum(math.perm(len(hosts), size) for size in sizes)) > _MOST_PLACEMENTS:
+        raise PlanError(
+            f"placements: 'all' of {len(hosts)} hosts are {number:,} placements; allowed: at most "
+            f"{_MOST_PLACEMENTS:,}, or a list of placements"
+        )
+    return tuple(itertools.chain(*(itertools.permutations(hosts, size) for size in sizes)))
+
+
 def _check_links(experiment: Experiment, placements: Sequence[tuple[str, ...]]) -> None:
     """Refuse profiles that do not fit the pipelines they are for."""
     for number, link in enumerate(experiment.links):
-        for placement in placements:
+        for placement in {len(placement): placement for placement in placements}.values():
             if reason := link.misfit(len(placement)):
                 raise PlanError(
                     f"links[{number}].{reason} (placement {readable(placement_label(placement))})"
                 )
 
 
+def _splits(
+    experiment: Experiment, tables: Sequence[CutTable], placements: Mapping[int, int]
+) -> dict[tuple[str, int], list[tuple[CutTable, Split]]]:
+    """The splits to measure, each with its cut table, by model and number of stages.
+
+    Parameters
+    ----------
+    placements
+        Number of placements by their number of hosts.
+    """
+    of_model: dict[str, list[CutTable]] = {}
+    for table in tables:
+        of_model.setdefault(table.model, []).append(table)
+    each_with = len(experiment.links) * len(experiment.backends) * len(experiment.window)
+    points = 0
+    for table in tables:
+        splits.check(experiment, table, placements)
+        for stages, number in placements.items():
+            found = splits.choice(experiment, table, of_model[table.model], stages)
+            points += each_with * number * (found.count + stages)
+    _hold_limit(experiment, "points", points)
+    return {
+        (model, stages): [
+            (table, split)
+            for table in those
+            for split in splits.chosen(experiment, table, those, stages)
+        ]
+        for model, those in of_model.items()
+        for stages in placements
+    }
+
+
+def _hold_limit(experiment: Experiment, what: Literal["points", "hours"], found: float) -> None:
+    """Refuse a plan that is larger than a person may expect who asked for no strategy."""
+    most = getattr(experiment.limit, what)
+    if experiment.strategy or experiment.splits.cuts != "all" or found <= most:
+        return
+    raise PlanError(
+        f"limit.{what}: all splits together make a plan of {_rounded(found)} {what}, and the limit "
+        f"is {_rounded(most)}; allowed: strategy: all (measures them all the same), strategy: "
+        "{sample: N} (draws N splits of each model), a list in splits.cuts, or another limit"
+    )
+
+
+def _rounded(number: float) -> str:
+    """A number for people, never less than it is."""
+    return f"{math.ceil(number * 100) / 100:,.12g}"
+
+
 def _points(
     experiment: Experiment,
     link: LinkSpec,
     backend: str,
-    model: ModelSpec,
-    placement: tuple[str, ...],
-    fleet: dict[str, Host],
-    tables: Sequence[CutTable],
+    asked: Sequence[tuple[CutTable, Split]],
+    stages: Sequence[Host],
 ) -> Iterator[Point]:
-    """Every point of one session, in the order of the cut tables."""
+    """Every point of one link, backend, model and placement, in the order of the splits."""
     known, hardest, blocked = _identity(link), link.hardest, _Blocked.of(link)
-    for table in tables:
-        if table.model != model.name:
-            continue
-        for name in _split_names(experiment, table):
-            hops = _hops(table, name)
-            stages = [fleet[host] for host in placement]
-            # Where the link follows a trace: in the worst of the segments that let data pass.
-            latency_s, busiest_s = max(
-                expected_s(table, name, hops, part, experiment.tcp, stages) for part in hardest
+    placement = tuple(host.name for host in stages)
+    for table, split in asked:
+        hops = _hops(table, split)
+        # Where the link follows a trace: in the worst of the segments that let data pass.
+        latency_s, busiest_s = max(
+            expected_s(table, split, hops, part, experiment.tcp, stages) for part in hardest
+        )
+        for window in experiment.window:
+            in_flight = filling(latency_s, busiest_s) if window == "auto" else window
+            identity = {
+                "model": table.model,
+                "weights": table.weights_sha256,
+                "input": [(each.shape, each.dtype) for each in table.inputs],
+                "split": split,
+                "placement": placement,
+                "link": known,
+                "tcp": asdict(experiment.tcp),
+                "backend": backend,
+                "batch": table.batch,
+                "window": window,
+                "dtype": table.dtype,
+            }
+            predicted_s = _POINT_S + legs_s(experiment, in_flight, latency_s, busiest_s)
+            yield Point(
+                id=_digest(identity),
+                model=table.model,
+                split=split,
+                placement=placement,
+                link=link.name,
+                backend=backend,
+                batch=table.batch,
+                window=window,
+                dtype=table.dtype,
+                hops=hops,
+                predicted_latency_s=round(latency_s, 4),
+                predicted_s=round(predicted_s, 2),
+                # Ten times the expected latency, since hosts may be slower than their hint,
+                # times the window, since the last item waits for all the others.
+                deadline_s=round(blocked.allowed_s(_PATIENCE_S + 10 * latency_s * in_flight), 1),
             )
-            for window in experiment.window:
-                in_flight = filling(latency_s, busiest_s) if window == "auto" else window
-                identity = {
-                    "model": model.name,
-                    "weights": table.weights_sha256,
-                    "input": [(each.shape, each.dtype) for each in table.inputs],
-                    "split": (name,),
-                    "placement": placement,
-                    "link": known,
-                    "tcp": asdict(experiment.tcp),
-                    "backend": backend,
-                    "batch": table.batch,
-                    "window": window,
-                    "dtype": table.dtype,
-                }
-                predicted_s = _POINT_S + legs_s(experiment, in_flight, latency_s, busiest_s)
-                yield Point(
-                    id=_digest(identity),
-                    model=model.name,
-                    split=(name,),
-                    placement=placement,
-                    link=link.name,
-                    backend=backend,
-                    batch=table.batch,
-                    window=window,
-                    dtype=table.dtype,
-                    hops=hops,
-                    predicted_latency_s=round(latency_s, 4),
-                    predicted_s=round(predicted_s, 2),
-                    # Ten times the expected latency, since hosts may be slower than their hint,
-                    # times the window, since the last item waits for all the others.
-                    deadline_s=round(
-                        blocked.allowed_s(_PATIENCE_S + 10 * latency_s * in_flight), 1
-                    ),
-                )
 
 
 def _identity(link: LinkSpec) -> dict[str, Any]:
@@ -308,23 +301,15 @@ class _Blocked:
         return seconds / (1 - self.share) + 2 * self.longest_s
 
 
-def _split_names(experiment: Experiment, table: CutTable) -> tuple[str, ...]:
-    """The cuts to measure, endpoints included; all of them are cuts of the model."""
-    if experiment.splits.cuts == "all":
-        return (FIRST, *table.names, LAST)
-    for number, name in enumerate(experiment.splits.cuts):
-        if name not in (FIRST, *table.names, LAST):
-            raise PlanError(
-                f"splits.cuts[{number}]: model '{table.model}' has no "
-                f"{table.granularity} cut {shown(name)}; allowed: {listed(table.names)}"
-            )
-    inner = tuple(name for name in experiment.splits.cuts if name not in (FIRST, LAST))
-    return (FIRST, *inner, LAST)
+def _hops(table: CutTable, split: Split) -> tuple[tuple[TensorSpec, ...], ...]:
+    """The tensors that cross each hop up to the sink, then those that the sink returns.
 
-
-def _hops(table: CutTable, name: str) -> tuple[tuple[TensorSpec, ...], ...]:
-    """The tensors that cross each hop of a two-stage pipeline cut at `name`, the way back last."""
-    return (table.crossing(name), () if name == FIRST else table.output)
+    Where the source has all operations there is no such rank, and nothing crosses.
+    """
+    sink = split.index(FIRST) if FIRST in split else len(split)
+    if sink == 0:
+        return ((),) * (len(split) + 1)
+    return (*map(table.crossing, split[:sink]), table.output)
 
 
 def _session_deadline_s(experiment: Experiment, rest_s: float, points: Sequence[Point]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -39,7 +40,7 @@ _BRIEF_TRIPS, _BRIEF_TRANSFER_BYTES, _BRIEF_RAMP_S = 40, (8 << 10, 128 << 10), 2
 
 def expected_s(
     table: CutTable,
-    name: str,
+    split: Sequence[str],
     hops: tuple[tuple[TensorSpec, ...], ...],
     link: LinkSpec,
     tcp: TcpSettings,
@@ -48,31 +49,39 @@ def expected_s(
     """Rough seconds that a batch takes from end to end, and at the busiest stage or hop.
 
     The computation is assumed to be spread evenly over the cuts.
+
+    Parameters
+    ----------
+    hops
+        As of :class:`~paretopipe_worker.plan.plan.Point`.
+    hosts
+        All hosts of the placement, by rank.
     """
-    order = (LAST, *table.names, FIRST)
-    share = order.index(name) / (len(order) - 1)
+    order = {name: number for number, name in enumerate((LAST, *table.names, FIRST))}
+    bounds = [order[name] / (len(order) - 1) for name in (LAST, *split, FIRST)]
     forward_s = table.forward_ns / 1e9
     stage_s = [
-        part * forward_s * host.speed_hint * host.device_emulated
-        for part, host in zip((share, 1 - share), hosts, strict=True)
+        (end - begin) * forward_s * host.speed_hint * host.device_emulated
+        for (begin, end), host in zip(itertools.pairwise(bounds), hosts, strict=True)
     ]
-    path = link.forward_path(len(hosts))
-    used = [(hop, condition) for hop, condition in zip(hops, path, strict=True) if hop]
+    path, trips_s = link.forward_path(len(hops)), link.round_trips_s(len(hops))
+    used = [each for each in zip(hops, path, trips_s, strict=True) if each[0]]
     wire_s = [
-        payload_bytes(hop) * 8 / goodput_bit_s(condition, path, tcp) for hop, condition in used
+        payload_bytes(hop) * 8 / goodput_bit_s(condition, trip_s, tcp)
+        for hop, condition, trip_s in used
     ]
-    delay_s = sum(condition.delay_ms for _, condition in used) / 1e3
+    delay_s = sum(condition.delay_ms for _, condition, _ in used) / 1e3
     return sum(stage_s) + sum(wire_s) + delay_s, max(*stage_s, *wire_s)
 
 
-def goodput_bit_s(condition: Condition, path: Sequence[Condition], tcp: TcpSettings) -> float:
-    """Upper bound of TCP's goodput on a way of this condition; a round trip goes around `path`.
+def goodput_bit_s(condition: Condition, delay_s: float, tcp: TcpSettings) -> float:
+    """Upper bound of TCP's goodput on a way of this condition, whose round trips take `delay_s`.
 
     Loss bounds it by the equation of RFC 5348, section 3.1, with a retransmission time-out of four
     round trips, at least Linux' minimum of 200 ms. The largest allowed socket buffer bounds it to
     one such buffer per round trip.
     """
-    round_trip_s = _LEAST_ROUND_TRIP_S + sum(each.delay_ms for each in path) / 1e3
+    round_trip_s = _LEAST_ROUND_TRIP_S + delay_s
     bounds = [(condition.rate_mbit or _UNSHAPED_MBIT) * 1e6 / WIRE_PER_PAYLOAD]
     if tcp.max_buffer_bytes is not None:
         bounds += [tcp.max_buffer_bytes * 8 / round_trip_s]
@@ -86,7 +95,7 @@ def goodput_bit_s(condition: Condition, path: Sequence[Condition], tcp: TcpSetti
 def certificate_s(link: LinkSpec, tcp: TcpSettings, ranks: int) -> float:
     """Predicted seconds of one measurement of a session's path, over all certified segments."""
     brief = link.timetable is not None
-    return sum(_probe_s(each.forward_path(ranks), tcp, brief) for each in link.probed.values())
+    return sum(_probe_s(each, tcp, ranks, brief) for each in link.probed.values())
 
 
 def certified_after(
@@ -118,8 +127,9 @@ def overhead_s(
     return _SESSION_S + len(places) * certificate_s(link, experiment.tcp, ranks)
 
 
-def _probe_s(path: Sequence[Condition], tcp: TcpSettings, brief: bool) -> float:
+def _probe_s(link: LinkSpec, tcp: TcpSettings, ranks: int, brief: bool) -> float:
     """Predicted seconds of one probe of a path."""
+    path = link.forward_path(ranks)
     if not any(condition.shaped for condition in path):
         return _GLANCE_S
     datagrams_s = _DATAGRAMS_S if any(condition.erratic for condition in path) else 0.0
@@ -127,8 +137,8 @@ def _probe_s(path: Sequence[Condition], tcp: TcpSettings, brief: bool) -> float:
         return datagrams_s
     round_trip_s = sum(condition.delay_ms for condition in path) / 1e3
     transfers_s = sum(
-        _REST_S + round_trip_s + min(_LONGEST_S, size * 8 / goodput_bit_s(condition, path, tcp))
-        for condition in path
+        _REST_S + round_trip_s + min(_LONGEST_S, size * 8 / goodput_bit_s(condition, trip_s, tcp))
+        for condition, trip_s in zip(path, link.round_trips_s(ranks), strict=True)
         for size in (_BRIEF_TRANSFER_BYTES if brief else _TRANSFER_BYTES)
     )
     return (

@@ -25,8 +25,8 @@ from paretopipe_worker.plan.experiment import (
     ModelInput,
     ModelSpec,
     PhaseSpec,
-    SplitSpec,
 )
+from paretopipe_worker.plan.strategy import LimitSpec, Sample, SplitSpec
 from paretopipe_worker.usertext import located, shown
 
 _ADAPTER = TypeAdapter(Experiment)
@@ -35,6 +35,8 @@ _NESTED: dict[str, type] = {
     "inputs": ModelInput,
     "tcp": TcpSettings,
     "splits": SplitSpec,
+    "strategy": Sample,
+    "limit": LimitSpec,
     "phases": PhaseSpec,
     "load": LoadSpec,
     "certify": CertifySpec,

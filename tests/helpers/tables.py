@@ -13,6 +13,13 @@ HOSTS = (Host(name="edge", data_address="10.0.0.1"), Host(name="server", data_ad
 LINKS = ["none", {"name": "slow", "rate_mbit": 5, "delay_ms": 20}]
 
 
+def fleet(hosts: int) -> tuple[Host, ...]:
+    """So many hosts: ``h0``, ``h1`` and so on."""
+    return tuple(
+        Host(name=f"h{number}", data_address=f"10.0.1.{number + 1}") for number in range(hosts)
+    )
+
+
 def table(model: str = "tiny", batch: int = 1, cuts: int = 3) -> CutTable:
     """A cut table whose crossing tensors get smaller from cut to cut."""
     return CutTable(

@@ -126,6 +126,23 @@ def test_each_hop_may_have_its_own_condition_and_the_return_too() -> None:
     assert made.ways(3)[2, 1] == delay(3)
 
 
+def test_a_ring_of_the_first_ranks_has_the_hops_between_them_and_the_same_return() -> None:
+    hops = [{"forward": {"delay_ms": 1}, "back": {"delay_ms": 3}}, {"delay_ms": 2}]
+    made = link(hops=hops)
+    assert made.forward_path(2) == (delay(1), delay(3))
+    made = link(hops=hops, **{"return": {"delay_ms": 9}})
+    assert made.forward_path(2) == (delay(1), delay(9))
+    assert made.ways(2) == {(0, 1): delay(1), (1, 0): delay(9)}
+
+
+def test_acknowledgements_go_back_over_their_own_hop() -> None:
+    hops = [{"forward": {"delay_ms": 1}, "back": {"delay_ms": 10}}, {"delay_ms": 100}]
+    made = link(hops=hops, **{"return": {"delay_ms": 1000}})
+    assert made.round_trips_s(3) == (0.011, 0.2, 1.0)
+    assert made.round_trips_s(2) == (1.001, 1.001)
+    assert link(hops=hops).round_trips_s(2) == (0.011, 0.011)
+
+
 def test_of_two_stages_return_is_the_way_back() -> None:
     made = link(forward={"delay_ms": 5}, **{"return": {"delay_ms": 9}})
     assert made.misfit(2) is None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from paretopipe_worker.__main__ import main
 from paretopipe_worker.cuts import FIRST, LAST, InputSpec, TensorSpec
 from paretopipe_worker.model import flat, zoo
 from paretopipe_worker.model.partition import Partitioned, find_cuts, split, whole
 from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.trial import cut_table
+from paretopipe_worker.plan import spec
+from paretopipe_worker.prepare import prepare
 from tests.helpers.models import (
     PAPER,
     RESNET18_BLOCKS,
@@ -29,6 +34,7 @@ from tests.helpers.models import (
     smallest,
     two_inputs,
 )
+from tests.helpers.tables import HOSTS
 
 pytestmark = pytest.mark.slow
 
@@ -174,6 +180,28 @@ def test_a_cut_table_holds_what_planning_needs() -> None:
     assert table.forward_ns > 0
     assert table.program_error == 0.0
     assert len(captured.program.operations) > len(table.names)
+
+
+DETECTOR = "tests.helpers.networks:Detector"
+
+
+def test_at_granularity_op_as_many_tensors_cross_as_are_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+    for most in (1, 2, 3):
+        options = ["--granularity", "op", "--input", "3,32,32", "--json"]
+        assert main(["cuts", DETECTOR, *options, "--max-tensors", str(most)]) == 0
+        cuts = json.loads(capsys.readouterr().out)["cuts"][1:-1]
+        assert max(len(cut["tensors"]) for cut in cuts) == most
+        found[most] = [cut["name"] for cut in cuts]
+    assert set(found[1]) < set(found[2]) < set(found[3])
+    asked = {
+        "models": [{"name": DETECTOR, "input": [3, 32, 32]}],
+        "splits": {"granularity": "op", "max_tensors": 2},
+    }
+    made = prepare("test", spec.parse(asked), HOSTS, tmp_path, tmp_path, check=True)
+    assert [list(table.names) for table in made.tables] == [found[2]]
 
 
 class _Nearly(nn.Linear):

@@ -9,7 +9,7 @@ import pytest
 
 from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan import planner, predict, resume, spec
+from paretopipe_worker.plan import planner, predict, resume, spec, summary
 from paretopipe_worker.plan.fleet import Host
 from tests.helpers.tables import HOSTS, make, table
 
@@ -216,21 +216,21 @@ def test_a_link_that_follows_a_trace_is_planned_for_its_slowest_segment(tmp_path
 def test_a_plan_tells_what_does_not_fit_into_a_trace(tmp_path: Path) -> None:
     (tmp_path / "drive.csv").write_text("time_s,delay_ms\n0,400\n0.5,600\n")
     links = [{"name": "drive", "trace": str(tmp_path / "drive.csv")}]
-    told = planner.summary(make(links=links, splits={"cuts": ["layer2"]}, phases={"min_s": 0.9}))
+    told = summary.summary(make(links=links, splits={"cuts": ["layer2"]}, phases={"min_s": 0.9}))
     assert "link drive: legs may end before its trace (1 s) has been replayed once" in told
     assert "items of 2 of its 3 points are predicted to take longer than its shortest seg" in told
-    calm = planner.summary(make(links=links, splits={"cuts": ["layer2"]}, phases={"min_s": 1}))
+    calm = summary.summary(make(links=links, splits={"cuts": ["layer2"]}, phases={"min_s": 1}))
     assert "replayed once" not in calm
 
 
 def test_a_plan_tells_of_links_over_which_nothing_comes_in_time() -> None:
     links = [{"name": "thin", "rate_mbit": 0.001}, {"name": "fair", "rate_mbit": 20}]
-    told = planner.summary(make(links=links))
+    told = summary.summary(make(links=links))
     assert "link thin: all 4 points at which something crosses are predicted to fail: 6 it" in told
     assert "link fair" not in told
-    told = planner.summary(make(links=[{"name": "some", "rate_mbit": 0.01}]))
+    told = summary.summary(make(links=[{"name": "some", "rate_mbit": 0.01}]))
     assert "link some: 2 of the 4 points at which something crosses are predicted to fail" in told
-    told = planner.summary(make(links=[{"name": "poor", "back": {"loss_percent": 80}}]))
+    told = summary.summary(make(links=[{"name": "poor", "back": {"loss_percent": 80}}]))
     assert "link poor: loses 80% of all packets; above 50% TCP hardly moves" in told
 
 
@@ -271,13 +271,6 @@ def test_a_long_list_of_cuts_is_not_repeated_in_an_error() -> None:
     assert "layer39 and 260 more" in str(refused.value)
 
 
-def test_three_hosts_need_a_placement() -> None:
-    third = Host(name="pi", data_address="10.0.0.3")
-    with pytest.raises(plans.PlanError, match=r"placements: \[\[edge, server\]\]"):
-        make(hosts=(*HOSTS, third))
-    assert make(hosts=(*HOSTS, third), placements=[["pi", "edge"]]).sessions
-
-
 def test_deadlines_allow_for_the_outages_of_a_trace(tmp_path: Path) -> None:
     def deadlines_s(rows: str) -> dict[str, float]:
         (tmp_path / "x.csv").write_text(f"time_s,rate_mbit\n{rows}")
@@ -294,7 +287,7 @@ def test_a_plan_says_which_segments_of_a_long_trace_are_certified(tmp_path: Path
     rows = "".join(f"{second},{1 + second / 100}\n" for second in range(1000))
     (tmp_path / "x.csv").write_text(f"time_s,rate_mbit\n{rows}")
     made = make(links=[{"name": "x", "trace": str(tmp_path / "x.csv")}])
-    assert "link x: 20 of the 1000 conditions of its trace are certified" in planner.summary(made)
+    assert "link x: 20 of the 1000 conditions of its trace are certified" in summary.summary(made)
     path = tmp_path / "plan.json"
     path.write_text(plans.dump(made))
     [link] = plans.read(path).experiment.links

@@ -1,0 +1,120 @@
+"""What a plan holds and what to know of it, in a few lines for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from paretopipe_worker.plan import splits
+from paretopipe_worker.plan.experiment import MIN_ITEMS
+from paretopipe_worker.plan.labels import placement_label, readable
+from paretopipe_worker.plan.plan import Plan
+from paretopipe_worker.plan.predict import MOST_LOSS, duration
+
+
+def summary(plan: Plan) -> str:
+    """A few lines for people about what the plan holds."""
+    experiment = plan.experiment
+    measured = sum(len(session.points) for session in plan.sessions)
+    return "\n".join(
+        (
+            f"{len(plan.points)} points "
+            f"({len(experiment.models)} models, {len(experiment.links)} links, "
+            f"{len(experiment.backends)} backends), {experiment.replicates} replicates, "
+            f"{len(plan.sessions)} sessions: {measured} measurements",
+            _about_placements(plan),
+            *_about_splits(plan),
+            f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
+            "the controller and each host's speed_hint",
+            *_about_hopeless(plan),
+            *_about_losses(plan),
+            *plan.notes,
+            *_about_traces(plan),
+        )
+    )
+
+
+def _about_hopeless(plan: Plan) -> Iterator[str]:
+    """A line for each link some of whose points are predicted to fail."""
+    most_s = plan.experiment.phases.max_s
+    for link in plan.experiment.links:
+        crossing = [p for p in plan.points if p.link == link.name and any(p.hops)]
+        slow = [p for p in crossing if MIN_ITEMS * p.predicted_latency_s > most_s]
+        if slow:
+            least_s = MIN_ITEMS * min(point.predicted_latency_s for point in slow)
+            which = "all" if len(slow) == len(crossing) else f"{len(slow)} of the"
+            yield (
+                f"link {link.name}: {which} {len(crossing)} points at which something crosses are "
+                f"predicted to fail: {MIN_ITEMS} items, the fewest a median is taken of, take them "
+                f"{least_s:.0f} s and more, phases.max_s is {most_s:g} s"
+            )
+
+
+def _about_losses(plan: Plan) -> Iterator[str]:
+    """A line for each link that loses so many packets that its times cannot be predicted."""
+    for link in plan.experiment.links:
+        ways = [way for hop in link.hops for way in (hop.forward, hop.back)]
+        loss = max(way.mean_loss for way in (*ways, link.return_way or ways[0]))
+        if link.timetable is None and loss > MOST_LOSS:
+            yield (
+                f"link {link.name}: loses {loss:.0%} of all packets; above {MOST_LOSS:.0%} TCP "
+                "hardly moves: points may fail, and take longer than predicted"
+            )
+
+
+def _about_traces(plan: Plan) -> Iterator[str]:
+    """Lines for links that follow traces: legs and items that do not fit the trace's times."""
+    shortest_s = plan.experiment.phases.min_s
+    for link in plan.experiment.links:
+        if link.timetable is None:
+            continue
+        period_s, segment_s = link.timetable.period_s, min(link.timetable.durations_s)
+        if shortest_s < period_s:
+            yield (
+                f"link {link.name}: legs may end before its trace ({period_s:g} s) has been "
+                f"replayed once: phases.min_s is {shortest_s:g} s"
+            )
+        if len(link.certified) < (distinct := len(set(link.conditions))):
+            yield (
+                f"link {link.name}: {len(link.certified)} of the {distinct} conditions of its "
+                "trace are certified, the slowest, the fastest and the lossiest among them"
+            )
+        taken = [point.predicted_latency_s for point in plan.points if point.link == link.name]
+        if slow := sum(latency_s > segment_s for latency_s in taken):
+            yield (
+                f"link {link.name}: items of {slow} of its {len(taken)} points are predicted to "
+                f"take longer than its shortest segment ({segment_s:g} s): those that see it "
+                "change count for no segment"
+            )
+
+
+def _about_placements(plan: Plan) -> str:
+    """A line with the number of placements and of their hosts."""
+    placements = list(dict.fromkeys(point.placement for point in plan.points))
+    if len(placements) == 1:
+        (hosts,) = placements
+        return f"1 placement of {len(hosts)} stages: {readable(placement_label(hosts))}"
+    sizes = sorted(Counter(map(len, placements)).items())
+    each = ", ".join(f"{number} of {stages} stages" for stages, number in sizes)
+    return f"{len(placements)} placements: {each}"
+
+
+def _about_splits(plan: Plan) -> Iterator[str]:
+    """A line for each number of stages with the number of splits of each model."""
+    for stages in sorted({len(point.placement) for point in plan.points}):
+        ends = splits.endpoints(stages)
+        each = []
+        for model in plan.experiment.models:
+            found = {
+                point.split
+                for point in plan.points
+                if (point.model, len(point.placement)) == (model.name, stages)
+            }
+            tables = plan.tables_of(model.name)
+            number = len(found.difference(ends))
+            there_are = max(
+                splits.choice(plan.experiment, table, tables, stages).count for table in tables
+            )
+            of = f" of {there_are:,}" if number < there_are else ""
+            each.append(f"{model.name} {number}{of}")
+        yield f"splits into {stages} stages, beside {len(ends)} endpoints: {', '.join(each)}"
