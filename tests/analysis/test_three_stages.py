@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -38,11 +39,17 @@ ORDER = ("@last", "body.0", "body.1", "@first")
 SPLITS = ["+".join(pair) for pair in itertools.combinations_with_replacement(ORDER, 2)]
 
 
+def pairs(cuts: Sequence[str]) -> list[list[str]]:
+    """Every split of two cuts, endpoints included, as a spec lists them."""
+    order = ("@last", *cuts, "@first")
+    return [list(pair) for pair in itertools.combinations_with_replacement(order, 2)]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of ten splits, those that leave the cloud idle in a session of two ranks."""
-    plan = make(tiny_table(), hosts=THREE, links=[UNEVEN])
-    assert [len(session.placement) for session in plan.sessions] == [3, 2]
+    plan = make(tiny_table(), hosts=THREE, links=[UNEVEN], splits={"cuts": pairs(ORDER[1:-1])})
+    assert sorted(len(session.placement) for session in plan.sessions) == [2, 3]
     folder = tmp_path_factory.mktemp("three")
     return read(FakeRun(folder / "run", plan, noise=0).all_sessions().path)
 
@@ -171,7 +178,7 @@ def markers(figure: Figure) -> set[object]:
 def test_figures_of_three_stages_can_be_read(tmp_path: Path, cuts: int) -> None:
     known = mobilenet_table()
     kept = [cut.name for cut in known.cuts[:: 19 // cuts]][:cuts]
-    plan = make(known, hosts=THREE, links=[UNEVEN], splits={"cuts": kept})
+    plan = make(known, hosts=THREE, links=[UNEVEN], splits={"cuts": pairs(kept)})
     assert len(plan.points) == (cuts + 3) * (cuts + 2) // 2
     run = read(FakeRun(tmp_path / "run", plan, items=8, loads=(0.5,)).all_sessions().path)
     measured = replicates(run)

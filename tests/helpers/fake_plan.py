@@ -10,7 +10,6 @@ from paretopipe_worker.cuts import FIRST, LAST, Cut, CutTable, InputSpec, Tensor
 from paretopipe_worker.plan import planner, spec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point
-from tests.helpers import chains
 
 WEIGHTS, GRAPH = "ab" * 32, "12" * 32
 FORWARD_MS = 40.0
@@ -73,12 +72,7 @@ def make(
     """A plan over these tables; `experiment` as in a spec, on the open link by default."""
     document = {"models": [table.model for table in tables], "links": ["none"]} | experiment
     document["models"] = list(dict.fromkeys(document["models"]))
-    asked = spec.parse(document)
-    if len(hosts) > 2:
-        return chains.planned(
-            lambda asked, two: planner.make(run, asked, two, tables), asked, hosts
-        )
-    return planner.make(run, asked, hosts, tables)
+    return planner.make(run, spec.parse(document), hosts, tables)
 
 
 TWO_LINKS: list[Any] = ["none", {"name": "rate20", "rate_mbit": 20}]

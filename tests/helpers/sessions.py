@@ -23,7 +23,7 @@ from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.link import state
 from paretopipe_worker.plan import fleet, spec
 from paretopipe_worker.plan.labels import split_label
-from paretopipe_worker.plan.plan import Plan, Session, dump
+from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.prepare import prepare
 from paretopipe_worker.records.files import Writer, file_name, read_records
 from paretopipe_worker.records.lines import Item, LegEnd, Record
@@ -33,7 +33,6 @@ from paretopipe_worker.session.source import Source
 from paretopipe_worker.session.stage import header
 from paretopipe_worker.transport.secret import read_secret
 from tests import ROOT
-from tests.helpers import chains
 from tests.helpers.namespaces import Namespace
 from tests.helpers.rings import free_ports
 from tests.helpers.shaped_link import DATA_PORT
@@ -202,14 +201,9 @@ def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> La
         for number, name in enumerate(hosts or HOSTS, start=1)
     ]
     results, cache = folder / "run", folder / "cache"
-    asked, found = spec.parse(experiment), fleet.parse(json.dumps(described))
-    if len(found) > 2:
-        plan = chains.planned(
-            lambda asked, two: prepare("test", asked, two, results, cache), asked, found
-        )
-        (results / "plan.json").write_text(dump(plan), encoding="utf-8")
-    else:
-        plan = prepare("test", asked, found, results, cache)
+    plan = prepare(
+        "test", spec.parse(experiment), fleet.parse(json.dumps(described)), results, cache
+    )
     made = Lab(plan, results, cache)
     made.secret.touch(mode=0o600)
     made.secret.write_text(secrets.token_hex(32))

@@ -34,6 +34,11 @@ WHOLE_RING = (SHARED, EMPTY, CARRIED, "@last+down.2", "@last+@last", "@first+@fi
 SHORT_RING = ("down.1+@first", "@last+@first")
 
 
+def listed(*splits: str) -> dict[str, Any]:
+    """Splits as a spec lists them."""
+    return {"cuts": [split.split("+") for split in splits]}
+
+
 def first(count: int, **keys: Any) -> dict[str, dict[str, Any]]:
     """So many hosts, all described alike."""
     return dict.fromkeys(HOSTS[:count], keys)
@@ -42,7 +47,7 @@ def first(count: int, **keys: Any) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """A U-Net over three hosts: the session of all of them, and the one without the last."""
-    unet = {"models": [UNET], "phases": PHASES}
+    unet = {"models": [UNET], "phases": PHASES, "splits": listed(*WHOLE_RING, *SHORT_RING)}
     made = lab(tmp_path_factory.mktemp("lab"), unet, **first(3))
     for splits in (WHOLE_RING, SHORT_RING):
         made.run(only(made, *splits))
@@ -188,7 +193,11 @@ def test_chains_run_over_every_backend_and_over_four_ranks(
     tmp_path: Path, backend: str, ranks: int, splits: tuple[str, ...]
 ) -> None:
     # The libraries take the first address of an interface.
-    made = lab(tmp_path, experiment(backends=[backend]), **first(ranks, data_address="127.0.0.1"))
+    made = lab(
+        tmp_path,
+        experiment(backends=[backend], splits=listed(*splits)),
+        **first(ranks, data_address="127.0.0.1"),
+    )
     found = made.run(only(made, *splits))
     assert len(found.session.placement) == ranks
     assert len(found.of(PointEnd)) == len(splits)

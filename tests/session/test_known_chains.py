@@ -65,6 +65,7 @@ def measured(folder: Path, slowest: str, *splits: str) -> Finished:
         "models": ["tests.helpers.synthetic:four_waits"],
         "links": [asked],
         "window": WINDOW,
+        "splits": {"cuts": [split.split("+") for split in splits]},
         "phases": PHASES,
     }
     [link] = spec.parse(experiment).links
