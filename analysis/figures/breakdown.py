@@ -111,9 +111,10 @@ def breakdown(
     -------
     A figure for each page.
     """
-    # Cuts that the experiment leaves out must not leave gaps.
+    # Splits that the experiment leaves out must not leave gaps, nor those of other placements.
+    places = points.groupby(points["placement"].map(hosts_of).str.len())["position"]
     points = points.assign(
-        position=points["position"].rank(method="dense"), name=called(points), sole=sole(points)
+        position=places.rank(method="dense"), name=called(points), sole=sole(points)
     )
     parts = heights(points, stages, attribution)
     columns = list(conditions(points))

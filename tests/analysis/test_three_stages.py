@@ -168,6 +168,23 @@ def test_bars_show_every_hop_and_without_clocks_their_sum(run: Run) -> None:
     pd.testing.assert_series_equal(around, table["wire_ms"], check_names=False)
 
 
+def test_bars_of_placements_of_any_length_stand_side_by_side(tmp_path: Path) -> None:
+    two, three = ["pi", "server"], ["pi", "server", "cloud"]
+    plan = make(tiny_table(), hosts=THREE, placements=[two, three])
+    run = read(FakeRun(tmp_path / "run", plan, items=8).all_sessions().path)
+    measured = replicates(run)
+    figure = one_page(breakdown(points(run, measured=measured), stages(run, measured)))
+    bars = [sorted({bar.get_x() for bar in axes.patches}) for axes in figure.axes]  # type: ignore[attr-defined]
+    assert [len(places) for places in bars] == [4, 4]
+    for places in bars:
+        assert {round(b - a, 6) for a, b in itertools.pairwise(places)} == {1}
+    ticks = [[text.get_text() for text in axes.get_xticklabels()] for axes in figure.axes]
+    assert ticks == [
+        ["all on server", "b.0", "b.1", "all on pi"],
+        ["all on cloud", "all on server", "b.0+b.1", "all on pi"],
+    ]
+
+
 def markers(figure: Figure) -> set[object]:
     """The markers of a figure's points."""
     lines = [line for axes in figure.axes for line in axes.lines]
