@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from analysis import pareto, report
 from analysis.figures import front_figure
 from analysis.figures.breakdown import breakdown, heights
 from analysis.figures.captions import MARKERS
@@ -183,6 +184,14 @@ def test_bars_of_placements_of_any_length_stand_side_by_side(tmp_path: Path) -> 
         ["all on server", "b.0", "b.1", "all on pi"],
         ["all on cloud", "all on server", "b.0+b.1", "all on pi"],
     ]
+
+
+def test_the_printed_front_calls_an_endpoint_by_its_host(run: Run, undrawn: None) -> None:
+    document = pareto.analyse(run.path)
+    ends = [row["split"] for row in document["front"] if "body" not in row["split"]]
+    assert ends, "an endpoint is on the front of this run"
+    printed, _ = report.text(document).split("points measured")
+    assert "all on server" in printed and not [split for split in ends if split in printed]
 
 
 def markers(figure: Figure) -> set[object]:
