@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import select
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -15,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
+from paretopipe_worker import model_command
 from paretopipe_worker.host import governor, preflight, supervise
 from paretopipe_worker.shaping import command as link_command
 
@@ -25,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; it reports what it refuses on stderr and with exit status 2."""
     parser = argparse.ArgumentParser(prog="python -m paretopipe_worker", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_cuts(commands)
+    model_command.add_parsers(commands)
     _add_links(commands)
     _add_prepare(commands)
     _add_todo(commands)
@@ -38,60 +42,28 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        return run(options)
+        status = run(options)
+        sys.stdout.flush()
+        return status
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 128 + signal.SIGPIPE
 
 
-def _add_cuts(commands: Commands) -> None:
-    parser = commands.add_parser("cuts", help="list the places where a model can be cut")
-    parser.add_argument("model", help="a torchvision classifier, or package.module:factory")
-    parser.add_argument("--granularity", choices=("block", "op"), default="block")
-    parser.add_argument("--batch", type=_positive, default=1, metavar="N")
-    parser.add_argument(
-        "--input",
-        type=_shape,
-        metavar="C,H,W",
-        help="shape of one input without the batch; by default the model's own",
-    )
-    parser.add_argument(
-        "--max-tensors",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="at granularity op, cuts at which at most N tensors cross; 1 by default",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=_cuts)
-
-
-def _positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    """Whole numbers of at least 1, joined by commas."""
-    try:
-        return tuple(_positive(part.strip()) for part in text.split(","))
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"must be whole numbers of at least 1 such as 3,224,224, got {text!r}"
-        ) from error
-
-
-def _cuts(options: argparse.Namespace) -> int:
-    """List a model's cuts: their names, crossing tensors, and what each side costs."""
-    from paretopipe_worker import listing
-
-    document = listing.cuts(
-        options.model, options.granularity, options.batch, options.input, options.max_tensors
-    )
-    print(json.dumps(document, indent=1) if options.json else listing.text(document))
-    return 0
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that is closed at its other end, as after ``| head``."""
+    number = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(number, 0)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    # What is left in the buffer must go somewhere when Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return True
 
 
 def _add_links(commands: Commands) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.model import flat, verifying
 from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.model.program import Operation
@@ -47,18 +48,21 @@ def sides(model: Partitioned, inputs: Sequence[torch.Tensor]) -> dict[str, tuple
 
     Returns
     -------
-    The first stage and the second, by the name of the place.
+    The first stage and the second, by the name of the place; at an endpoint one of them does
+    everything, and the other nothing.
     """
     flops = _flops(model, inputs)
     entry = tuple(value.name for value in model.program.inputs)
     ends = model.program.outputs
-    return {
+    found = {
         place.name: (
             _side(model, flops, entry, place.values),
             _side(model, flops, place.values, ends),
         )
         for place in model.places
     }
+    everything, nothing = _side(model, flops, entry, ends), Side(0, 0, 0)
+    return {LAST: (nothing, everything), **found, FIRST: (everything, nothing)}
 
 
 def _flops(model: Partitioned, inputs: Sequence[torch.Tensor]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from paretopipe_worker.model.partition import find_cuts, split
 from paretopipe_worker.model.sources import _torchvision_models, classifiers, default_input
 from paretopipe_worker.model.trial import cut_table
 from tests.helpers.models import checked, narrowed, smallest
+from tests.model.table import PAGE, Counts, said
 
 pytestmark = pytest.mark.slow
 
@@ -54,13 +55,14 @@ def _as_a_host(model: nn.Module, name: str, folder: Path, shape: tuple[int, ...]
     program = loading.load_program(file, table.graph_sha256)
     loaded = loading.partitioned(program, loading.load_tensors(tensors, [program]))
     assert find_cuts(loaded, "block") == table.cuts
+    assert Counts.of(captured) == said(PAGE.read_text())[name], "run `python -m tests.model.table`"
     inputs = [example_input(taken, seed=1, index=0)]
     references = [loaded.whole(tensor) for tensor in inputs]
     assert 0 < references[0][0].abs().max() < float("inf")
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    anywhere = random.Random(seed).choice(loaded.places).name
-    for cut in (table.names[len(table.cuts) // 2], anywhere):
+    op = random.Random(seed).choice(find_cuts(loaded, "op")).name
+    for cut in (table.names[len(table.cuts) // 2], op):
         assert checked(split(loaded, [cut]), inputs, references).exact, cut
 
 
@@ -70,7 +72,12 @@ def test_every_family_of_classifiers_runs_as_a_host_runs_it(name: str, tmp_path:
     _as_a_host(model, name, tmp_path, (3, smallest(name), smallest(name)))
 
 
+def test_the_page_has_a_row_for_every_classifier() -> None:
+    assert list(said(PAGE.read_text())) == list(classifiers())
+
+
 @pytest.mark.long
+@pytest.mark.timeout(900)  # The largest take minutes where others use the cores.
 @pytest.mark.parametrize("name", classifiers())
 def test_every_classifier_runs_as_a_host_runs_it(name: str, tmp_path: Path) -> None:
     _as_a_host(zoo.skeleton(name, seed=0), name, tmp_path, default_input(name))

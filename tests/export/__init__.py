@@ -1,0 +1,1 @@
+"""Exported stages: what is written, and where it runs."""
