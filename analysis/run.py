@@ -176,7 +176,7 @@ def processes(run: Run) -> dict[str, int]:
         "cut_short": int((~told).sum()),
         "attempts": len(stages[["session", "attempt"]].drop_duplicates()),
         "planned": sum(len(session.placement) for session in run.plan.sessions),
-        "points": len(run.points),
+        "points": len(of_stages(run.points)),
     }
 
 

@@ -141,19 +141,39 @@ def _add_todo(commands: Commands) -> None:
     parser.add_argument(
         "--torch", type=json.loads, default={}, metavar="JSON", help="version of torch, by host"
     )
+    parser.add_argument(
+        "--memory",
+        type=json.loads,
+        metavar="JSON",
+        help="free bytes by host, or null: record as failed the points whose stages do not fit",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="where programs are kept: make files of the tensors that each host needs",
+    )
     parser.set_defaults(run=_todo)
 
 
 def _todo(options: argparse.Namespace) -> int:
     """Print the sessions that lack a complete set of records, with the points that lack it."""
-    from paretopipe_worker.plan import plan, resume
+    from paretopipe_worker.plan import controller, memory, plan, resume, sending
 
+    def pack(whole: str, share: sending.Share) -> str:
+        from paretopipe_worker import prepare
+
+        return prepare.pack(read, whole, share, options.cache)
+
+    read = plan.read(options.results / "plan.json")
+    refusals = {} if options.memory is None else memory.refused(read, options.memory)
+    controller.refuse(read, options.results, refusals)
     made = resume.todo(
-        plan.read(options.results / "plan.json"),
+        read,
         options.results,
         retry_failed=options.retry_failed,
         uncertified=json.load(options.uncertified) if options.uncertified else None,
         torch=options.torch,
+        sending=sending.Sending(read, refusals, pack if options.cache else None),
     )
     print(json.dumps(made))
     return 0
@@ -180,11 +200,14 @@ def _add_points(parser: argparse.ArgumentParser) -> None:
 
 def _record_failure(options: argparse.Namespace) -> int:
     """Write the controller's record of a failed session and print its path."""
-    from paretopipe_worker.plan import plan, resume
+    from paretopipe_worker.plan import controller, plan
 
     made = plan.read(options.results / "plan.json")
     session = made.session(options.session).only(options.points)
-    print(resume.record_failure(made, session, options.attempt, options.results, options.reason))
+    path = controller.record_failure(
+        made, session, options.attempt, options.results, options.reason
+    )
+    print(path)
     return 0
 
 
@@ -198,6 +221,7 @@ def _add_stage(commands: Commands) -> None:
         "--secret", type=Path, required=True, help="file of the run's secret, of mode 0600"
     )
     parser.add_argument("--programs", type=Path, required=True, help="folder of the programs")
+    parser.add_argument("--tensors", metavar="NAME", help="file there with this host's tensors")
     parser.add_argument("--records", type=Path, required=True, help="file to write records to")
     parser.add_argument("--progress", type=Path, required=True, help="file of finished points")
     parser.add_argument(
@@ -219,6 +243,7 @@ def _stage(options: argparse.Namespace) -> int:
             host=options.host,
             secret=options.secret,
             programs=options.programs,
+            tensors=options.tensors,
             records=options.records,
             progress=options.progress,
             link_state=options.link_state,

@@ -7,6 +7,7 @@ nothing else of a model, so neither needs torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 FIRST = "@first"
@@ -68,6 +69,42 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """Memory that the parts of a model between neighbouring cuts of its table need.
+
+    Part 0 lies before the first cut, part n behind the n-th. A stage consists of parts that follow
+    one another. So few figures describe every stage of every split.
+
+    Attributes
+    ----------
+    held
+        Bytes of tensors, and the numbers of all parts that use these tensors.
+    peaks
+        Of each part, the most bytes of values that are alive at once, what comes in and goes out
+        included.
+    """
+
+    held: tuple[tuple[int, tuple[int, ...]], ...]
+    peaks: tuple[int, ...]
+
+    def held_bytes(self, parts: Sequence[int]) -> int:
+        """Bytes of the tensors that a stage of these parts holds: each counts once."""
+        return sum(size for size, users in self.held if not set(users).isdisjoint(parts))
+
+    def peak_bytes(self, parts: Sequence[int]) -> int:
+        """Most bytes of values alive at once in a stage of these parts, an upper bound.
+
+        What lives across a cut counts on both of its sides, so no part has more alive inside a
+        stage than by itself. It may have less, since a stage may write over what it made.
+        """
+        return max((self.peaks[part] for part in parts), default=0)
+
+    def all_held(self, parts: Collection[int]) -> bool:
+        """Whether stages of these parts hold every tensor of the model between them."""
+        return all(not set(users).isdisjoint(parts) for _, users in self.held)
+
+
+@dataclass(frozen=True)
 class CutTable:
     """All valid cuts of one model at one batch size, in topological order, without endpoints.
 
@@ -75,6 +112,8 @@ class CutTable:
     to predict how long a sweep takes. `graph_sha256` identifies the program that every host runs,
     `weights_sha256` the file of its tensors. `program_error` is the largest difference between what
     the program and the model itself return, relative to the largest value; 0 for equal bits.
+    `footprint` says what memory stages need, and `references_sha256` identifies the file of what
+    the program returned on the controller; tables of earlier versions have neither.
     """
 
     model: str
@@ -88,11 +127,18 @@ class CutTable:
     graph_sha256: str
     forward_ns: int
     program_error: float = 0.0
+    footprint: Footprint | None = None
+    references_sha256: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the cuts, in the order in which the data reaches them."""
         return tuple(cut.name for cut in self.cuts)
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Names of the cuts with the endpoints: part n lies between names n and n + 1."""
+        return (LAST, *self.names, FIRST)
 
     def crossing(self, name: str) -> tuple[TensorSpec, ...]:
         """Tensors that cross the cut `name`, endpoints included.
@@ -110,6 +156,17 @@ class CutTable:
             if cut.name == name:
                 return cut.tensors
         raise KeyError(name)
+
+    def parts(self, split: Sequence[str], rank: int) -> range:
+        """Numbers of the parts, see :class:`Footprint`, that a rank's stage of a split consists of.
+
+        Raises
+        ------
+        ValueError
+            When the model has no cut of a name.
+        """
+        ends = (LAST, *split, FIRST)
+        return range(self.order.index(ends[rank]), self.order.index(ends[rank + 1]))
 
 
 def payload_bytes(tensors: tuple[TensorSpec, ...]) -> int:

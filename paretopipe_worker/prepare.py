@@ -11,6 +11,9 @@ import torch
 
 from paretopipe_worker.cuts import CutTable, InputSpec
 from paretopipe_worker.model import loading, weights, zoo
+from paretopipe_worker.model.capture import Captured
+from paretopipe_worker.model.inputs import INPUTS, example_inputs
+from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.model.sources import Source, default_input
 from paretopipe_worker.model.trial import cut_table
 from paretopipe_worker.plan import plan as plans
@@ -18,6 +21,7 @@ from paretopipe_worker.plan import planner
 from paretopipe_worker.plan.experiment import Experiment, ModelInput, ModelSpec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, PlanError
+from paretopipe_worker.plan.sending import Share
 from paretopipe_worker.plan.spec import SpecError
 
 Note: TypeAlias = Callable[[str], object]
@@ -120,10 +124,45 @@ def _tables(
         weights.save_weights(tensors, file)
     # What the hosts will have is read as they will read it.
     loading.load_tensors(file, programs)
-    for table in tables:
+    for table, (_, captured) in zip(tables, found, strict=True):
         if table.program_error:
             note(
                 f"{model.name}, batch {table.batch}: its program returns what it returns within "
                 f"{table.program_error:.1g} of the largest value"
             )
-        yield table
+        inputs = [
+            example_inputs(table.inputs, seed=experiment.seed, index=i) for i in range(INPUTS)
+        ]
+        yield replace(table, references_sha256=_references(captured, inputs, folder))
+
+
+def _references(
+    captured: Captured, inputs: Sequence[tuple[torch.Tensor, ...]], folder: Path
+) -> str:
+    """Store what a program returns for the inputs of a session; the checksum."""
+    model = Partitioned(captured.program, captured.tensors)
+    with torch.inference_mode():
+        return loading.store_references([model.whole(*each) for each in inputs], folder)
+
+
+def pack(plan: Plan, whole: str, share: Share, cache: Path) -> str:
+    """Store the tensors that stages of a model need in a file of their own; its name.
+
+    Parameters
+    ----------
+    whole
+        Name of the file of all tensors.
+
+    Raises
+    ------
+    PartitionError, WeightsError
+        When a file that this needs is missing or damaged.
+    """
+    folder = plans.kept(cache)
+    programs = {
+        name: loading.load_program(folder / name, table.graph_sha256)
+        for table in plan.tables
+        if (name := plans.program_name(table)) in {each for each, _, _ in share}
+    }
+    stages = [(programs[name], before, after) for name, before, after in share]
+    return loading.store_part(folder / whole, stages)

@@ -66,7 +66,7 @@ def output_columns() -> Iterator[Column]:
         "",
         "Whether the stages, run one after the other on one host, returned exactly what the whole "
         "model returns.",
-        "it was not tried",
+        "it was not tried, since a source cannot hold the whole model",
         over=ALL,
     )
 

@@ -116,9 +116,20 @@ def _without_value(word: str) -> str:
     return word if not separator or name in _BOOT_VALUES else f"{name}=…"
 
 
+def free_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that new processes can have without swapping, as the kernel estimates it now."""
+    return _memory(root, "MemAvailable")
+
+
 def _swap_bytes(root: Path) -> int | None:
     """Total size of the swap."""
+    return _memory(root, "SwapTotal")
+
+
+def _memory(root: Path, field: str) -> int | None:
+    """A size in /proc/meminfo, in bytes."""
     for entry in (content(root / "proc/meminfo") or "").splitlines():
-        if entry.startswith("SwapTotal:"):
-            return int(entry.split()[1]) * 1024
+        name, _, value = entry.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
     return None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from paretopipe_worker.host.daemons import read_json, write_json
-from paretopipe_worker.host.machine import cpu_field
+from paretopipe_worker.host.machine import cpu_field, free_bytes
 
 PATIENCE_S = 300.0
 """Seconds after which torch counts as hanging; reading it from a slow card takes a minute."""
@@ -150,13 +150,15 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``preflight`` to the worker's command line."""
-    parser = commands.add_parser("preflight", help="check that torch works on this host")
+    parser = commands.add_parser(
+        "preflight", help="check that torch works on this host; its free memory"
+    )
     parser.add_argument("--home", type=Path, required=True, metavar="DIR", help="of the worker")
     parser.set_defaults(run=_preflight)
 
 
 def _preflight(options: argparse.Namespace) -> int:
-    """``preflight``: print the check that passed as JSON."""
+    """``preflight``: print the check that passed, and the memory that is free now, as JSON."""
     found: dict[str, Any] = asdict(torch_works(options.home))
-    print(json.dumps(found))
+    print(json.dumps(found | {"free_bytes": free_bytes()}))
     return 0

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from paretopipe_worker.cuts import FIRST, LAST
+from paretopipe_worker.cuts import FIRST, LAST, Footprint
 from paretopipe_worker.model import flat, verifying
 from paretopipe_worker.model.partition import Partitioned
-from paretopipe_worker.model.program import Operation
+from paretopipe_worker.model.program import Operation, Program
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,31 @@ def sides(model: Partitioned, inputs: Sequence[torch.Tensor]) -> dict[str, tuple
     return {LAST: (nothing, everything), **found, FIRST: (everything, nothing)}
 
 
+def footprint(model: Partitioned, cuts: Sequence[str]) -> Footprint:
+    """Find out what memory the parts of a program between neighbouring cuts need.
+
+    Parameters
+    ----------
+    cuts
+        Names of places where the program can be cut, in the order of the data.
+    """
+    program = model.program
+    places = {place.name: place.values for place in model.places}
+    entry = tuple(value.name for value in program.inputs)
+    ends = [entry, *(places[name] for name in cuts), program.outputs]
+    users: dict[str, list[int]] = {}
+    peaks = []
+    for number, (taken, given) in enumerate(itertools.pairwise(ends)):
+        operations = flat.needed(program, taken, given)
+        for name in flat.held_by(program, operations, given):
+            users.setdefault(name, []).append(number)
+        peaks.append(_peak(model, operations, taken, given, inside=True))
+    held: Counter[tuple[int, ...]] = Counter()
+    for name, parts in users.items():
+        held[tuple(parts)] += program.tensors[name].layout.nbytes
+    return Footprint(tuple((size, parts) for parts, size in sorted(held.items())), tuple(peaks))
+
+
 def _flops(model: Partitioned, inputs: Sequence[torch.Tensor]) -> dict[str, int]:
     """Floating-point operations of each operation, by its name."""
     found: dict[str, int] = {}
@@ -85,37 +112,73 @@ def _side(
     operations = flat.needed(program, taken, given)
     held = flat.held_by(program, operations, given)
     return Side(
-        held_bytes=sum(program.tensors[name].layout.spec.nbytes for name in held),
+        held_bytes=sum(program.tensors[name].layout.nbytes for name in held),
         flops=sum(flops[each.name] for each in operations),
         peak_bytes=_peak(model, operations, taken, given),
     )
 
 
 def _peak(
-    model: Partitioned, operations: Sequence[Operation], taken: Sequence[str], given: Sequence[str]
+    model: Partitioned,
+    operations: Sequence[Operation],
+    taken: Sequence[str],
+    given: Sequence[str],
+    *,
+    inside: bool = False,
 ) -> int:
-    """Most bytes that are alive at once, by pieces of memory."""
-    layouts, tensors = model.program.layouts(), model.program.tensors
-    memory = {each.name: each.storage for each in model.program.operations}
-    sizes = {name: layouts[name].spec.nbytes for name in taken}
-    last = {memory.get(name, name): len(operations) for name in given}
+    """Most bytes that are alive at once, by pieces of memory.
+
+    Each value that comes in is a copy of its own. Operations `inside` a longer stage may take views
+    instead, which keep alive all that they are views of.
+    """
+    pieces = _pieces(model.program, operations, taken, inside)
+    sizes: Counter[str] = Counter()
+    layouts = model.program.layouts()
+    for name in taken:
+        sizes[pieces[name]] += layouts[name].nbytes
+    if inside:
+        made = {o.name: sum(each.nbytes for each in o.results) for o in model.program.operations}
+        for piece in sizes:
+            sizes[piece] = max(sizes[piece], made.get(piece, 0))
+    arrived = set(sizes)
+    last = {pieces[name]: len(operations) for name in given if name in pieces}
     for number, operation in enumerate(operations):
-        for name in (*operation.refs, operation.name):
-            piece = memory.get(name, name)
+        for piece in _touched(operation, pieces):
             last[piece] = max(number, last.get(piece, 0))
-    alive = sum(sizes.values())
-    most = alive
+    most = alive = sizes.total()
     for number, operation in enumerate(operations):
-        piece = memory[operation.name]
         if operation.in_place:
-            given_up = memory.get(operation.args[0].name, operation.args[0].name)
-            if last[given_up] == number and given_up not in taken:
+            given_up = pieces.get(operation.args[0].name, "")
+            if given_up not in arrived and last.get(given_up) == number:
                 alive -= sizes.pop(given_up, 0)
-        if piece not in sizes and piece not in tensors:
-            sizes[piece] = sum(each.spec.nbytes for each in operation.results)
-            alive += sizes[piece]
+        own = pieces.get(operation.name, "")
+        if own and own not in sizes:
+            sizes[own] = sum(each.nbytes for each in operation.results)
+            alive += sizes[own]
         most = max(most, alive)
-        for name in {memory.get(each, each) for each in (*operation.refs, operation.name)}:
-            if last[name] == number:
-                alive -= sizes.pop(name, 0)
+        for piece in _touched(operation, pieces):
+            if last[piece] == number:
+                alive -= sizes.pop(piece, 0)
     return most
+
+
+def _pieces(
+    program: Program, operations: Sequence[Operation], taken: Sequence[str], inside: bool
+) -> dict[str, str]:
+    """The piece of memory that each value of a stage lies in, by its name; not of held tensors."""
+    storages = {each.name: each.storage for each in program.operations}
+    pieces = {name: storages.get(name, name) if inside else name for name in taken}
+    for operation in operations:
+        if operation.name in pieces:
+            continue
+        views = [n for n in operation.refs if storages.get(n, n) == operation.storage]
+        if operation.storage == operation.name:
+            pieces[operation.name] = operation.name
+        elif views and views[0] in pieces:
+            pieces[operation.name] = pieces[views[0]]
+    return pieces
+
+
+def _touched(operation: Operation, pieces: dict[str, str]) -> set[str]:
+    """Pieces of memory that an operation reads or makes."""
+    return {pieces[name] for name in (*operation.refs, operation.name) if name in pieces}

@@ -8,6 +8,9 @@ import torch
 
 from paretopipe_worker.cuts import InputSpec, TensorSpec
 
+INPUTS = 2
+"""Different inputs that a source sends in turn."""
+
 
 def example_inputs(
     specs: Sequence[InputSpec], *, seed: int, index: int

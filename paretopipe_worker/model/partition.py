@@ -42,6 +42,19 @@ class Partitioned:
         taken = [value.name for value in self.program.inputs]
         return flat.build(self.program, self.tensors, taken, self.program.outputs)
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of the program's tensors are here."""
+        return self.program.tensors.keys() <= self.tensors.keys()
+
+    def held_between(self, before: str, after: str) -> tuple[str, ...]:
+        """Names of the tensors that the stage between two cuts, or endpoints, binds."""
+        ends = {place.name: place.values for place in self.places}
+        ends |= {LAST: tuple(value.name for value in self.program.inputs)}
+        ends |= {FIRST: self.program.outputs}
+        operations = flat.needed(self.program, ends[before], ends[after])
+        return flat.held_by(self.program, operations, ends[after])
+
     def specs(self, names: Sequence[str]) -> tuple[TensorSpec, ...]:
         """Shape and dtype of values of the program."""
         layouts = self.program.layouts()
@@ -86,7 +99,9 @@ def find_cuts(model: Partitioned, granularity: str, max_tensors: int = 1) -> tup
     )
 
 
-def split(model: Partitioned, names: Sequence[str]) -> tuple[Stage | None, ...]:
+def split(
+    model: Partitioned, names: Sequence[str], *, only: int | None = None
+) -> tuple[Stage | None, ...]:
     """Build the stages of a split.
 
     Parameters
@@ -97,6 +112,9 @@ def split(model: Partitioned, names: Sequence[str]) -> tuple[Stage | None, ...]:
         The k-1 cuts of k stages, in order. At ``@last`` every operation comes after the cut, at
         ``@first`` every operation comes before it. For three stages, ``("@last", "@first")`` gives
         all operations to the second stage. Between two equal cuts the stage is empty.
+    only
+        The rank whose stage to build, where its tensors may be all that there are: the others are
+        ``None``, too.
 
     Returns
     -------
@@ -129,9 +147,9 @@ def split(model: Partitioned, names: Sequence[str]) -> tuple[Stage | None, ...]:
             )
     return tuple(
         flat.build(program, model.tensors, before.values, after.values)
-        if before.end < after.end
+        if before.end < after.end and only in (None, rank)
         else None
-        for before, after in itertools.pairwise(bounds)
+        for rank, (before, after) in enumerate(itertools.pairwise(bounds))
     )
 
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, InputSpec
 from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.capture import Captured, capture
+from paretopipe_worker.model.costs import footprint
 from paretopipe_worker.model.inputs import example_inputs, told_inputs
 from paretopipe_worker.model.lowering import ALONE
 from paretopipe_worker.model.partition import (
@@ -90,18 +91,20 @@ def cut_table(
     except PartitionError as fault:
         raise PartitionError(f"model {name!r}: {fault}") from fault
     model_parts = Partitioned(captured.program, captured.tensors)
+    cuts = find_cuts(model_parts, granularity, max_tensors)
     table = CutTable(
         model=name,
         granularity=granularity,
         batch=taken[0].shape[0],
         dtype="float32",
         inputs=tuple(taken),
-        cuts=find_cuts(model_parts, granularity, max_tensors),
+        cuts=cuts,
         output=model_parts.specs(captured.program.outputs),
         weights_sha256="",
         graph_sha256=programs.sha256(captured.program),
         forward_ns=forward_ns,
         program_error=error,
+        footprint=footprint(model_parts, [cut.name for cut in cuts]),
     )
     return table, captured
 

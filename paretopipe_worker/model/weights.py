@@ -9,14 +9,39 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls each dtype that it can hold."""
+
+AGAIN = "delete the file and run the sweep again"
+"""What to do about a file that is damaged or not the plan's: the controller has it or makes it."""
+
+_ALIGNMENT = 64  # as torch aligns the memory of a tensor that it makes; no vector is wider
+_PADDING = "@padding"  # no name of a model's tensor: those are paths of modules
 
 
 class WeightsError(ValueError):
@@ -104,28 +129,45 @@ def _plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
 def save_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors by name as safetensors; the file is complete or not there.
 
+    Each tensor begins at a multiple of 64 bytes, behind padding that is a tensor of its own, of
+    zeros. Kernels round by where in a vector's width a tensor begins, so a file of some tensors
+    would else give other bits than a file of all. The library's own writer leaves no room.
+
     Raises
     ------
     WeightsError
         When the format cannot hold one of them.
     """
-    written: set[int] = set()
-    state: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors.items():
-        flat = _plain(name, tensor)
-        # safetensors refuses tensors that share storage, so each further name or view is copied.
-        storage = flat.untyped_storage().data_ptr()
-        state[name] = flat.clone() if storage in written else flat
-        written.add(storage)
+    plain = {name: _plain(name, tensor) for name, tensor in tensors.items()}
+    if wrong := sorted({str(t.dtype) for t in plain.values() if t.dtype not in _DTYPES}):
+        raise WeightsError(
+            f"cannot store tensors of {', '.join(wrong)}; allowed are {', '.join(_DTYPES.values())}"
+        )
+    header: dict[str, dict[str, object]] = {}
+    end = 0
+    for number, (name, tensor) in enumerate(plain.items()):
+        begin, end = end, end + tensor.nbytes
+        header[name] = _entry(_DTYPES[tensor.dtype], tensor.shape, begin, end)
+        if gap := -end % _ALIGNMENT:
+            header[f"{_PADDING}{number}"] = _entry("U8", (gap,), end, end + gap)
+            end += gap
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        save_file(state, partial)
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for tensor in plain.values():
+                file.write(tensor.view(-1).view(torch.uint8).numpy().data)
+                file.write(bytes(-tensor.nbytes % _ALIGNMENT))
         partial.replace(path)
-    except (SafetensorError, KeyError) as error:
-        dtypes = ", ".join(sorted({str(tensor.dtype) for tensor in state.values()}))
-        raise WeightsError(f"cannot store tensors of {dtypes}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _entry(dtype: str, shape: Sequence[int], begin: int, end: int) -> dict[str, object]:
+    """A tensor in the header of a safetensors file."""
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -137,9 +179,13 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         When it cannot be read.
     """
     try:
-        return load_file(path)
+        found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot read weights from {path}: {error}") from error
+    padding = [found.pop(name) for name in list(found) if name.startswith(_PADDING)]
+    if any(map(torch.any, padding)):
+        raise WeightsError(f"{path}: is damaged between its tensors; {AGAIN}")
+    return found
 
 
 @torch.no_grad()

@@ -83,6 +83,9 @@ class Host:
     speed_hint
         Estimate of how many times slower than the controller the host is, used only to predict how
         long a sweep takes.
+    memory_mb
+        The most memory, in MB of a million bytes, that a stage may take; null for what the host has
+        free. Points whose stages need more are not measured.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -91,6 +94,7 @@ class Host:
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _Text] = None
     device_emulated: Annotated[float, Field(ge=1, le=1000), _Text] = 1.0
     speed_hint: Annotated[float, Field(gt=0, le=10_000), _Text] = 1.0
+    memory_mb: Annotated[Annotated[float, Field(gt=0)] | None, _Text] = None
 
     @property
     def control_port(self) -> int:

@@ -38,7 +38,9 @@ class Point:
     message an item causes: first from rank 0 to rank 1, and so on, last from the sink back to rank
     0. An empty hop is never sent: where the source has all operations, nothing is. A `window` of
     ``auto`` is chosen once the latency has been measured. `predicted_s` is the predicted time of
-    measuring the point, `deadline_s` the longest time a stage waits for one message.
+    measuring the point, `deadline_s` the longest time a stage waits for one message. `memory_bytes`
+    is what each stage needs, by rank of the session, as far as
+    :func:`paretopipe_worker.plan.memory.needed` counts it.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Point:
     predicted_latency_s: float
     predicted_s: float
     deadline_s: float
+    memory_bytes: tuple[int, ...] = ()
 
     @property
     def ring(self) -> tuple[str, ...]:
@@ -222,7 +225,7 @@ def read(path: Path) -> Plan:
 def digest(plan: Plan) -> str:
     """Digest (SHA-256) of what a plan measures: results may be mixed only where it is the same.
 
-    The description and predicted values are not part of it: neither changes a result.
+    The description, predicted values and memory are not part of it: none changes a result.
     """
     text = json.dumps(_measured(plan), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -242,17 +245,17 @@ def _measured(plan: Plan) -> dict[str, Any]:
     return {
         "run": plan.run,
         "experiment": _asked(plan.experiment),
-        "inventory": [_without(host, "speed_hint") for host in plan.hosts],
+        "inventory": [_without(host, "speed_hint", "memory_mb") for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
         "models": [_captured(table, plan.schema) for table in plan.tables],
-        "points": [_without(point, *_PREDICTED) for point in plan.points],
+        "points": [_without(point, *_PREDICTED, "memory_bytes") for point in plan.points],
         "sessions": [_without(session, *_PREDICTED) for session in plan.sessions],
     }
 
 
 def _captured(table: CutTable, schema: int) -> dict[str, Any]:
     """What is to be measured of a model."""
-    document = _without(table, "forward_ns", "weights_sha256", "program_error")
+    document = _without(table, *_TOLD)
     if schema < 4:  # a model took one tensor then, whose digest is to stay
         (only,) = document.pop("inputs")
         document["input"] = {"shape": only["shape"], "dtype": only["dtype"]}
@@ -279,6 +282,8 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
 
 
 _LATER = ("inputs", "factory", "arguments", "path")
+_TOLD = ("forward_ns", "weights_sha256", "program_error", "footprint", "references_sha256")
+"""What a table tells beside what is measured."""
 _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 
@@ -295,6 +300,11 @@ def program_name(table: CutTable) -> str:
 def weights_name(table: CutTable) -> str:
     """Name of the file of the program's tensors, on the controller and on the hosts."""
     return f"{table.weights_sha256}.safetensors"
+
+
+def references_name(table: CutTable) -> str:
+    """Name of the file of what the program returns, on the controller and on the source."""
+    return f"{table.references_sha256}.safetensors"
 
 
 def program_files(table: CutTable, folder: Path) -> tuple[Path, Path]:

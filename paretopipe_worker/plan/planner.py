@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 from paretopipe_worker.cuts import FIRST, CutTable, TensorSpec
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
-from paretopipe_worker.plan import splits
+from paretopipe_worker.plan import memory, splits
 from paretopipe_worker.plan.experiment import Experiment
 from paretopipe_worker.plan.fleet import Host, apart
 from paretopipe_worker.plan.labels import placement_label, readable
@@ -262,6 +262,7 @@ def _points(
                 # Ten times the expected latency, since hosts may be slower than their hint,
                 # times the window, since the last item waits for all the others.
                 deadline_s=round(blocked.allowed_s(_PATIENCE_S + 10 * latency_s * in_flight), 1),
+                memory_bytes=memory.needed(table, split, hops, in_flight),
             )
 
 

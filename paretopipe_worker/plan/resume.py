@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.plan import attempts, code
+from paretopipe_worker.plan import attempts, code, memory
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Attempt, Outcome
 from paretopipe_worker.plan.belonging import Belonging
@@ -18,8 +17,7 @@ from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.plan.predict import duration, overhead_s
-from paretopipe_worker.records.files import Writer, file_name
-from paretopipe_worker.records.lines import CONTROLLER, CONTROLLER_RANK, SCHEMA, End, Header
+from paretopipe_worker.plan.sending import Sending
 
 _HERE = "this checkout"
 
@@ -47,6 +45,7 @@ def planned(
     plan = plans.read(path)
     folder = plans.kept(cache)
     files = [file for table in plan.tables for file in plans.program_files(table, folder)]
+    files += [folder / plans.references_name(table) for table in plan.tables]
     same = (plan.experiment, plan.hosts) == (experiment, tuple(hosts))
     # A checkpoint's file may have changed since: only reading it shows.
     checkpoints = any(model.weights for model in experiment.models)
@@ -74,6 +73,7 @@ def todo(
     retry_failed: bool = False,
     uncertified: Mapping[str, Collection[str]] | None = None,
     torch: Mapping[str, str] | None = None,
+    sending: Sending | None = None,
 ) -> dict[str, Any]:
     """List the sessions that are not finished, in the plan's order, as the playbook needs them.
 
@@ -81,7 +81,7 @@ def todo(
     itself is not left, unless `retry_failed` is set: it would most likely fail again (see
     :class:`paretopipe_worker.plan.attempts.Outcome`). Points that were being measured when a
     session broke come last. `failures` has a line for each point that failed by itself and has no
-    attempt that counts.
+    attempt that counts, `files` the names of all files that each host needs.
 
     Parameters
     ----------
@@ -90,30 +90,31 @@ def todo(
         was not as asked for.
     torch
         Public version of torch by host, where it is known.
+    sending
+        What hosts are sent, and the points that do not fit; by default all tensors, and none.
 
     Raises
     ------
-    ForeignRecords
-        When the folder holds records of another run or plan, or what is left would be measured with
-        other code or another torch.
     RecordError
-        When records are of another schema.
+        When records are of another schema, run or plan, or of other code or another torch.
     """
     tasks, failures = [], []
     failed = again = 0
+    sending = sending or Sending(plan)
     read = attempts.read(plan, results)
     read.belonging.hold_code(code.digest(), _HERE)
     read.belonging.hold_torch(torch or {}, "now")
     for session in plan.sessions:
         tried = read.of(session.id)
         doubted = (uncertified or {}).get(session.id, ())
-        found = _remaining(plan, session, tried, doubted, retry_failed)
+        found = _remaining(plan, session, tried, doubted, retry_failed, sending.refusals)
         failures += found.failures
         failed += found.failed
         again += found.again
         if found.left:
             number = max((attempt.number for attempt in tried), default=0) + 1
-            tasks.append(_task(plan, session, number, found.left))
+            tensors = sending.add(session)
+            tasks.append(_task(plan, session, number, found.left, tensors))
     seconds = sum(task["predicted_s"] for task in tasks)
     text = _text(len(plan.sessions), tasks, failed, again, seconds)
     return {
@@ -121,8 +122,9 @@ def todo(
         "sessions": tasks,
         "failed": failed,
         "failures": failures,
+        "files": sending.files,
         "predicted_s": round(seconds, 1),
-        "text": "\n".join([text, *read.damages]),
+        "text": "\n".join([text, *memory.told(sending.refusals), *read.damages]),
     }
 
 
@@ -154,6 +156,7 @@ def _remaining(
     tried: Sequence[Attempt],
     uncertified: Collection[str],
     retry_failed: bool,
+    refused: Collection[str],
 ) -> _Remaining:
     """Decide for each point of a session whether it is left to measure."""
     found = _Remaining()
@@ -164,6 +167,8 @@ def _remaining(
             if point.id in uncertified:
                 found.left.append(point)
                 found.again += 1
+            continue
+        if point.id in refused:
             continue
         if "failed" in statuses:
             found.failures.append(_failure(session, point, outcomes))
@@ -201,43 +206,13 @@ def _text(
     return text
 
 
-def record_failure(plan: Plan, session: Session, attempt: int, results: Path, reason: str) -> Path:
-    """Record that the controller saw a session fail; return the path of the file."""
-    path = results / "records" / CONTROLLER / file_name(session.id, attempt)
-    with Writer(path) as writer:
-        writer.write(
-            Header(
-                run=plan.run,
-                session=session.id,
-                attempt=attempt,
-                replicate=session.replicate,
-                host=CONTROLLER,
-                rank=CONTROLLER_RANK,
-                backend=session.backend,
-                link=session.link,
-                model=session.model,
-                points=session.points,
-                plan_sha256=plans.digest(plan),
-                code_sha256=code.digest(),
-                torch="",
-                device_emulated=1.0,
-                link_engine="none",
-                link_emulated=False,
-                tcp={},
-                started_unix_ns=time.time_ns(),
-                facts={},
-                versions={},
-                schema=SCHEMA,
-            )
-        )
-        now = time.perf_counter_ns()
-        writer.write(
-            End(status="failed", reason=reason, process_start_ns=now, end_ns=now, shares_ns={})
-        )
-    return path
-
-
-def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> dict[str, Any]:
+def _task(
+    plan: Plan,
+    session: Session,
+    attempt: int,
+    left: Sequence[Point],
+    tensors: dict[str, str],
+) -> dict[str, Any]:
     """One session as the playbook needs it, with the points that are left."""
     hosts = [plan.host(name) for name in session.placement]
     points_s = [point.predicted_s for point in left]
@@ -248,13 +223,7 @@ def _task(plan: Plan, session: Session, attempt: int, left: Sequence[Point]) -> 
         "replicate": session.replicate,
         "backend": session.backend,
         "model": session.model,
-        "programs": sorted(
-            {
-                name
-                for table in plan.tables_of(session.model)
-                for name in (plans.program_name(table), plans.weights_name(table))
-            }
-        ),
+        "tensors": tensors,
         "link": _link(plan, session),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": session.deadline_s,

@@ -75,8 +75,8 @@ class Ready:
     """The stages found each other: settings of this host's connections, `numerics` by other rank.
 
     Outputs must be equal to the last bit only where the numerics of all ranks agree.
-    `weights_sha256` is the digest of the tensors that this host's model holds, computed after it
-    was read.
+    `weights_sha256` is the digest of the checksums of all tensors of the model, as the program that
+    was read names them; the tensors that this host has were held against theirs.
     """
 
     transport: dict[str, Any]
@@ -226,9 +226,10 @@ class PointEnd:
     """How a point ended, written by the source.
 
     `gate` is whether the stages, one after the other on this host, returned exactly what the whole
-    model returns. `output` compares the pipeline's real output with it: `exact`, `close` (then
+    model returns; null where that was not tried, since this host does not have the whole model.
+    `output` compares the pipeline's real output with it: `exact`, `close` (then
     `max_relative_error` is the largest relative error) or `unchecked`. A failed point has its
-    `reason`.
+    `reason`. The controller writes one for a point whose stages do not fit on their hosts.
     """
 
     point: str

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from paretopipe_worker.link.counters import RelayCounters
 from paretopipe_worker.link.state import LinkState
@@ -63,7 +65,9 @@ class Context:
     """One rank of one session: its plan, its model, its links and its record file.
 
     `transport` moves the items' tensors; `path` is the transport that probes use, which for backend
-    `tcp` is the same one. `probe` is the latest measurement of the path, on the source.
+    `tcp` is the same one. On the source, `probe` is the latest measurement of the path. There,
+    `references` is what the whole model returns for each input, by batch size, as the controller
+    found it; it is empty where the source has the whole model.
     """
 
     plan: Plan
@@ -77,6 +81,7 @@ class Context:
     link: LinkState
     writer: Writer
     shares: Shares
+    references: Mapping[int, list[tuple[torch.Tensor, ...]]] = field(default_factory=dict)
     probe: Probe | None = None
 
     @property

@@ -80,11 +80,16 @@ class Follower:
         """Build this rank's stage of a point, and tell rank 0 whether that went well."""
         self._point, self._stage, self._ran = point, None, None
         try:
-            self._stage = split(self.context.model(point), point.split)[self.context.rank]
+            self._stage = self._built(point)
         except Exception as error:
             self.channel.send({"failed": failure(error)})
         else:
             self.channel.send({"ready": True})
+
+    def _built(self, point: Point) -> Stage | None:
+        """Build this rank's stage of a point."""
+        rank = self.context.rank
+        return split(self.context.model(point), point.split, only=rank)[rank]
 
     def _open(self, command: Message) -> _Leg:
         """Get ready for a leg of the point."""

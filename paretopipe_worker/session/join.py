@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 
 from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
-from paretopipe_worker.model import loading
+from paretopipe_worker.model import loading, weights
 from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
@@ -44,7 +44,8 @@ class Seat:
 
     `secret` is what all ranks of the session know and nobody else does, `programs` the folder of
     the programs and their tensors, which are named by their checksums, `link` the link as it was
-    applied to the host.
+    applied to the host. `tensors` is the name of the file with those tensors that this host was
+    sent; None for that of all.
     """
 
     plan: Plan
@@ -54,6 +55,7 @@ class Seat:
     secret: bytes
     programs: Path
     link: LinkState
+    tensors: str | None = None
 
     @property
     def name(self) -> str:
@@ -98,8 +100,11 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
     """
     plan, session = seat.plan, seat.session
     with shares.kind("startup"):
-        models = load(plan, session, seat.programs)
-        (weights_sha256,) = {table.weights_sha256 for table in plan.tables_of(session.model)}
+        models = load(plan, session, seat.programs, seat.tensors)
+        weights_sha256 = checksum_of(models.values())
+        references = {}
+        if seat.rank == 0 and not all(model.complete for model in models.values()):
+            references = _references(plan, session, seat.programs)
     numerics, agreement = facts.numerics(), agreed(plan, session, weights_sha256)
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):
@@ -124,6 +129,7 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
             link=seat.link,
             writer=writer,
             shares=shares,
+            references=references,
         )
         yield context, channels
 
@@ -143,8 +149,26 @@ def agreed(plan: Plan, session: Session, weights_sha256: str) -> Agreement:
     )
 
 
-def load(plan: Plan, session: Session, folder: Path) -> dict[tuple[int, str], Partitioned]:
+def checksum_of(models: Iterable[Partitioned]) -> str:
+    """The checksum of all tensors of a model, as its programs, for several batch sizes, name them.
+
+    Those tensors that this host has were held against them.
+    """
+    checksums: dict[str, str] = {}
+    for model in models:
+        checksums |= {name: held.sha256 for name, held in model.program.tensors.items()}
+    return weights.weights_sha256(checksums)
+
+
+def load(
+    plan: Plan, session: Session, folder: Path, tensors: str | None = None
+) -> dict[tuple[int, str], Partitioned]:
     """Load the session's programs and their tensors; by batch and dtype.
+
+    Parameters
+    ----------
+    tensors
+        Name of the file of the tensors of this host's stages; None for that of all.
 
     Raises
     ------
@@ -156,13 +180,30 @@ def load(plan: Plan, session: Session, folder: Path) -> dict[tuple[int, str], Pa
     tables = plan.tables_of(session.model)
     programs = {}
     for table in tables:
-        program, weights = plans.program_files(table, folder)
-        for path in (program, weights):
-            if not path.is_file():
-                raise StageError(f"{path}: is not on this host; run the sweep again")
-        programs[table.batch, table.dtype] = loading.load_program(program, table.graph_sha256)
-    tensors = loading.load_tensors(weights, list(programs.values()))
-    return {key: loading.partitioned(program, tensors) for key, program in programs.items()}
+        file = _here(folder / plans.program_name(table))
+        programs[table.batch, table.dtype] = loading.load_program(file, table.graph_sha256)
+    whole = plans.weights_name(tables[0])
+    file = _here(folder / (tensors or whole))
+    part = file.name != whole
+    found = loading.load_tensors(file, list(programs.values()), part=part)
+    return {key: loading.partitioned(program, found) for key, program in programs.items()}
+
+
+def _references(
+    plan: Plan, session: Session, folder: Path
+) -> dict[int, list[tuple[torch.Tensor, ...]]]:
+    """Load what the programs return, as the controller found it, by batch size."""
+    return {
+        table.batch: loading.load_references(_here(folder / plans.references_name(table)))
+        for table in plan.tables_of(session.model)
+    }
+
+
+def _here(path: Path) -> Path:
+    """A file that was sent to this host."""
+    if not path.is_file():
+        raise StageError(f"{path}: is not on this host; run the sweep again")
+    return path
 
 
 def _connected(

@@ -43,7 +43,8 @@ class Options:
 
     `secret` holds what the stages of a launch know and nobody else does. `link_state` is the folder
     that ``link apply`` keeps; None where no link was applied. `points` are those to measure; None
-    means all points of the session.
+    means all points of the session. `tensors` names the file in folder `programs` with the tensors
+    that this host was sent; None means that of all.
     """
 
     plan: Path
@@ -55,6 +56,7 @@ class Options:
     records: Path
     progress: Path
     link_state: Path | None = None
+    tensors: str | None = None
     points: tuple[str, ...] | None = None
 
 
@@ -129,7 +131,9 @@ def _session(
 ) -> None:
     """Join the others and run this rank's part."""
     rank, secret = session.placement.index(options.host), read_secret(options.secret)
-    seat = Seat(plan, session, options.attempt, rank, secret, options.programs, link)
+    seat = Seat(
+        plan, session, options.attempt, rank, secret, options.programs, link, options.tensors
+    )
     with (
         joined(seat, writer, shares) as (context, channels),
         torch.inference_mode(),

@@ -1,6 +1,8 @@
-"""Networks in the style of libraries that tests do without: a language model and a detector."""
+"""A language model and a detector in the style of libraries that tests do without, a wide net."""
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import nn
@@ -157,3 +159,13 @@ class Detector(nn.Module):
             x = layer(x)
             made.append(x)
         raise AssertionError("the head is the last layer")
+
+
+def wide() -> nn.Sequential:
+    """Build a network that is nearly all tensors, in two large layers; it maps 16 numbers to 10."""
+    sizes = (16, 300, 300, 300, 10)
+    layers = [nn.Linear(*pair) for pair in itertools.pairwise(sizes)]
+    return nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())))
+
+
+wide.input_shape = (16,)  # type: ignore[attr-defined]

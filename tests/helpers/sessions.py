@@ -68,6 +68,8 @@ class Lab:
     cache: Path
     link_state: Path | None = None
     link_states: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """By host: the file of tensors it was sent, in the folder with all files that it was sent."""
 
     @property
     def secret(self) -> Path:
@@ -78,11 +80,14 @@ class Lab:
         """Arguments of the `stage` command of one host."""
         records = self.results / "records" / host / f"{session.id}.{attempt}.jsonl"
         link_state = self.link_states.get(host, self.link_state)
+        tensors = self.files.get(host)
+        programs = tensors.parent if tensors else self.cache / "programs"
         return [
             *("stage", "--plan", str(self.results / "plan.json")),
             *("--session", session.id, "--attempt", str(attempt), "--host", host),
             *("--secret", str(self.secret)),
-            *("--programs", str(self.cache / "programs"), "--records", str(records)),
+            *("--programs", str(programs), "--records", str(records)),
+            *(("--tensors", tensors.name) if tensors else ()),
             *("--progress", str(self.results / f"progress-{host}.jsonl")),
             *("--points", ",".join(session.points)),
             *(("--link-state", str(link_state)) if link_state else ()),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paretopipe_worker.host import facts
-from paretopipe_worker.host.machine import cpu_field, machine, network
+from paretopipe_worker.host.machine import cpu_field, free_bytes, machine, network
 from paretopipe_worker.plan import code
 from tests.helpers.fake_host import FakeHost
 from tests.helpers.namespaces import INTERFACE, joined_pair, reason_without_namespaces
@@ -29,7 +29,7 @@ def pi(tmp_path: Path) -> FakeHost:
     host.file("proc/cpuinfo", "processor\t: 0\nFeatures\t: fp asimd crc32\n\nModel\t\t: Pi 5\n")
     host.file("proc/device-tree/model", "Raspberry Pi 5 Model B Rev 1.0\0")
     host.file("proc/device-tree/serial-number", "secret-serial\0")
-    host.file("proc/meminfo", "MemTotal: 8 kB\nSwapTotal:      2048 kB\n")
+    host.file("proc/meminfo", "MemTotal: 8 kB\nMemAvailable: 5 kB\nSwapTotal:      2048 kB\n")
     host.file("sys/class/dmi/id/bios_version", "1.2\n")
     host.file("sys/class/dmi/id/product_serial", "secret-serial\n")
     host.file("proc/sys/net/ipv4/tcp_rmem", "4096\t131072\t6291456\n")
@@ -47,6 +47,7 @@ def test_a_machine_is_told_by_kernel_processor_and_firmware(pi: FakeHost) -> Non
     assert found["cpu_features"] == ["fp", "asimd", "crc32"]
     assert found["dmi"]["bios_version"] == "1.2"
     assert found["swap_bytes"] == 2048 * 1024
+    assert free_bytes(pi.root) == 5 * 1024
     assert found["cpufreq"]["scaling_driver"] == "cpufreq-dt"
     assert found["cpufreq"]["scaling_governor"] == "ondemand"
     assert cpu_field("model name", "Model", root=pi.root) == "Pi 5"
@@ -65,6 +66,7 @@ def test_nothing_that_names_one_device_or_opens_one_is_told(pi: FakeHost) -> Non
 
 
 def test_a_machine_that_tells_nothing_is_null_and_no_error(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path) is None
     found = machine(tmp_path)
     assert found.pop("cpu_features") == []
     assert set(found.pop("cpufreq").values()) == {None}

@@ -91,6 +91,8 @@ def test_how_torch_fails_is_told_in_one_line(tmp_path: Path, text: str, said: st
 def test_a_build_that_worked_is_not_tried_again_before_it_changes(tmp_path: Path) -> None:
     done = preflight(tmp_path)
     assert json.loads(done.stdout)["torch"] == torch.__version__, done.stderr
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < json.loads(done.stdout)["free_bytes"] < total
     fake = fake_torch(tmp_path / "fake", working("9.9"))
     kept = (tmp_path / "preflight.json").read_text()
     for runs in (1, 1):

@@ -21,7 +21,7 @@ from paretopipe_worker.model.partition import Partitioned, largest_error, split,
 from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.sources import default_input
 from paretopipe_worker.model.weights import WeightsError
-from paretopipe_worker.plan.plan import program_files
+from paretopipe_worker.plan.plan import program_files, references_name
 from paretopipe_worker.session import join
 from paretopipe_worker.session.join import StageError
 from tests.helpers import travellers
@@ -158,10 +158,10 @@ def test_programs_of_two_batch_sizes_share_one_file_of_tensors(planned: Lab) -> 
     models = join.load(planned.plan, session, folder)
     assert models.keys() == {(1, "float32"), (2, "float32")}
     tables = planned.plan.tables
-    assert {path for table in tables for path in program_files(table, folder)} == {
-        *folder.iterdir()
-    }
-    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".safetensors"]
+    files = {path for table in tables for path in program_files(table, folder)}
+    assert sorted(path.suffix for path in files) == [".json", ".json", ".safetensors"]
+    references = {folder / references_name(table) for table in tables}
+    assert files | references == {*folder.iterdir()}
     for table in tables:
         of = models[table.batch, table.dtype]
         assert programs.sha256(of.program) == table.graph_sha256

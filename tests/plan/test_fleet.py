@@ -29,6 +29,7 @@ def test_hosts_keep_the_order_of_the_inventory() -> None:
         ({**SERVER, "data_port": 80}, "'server': data_port: ", "equal to 1024"),
         ({**SERVER, "threads": 0}, "'server': threads: ", "equal to 1"),
         ({**SERVER, "device_emulated": 0.5}, "'server': device_emulated: ", "equal to 1"),
+        ({**SERVER, "memory_mb": 0}, "'server': memory_mb: ", "greater than 0"),
         ({"name": "server"}, "'server': data_address: ", "required"),
         ({**SERVER, "speed": 2}, "'server': speed: ", "allowed: name, data_address"),
         ({**SERVER, "data_address": "10.0.0.1"}, "data_address 10.0.0.1", "each needs its own"),
@@ -77,10 +78,16 @@ def test_an_address_has_one_form_however_it_is_written() -> None:
 
 
 def test_numbers_may_come_as_text_as_variables_of_the_command_line_do() -> None:
-    texts = {"data_port": "29500", "threads": "2", "device_emulated": "1", "speed_hint": "6.5"}
+    texts = {
+        "data_port": "29500",
+        "threads": "2",
+        "device_emulated": "1",
+        "speed_hint": "6.5",
+        "memory_mb": "800",
+    }
     host = parse(EDGE, {**SERVER, **texts})[1]
     assert (host.data_port, host.threads) == (29500, 2)
-    assert (host.device_emulated, host.speed_hint) == (1.0, 6.5)
+    assert (host.device_emulated, host.speed_hint, host.memory_mb) == (1.0, 6.5, 800)
     for name, text in (("threads", "two"), ("threads", "2.5"), ("device_emulated", "nan")):
         with pytest.raises(fleet.FleetError) as refused:
             parse(EDGE, {**SERVER, name: text})

@@ -11,7 +11,7 @@ import pytest
 
 from analysis.measures.replicates import replicates
 from analysis.run import read
-from paretopipe_worker.plan import attempts, planner, resume, spec
+from paretopipe_worker.plan import attempts, controller, planner, resume, spec
 from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.plan.plan import Plan, PlanError, Session
 from paretopipe_worker.records.files import RecordError, Writer, file_name, read_records
@@ -221,7 +221,7 @@ def test_a_run_goes_on_only_with_its_own_plan_code_and_torch(
 
 def test_a_failure_seen_by_the_controller_counts_as_an_attempt(tmp_path: Path, made: Plan) -> None:
     first, _ = made.sessions
-    path = resume.record_failure(made, first, 1, tmp_path, "edge: unreachable")
+    path = controller.record_failure(made, first, 1, tmp_path, "edge: unreachable")
     assert path == tmp_path / "records" / "controller" / file_name(first.id, 1)
     *_, end = read_records(path)
     assert isinstance(end, End)
@@ -234,7 +234,7 @@ def test_a_task_holds_what_the_playbook_needs(tmp_path: Path, made: Plan) -> Non
     task = tasks["slow"]
     assert task["ranks"] == {"edge": 0, "server": 1}
     assert task["addresses"] == ["10.0.0.1", "10.0.0.2"]
-    assert task["programs"] == ["0" * 64 + ".safetensors", "1" * 64 + ".json"]
+    assert task["tensors"] == dict.fromkeys(("edge", "server"), "0" * 64 + ".safetensors")
     assert task["deadline_s"] > 0
     assert task["tcp"]["congestion_control"] == "cubic"
     assert tasks["none"]["link"]["ways"] == {"edge": [], "server": []}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from paretopipe_worker.model.weights import read_weights
 from paretopipe_worker.shaping.interfaces import probe_kernel
 from tests.helpers.labs import SMALLEST, nothing_left, shaped, throwaway, watched
 from tests.helpers.namespaces import reason_without_namespaces
@@ -23,6 +24,15 @@ pytestmark = [
 
 TINY = "experiments/tiny.yml"
 DELAYED = SMALLEST.replace("rate_mbit: 20", "rate_mbit: 20, delay_ms: 200")
+
+WIDE = """\
+models: [tests.helpers.networks:wide]
+links: [none]
+window: [2]
+splits: {granularity: block, cuts: ["2", "3"]}
+phases: {min_items: 20, min_s: 0.1, max_s: 30, retries: 0}
+"""
+"""All of the model's tensors are 0.75 MB; its stages at these cuts hold about half each."""
 
 TO_THE_ATTIC = SMALLEST + "placements: [[edge, attic]]\n"
 
@@ -129,6 +139,31 @@ def test_in_check_mode_a_sweep_is_planned_and_nothing_is_touched(copy: Checkout)
     assert "This was a trial (--check)" in flat
     assert "PLAY [Prepare the hosts]" not in done.output
     assert not (copy.root / ".lab").exists() and not (copy.root / "results").exists()
+
+
+@pytest.mark.alone
+@pytest.mark.must_run
+def test_points_whose_stages_need_too_much_memory_are_refused_and_the_rest_is_measured(
+    copy: Checkout,
+) -> None:
+    wide = copy.write("experiments/wide.yml", WIDE)
+    done = copy.sweep(wide, "wide", "-e", "memory_mb=0.6")
+    said = "1 point is not measured, since the stage there needs 0.757 MB of memory; allowed"
+    lines = (f"edge, rank 0: {said} are 0.6 MB", f"server, rank 1: {said} are 0.6 MB")
+    done.refused(*lines, "1 of 1 sessions to go: 2 points", "2 points failed by themselves")
+    assert done.output.index("is not measured") < done.output.index("session 1 of 1")
+    table = copy.results("wide").points.set_index("split")
+    assert table["status"].to_dict() == {
+        "@first": "failed",
+        "2": "ok",
+        "3": "ok",
+        "@last": "failed",
+    }
+    assert table.loc["@last", "reason"].startswith("server, rank 1: its stage needs 0.757 MB")
+    for host, rows in (("edge", {"0.weight"}), ("server", {"6.weight"})):
+        files = (copy.root / ".lab" / host / "home/programs").glob("*.safetensors")
+        held = {name for file in files for name in read_weights(file)}
+        assert held & {"0.weight", "6.weight"} == rows
 
 
 @pytest.mark.long

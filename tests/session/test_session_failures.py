@@ -14,6 +14,7 @@ from analysis.run import read
 from analysis.tables.points import points
 from paretopipe_worker.__main__ import main
 from paretopipe_worker.plan import resume
+from paretopipe_worker.plan.plan import program_files
 from paretopipe_worker.records.files import file_name
 from paretopipe_worker.records.lines import End, Header, LegEnd, PointBegin, PointEnd
 from paretopipe_worker.session import stage
@@ -149,11 +150,11 @@ def test_a_port_in_use_is_named_in_the_records(tmp_path: Path) -> None:
     assert "in use" in end.reason
 
 
-@pytest.mark.parametrize("ending", [".json", ".safetensors"])
-def test_a_missing_program_or_tensors_are_named_in_the_records(tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize("which", [0, 1], ids=["program", "tensors"])
+def test_a_missing_program_or_tensors_are_named_in_the_records(tmp_path: Path, which: int) -> None:
     made = lab(tmp_path, experiment())
-    [session] = made.plan.sessions
-    [missing] = (made.cache / "programs").glob(f"*{ending}")
+    [session], [table] = made.plan.sessions, made.plan.tables
+    missing = program_files(table, made.cache / "programs")[which]
     missing.unlink()
     stage = made.start(session, "edge")
     stage.communicate(timeout=60)

@@ -1,0 +1,138 @@
+"""What memory stages need, and the points at which that is more than a host has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from paretopipe_worker.cuts import CutTable, TensorSpec, payload_bytes
+from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.plan import Plan, Point
+
+_MB = 1_000_000
+
+
+def needed(
+    table: CutTable, split: Sequence[str], hops: Sequence[tuple[TensorSpec, ...]], window: int
+) -> tuple[int, ...]:
+    """Bytes that each stage of a point needs, by rank: an upper bound of what is counted.
+
+    That is the tensors that the stage holds, the peak of its values, the W+1 receive buffers of
+    inbound messages, and W-1 results that wait to be sent. Python and torch themselves are not
+    counted, nor what operators need inside for themselves, nor the inputs and references that the
+    source keeps.
+
+    Parameters
+    ----------
+    split
+        The k-1 cuts of the whole placement.
+    hops
+        The tensors of each message, one for each rank of the point's ring, the way back last.
+    window
+        Batches in flight, W.
+
+    Returns
+    -------
+    One number per rank of the ring; none where the table of an earlier version does not tell.
+    """
+    footprint = table.footprint
+    if footprint is None:
+        return ()
+    sizes = [payload_bytes(hop) for hop in hops]
+    found = []
+    for rank, size in enumerate(sizes):
+        parts = table.parts(split, rank)
+        # A stage without operations passes on what it was given, which needs no memory of its own.
+        waiting = (window - 1) * size if parts else 0
+        buffers = (window + 1) * sizes[rank - 1] + waiting
+        found.append(footprint.held_bytes(parts) + footprint.peak_bytes(parts) + buffers)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A stage of a point that does not fit on its host: it needs more than `allowed_bytes`.
+
+    `limit` says in words what allows so much.
+    """
+
+    host: str
+    rank: int
+    need_bytes: int
+    allowed_bytes: int
+    limit: str
+
+    @property
+    def reason(self) -> str:
+        """Why the point is not measured."""
+        return (
+            f"{self.host}, rank {self.rank}: its stage needs {_mb(self.need_bytes)} MB of memory; "
+            f"{self.allowed}"
+        )
+
+    @property
+    def allowed(self) -> str:
+        """What is allowed."""
+        return f"allowed are {_mb(self.allowed_bytes)} MB, {self.limit}"
+
+
+def refused(plan: Plan, available: Mapping[str, int | None]) -> dict[str, Refusal]:
+    """Points with a stage that cannot fit on its host, by id, each with the first such stage.
+
+    Parameters
+    ----------
+    available
+        Bytes of memory that each host has for new processes, by name; None where it cannot tell.
+    """
+    limits = {host.name: _limit(host, available.get(host.name)) for host in plan.hosts}
+    found = ((point, _first(point, limits)) for point in plan.points)
+    return {point.id: refusal for point, refusal in found if refusal}
+
+
+def told(refusals: Mapping[str, Refusal]) -> list[str]:
+    """One line for each host, rank and limit: how many points are not measured, and why."""
+    causes: dict[tuple[str, int, str], list[int]] = {}
+    for each in refusals.values():
+        causes.setdefault((each.host, each.rank, each.allowed), []).append(each.need_bytes)
+    return [
+        f"{host}, rank {rank}: {_points(len(needs))} not measured, since the stage there needs "
+        f"{_range(needs)} MB of memory; {allowed}"
+        for (host, rank, allowed), needs in sorted(causes.items())
+    ]
+
+
+def _first(point: Point, limits: Mapping[str, tuple[int, str] | None]) -> Refusal | None:
+    """The first stage of a point that does not fit."""
+    for rank, need_bytes in enumerate(point.memory_bytes):
+        host = point.placement[rank]
+        limit = limits[host]
+        if limit and need_bytes > limit[0]:
+            return Refusal(host, rank, need_bytes, *limit)
+    return None
+
+
+def _limit(host: Host, available: int | None) -> tuple[int, str] | None:
+    """The most bytes that a stage may take on a host, and what says so; None where nothing does."""
+    limits = []
+    if host.memory_mb is not None:
+        limits.append((round(host.memory_mb * _MB), "as memory_mb in the inventory says"))
+    if available is not None:
+        limits.append((available, "what the host had free when it was prepared"))
+    return min(limits, default=None)
+
+
+def _points(number: int) -> str:
+    """So many points, and the verb."""
+    return "1 point is" if number == 1 else f"{number} points are"
+
+
+def _range(sizes: Sequence[int]) -> str:
+    """Sizes in MB, from the least to the most."""
+    ends = [_mb(min(sizes)), _mb(max(sizes))]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def _mb(size: int) -> str:
+    """Bytes as a number of MB, with three digits and at least all before the point."""
+    mb = size / _MB
+    return f"{mb:.0f}" if mb >= 100 else f"{mb:.3g}"
