@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import backends
 from analysis.tables import front
-from paretopipe_worker.plan.labels import readable
+from paretopipe_worker.plan.labels import cuts_of, everything_on, hosts_of, readable
 
 _SHOWN = {
     "split": "split",
@@ -69,7 +69,9 @@ def _title(group: dict[str, Any]) -> str:
 
 def _table(rows: pd.DataFrame) -> str:
     """The points of one front, lowest latency first."""
-    shown = rows[list(_SHOWN)].rename(columns=_SHOWN)
+    pairs = zip(rows["split"], rows["placement"], strict=True)
+    splits = [everything_on(cuts_of(split), hosts_of(hosts)) or split for split, hosts in pairs]
+    shown = rows[list(_SHOWN)].assign(split=splits).rename(columns=_SHOWN)
     return shown.to_string(index=False, float_format=lambda value: f"{value:.2f}")
 
 

@@ -26,6 +26,10 @@ LINKS_SWEEP = (
 BACKENDS_SWEEP = (
     ".venv/bin/ansible-playbook sweep.yml -i inventory/local -e experiment=experiments/backends.yml"
 )
+THREE_STAGES_SWEEP = (
+    ".venv/bin/ansible-playbook sweep.yml -i inventory/three "
+    "-e experiment=experiments/three-stages.yml"
+)
 ELSEWHERE = {
     "make test": "what CI runs",
     "make sweep": "playbooks/test_sweep_local.py, with a smaller experiment",
@@ -35,6 +39,7 @@ ELSEWHERE = {
     SWEEP_OVER_SSH: "playbooks/test_sweep_ssh.py, with an inventory and an experiment of its own",
     LINKS_SWEEP: "playbooks/test_sweep_local.py, with each kind of profile in a smaller experiment",
     BACKENDS_SWEEP: "session/test_backends.py, its sessions; playbooks/test_sweep_local.py",
+    THREE_STAGES_SWEEP: "playbooks/test_sweep_three.py, with a smaller experiment",
     ".venv/bin/python -m analysis.pareto results/latest": "playbooks/test_sweep_local.py",
     ".venv/bin/python -m analysis.compare results/first results/second": "analysis/test_compare.py",
 }

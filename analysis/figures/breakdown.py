@@ -17,21 +17,37 @@ from matplotlib.markers import CARETDOWN
 from matplotlib.patches import Patch
 
 from analysis.figures import labels
-from analysis.figures.captions import Caption, conditions, explain, link_title, page_of
-from analysis.figures.crowded import ENDPOINTS, NAMED
+from analysis.figures.captions import (
+    Caption,
+    conditions,
+    explain,
+    hosts_by_rank,
+    link_title,
+    page_of,
+)
+from analysis.figures.crowded import NAMED
 from analysis.figures.labels import Floats
+from analysis.figures.names import called, sole
 from analysis.figures.pages import NARROWEST_IN, PAGE_IN, pages, rows_that_fit
 from analysis.figures.style import STYLE, freeze, title_of
-from paretopipe_worker.cuts import FIRST, LAST
-from paretopipe_worker.plan.labels import hosts_of
+from paretopipe_worker.plan.labels import cuts_of, hosts_of
 
 _STAGES = ("#3b5b92", "#e0a458", "#8a6fae", "#6f9fc0")
 _STAGE = "stage {} compute"
 _REST = "latency - compute (not attributed)"
+_FORWARD = "wire forward"
+_HOP = "wire {} to {}"
+_BACK = "wire back"
+_AROUND = "wire, there and back"
+_HOPS = (
+    {"facecolor": "#dcebe4", "hatch": "////"},
+    {"facecolor": "#c3dccf", "hatch": "||||"},
+    {"facecolor": "#eef6f1", "hatch": "++++"},
+)
+_WIRE = {"edgecolor": "#3f7d64"}
 _OTHERS: dict[str, dict[str, Any]] = {
-    "wire forward": {"facecolor": "#dcebe4", "edgecolor": "#3f7d64", "hatch": "////"},
-    "wire back": {"facecolor": "#a9cdbd", "edgecolor": "#3f7d64", "hatch": "\\\\\\\\"},
-    "wire, there and back": {"facecolor": "#dcebe4", "edgecolor": "#3f7d64", "hatch": "xxxx"},
+    _BACK: {"facecolor": "#a9cdbd", "hatch": "\\\\\\\\"} | _WIRE,
+    _AROUND: {"facecolor": "#dcebe4", "hatch": "xxxx"} | _WIRE,
     "serialise": {"facecolor": "#a5323c"},
     "queue": {"facecolor": "white", "edgecolor": "0.2", "hatch": "....."},
     _REST: {"facecolor": "#d9d9d9", "edgecolor": "0.65", "hatch": "----"},
@@ -46,20 +62,28 @@ def parts_of(ranks: int) -> dict[str, dict[str, Any]]:
     print.
     """
     colours = zip(range(ranks), itertools.cycle(_STAGES), strict=False)
-    return {_STAGE.format(rank): {"facecolor": colour} for rank, colour in colours} | _OTHERS
+    stages = {_STAGE.format(rank): {"facecolor": colour} for rank, colour in colours}
+    looks = zip(range(ranks - 1), itertools.cycle(_HOPS), strict=False)
+    return stages | {_wire(rank, ranks): look | _WIRE for rank, look in looks} | _OTHERS
+
+
+def _wire(rank: int, ranks: int) -> str:
+    """The part that is the wire from a rank to the next."""
+    return _HOP.format(rank, rank + 1) if ranks > 2 else _FORWARD
 
 
 _LATENCY = "latency_median_ms"
 _PANEL_IN = 1.85
-_AXIS_IN = 0.75
-"""Height of the names of cuts below the last row."""
+_AXIS_IN, _LETTER_IN = 0.25, 0.065
+"""Height of what is below the last row of panels, and of each letter of a split's name there."""
 _CUT_IN = 0.24
 _TICK_IN = 0.14
 """Least distance of two names of cuts."""
 _FRAME_IN = 0.9
 """Part of a panel's width that lies beside its axes."""
 _CROWDED = (
-    f"of more than {NAMED} cuts the endpoints and those on a front are named, where there is room; "
+    f"of more than {NAMED} splits the endpoints and those on a front are named, where there is "
+    "room; "
     "all are in points.csv and attribution.csv"
 )
 
@@ -87,8 +111,11 @@ def breakdown(
     -------
     A figure for each page.
     """
-    # Cuts that the experiment leaves out must not leave gaps.
-    points = points.assign(position=points["position"].rank(method="dense"))
+    # Splits that the experiment leaves out must not leave gaps, nor those of other placements.
+    places = points.groupby(points["placement"].map(hosts_of).str.len())["position"]
+    points = points.assign(
+        position=places.rank(method="dense"), name=called(points), sole=sole(points)
+    )
     parts = heights(points, stages, attribution)
     columns = list(conditions(points))
     count = points["position"].nunique()
@@ -99,7 +126,7 @@ def breakdown(
     caption = explain(
         points, stages, _legend(points, parts, crowded), *([_CROWDED] if crowded else [])
     )
-    most = rows_that_fit(_PANEL_IN, caption.height_in(width_in * beside) + _AXIS_IN)
+    most = rows_that_fit(_PANEL_IN, caption.height_in(width_in * beside) + _axis_in(points))
     links = list(points["link"].unique())
     of_pages = list(itertools.product(pages(columns, beside), pages(links, most)))
     with sns.axes_style("ticks"), mpl.rc_context(STYLE):
@@ -119,7 +146,8 @@ def _page(
     """One page, for some conditions and links, with panels of `width_in`."""
     columns, links = page
     total_in = width_in * len(columns)
-    height_in = _PANEL_IN * len(links) + _AXIS_IN + caption.height_in(total_in)
+    axis_in = max(_axis_in(table) for _, table in columns)
+    height_in = _PANEL_IN * len(links) + axis_in + caption.height_in(total_in)
     figure = Figure(figsize=(total_in, height_in), layout="constrained")
     grid = figure.subplots(len(links), len(columns), squeeze=False, sharex="col")
     for (title, table), axes_column in zip(columns, grid.T, strict=True):
@@ -140,6 +168,11 @@ def _page(
     return figure
 
 
+def _axis_in(points: pd.DataFrame) -> float:
+    """Height of the names of splits below the last row of panels."""
+    return _AXIS_IN + _LETTER_IN * max(8, points["name"].str.len().max())
+
+
 def heights(
     points: pd.DataFrame, stages: pd.DataFrame, attribution: pd.DataFrame | None = None
 ) -> pd.DataFrame:
@@ -152,29 +185,37 @@ def heights(
     rest = _unattributed(points, stages)
     if attribution is None or attribution.empty:
         return rest
-    last = attribution["placement"].map(lambda placement: len(hosts_of(placement)) - 1)
-    part = attribution["kind"].map(_KINDS)
-    part = part.mask(attribution["kind"] == "compute", attribution["rank"].map(_STAGE.format))
-    wires = (attribution["rank"] == last).map({True: "wire back", False: "wire forward"})
-    part = part.mask(attribution["kind"] == "wire", wires)
+    ranks, kind, rank = _ranks(points), attribution["kind"], attribution["rank"]
+    part = kind.map(_KINDS).mask(kind == "compute", rank.map(_STAGE.format))
+    sink = rank == rank.groupby(attribution["point"]).transform("max")
+    wires = rank.map(lambda rank: _wire(rank, ranks)).mask(sink, _BACK)
+    part = part.mask(kind == "wire", wires)
     table = attribution["ms"].groupby([attribution["point"], part]).sum(min_count=1).unstack()
     table = table.reindex(points["point"]).set_axis(points.index).reindex(columns=rest.columns)
-    # Without clocks that were compared only the sum of both ways is known.
-    unknown = table["wire forward"].isna()
-    table["wire, there and back"] = points["wire_ms"].where(unknown)
+    # Without clocks that were compared only the sum of all hops is known.
+    unclocked = attribution.loc[(kind == "wire") & attribution["ms"].isna(), "point"]
+    unknown = points["point"].isin(unclocked)
+    hops = [_BACK, *(_wire(rank, ranks) for rank in range(ranks - 1))]
+    table[hops] = table[hops].mask(unknown)
+    table[_AROUND] = points["wire_ms"].where(unknown)
     lacking = table["queue"].isna()
     return table.mask(lacking, rest)
 
 
 def _styles(parts: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """The styles of the parts that :func:`heights` returns."""
-    return parts_of(len(parts.columns) - len(_OTHERS))
+    return parts_of((len(parts.columns) - len(_OTHERS) + 1) // 2)
+
+
+def _ranks(points: pd.DataFrame) -> int:
+    """Ranks of the longest placement."""
+    return max(len(hosts_of(placement)) for placement in points["placement"].unique())
 
 
 def _unattributed(points: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
     """Computation of the stages and the rest of the latency."""
-    ranks = max(len(hosts_of(placement)) for placement in points["placement"].unique())
-    table = pd.DataFrame(index=points.index, columns=list(parts_of(ranks)), dtype="float64")
+    names = list(parts_of(_ranks(points)))
+    table = pd.DataFrame(index=points.index, columns=names, dtype="float64")
     computed = stages.pivot(index="point", columns="rank", values="compute_ms")
     computed = computed.reindex(points["point"]).set_axis(points.index)
     for rank in computed.columns:
@@ -215,6 +256,10 @@ def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
         axes.stairs(top, edges, baseline=bottom, fill=True, lw=0, label=name, **styles[name])
     latency = points.loc[order, _LATENCY].to_numpy(np.float64)
     axes.stairs(latency, edges, baseline=None, color="black", lw=0.8)
+    cuts = points.loc[order, "split"].map(cuts_of)
+    if cuts.str.len().max() > 1:
+        begins = (cuts.str[0] != cuts.str[0].shift()).to_numpy()
+        axes.vlines(edges[:-1][begins][1:], 0, 1, transform=axes.get_xaxis_transform(), **_NEXT)
     best, failed = points[points["on_front"]], points[points["status"] != "ok"]
     # An empty line of marks outside the axes would break the layout.
     if len(best):
@@ -223,6 +268,8 @@ def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
         axes.plot(failed["position"], np.zeros(len(failed)), **_FAILED)
 
 
+_NEXT: dict[str, Any] = {"color": "0.75", "lw": 0.6, "ls": (0, (4, 3)), "zorder": 0}
+"""Style of the line before the splits that have another first cut."""
 _MARK: dict[str, Any] = {"ls": "", "zorder": 5, "clip_on": False}
 _ON_FRONT = _MARK | {"marker": CARETDOWN, "ms": 4, "color": "black"}
 _FAILED = _MARK | {"marker": "x", "ms": 3, "color": "0.35"}
@@ -249,10 +296,12 @@ def _scale(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
 
 
 def _name_cuts(axes: Axes, points: pd.DataFrame, width_in: float) -> None:
-    """Name the cuts below the last row: all, or, of many, the endpoints and the fronts."""
-    cuts = points.groupby("position").agg(split=("split", "first"), fronts=("on_front", "sum"))
+    """Name the splits below the last row: all, or, of many, the endpoints and the fronts."""
+    cuts = points.groupby("position").agg(
+        name=("name", "first"), sole=("sole", "first"), fronts=("on_front", "sum")
+    )
     if len(cuts) > NAMED:
-        cuts["fronts"] = cuts["fronts"].mask(cuts["split"].isin(ENDPOINTS), np.inf)
+        cuts["fronts"] = cuts["fronts"].mask(cuts["sole"].notna(), np.inf)
         wanted = cuts[cuts["fronts"] > 0].sort_values("fronts", ascending=False, kind="stable")
         apart = _TICK_IN * (len(cuts) + 0.4) / (width_in - _FRAME_IN)
         kept: list[float] = []
@@ -260,16 +309,19 @@ def _name_cuts(axes: Axes, points: pd.DataFrame, width_in: float) -> None:
             if all(abs(tick - other) >= apart for other in kept):
                 kept.append(tick)
         cuts = cuts.loc[sorted(kept)]
-    short = labels.shorten(list(points["split"].unique()))
-    axes.set_xticks(list(cuts.index), [short[name] for name in cuts["split"]], rotation=90)
-    axes.set_xlabel(f"Cut, from all on the last rank ({LAST}) to all on rank 0 ({FIRST})")
+    axes.set_xticks(list(cuts.index), list(cuts["name"]), rotation=90)
+    first, *_, last = hosts_by_rank(points) or ("rank 0", "the last rank")
+    several = points["split"].map(cuts_of).str.len().max() > 1
+    order = "Split by its first cut, then by the next" if several else "Split in data order"
+    axes.set_xlabel(f"{order}: from all on {last} to all on {first}")
 
 
 def _legend(points: pd.DataFrame, parts: pd.DataFrame, crowded: bool) -> Iterator[Line2D | Patch]:
     """Legend of the parts of a bar."""
-    hosts = set(points["placement"])
-    names = hosts_of(next(iter(hosts))) if len(hosts) == 1 else ()
-    said = {_STAGE.format(rank): f" ({name})" for rank, name in enumerate(names)}
+    hosts, ranks = hosts_by_rank(points), _ranks(points)
+    said = {_STAGE.format(rank): f" ({name})" for rank, name in enumerate(hosts)}
+    hops = enumerate(itertools.pairwise(hosts if ranks > 2 else ()))
+    said |= {_wire(rank, ranks): f" ({a} to {b})" for rank, (a, b) in hops}
     styles = _styles(parts)
     for name in parts.columns:
         if parts[name].notna().any():
@@ -277,5 +329,7 @@ def _legend(points: pd.DataFrame, parts: pd.DataFrame, crowded: bool) -> Iterato
     yield Line2D([], [], color="black", lw=1, label="response latency (median)")
     if crowded and points["on_front"].any():
         yield Line2D([], [], **_ON_FRONT, label="on the Pareto front")
+    if crowded and _ranks(points) > 2:
+        yield Line2D([], [], **_NEXT, label="next first cut")
     if crowded and (points["status"] != "ok").any():
         yield Line2D([], [], **_FAILED, label="failed")

@@ -15,16 +15,15 @@ from matplotlib.patches import Patch
 from matplotlib.path import Path
 from numpy.typing import ArrayLike
 
-from analysis.figures import labels
+from analysis.figures import names
 from analysis.measures.marks import disturbed, late, uncertified
-from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan.labels import hosts_of, readable
 
 CONDITION = ["placement", "backend", "batch", "window", "dtype"]
 """Columns that identify a panel, besides model and link."""
 
-MARKERS = {FIRST: "s", LAST: "D"}
-"""Markers of the endpoints; cuts have a circle."""
+MARKERS = "sD^vP*"
+"""Markers of the endpoints, by the rank that computes all; other splits have a circle."""
 
 MARKED = Path.make_compound_path(
     Path.unit_circle(), Path([(-0.7, -0.7), (0.7, 0.7)]), Path([(-0.7, 0.7), (0.7, -0.7)])
@@ -85,10 +84,15 @@ def link_title(points: pd.DataFrame, link: str) -> str:
     return f"{link} ({points.loc[points['link'] == link, 'link_asked'].iloc[0]})"
 
 
+def marker_of(rank: int) -> str:
+    """The marker of the endpoint at which this rank computes all."""
+    return MARKERS[rank % len(MARKERS)]
+
+
 def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D | Patch]:
     """Legend of markers and colours."""
-    hosts = set(points["placement"])
-    ranks = hosts_of(next(iter(hosts))) if len(hosts) == 1 else ("rank 0", "the last rank")
+    ranks = range(max(len(hosts_of(placement)) for placement in points["placement"].unique()))
+    hosts = hosts_by_rank(points) or [f"rank {rank}" for rank in ranks]
 
     def marker(label: str, shape: str | Path, colour: Any, face: Any) -> Line2D:
         return Line2D(
@@ -101,11 +105,19 @@ def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D |
         *(links if len(links) > 1 else []),
         Line2D([], [], color="0.3", lw=1.1, marker="o", ms=2 * MARKER_PT, label="Pareto front"),
         marker("dominated", "o", "0.6", "white"),
-        marker(f"{FIRST}: all on {ranks[0]}", "s", "0.3", "0.3"),
-        marker(f"{LAST}: all on {ranks[-1]}", "D", "0.3", "0.3"),
+        *(
+            marker(f"all on {host}", marker_of(rank), "0.3", "0.3")
+            for rank, host in enumerate(hosts)
+        ),
         *(off if uncertified(points).any() else []),
         *([disturbed_legend()] if disturbed(points).any() else []),
     ]
+
+
+def hosts_by_rank(points: pd.DataFrame) -> tuple[str, ...]:
+    """The hosts of a figure that has one placement; none where it has several."""
+    [first, *others] = points["placement"].unique()
+    return () if others else hosts_of(first)
 
 
 @dataclass(frozen=True)
@@ -221,8 +233,8 @@ def _disturbances(points: pd.DataFrame) -> Iterator[str]:
 
 
 def _abbreviations(points: pd.DataFrame) -> Iterator[str]:
-    """Say what shortened names stand for, with one example of each."""
-    short = labels.shorten(list(points["split"].unique()))
+    """Say what shortened names stand for, with one example of each, and what a missing host is."""
+    short = names.shortened(points["split"].unique())
     examples = {
         name.partition(".")[0]: f"{text} stands for {name}"
         for name, text in short.items()
@@ -230,3 +242,5 @@ def _abbreviations(points: pd.DataFrame) -> Iterator[str]:
     }
     if examples:
         yield f"cuts: {', '.join(examples.values())}"
+    if names.called(points).str.contains("(no ", regex=False).any():
+        yield "(no HOST): that host computes nothing"

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from paretopipe_worker.cuts import FIRST, LAST
+from analysis.figures.names import sole
 
 NAMED = 30
 """Most names in one panel."""
-
-ENDPOINTS = (FIRST, LAST)
 
 
 def thin(rows: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -42,7 +40,7 @@ def chosen(shown: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     best = order[order["on_front"]]
     by_link = best.groupby("link", sort=False)
     ends = [*by_link[latency].idxmin(), *by_link[throughput].idxmax()]
-    endpoints = order.index[order["split"].isin(ENDPOINTS)]
+    endpoints = order.index[sole(order).notna()]
     first = order.loc[list(dict.fromkeys([*ends, *endpoints]))[:NAMED]]
     rest = best.drop(first.index, errors="ignore")
     return pd.concat([first, thin(rest, NAMED - len(first))])

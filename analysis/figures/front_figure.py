@@ -20,18 +20,19 @@ from analysis.figures.breakdown import breakdown
 from analysis.figures.captions import (
     MARKED,
     MARKER_PT,
-    MARKERS,
     SMALL_PT,
     Caption,
     conditions,
     explain,
     front_legend,
     link_title,
+    marker_of,
     strike,
     stroke_pt,
 )
 from analysis.figures.crowded import NAMED, chosen
 from analysis.figures.load_figure import load_figure
+from analysis.figures.names import called, sole
 from analysis.figures.pages import GRIDS, Grid, laid_out
 from analysis.figures.style import STYLE, freeze, palette, save
 from analysis.measures.marks import disturbed, uncertified
@@ -160,7 +161,7 @@ def _front(
     caption: Caption,
 ) -> tuple[list[Figure], int]:
     """The pages with panels of the size of `grid`, and how many names found no room."""
-    short = labels.shorten(list(points["split"].unique()))
+    names = called(points)
     figures, unnamed = [], 0
     for figure, places in laid_out(panels, grid, caption):
         for axes, (_, shown) in places:
@@ -168,7 +169,7 @@ def _front(
                 _points(axes, part, colours[str(name)], len(shown) > NAMED)
             _scales(axes, shown)
         freeze(figure)
-        unnamed += sum(_name(axes, shown, short, colours) for axes, (_, shown) in places)
+        unnamed += sum(_name(axes, shown, names, colours) for axes, (_, shown) in places)
         figures.append(figure)
     return figures, unnamed
 
@@ -189,16 +190,16 @@ def _points(axes: Axes, points: pd.DataFrame, colour: Any, crowded: bool) -> Non
     axes.plot(
         best[LATENCY], best[THROUGHPUT], drawstyle="steps-post", color=colour, lw=1.1, zorder=3
     )
-    endpoint = points["split"].where(points["split"].isin(MARKERS), "")
-    looks = [_radii(points, crowded), uncertified(points), disturbed(points), endpoint]
+    alone = sole(points).fillna(-1)
+    looks = [_radii(points, crowded), uncertified(points), disturbed(points), alone]
     alike: Any = points.groupby([*looks, "on_front"])
-    for (radius, off, shaken, split, on_front), part in alike:
+    for (radius, off, shaken, rank, on_front), part in alike:
         hollow = off or (radius > MARKER_PT)
         axes.plot(
             part[LATENCY],
             part[THROUGHPUT],
             ls="",
-            marker=MARKED if off else MARKERS.get(split, "o"),
+            marker=MARKED if off else "o" if rank < 0 else marker_of(rank),
             markersize=2 * radius,
             color=colour,
             markerfacecolor="none" if hollow else colour if on_front else "white",
@@ -217,7 +218,7 @@ def _radii(points: pd.DataFrame, crowded: bool) -> pd.Series:
     In a `crowded` panel dominated points are small, unless they are endpoints.
     """
     before = points.groupby([LATENCY, THROUGHPUT]).cumcount()
-    small = crowded & ~points["on_front"] & ~points["split"].isin(MARKERS)
+    small = crowded & ~points["on_front"] & sole(points).isna()
     size = pd.Series(MARKER_PT, index=points.index).mask(small, SMALL_PT)
     return size + _RING_STEP_PT * before.clip(upper=_MAX_RINGS)
 
@@ -242,7 +243,7 @@ def _scales(axes: Axes, points: pd.DataFrame) -> None:
         axes.set(xticks=[], yticks=[])
 
 
-def _name(axes: Axes, shown: pd.DataFrame, short: dict[str, str], colours: dict[str, Any]) -> int:
+def _name(axes: Axes, shown: pd.DataFrame, names: pd.Series, colours: dict[str, Any]) -> int:
     """Name points of a panel, the front first; return how many names found no room."""
     radii = _radii(shown, len(shown) > NAMED)
     radii = radii.mask(disturbed(shown), radii + radii.map(stroke_pt))
@@ -256,7 +257,7 @@ def _name(axes: Axes, shown: pd.DataFrame, short: dict[str, str], colours: dict[
     return labels.place(
         axes,
         named[[LATENCY, THROUGHPUT]].to_numpy(dtype=np.float64),
-        [short[name] for name in named["split"]],
+        list(names[named.index]),
         list(radii[named.index]),
         np.vstack(avoided),
         [

@@ -13,8 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from paretopipe_worker.cuts import FIRST, LAST
-
 Floats = NDArray[np.float64]
 
 FONT_PT = 7.5
@@ -49,12 +47,12 @@ class _Candidates(NamedTuple):
 def shorten(names: Sequence[str]) -> dict[str, str]:
     """Shorten the first part of dotted names as far as it stays unambiguous.
 
-    >>> shorten(["@first", "features.3", "classifier.1", "avgpool"])["features.3"]
+    >>> shorten(["features.3", "classifier.1", "avgpool"])["features.3"]
     'f.3'
     >>> shorten(["layer1.0", "layer2.0"])["layer1.0"]
     'layer1.0'
     """
-    heads = {name.partition(".")[0] for name in names} - {FIRST, LAST}
+    heads = {name.partition(".")[0] for name in names}
     short = {head: _prefix(head, heads) for head in heads}
     parts = [(name, *name.partition(".")) for name in names]
     return {

@@ -25,7 +25,8 @@ from analysis.figures.captions import (
     link_title,
     strike,
 )
-from analysis.figures.crowded import ENDPOINTS, NAMED, thin
+from analysis.figures.crowded import NAMED, thin
+from analysis.figures.names import called, sole
 from analysis.figures.pages import GRIDS, Grid, laid_out
 from analysis.figures.style import STYLE, freeze, palette
 from paretopipe_worker.plan.arrivals import KEEPS_UP, KNEE_LATENCY
@@ -79,7 +80,7 @@ def _worth(rows: pd.DataFrame) -> pd.DataFrame:
 def _few(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of no more splits than a panel can name: the endpoints, and evenly spaced ones."""
     splits = rows.drop_duplicates("split")
-    ends = splits["split"].isin(ENDPOINTS)
+    ends = sole(splits).notna()
     kept = [*splits.loc[ends, "split"], *thin(splits[~ends], NAMED - int(ends.sum()))["split"]]
     return rows[rows["split"].isin(kept)]
 
@@ -97,7 +98,7 @@ def _figures(
     # The marks of disturbed points are about other legs; these legs have marks of their own.
     drawn = points[points["point"].isin(shown["point"])].assign(disturbed=False)
     caption = explain(drawn, stages, _legend(shown), *notes)
-    short = labels.shorten(list(points["split"].unique()))
+    names = called(shown)
     figures, unnamed = [], 0
     for figure, places in laid_out([panels], grid, caption):
         for axes, (_, rows) in places:
@@ -105,7 +106,7 @@ def _figures(
                 _line(axes, line, *styles[str(split)])
             _scales(axes, rows)
         freeze(figure)
-        unnamed += sum(_name(axes, rows, short, styles) for axes, (_, rows) in places)
+        unnamed += sum(_name(axes, rows, names, styles) for axes, (_, rows) in places)
         figures.append(figure)
     return figures, unnamed
 
@@ -154,7 +155,7 @@ def _scales(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _name(
-    axes: Axes, rows: pd.DataFrame, short: dict[str, str], styles: dict[str, tuple[Any, str]]
+    axes: Axes, rows: pd.DataFrame, names: pd.Series, styles: dict[str, tuple[Any, str]]
 ) -> int:
     """Name each line at its end; return how many names found no room."""
     known = rows.dropna(subset=_LATENCY)
@@ -162,7 +163,7 @@ def _name(
     return labels.place(
         axes,
         last[[_OFFERED, _LATENCY]].to_numpy(dtype=np.float64),
-        [short[name] for name in last["split"]],
+        list(names[last.index]),
         [MARKER_PT] * len(last),
         known[[_OFFERED, _LATENCY]].to_numpy(dtype=np.float64),
         [styles[str(name)][0] for name in last["split"]],

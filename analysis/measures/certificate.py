@@ -148,9 +148,9 @@ def _figures(
 ) -> Iterator[tuple[str, float]]:
     """The measured columns of one probe."""
     trips = probe["round_trip_ns"] if probe else ()
-    goodput = (probe["goodput_mbit"] if probe else ()) or (np.nan,)
+    goodput = (probe["goodput_mbit"] if probe else ()) or (np.nan, np.nan)
     yield f"round_trip_{when}_ms", float(np.median(trips)) / 1e6 if trips else np.nan
-    yield f"goodput_{when}_mbit", goodput[0]
+    yield f"goodput_{when}_mbit", min(goodput[:-1])
     yield f"return_goodput_{when}_mbit", goodput[-1]
     gaps = [(abs(gap) / most, gap) for _, gap, most in _transfers(probe, path)] if probe else []
     yield f"transfer_off_{when}_ms", max(gaps)[1] if gaps else np.nan
@@ -266,17 +266,30 @@ def _way(hop: int, path: Sequence[Condition]) -> str:
     """A hop in words."""
     if hop == len(path) - 1:
         return "back"
-    return "forward" if len(path) == 2 else f"from rank {hop} to {hop + 1}"
+    return "forward" if len(path) == 2 else f"rank {hop} to {hop + 1}"
 
 
-def asked_of(link: LinkSpec, ranks: int) -> dict[str, Any]:
-    """What was asked of a link: in words, and in numbers unless it follows a trace."""
+def asked_of(link: LinkSpec, ranks: int, ring: int) -> dict[str, Any]:
+    """What was asked of a link: in words, and in numbers unless it follows a trace.
+
+    Parameters
+    ----------
+    ranks
+        Hosts of the placement, which the words are about.
+    ring
+        Ranks of the point's ring, which the numbers are about: forward the lowest rate and the sum
+        of the delays.
+    """
     names = ("rate_mbit", "delay_ms", "return_rate_mbit", "return_delay_ms")
     if link.timetable is not None:
         return {"link_asked": _trace(link, link.timetable)} | dict.fromkeys(names)
-    path = link.forward_path(ranks)
-    numbers = (path[0].rate_mbit, path[0].delay_ms, path[-1].rate_mbit, path[-1].delay_ms)
-    return {"link_asked": described(path), **dict(zip(names, numbers, strict=True))}
+    *forward, back = link.forward_path(ring)
+    lowest_mbit = min((way.rate_mbit for way in forward if way.rate_mbit), default=None)
+    numbers = (lowest_mbit, sum(way.delay_ms for way in forward), back.rate_mbit, back.delay_ms)
+    return {
+        "link_asked": described(link.forward_path(ranks)),
+        **dict(zip(names, numbers, strict=True)),
+    }
 
 
 def _trace(link: LinkSpec, times: Timetable) -> str:
@@ -310,7 +323,8 @@ def described(path: Sequence[Condition]) -> str:
     texts = [_condition(condition) for condition in path]
     if len(set(texts)) == 1:
         return texts[0]
-    return "; ".join(f"{_way(hop, path)} {text}" for hop, text in enumerate(texts))
+    colon = ":" if len(path) > 2 else ""
+    return "; ".join(f"{_way(hop, path)}{colon} {text}" for hop, text in enumerate(texts))
 
 
 def _condition(condition: Condition) -> str:

@@ -82,7 +82,10 @@ def probe_columns() -> Iterator[Column]:
             _UNPROBED,
             over=MEAN,
         )
-        for name, way in (("goodput", "forward"), ("return_goodput", "on the way back")):
+        for name, way in (
+            ("goodput", "forward, over the slowest hop"),
+            ("return_goodput", "on the way back"),
+        ):
             yield Column(
                 f"link_{name}_{when}_mbit",
                 "Mbit/s",
@@ -127,17 +130,17 @@ def link_columns() -> Iterator[Column]:
         "link_certified",
         "",
         "Whether the link was what was asked for, in all replicates, when it was measured last "
-        "before the point and first after it. "
-        "The round trip may be up to 3 ms or 5 % (the larger) above the sum of the delays, and up "
-        "to 0.5 ms below it. Goodput must be within 10 % of the rate times 1448/1514. A single "
-        "transfer must be within 1 ms or 5 % (the larger) of the measured round trip and its bytes "
-        "at that rate; it is not judged where TCP is to start slowly after idle. On a link with "
-        "jitter, loss, reordering or duplicates UDP datagrams are judged instead: the median round "
-        "trip must be within 3 ms or 5 % (the larger), and the loss must fit, each with three "
-        "standard deviations of what 400 simulated streams show. A link that follows a trace must "
-        "pass all of that in each segment that was certified: one of each condition, or of more "
-        "than 20 conditions a sample with the slowest, the fastest and the lossiest (`link_asked` "
-        "says so). In an outage nothing may pass.",
+        "before the point and first after it. The round trip may be up to 3 ms or 5 % (the "
+        "larger) above the sum of the delays, and up to 0.5 ms below it. Goodput must be within "
+        "10 % of the rate times 1448/1514 on every hop of the session's ring. A single transfer "
+        "must be within 1 ms or 5 % (the larger) of the measured round trip and its bytes at that "
+        "rate; it is not judged where TCP is to start slowly after idle. On a link with jitter, "
+        "loss, reordering or duplicates UDP datagrams are judged instead: the median round trip "
+        "must be within 3 ms or 5 % (the larger), and the loss must fit, each with three standard "
+        "deviations of what 400 simulated streams show. A link that follows a trace must pass all "
+        "of that in each segment that was certified: one of each condition, or of more than 20 "
+        "conditions a sample with the slowest, the fastest and the lossiest (`link_asked` says "
+        "so). In an outage nothing may pass.",
         "nothing was asked of the link, or no replicate was measured",
         front=True,
         over=ALL,

@@ -28,14 +28,14 @@ def ranks_of(plan: Plan) -> pd.DataFrame:
 
     Returns
     -------
-    The columns of :data:`COLUMNS`, ``rank``, ``host`` and ``device_emulated``, the factor by which
-    the host's computation is stretched.
+    The columns of :data:`COLUMNS`, ``rank``, ``host``, ``sends_bytes`` and ``device_emulated``, the
+    factor by which the host's computation is stretched.
     """
     rows = [
         {"point": point.id, "split": split_label(point.split)}
         | {name: getattr(point, name) for name in _AS_THE_PLAN}
         | {"placement": placement_label(point.placement), "rank": rank}
-        | {"host": point.placement[rank]}
+        | {"host": point.placement[rank], "sends_bytes": point.hop_bytes[rank]}
         | {"device_emulated": plan.host(point.placement[rank]).device_emulated}
         for point in plan.points
         for rank in point.active_ranks

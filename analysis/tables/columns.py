@@ -22,39 +22,50 @@ def _identity() -> Iterator[Column]:
     yield Column("point", "", "Id made from the point's content.", front=True)
     yield Column("model", "", "Model as the experiment names it.", front=True)
     yield Column(
-        "split", "", "Cuts of the pipeline joined by `+`; `@first`, `@last`: endpoints.", front=True
+        "split",
+        "",
+        "Cuts of the pipeline in the order of the data, joined by `+`, one between each rank and "
+        "the next; `@last` is before the whole model, `@first` behind it. Between two equal cuts a "
+        "rank computes nothing.",
+        front=True,
     )
     yield Column(
         "position",
         "",
-        "Place of the cut in the order of the data: 0 is `@last` (all on the last rank), the "
-        "highest `@first` (all on rank 0).",
+        "Place of the split among all splits in the order of the data, by its first cut, then by "
+        "the second, and so on: 0 is all on the last rank, the highest all on rank 0.",
         front=True,
     )
     yield Column("placement", "", "Hosts by rank, source first, joined by `>`.", front=True)
     yield Column("link", "", "Name of the link profile that was asked for.", front=True)
     yield Column("link_asked", "", "What that profile asks for, in words.", front=True)
-    for start, way in (("", "forward, from rank 0 to 1"), ("return_", "back to rank 0")):
+    forward = "forward, from rank 0 to the last rank of the point's session"
+    back = "from that rank back to rank 0"
+    for start, rate, delay in (
+        (
+            "",
+            f"Lowest rate of that profile {forward}",
+            f"One-way delay, added over hops, {forward}",
+        ),
+        ("return_", f"Rate of that profile {back}", f"One-way delay {back}"),
+    ):
         yield Column(
             f"{start}rate_mbit",
             "Mbit/s",
-            f"Rate of that profile {way}.",
+            f"{rate}.",
             "no rate was asked for, or it follows a trace",
             front=True,
         )
-        yield Column(
-            f"{start}delay_ms",
-            "ms",
-            f"One-way delay of that profile {way}.",
-            "it follows a trace",
-            front=True,
-        )
+        yield Column(f"{start}delay_ms", "ms", f"{delay}.", "it follows a trace", front=True)
     yield Column("backend", "", "How tensors cross the link.", front=True)
     yield Column("batch", "images", "Images in one item.", front=True)
     yield Column("window", "items", "Items in flight in the throughput phase.", front=True)
     yield Column("dtype", "", "Number format of the computation.", front=True)
     yield Column(
-        "payload_bytes", "bytes", "Tensor data of one item on its way forward.", front=True
+        "payload_bytes",
+        "bytes",
+        "Tensor data of one item on its way forward, added over hops; stages.csv has it by rank.",
+        front=True,
     )
     yield Column("return_bytes", "bytes", "Tensor data of one item on its way back.", front=True)
 

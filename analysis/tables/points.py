@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+
 import pandas as pd
 
 from analysis.measures.certificate import asked_of
@@ -32,8 +36,8 @@ def points(
 
     Returns
     -------
-    The columns :data:`analysis.tables.columns.POINTS`, sorted as the experiment lists models,
-    placements, links, backends, batches, windows, and then along the model.
+    The columns :data:`analysis.tables.columns.POINTS`, sorted by model, placement, link, backend,
+    batch and window, as the experiment and the inventory list them, and then along the model.
     """
     measured = replicates(run) if measured is None else measured
     table = planned(run.plan).merge(outcomes(measured), on="point")
@@ -47,7 +51,7 @@ def planned(plan: Plan) -> pd.DataFrame:
     experiment = plan.experiment
     models = [model.name for model in experiment.models]
     links = [link.name for link in experiment.links]
-    placements = list(dict.fromkeys(session.placement for session in plan.sessions))
+    hosts = [host.name for host in plan.hosts]
     rows = []
     for point in plan.points:
         order = (LAST, *plan.table(point.model, point.batch, point.dtype).names, FIRST)
@@ -56,10 +60,10 @@ def planned(plan: Plan) -> pd.DataFrame:
             "point": point.id,
             "model": point.model,
             "split": split_label(point.split),
-            "position": order.index(point.split[0]),
+            "position": position([order.index(cut) for cut in point.split], len(order)),
             "placement": placement_label(point.placement),
             "link": point.link,
-            **asked_of(plan.link(point.link), len(point.placement)),
+            **asked_of(plan.link(point.link), len(point.placement), len(point.hops)),
             "backend": point.backend,
             "batch": point.batch,
             "window": point.window,
@@ -70,7 +74,7 @@ def planned(plan: Plan) -> pd.DataFrame:
         }
         key = (
             models.index(point.model),
-            placements.index(point.placement),
+            tuple(map(hosts.index, point.placement)),
             links.index(point.link),
             experiment.backends.index(point.backend),
             experiment.batch.index(point.batch),
@@ -81,6 +85,33 @@ def planned(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame([row for _, row in sorted(rows, key=lambda entry: entry[0])]).astype(
         dict.fromkeys(("rate_mbit", "delay_ms", "return_rate_mbit", "return_delay_ms"), "float64")
     )
+
+
+def position(places: Sequence[int], cuts: int) -> int:
+    """Place of a split among all splits into as many stages, in the order of the data.
+
+    Splits are ordered by their first cut, then by the second, and so on.
+
+    Parameters
+    ----------
+    places
+        Place of each cut, not falling, from 0 for ``@last``.
+    cuts
+        How many cuts there are, both endpoints included.
+
+    Examples
+    --------
+    >>> [position([place], 3) for place in range(3)]
+    [0, 1, 2]
+    >>> [position(pair, 3) for pair in [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]]
+    [0, 1, 2, 3, 4, 5]
+    """
+    before = 0
+    for number, (least, place) in enumerate(itertools.pairwise((0, *places)), start=1):
+        # Those that are cut here before `place`, whatever their later cuts.
+        later = len(places) - number
+        before += sum(math.comb(cuts - 1 - at + later, later) for at in range(least, place))
+    return before
 
 
 def outcomes(measured: pd.DataFrame) -> pd.DataFrame:

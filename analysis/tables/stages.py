@@ -16,6 +16,11 @@ COLUMNS: tuple[Column, ...] = (
     *ranks.COLUMNS,
     Column("rank", "", "Rank of the stage; only ranks that have a part in the split are here."),
     Column("host", "", "The host of that rank."),
+    Column(
+        "sends_bytes",
+        "bytes",
+        "Tensor data of one item that it sends to the next rank, or, as the last, back to rank 0.",
+    ),
     *computing.columns(),
     Column(
         "device_emulated",

@@ -48,7 +48,8 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "goodput_before_mbit",
         "Mbit/s",
-        "Tensor data per time of a bulk transfer forward, likewise; empty where packets are lost.",
+        "Tensor data per time of a bulk transfer forward, over the slowest hop, likewise; empty "
+        "where packets are lost.",
     ),
     Column("goodput_after_mbit", "Mbit/s", "The same, measured first after the point."),
     Column(
@@ -190,7 +191,7 @@ def _probed(run: Run, complete: pd.DataFrame) -> pd.DataFrame:
             rows.append(
                 {"session": session, "point": point, "certified_as": probe["segment"]}
                 | {f"round_trip_{when}_ms": np.median(times) / 1e6 if times else np.nan}
-                | {f"goodput_{when}_mbit": goodput[0] if goodput else np.nan}
+                | {f"goodput_{when}_mbit": min(goodput[:-1], default=np.nan)}
             )
     figures = [f"{name}_{when}_{unit}" for when in WHEN for name, unit in _PROBED]
     table = pd.DataFrame.from_records(rows, columns=["session", "point", "certified_as", *figures])

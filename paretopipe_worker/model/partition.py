@@ -111,7 +111,7 @@ def split(
     names
         The k-1 cuts of k stages, in order. At ``@last`` every operation comes after the cut, at
         ``@first`` every operation comes before it. For three stages, ``("@last", "@first")`` gives
-        all operations to the second stage.
+        all operations to the second stage. Between two equal cuts the stage is empty.
     only
         The rank whose stage to build, where its tensors may be all that there are: the others are
         ``None``, too.
@@ -139,12 +139,11 @@ def split(
             raise PartitionError(_unknown(name, known))
     bounds = [start, *(known[name] for name in names), end]
     for before, after in itertools.pairwise(bounds):
-        endpoint = before is after and before.name in (FIRST, LAST)
-        if before.end >= after.end and not endpoint:
+        if before is not after and before.end >= after.end:
             raise PartitionError(
                 f"cuts {before.name!r} and {after.name!r} are not in the order of the data; "
-                f"allowed are different cuts in the order of the model's cut table, "
-                f"{LAST} before and {FIRST} after them"
+                f"allowed are cuts in the order of the model's cut table, {LAST} before and "
+                f"{FIRST} after them; between two equal ones a stage is empty"
             )
     return tuple(
         flat.build(program, model.tensors, before.values, after.values)

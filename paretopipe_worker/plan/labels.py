@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
+
+from paretopipe_worker.cuts import FIRST, LAST
 
 
-def split_label(cuts: Sequence[str]) -> str:
+def split_label(cuts: Iterable[str]) -> str:
     """The cuts of a pipeline in order, joined by ``+``.
 
     >>> split_label(["layer1", "layer3"])
     'layer1+layer3'
     """
     return "+".join(cuts)
+
+
+def cuts_of(split: str) -> tuple[str, ...]:
+    """The cuts that a split's label names."""
+    return tuple(split.split("+"))
+
+
+def busy(cuts: Sequence[str], hosts: Sequence[str]) -> tuple[str, ...]:
+    """The hosts of a placement that compute: those whose stage is not empty.
+
+    >>> busy(["layer1", "layer1"], ["pi", "hub", "server"])
+    ('pi', 'server')
+    >>> busy(["@last", "@first"], ["pi", "hub", "server"])
+    ('hub',)
+    """
+    bounds = itertools.pairwise((LAST, *cuts, FIRST))
+    return tuple(
+        host for host, (before, after) in zip(hosts, bounds, strict=True) if before != after
+    )
+
+
+def everything_on(cuts: Sequence[str], hosts: Sequence[str]) -> str | None:
+    """In words that a split is an endpoint, and at which host; None where several share the work.
+
+    >>> everything_on(["@last"], ["pi", "server"])
+    'all on server'
+    """
+    at_work = busy(cuts, hosts)
+    return f"all on {at_work[0]}" if len(at_work) == 1 else None
 
 
 def placement_label(hosts: Sequence[str]) -> str:

@@ -312,7 +312,7 @@ def test_simulated_datagrams_that_overtake_do_not_wait() -> None:
         ),
         (
             (Condition(), Condition(rate_mbit=1), Condition()),
-            "from rank 0 to 1 unshaped; from rank 1 to 2 1 Mbit/s; back unshaped",
+            "rank 0 to 1: unshaped; rank 1 to 2: 1 Mbit/s; back: unshaped",
         ),
     ],
     ids=range(5),

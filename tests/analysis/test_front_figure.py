@@ -50,7 +50,7 @@ def test_the_default_experiments_front_names_every_point_once(
         [text.get_text() for text in names(figure) if text.axes is axes] for axes in figure.axes
     ]
     assert [len(texts) for texts in by_panel] == [smoke["on_front"].sum(), 21, 21]
-    expected = {"@first", "@last", *(f"f.{n}" for n in range(19))}
+    expected = {"all on pi", "all on server", *(f"f.{n}" for n in range(19))}
     assert set(by_panel[1]) == set(by_panel[2]) == expected
 
 
@@ -167,7 +167,7 @@ def test_bars_hold_the_stages_and_the_rest_of_the_latency(
     assert np.allclose(heights[1], computed.fillna(0))
     assert np.allclose(heights.sum(axis=0), link["latency_median_ms"], rtol=1e-3)
     ticks = [text.get_text() for text in panel.get_xticklabels()]
-    assert ticks == ["@last", *(f"f.{n}" for n in range(19)), "@first"]
+    assert ticks == ["all on server", *(f"f.{n}" for n in range(19)), "all on pi"]
 
 
 def test_failed_points_are_told_in_both_figures(smoke: pd.DataFrame, stages: pd.DataFrame) -> None:
@@ -223,7 +223,7 @@ def test_files_are_png_and_svg_with_text_as_text(
         "".join(node.itertext()).strip()
         for node in ElementTree.parse(files[1]).iter("{http://www.w3.org/2000/svg}text")
     }
-    assert {"f.7", "@first", "rate20 (20 Mbit/s)"} <= texts
+    assert {"f.7", "all on pi", "rate20 (20 Mbit/s)"} <= texts
 
 
 def test_a_model_without_any_measured_point_has_no_figure(
@@ -233,7 +233,7 @@ def test_a_model_without_any_measured_point_has_no_figure(
 
 
 def test_short_names_stay_different() -> None:
-    given = ["features.0", "features.1", "classifier.0", "avgpool", "layer1.0", "layer2.0", "@last"]
+    given = ["features.0", "features.1", "classifier.0", "avgpool", "layer1.0", "layer2.0"]
     short = labels.shorten(given)
     assert len(set(short.values())) == len(given)
     assert [short[name] for name in given] == [
@@ -243,5 +243,4 @@ def test_short_names_stay_different() -> None:
         "avgpool",
         "layer1.0",
         "layer2.0",
-        "@last",
     ]

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from matplotlib.markers import CARETDOWN
 
-from analysis.figures import front_figure, labels
+from analysis.figures import front_figure
+from analysis.figures import names as names_of_splits
 from analysis.figures import pages as pages_module
 from analysis.figures.breakdown import breakdown
 from analysis.figures.crowded import NAMED
@@ -38,6 +39,7 @@ def at(table: pd.DataFrame, latency: object, throughput: object) -> pd.DataFrame
 
 
 CUTS, LINKS = 120, 5
+ENDS = ("all on pi", "all on server")
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +96,12 @@ def test_a_panel_of_many_points_names_its_front_and_the_endpoints(
     large: pd.DataFrame, large_stages: pd.DataFrame
 ) -> None:
     figure = one_page(front_figure.front(large, large_stages))
-    short = labels.shorten(list(large["split"].unique()))
+    called = names_of_splits.called(large)
     for link, axes in zip(large["link"].unique(), figure.axes[1:], strict=True):
         shown = large[(large["link"] == link) & (large["status"] == "ok")]
         named = shown[shown["on_front"] | shown["split"].isin([FIRST, LAST])]
         texts = [text.get_text() for text in names(figure) if text.axes is axes]
-        assert sorted(texts) == sorted(short[split] for split in named["split"])
+        assert sorted(texts) == sorted(called[named.index])
         drawn = sum(
             len(line.get_xdata()) for line in axes.lines if line.get_gid() == front_figure.GID
         )
@@ -120,7 +122,7 @@ def test_a_front_of_many_points_names_its_ends_and_some_between(
     link = table[table["link"] == "link0"]
     figure = one_page(front_figure.front(link, large_stages))
     texts = {text.get_text() for text in names(figure)}
-    assert len(texts) == NAMED and {FIRST, LAST} <= texts
+    assert len(texts) == NAMED and set(ENDS) <= texts
 
 
 def test_names_without_room_are_left_out_and_that_is_told(
@@ -169,12 +171,11 @@ def test_bars_of_many_cuts_touch_and_only_the_front_and_the_endpoints_are_named(
         computed = parts["stage 0 compute"].get_data().values  # type: ignore[attr-defined]
         assert len(computed) == CUTS and set(computed) == {20.0}
     ticks = [text.get_text() for text in figure.axes[-1].get_xticklabels()]
-    best = labels.shorten(list(large["split"].unique()))
-    wanted = large[large["on_front"] | large["split"].isin([FIRST, LAST])]["split"]
-    assert {FIRST, LAST} < set(ticks) <= {best[split] for split in wanted}
+    wanted = large["on_front"] | large["split"].isin([FIRST, LAST])
+    assert set(ENDS) < set(ticks) <= set(names_of_splits.called(large)[wanted])
     assert_texts_are_clear(figure)
     note = figure.legends[0].get_title().get_text()
-    assert f"of more than {NAMED} cuts the endpoints and those on a front are named" in note
+    assert f"of more than {NAMED} splits the endpoints and those on a front are named" in note
 
 
 def test_examples_of_pages_are_true() -> None:

@@ -146,5 +146,5 @@ def test_any_number_of_ranks_is_measured_and_drawn() -> None:
     queued = attribution.assign(kind="queue", ms=0.1)
     split = pd.concat([attribution, queued], ignore_index=True).assign(point="p")
     bars = heights(points, table, split).iloc[0]
-    assert (bars["wire forward"], bars["wire back"]) == (1.5, 1.5)
+    assert bars[["wire 0 to 1", "wire 1 to 2", "wire back"]].tolist() == [0.5, 1.0, 1.5]
     assert bars["queue"] == pytest.approx(0.3)

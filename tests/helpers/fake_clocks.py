@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from paretopipe_worker.records.clocks import Clock, Exchange, Reading
+
+When: TypeAlias = Literal["before", "between", "after"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Clocks:
         """What a clock was slewed by until then."""
         return min(self.slew_ns, max(0, round((source_ns - self.slew_at_ns) * self.slew_ppm / 1e6)))
 
-    def record(self, when: Literal["before", "between", "after"], rank: int, at_ns: int) -> Clock:
+    def record(self, when: When, rank: int, at_ns: int) -> Clock:
         """Exchanges from `at_ns` on, the answer made halfway, some of them slower."""
         exchanges = []
         for number in range(8):

@@ -14,14 +14,21 @@ WARMUP = 2
 
 @dataclass(frozen=True)
 class Step:
-    """One item on its way through both stages, by the source's clock."""
+    """One item on its way through all stages, by the source's clock.
+
+    At the first stage it arrives as soon as it is ready.
+    """
 
     seq: int
-    ready_ns: int
-    arrived_ns: int
-    start_ns: tuple[int, int]
-    computed_ns: tuple[int, int]
+    arrived_ns: tuple[int, ...]
+    start_ns: tuple[int, ...]
+    computed_ns: tuple[int, ...]
     done_ns: int
+
+    @property
+    def ready_ns(self) -> int:
+        """When the input was ready."""
+        return self.arrived_ns[0]
 
 
 @dataclass
@@ -70,11 +77,15 @@ def _step(
     """One item that takes `taken` ms; what it waits, it waits before the last stage."""
     done = ready + int(taken * 1e6)
     # The item waits for the first stage where that is the slowest, else before the last.
-    first = ready + int(stage[0] * 1e6)
-    arrived = first + int(wire[0] * 1e6)
-    last = done - int(wire[1] * 1e6)
-    start = max(arrived, last - int(stage[1] * 1e6))
-    return Step(seq, ready, arrived, (ready, start), (first, max(last, start)), done)
+    arrived, start, computed = [ready], [ready], [ready + int(stage[0] * 1e6)]
+    for compute, hop in zip(stage[1:], wire, strict=False):
+        arrived.append(computed[-1] + int(hop * 1e6))
+        start.append(arrived[-1])
+        computed.append(start[-1] + int(compute * 1e6))
+    last = done - int(wire[-1] * 1e6)
+    start[-1] = max(arrived[-1], last - int(stage[-1] * 1e6))
+    computed[-1] = max(last, start[-1])
+    return Step(seq, tuple(arrived), tuple(start), tuple(computed), done)
 
 
 def shares_of(legs: Sequence[Leg]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ HOSTS = (
     Host(name="pi", data_address="10.0.0.1", device_emulated=3.0),
     Host(name="server", data_address="10.0.0.2"),
 )
+
+THREE = (*HOSTS, Host(name="cloud", data_address="10.0.0.3"))
 
 _MOBILENET = (
     (32, 112), (16, 112), (24, 56), (24, 56), (32, 28), (32, 28), (32, 28), (64, 14), (64, 14),
@@ -92,15 +95,18 @@ PAPER_LINKS: list[Any] = [
 def expected_ms(plan: Plan, point: Point) -> tuple[list[float], list[float]]:
     """Milliseconds of each stage's compute and of each hop's wire, as the made-up numbers have it.
 
-    The first quarter of the layers does 40 % of the work, as in real networks of images.
+    There is a stage and a hop for each rank of the point's ring. The first quarter of the layers
+    does 40 % of the work, as in real networks of images.
     """
     cuts = plan.table(point.model, point.batch, point.dtype).names
-    order = (LAST, *cuts, FIRST)
-    share = (order.index(point.split[0]) / (len(order) - 1)) ** 0.66
-    forward = FORWARD_MS * point.batch
-    factors = [plan.host(host).device_emulated for host in point.placement]
-    stage = [forward * share * factors[0], forward * (1 - share) * factors[1]]
-    path = plan.link(point.link).forward_path(len(point.placement))
+    order, ranks = (LAST, *cuts, FIRST), len(point.hops)
+    bounds = [0, *map(order.index, point.split), len(order) - 1]
+    done = [(bound / (len(order) - 1)) ** 0.66 for bound in bounds]
+    stage = [
+        FORWARD_MS * point.batch * (after - before) * plan.host(host).device_emulated
+        for (before, after), host in zip(itertools.pairwise(done), point.placement, strict=True)
+    ][:ranks]
+    path = plan.link(point.link).forward_path(ranks)
     wire = [
         way.delay_ms + 0.05 + size * 8 * WIRE_PER_PAYLOAD / ((way.rate_mbit or 9000) * 1e3)
         if size

@@ -29,7 +29,7 @@ from paretopipe_worker.records.lines import (
     Ready,
 )
 from paretopipe_worker.transport.backends import BACKENDS
-from tests.helpers.fake_clocks import Clocks
+from tests.helpers.fake_clocks import Clocks, When
 from tests.helpers.fake_legs import WARMUP, Leg, Step, period_ms, shares_of
 from tests.helpers.fake_plan import WEIGHTS, WIRE_PER_PAYLOAD, expected_ms
 from tests.helpers.fake_probes import probe
@@ -106,7 +106,7 @@ class FakeRun:
         wall_clock_step_ns: int = 0,
         weights: str = WEIGHTS,
     ) -> list[Path]:
-        """Both hosts' files of one attempt; `header` holds other values for the first line.
+        """Every host's file of one attempt; `header` holds other values for the first line.
 
         `points` are those measured (all by default); `scale` multiplies compute times; at those of
         `disturbed` the last rank's throughput leg stayed disturbed; `wall_clock_step_ns` is how
@@ -123,14 +123,14 @@ class FakeRun:
                 # Sessions of one machine begin one after the other.
                 begin = _START_NS + attempt * 10**12 + 10**13 * self.plan.sessions.index(session)
                 if rank == 0:
-                    writer.write(self.clocks.record("before", last, begin - 500_000_000))
+                    self.compare(writer, "before", last, begin - 500_000_000)
                     writer.write(probe(self.plan, session, 0))
                 legs = self.walked(writer, session, attempt, rank, done, scale, disturbed, begin)
                 now = legs[-1].end_ns + 50_000_000 if legs else begin
                 if rank == 0 and end == "ok":
-                    writer.write(self.clocks.record("between", last, now - 40_000_000))
+                    self.compare(writer, "between", last, now - 40_000_000)
                     writer.write(probe(self.plan, session, len(done)))
-                    writer.write(self.clocks.record("after", last, now + 100_000_000))
+                    self.compare(writer, "after", last, now + 100_000_000)
                 if end != "none":
                     writer.write(
                         End(
@@ -160,7 +160,7 @@ class FakeRun:
         walked: list[Leg] = []
         for number, point in enumerate(points):
             if rank == 0:
-                writer.write(self.clocks.record("between", last, now - 40_000_000))
+                self.compare(writer, "between", last, now - 40_000_000)
             if rank == 0 and number in certified[1:-1]:
                 writer.write(probe(self.plan, session, number))
             legs = self.legs(point, f"{session.id} {attempt} {point.id}", scale, now)
@@ -168,6 +168,11 @@ class FakeRun:
             now = legs[-1].end_ns + 50_000_000
             walked += legs
         return walked
+
+    def compare(self, writer: Writer, when: When, last: int, at_ns: int) -> None:
+        """The comparisons of all ranks' clocks with the source's, one after the other."""
+        for rank in range(1, last + 1):
+            writer.write(self.clocks.record(when, rank, at_ns))
 
     def controller_failure(self, session: Session, attempt: int, reason: str) -> None:
         """What the controller writes where it saw a session fail."""
@@ -299,14 +304,14 @@ class FakeRun:
         counted = step.seq >= WARMUP
         source = rank == 0
         # The message came from the rank before, by whose clock it left.
-        before = (rank - 1) % len(point.placement)
+        before = (rank - 1) % len(point.hops)
         left = step.computed_ns[before]
         computed = self.clocks.of(rank, step.computed_ns[rank])
         return Item(
             point=point.id,
             phase=leg.phase if counted else "warmup",
             seq=step.seq,
-            ready_ns=self.clocks.of(rank, step.ready_ns if source else step.arrived_ns),
+            ready_ns=self.clocks.of(rank, step.arrived_ns[rank]),
             start_ns=self.clocks.of(rank, step.start_ns[rank]),
             computed_ns=computed,
             compute_ns=bare,

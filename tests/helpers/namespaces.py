@@ -1,4 +1,4 @@
-"""Hosts for tests: two network namespaces joined by a veth pair, taken away whatever happens."""
+"""Hosts for tests: network namespaces joined to each other, taken away whatever happens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -61,24 +61,49 @@ class Namespace:
 @contextmanager
 def joined_pair() -> Iterator[tuple[Namespace, Namespace]]:
     """Make two hosts, 10.77.0.1 and 10.77.0.2, that reach each other over one veth pair."""
-    run_id = uuid.uuid4().hex[:8]
-    pair = tuple(
-        Namespace(f"pptest-{run_id}-{rank}", f"10.77.0.{rank}", f"fd77::{rank}") for rank in (1, 2)
-    )
-    first, second = pair
     with ExitStack() as stack:
-        for namespace in pair:
-            _ip("netns", "add", namespace.name)
-            stack.callback(_remove, namespace.name)
+        first, second = hosts = _added(stack, 2)
         # Made inside: in the machine's own namespace the names could be taken.
         _ip("-n", first.name, "link", "add", INTERFACE, "type", "veth",
             "peer", "name", INTERFACE, "netns", second.name)  # fmt: skip
-        for host in pair:
-            _ip("-n", host.name, "link", "set", "lo", "up")
-            _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", INTERFACE)
-            _ip("-n", host.name, "address", "add", f"{host.address6}/64", "dev", INTERFACE, "nodad")
-            _ip("-n", host.name, "link", "set", INTERFACE, "up")
+        _bring_up(hosts)
         yield first, second
+
+
+@contextmanager
+def joined(count: int) -> Iterator[tuple[Namespace, ...]]:
+    """Make so many hosts, 10.77.0.1 and so on, that reach each other over a bridge."""
+    with ExitStack() as stack:
+        *hosts, switch = _added(stack, count + 1)
+        _ip("-n", switch.name, "link", "add", "bridge0", "type", "bridge")
+        _ip("-n", switch.name, "link", "set", "bridge0", "up")
+        for number, host in enumerate(hosts):
+            port = f"port{number}"
+            _ip("-n", host.name, "link", "add", INTERFACE, "type", "veth",
+                "peer", "name", port, "netns", switch.name)  # fmt: skip
+            _ip("-n", switch.name, "link", "set", port, "master", "bridge0", "up")
+        _bring_up(hosts)
+        yield tuple(hosts)
+
+
+def _added(stack: ExitStack, count: int) -> list[Namespace]:
+    """So many new namespaces, which `stack` takes away."""
+    run_id, hosts = uuid.uuid4().hex[:8], []
+    for rank in range(1, count + 1):
+        name = f"pptest-{run_id}-{rank}"
+        _ip("netns", "add", name)
+        stack.callback(_remove, name)
+        hosts.append(Namespace(name, f"10.77.0.{rank}", f"fd77::{rank}"))
+    return hosts
+
+
+def _bring_up(hosts: Sequence[Namespace]) -> None:
+    """Give hosts their addresses."""
+    for host in hosts:
+        _ip("-n", host.name, "link", "set", "lo", "up")
+        _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", INTERFACE)
+        _ip("-n", host.name, "address", "add", f"{host.address6}/64", "dev", INTERFACE, "nodad")
+        _ip("-n", host.name, "link", "set", INTERFACE, "up")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Real sessions of two stage processes on loopback addresses, for tests and benchmarks."""
+"""Real sessions of stage processes on loopback addresses, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import torch
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.link import state
 from paretopipe_worker.plan import fleet, spec
+from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.prepare import prepare
 from paretopipe_worker.records.files import Writer, file_name, read_records
@@ -154,11 +155,11 @@ class Finished:
         return of(kind, self.lines[rank])
 
     def point(self, cut: str, window: object = None) -> str:
-        """Id of the point that is cut there."""
+        """Id of the point that is cut there; several cuts are joined by ``+``."""
         [found] = [
             point.id
             for point in map(self.lab.plan.point, self.session.points)
-            if point.split == (cut,) and window in (None, point.window)
+            if split_label(point.split) == cut and window in (None, point.window)
         ]
         return found
 
@@ -174,16 +175,21 @@ class Finished:
 
 
 def only(made: Lab, *cuts: str) -> Session:
-    """The only session of a lab, with none but the points that are cut at these places."""
-    [session] = made.plan.sessions
-    return session.only([id for id in session.points if made.plan.point(id).split[0] in cuts])
+    """The only session that measures these splits, with none but their points."""
+    found = [
+        session.only(kept)
+        for session in made.plan.sessions
+        if (kept := [id for id in session.points if split_label(made.plan.point(id).split) in cuts])
+    ]
+    [session] = found
+    return session
 
 
-def on_link(hosts: Sequence[Namespace]) -> dict[str, dict[str, Any]]:
-    """The two hosts of a shaped link, as the inventory describes them."""
+def on_link(hosts: Sequence[Namespace], names: Sequence[str] = HOSTS) -> dict[str, dict[str, Any]]:
+    """The hosts of a shaped link, as the inventory describes them."""
     return {
         name: {"data_address": host.address, "data_port": DATA_PORT}
-        for name, host in zip(HOSTS, hosts, strict=True)
+        for name, host in zip(names, hosts, strict=True)
     }
 
 

@@ -55,16 +55,16 @@ def profile(name: str, condition: Condition | None, *peers: str) -> str:
 
 
 @dataclass
-class Link:
-    """Two hosts and the command line as Ansible calls it on either."""
+class Shaped:
+    """Joined hosts, and the command line that shapes their links as Ansible calls it on each."""
 
-    hosts: tuple[Namespace, Namespace]
+    hosts: tuple[Namespace, ...]
     folder: Path
     lease_s: float = 60
 
     @property
     def lease(self) -> Path:
-        """The lease file of both hosts."""
+        """The lease file of all hosts."""
         return self.folder / "lease"
 
     def state(self, rank: int = 0) -> Path:
@@ -79,6 +79,23 @@ class Link:
         done = self.hosts[rank].run(*command, check=False, **options)
         assert "Traceback" not in done.stderr, done.stderr
         return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+    def arguments(
+        self, asked: str, *, tcp: TcpSettings | None = None, rank: int = 0, address: str = ""
+    ) -> list[str]:
+        """Arguments of ``link apply`` for a profile, its lease just renewed."""
+        self.lease.touch()
+        words = ["--profile", asked, "--address", address or self.hosts[rank].address, "--emulate"]
+        words += ["--state-dir", str(self.state(rank)), "--ports", str(DATA_PORT)]
+        words += ["--tcp", json.dumps(asdict(tcp))] if tcp else []
+        return [*words, "--lease", str(self.lease), "--lease-s", str(self.lease_s)]
+
+
+@dataclass
+class Link(Shaped):
+    """Two hosts."""
+
+    hosts: tuple[Namespace, Namespace]
 
     def apply(
         self,
@@ -105,16 +122,6 @@ class Link:
         peer = self.hosts[1 - rank]
         asked = profile("asked", condition, peer.address, peer.address6)
         return self.arguments(asked, tcp=tcp, rank=rank, address=address)
-
-    def arguments(
-        self, asked: str, *, tcp: TcpSettings | None = None, rank: int = 0, address: str = ""
-    ) -> list[str]:
-        """Arguments of ``link apply`` for a profile, its lease just renewed."""
-        self.lease.touch()
-        words = ["--profile", asked, "--address", address or self.hosts[rank].address, "--emulate"]
-        words += ["--state-dir", str(self.state(rank)), "--ports", str(DATA_PORT)]
-        words += ["--tcp", json.dumps(asdict(tcp))] if tcp else []
-        return [*words, "--lease", str(self.lease), "--lease-s", str(self.lease_s)]
 
     def restore(self, *more: str, rank: int = 0) -> Any:
         """Restore a host's link."""
@@ -169,13 +176,19 @@ class Relayed(WithoutNetem):
 @contextmanager
 def shaped_link(folder: Path) -> Iterator[Link]:
     """Two joined hosts, unshaped again afterwards, with no process left inside."""
-    with joined_pair() as hosts:
-        try:
-            yield Link(hosts, folder)
-        finally:
-            for rank, host in enumerate(hosts):
-                with host.entered():
-                    restore(folder / f"link-{rank}")
+    with joined_pair() as hosts, unshaped_afterwards(hosts, folder):
+        yield Link(hosts, folder)
+
+
+@contextmanager
+def unshaped_afterwards(hosts: Sequence[Namespace], folder: Path) -> Iterator[None]:
+    """Restore the links of hosts at the end of the block."""
+    try:
+        yield
+    finally:
+        for rank, host in enumerate(hosts):
+            with host.entered():
+                restore(folder / f"link-{rank}")
 
 
 def without_netem(folder: Path) -> dict[str, str]:

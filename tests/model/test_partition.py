@@ -84,9 +84,14 @@ def test_three_stages_share_the_work_in_order() -> None:
     size = smallest("resnet18")
     inputs, captured = two_inputs("resnet18", size=size), captured_at("resnet18", size=size)
     references = [whole(quick("resnet18"), tensor) for tensor in inputs]
-    for names in (("layer1.0", "layer3.0"), (LAST, "layer2.1"), ("layer2.1", FIRST)):
+    for names, empty in (
+        (("layer1.0", "layer3.0"), None),
+        ((LAST, "layer2.1"), 0),
+        (("layer2.1", "layer2.1"), 1),
+        (("layer2.1", FIRST), 2),
+    ):
         stages = split(captured, names)
-        assert len(stages) == 3
+        assert [stage is None for stage in stages] == [rank == empty for rank in range(3)]
         assert checked(stages, inputs, references).exact, names
     unused = [[stage is None for stage in split(captured, ends)] for ends in _endpoints()]
     assert unused == [[False, True, True], [True, False, True], [True, True, False]]
@@ -158,7 +163,7 @@ def test_unknown_and_disordered_cuts_are_refused_with_what_is_allowed() -> None:
     captured = captured_at("resnet18", size=smallest("resnet18"))
     with pytest.raises(PartitionError, match=r"'layer1\.9'.*close: .*layer1\.0.*@first.*@last"):
         split(captured, ["layer1.9"])
-    for names in (("layer2.0", "layer1.0"), ("layer1.0", "layer1.0"), (FIRST, "conv1")):
+    for names in (("layer2.0", "layer1.0"), ("conv1", LAST), (FIRST, "conv1")):
         with pytest.raises(PartitionError, match="not in the order"):
             split(captured, names)
     with pytest.raises(PartitionError, match=r"'layer'.*block, op"):

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: of the controller, of a source stage, of a sink stage.
+"""SIGKILL at random moments: of the controller, or of a stage of any rank.
 
 The sweep is started again afterwards. At the end the records are held against what was seen while
 it ran: every point that was finished is there, and none was measured twice.
@@ -12,13 +12,14 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.records.files import read_records
 from paretopipe_worker.records.lines import Header, LegEnd, PointEnd
 from tests.helpers.labs import HOSTS, nothing_left, throwaway
@@ -36,25 +37,33 @@ EXPERIMENT = """\
 models: [paretopipe_worker.model.tiny:network]
 links: [{link}]
 backends: {backends}
-splits: {{granularity: block, cuts: ["0"]}}
+splits: {{granularity: block, cuts: {cuts}}}
 replicates: {replicates}
 phases: {{min_items: 20, min_s: {min_s}, max_s: 10, retries: 0}}
 seed: 3
 """
-OPEN_TCP = {"link": "none", "backends": "[tcp]", "replicates": 3, "min_s": 0.5}
+OPEN_TCP = {"link": "none", "backends": "[tcp]", "replicates": 3, "min_s": 0.5, "cuts": '["0"]'}
 SHAPED_TCP_AND_RPC = {
+    "cuts": '["0"]',
     "link": "{name: rate20, rate_mbit: 20}",
     "backends": "[tcp, rpc]",
     "replicates": 3,
     "min_s": 1.5,
 }
-POINTS = 3
+THREE_STAGES = {
+    "link": "{name: uneven, hops: [{rate_mbit: 40}, {rate_mbit: 20}], return: {rate_mbit: 30}}",
+    "backends": "[tcp]",
+    "replicates": 1,
+    "min_s": 1.5,
+    "cuts": '["0", "3", "5", ["1", "1"], ["3", "@first"]]',
+}
 SOON_S = 0.5
 """Seconds within which a victim is killed: less than any point takes, with both its legs."""
 
 ANNOUNCED = re.compile(r"^  session \d+ of \d+: (\S+),\n? *(\d+) of \d+ points", re.MULTILINE)
 FINISHED = re.compile(r"split +\d+ of \d+ +(\S+) .* img/s")
-VICTIMS = {"source": "edge", "sink": "server"}
+VICTIMS = {"source": 0, "second": 1, "sink": -1}
+"""Place in a session's ring of the stages that may be killed, by what they are called here."""
 
 
 @dataclass
@@ -64,6 +73,7 @@ class Tormented:
     copy: Checkout
     experiment: Path
     moments: random.Random
+    inventory: str = "inventory/local"
     killed: Counter[str] = field(default_factory=Counter)
     reported: Counter[tuple[str, str]] = field(default_factory=Counter)
     output: str = ""
@@ -74,7 +84,9 @@ class Tormented:
         Return the exit status. The controller is the last of them, if any, and ends the sweep.
         """
         soon = ("-e", "session_poll_s=0.3")
-        running = self.copy.start_sweep(self.experiment, RUN, *soon, *arguments)
+        running = self.copy.start_sweep(
+            self.experiment, RUN, *soon, *arguments, inventory=self.inventory
+        )
         for number, victim in enumerate(victims, start=1):
             announced = self.announced(running, number)
             if announced is None:
@@ -87,7 +99,7 @@ class Tormented:
             if victim == "controller":
                 running.process.kill()
             else:
-                os.kill(self.stage(VICTIMS[victim]), signal.SIGKILL)
+                os.kill(self.stage(self.ring(session)[VICTIMS[victim]]), signal.SIGKILL)
             self.killed[victim] += 1
         code = running.wait().code
         self.output += running.output
@@ -108,6 +120,12 @@ class Tormented:
 
         announced = until(found, f"session {number}", 120)[0]
         return announced and (announced[0], int(announced[1]))
+
+    def ring(self, session: str) -> list[str]:
+        """The hosts of a session by rank."""
+        sessions = self.copy.results(RUN).plan["sessions"]
+        [placement] = [each["placement"] for each in sessions if each["id"] == session]
+        return list(placement)
 
     def stage(self, host: str) -> int:
         """Pid of the stage process of one host, once it is there."""
@@ -141,7 +159,7 @@ def reached(running: Running, session: str, points: int) -> None:
 def complete(copy: Checkout) -> Counter[tuple[str, str]]:
     """How many attempts measured each point of each session, by the records alone."""
     results = copy.results(RUN)
-    splits = {point["id"]: point["split"][0] for point in results.plan["points"]}
+    points = {point["id"]: point for point in results.plan["points"]}
     attempts: dict[tuple[str, int], dict[int, set[tuple[str, str]]]] = {}
     for path in sorted(results.folder.glob("records/*/*.jsonl")):
         header: Header | None = None
@@ -161,9 +179,10 @@ def complete(copy: Checkout) -> Counter[tuple[str, str]]:
     for (session, _), ranks in attempts.items():
         for point in {point for point, what in ranks.get(0, ()) if what == "end"}:
             needed = {(point, "latency"), (point, "throughput")}
-            active = (0,) if splits[point] == "@first" else (0, 1)
+            hops = points[point]["hops"]
+            active = range(len(hops) if hops[0] else 1)
             if all(needed <= ranks.get(rank, set()) for rank in active):
-                found[session, splits[point]] += 1
+                found[session, split_label(points[point]["split"])] += 1
     return found
 
 
@@ -172,26 +191,28 @@ def hold(tormented: Tormented, kills: int) -> None:
     copy = tormented.copy
     assert tormented.killed.total() == kills
     found = complete(copy)
-    sessions = [session["id"] for session in copy.results(RUN).plan["sessions"]]
+    plan = copy.results(RUN).plan
     assert set(found.values()) == {1}, found
-    assert len(found) == POINTS * len(sessions)
+    assert len(found) == sum(len(session["points"]) for session in plan["sessions"])
     assert set(tormented.reported.values()) == {1}, "a point that was finished came again"
     points = copy.results(RUN).points
     assert set(points["status"]) == {"ok"}
     # Of files that are whole: one process each, which measured several points.
-    for host in HOSTS:
+    for host in (host["name"] for host in plan["hosts"]):
         ends = [end for _, end in copy.results(RUN).ends(host) if end]
         assert len({end.process_start_ns for end in ends}) == len(ends)
     nothing_left(copy)
 
 
 @contextmanager
-def to_torment(folder: Path, seed: int, asked: dict[str, object]) -> Iterator[Tormented]:
+def to_torment(
+    folder: Path, seed: int, asked: dict[str, object], inventory: str = "inventory/local"
+) -> Iterator[Tormented]:
     """Make a run, of which nothing was measured yet."""
     print(f"moments and victims are drawn with seed {seed}")
     with throwaway(folder / "checkout") as copy:
         experiment = copy.write("experiments/killed.yml", EXPERIMENT.format(**asked))
-        yield Tormented(copy, experiment, random.Random(seed))
+        yield Tormented(copy, experiment, random.Random(seed), inventory)
 
 
 def secret(copy: Checkout) -> str:
@@ -225,7 +246,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resumed]:
 def test_no_point_is_lost_or_doubled_when_anything_is_killed(resumed: Resumed) -> None:
     assert resumed.statuses == (-signal.SIGKILL, 0)
     # A person sees why a session failed while the others go on.
-    for victim in VICTIMS.values():
+    for victim in HOSTS:
         assert f"{victim}: stage killed by SIGKILL" in resumed.tormented.output
     hold(resumed.tormented, kills=3)
 
@@ -250,18 +271,31 @@ def test_no_point_is_lost_or_doubled_when_anything_is_killed_thirty_times(
     tmp_path: Path,
 ) -> None:
     with to_torment(tmp_path, 2, SHAPED_TCP_AND_RPC) as tormented:
-        kill_thirty_times(tormented)
+        kill_and_finish(tormented, 30, ["source", "sink", "controller"])
         hold(tormented, kills=30)
 
 
-def kill_thirty_times(tormented: Tormented) -> None:
-    """Sweep and kill, until thirty processes were killed and the run is complete."""
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_no_point_of_three_stages_is_lost_or_doubled_when_anything_is_killed(
+    tmp_path: Path,
+) -> None:
+    with to_torment(tmp_path, 4, THREE_STAGES, "inventory/three") as tormented:
+        kill_and_finish(tormented, 8, ["source", "second", "sink", "controller"])
+        hold(tormented, kills=8)
+        plan = tormented.copy.results(RUN).plan
+        rings = sorted(len(session["placement"]) for session in plan["sessions"])
+        assert rings == [2, 3], "with the last host idle, and with all of them"
+
+
+def kill_and_finish(tormented: Tormented, kills: int, victims: Sequence[str]) -> None:
+    """Sweep and kill, until so many processes were killed and the run is complete."""
     # A point at which two sessions broke counts as failed: nothing tells these kills from those of
     # a kernel that is out of memory because of it.
     retry = ("-e", "retry_failed=true")
-    while (left := 30 - tormented.killed.total()) > 0:
+    while (left := kills - tormented.killed.total()) > 0:
         # One in each session, until the sweep has ended.
-        victims = tormented.moments.choices([*VICTIMS, "controller"], k=6)
-        last = (*victims, "controller").index("controller")
-        tormented.sweep(victims[: last + 1][:left], *retry)
+        drawn = tormented.moments.choices(victims, k=6)
+        last = (*drawn, "controller").index("controller")
+        tormented.sweep(drawn[: last + 1][:left], *retry)
     assert tormented.sweep([], *retry) == 0

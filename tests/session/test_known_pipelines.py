@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,18 @@ from scipy import stats
 
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan import window
-from paretopipe_worker.records.lines import Item, LegEnd, PointEnd
 from paretopipe_worker.records.probes import Probe
 from paretopipe_worker.session.context import Context
 from tests.helpers import synthetic
+from tests.helpers.known import (
+    PHASES,
+    WITHIN,
+    quartile,
+    seconds,
+    throughput,
+    undisturbed,
+    went_well,
+)
 from tests.helpers.namespaces import reason_without_namespaces
 from tests.helpers.sessions import HOSTS, Finished, lab, led, on_link, only
 from tests.helpers.shaped_link import Relayed, shaped_link
@@ -27,11 +34,6 @@ pytestmark = pytest.mark.alone
 needs_namespaces = pytest.mark.skipif(
     bool(reason_without_namespaces()), reason=reason_without_namespaces() or "-"
 )
-
-WITHIN = 0.02
-TRIES, QUIET_CORES = 3, 0.5
-# Stages that wait use no core: what their wall time has over it says nothing here.
-PHASES = {"min_items": 12, "min_s": 0, "max_s": 30, "retries": 0}
 
 
 def shaped(folder: Path, experiment: dict[str, Any], condition: Condition | None) -> Finished:
@@ -51,23 +53,6 @@ def shaped(folder: Path, experiment: dict[str, Any], condition: Condition | None
     return found
 
 
-def went_well(found: Finished) -> None:
-    """No point may have failed."""
-    assert {end.status for end in found.of(PointEnd)} == {"ok"}
-
-
-def seconds(items: Sequence[Item], end: str, begin: str) -> list[float]:
-    """Differences of two times of each item."""
-    return [(getattr(item, end) - getattr(item, begin)) / 1e9 for item in items]
-
-
-def throughput(items: Sequence[Item], in_flight: int = 3) -> float:
-    """Completions per second."""
-    rate = window.rate_per_s([item.done_ns or 0 for item in items], in_flight)
-    assert rate is not None
-    return rate
-
-
 @pytest.fixture(scope="module", params=["none", pytest.param("rate20", marks=pytest.mark.long)])
 def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Four waits of 20 ms, cut everywhere, over an open link and over 20 Mbit/s.
@@ -82,25 +67,7 @@ def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "phases": PHASES,
     }
     condition = Condition(rate_mbit=rate) if rate else None
-    for _ in range(TRIES):
-        found = shaped(tmp_path_factory.mktemp("known"), experiment, condition)
-        if quiet(found):
-            break
-    return found
-
-
-def quiet(found: Finished) -> bool:
-    """Whether nothing but the session used the machine: stages that wait use hardly any of it."""
-    healths = [leg.health for leg in found.of(LegEnd)]
-    return all(health and (health.others_cpu or 0) < QUIET_CORES for health in healths)
-
-
-def quartile(values: Sequence[float]) -> float:
-    """The lower quartile: what else runs on this machine makes messages late, never early.
-
-    So of probes, taken at one time, and items, at another, those are compared that fared best.
-    """
-    return statistics.quantiles(values, n=4)[0]
+    return undisturbed(lambda: shaped(tmp_path_factory.mktemp("known"), experiment, condition))
 
 
 def certified_s(known: Finished) -> tuple[float, float, float]:
@@ -149,7 +116,7 @@ def test_latencies_and_throughput_are_what_theory_says(known: Finished, cut: str
     counted = slice(1, window.whole(len(loaded[0]), 3) + 1)
     busy_s = [statistics.mean(seconds(part, "computed_ns", "start_ns")[counted]) for part in loaded]
     bound = min(1 / max(*busy_s, stream_s), 3 / statistics.median(response_s))
-    assert throughput(loaded[0]) == pytest.approx(bound, rel=WITHIN)
+    assert throughput(loaded[0], 3) == pytest.approx(bound, rel=WITHIN)
 
 
 @needs_namespaces
@@ -182,7 +149,7 @@ def test_a_window_of_auto_fills_a_long_path(tmp_path: Path) -> None:
     [ours], [theirs] = (found.legs(rank, "0", "throughput", "auto") for rank in range(2))
     # Twice 40 ms on the way and twice 10 ms of waiting, over 10 ms.
     assert 10 <= ours.window == theirs.window == wanted <= 13
-    narrow = throughput(found.items(0, "0", "throughput", 3))
+    narrow = throughput(found.items(0, "0", "throughput", 3), 3)
     wide = throughput(found.items(0, "0", "throughput", "auto"), ours.window)
     # Three in flight come around once in 100 ms, and 10 ms apart are as many as can be.
     assert narrow == pytest.approx(3 / latency_s, rel=0.1)
