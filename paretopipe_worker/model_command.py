@@ -60,7 +60,9 @@ def _add_export(commands: Commands) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     """Options that say which model, and for which inputs."""
-    parser.add_argument("model", help="a torchvision classifier, or package.module:factory")
+    parser.add_argument(
+        "model", help="a torchvision classifier, timm/NAME, package.module:factory, or a .pt2 file"
+    )
     parser.add_argument(
         "--path", type=Path, help="file or folder in which the factory's module lies"
     )

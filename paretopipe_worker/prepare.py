@@ -83,8 +83,6 @@ def _tables(
 ) -> Iterator[CutTable]:
     """The cut tables of one model; its programs and their tensors are stored by their checksums."""
     source = _source(model)
-    folder = plans.kept(cache)
-    folder.mkdir(parents=True, exist_ok=True)
     images = None
     if model.images:
         wanted = model.images
@@ -112,6 +110,22 @@ def _tables(
         )
         for inputs in taken
     ]
+    for table, captured in _stored(found, images, plans.kept(cache)):
+        if table.program_error:
+            note(
+                f"{model.name}, batch {table.batch}: its program returns what it returns within "
+                f"{table.program_error:.1g} of the largest value"
+            )
+        inputs = items(table.inputs, seed=experiment.seed, images=images)
+        sha256 = _references(captured, inputs, plans.kept(cache))
+        yield replace(table, references_sha256=sha256)
+
+
+def _stored(
+    found: Sequence[tuple[CutTable, Captured]], images: torch.Tensor | None, folder: Path
+) -> list[tuple[CutTable, Captured]]:
+    """Store programs, their tensors and images by their checksums, which the tables then have."""
+    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
     checksums: dict[str, str] = {}
     for _, captured in found:
@@ -132,14 +146,7 @@ def _tables(
     if images is not None and (shown_file := plans.images_file(tables[0], folder)):
         save_images(images, shown_file)
         load_images(shown_file, shown)
-    for table, (_, captured) in zip(tables, found, strict=True):
-        if table.program_error:
-            note(
-                f"{model.name}, batch {table.batch}: its program returns what it returns within "
-                f"{table.program_error:.1g} of the largest value"
-            )
-        inputs = items(table.inputs, seed=experiment.seed, images=images)
-        yield replace(table, references_sha256=_references(captured, inputs, folder))
+    return [(table, captured) for table, (_, captured) in zip(tables, found, strict=True)]
 
 
 def _source(model: ModelSpec) -> Source:

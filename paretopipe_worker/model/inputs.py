@@ -57,10 +57,6 @@ def load_images(file: Path, sha256: str) -> torch.Tensor:
     return found
 
 
-INPUTS = 2
-"""Different inputs that a source sends in turn."""
-
-
 def example_inputs(
     specs: Sequence[InputSpec], *, seed: int, index: int
 ) -> tuple[torch.Tensor, ...]:

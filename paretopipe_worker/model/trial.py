@@ -64,22 +64,17 @@ def cut_table(
     ----------
     model
         A built model, of the input's dtype.
-    name, granularity
-        As in :class:`~paretopipe_worker.cuts.CutTable`.
+    name, granularity, max_tensors
+        As of :class:`CutTable` and :func:`~paretopipe_worker.model.partition.find_cuts`.
     taken
         What goes into the model, batch first.
-    seed
-        Seed of the inputs.
-    max_tensors
-        As of :func:`~paretopipe_worker.model.partition.find_cuts`.
-    images
-        Sent in place of drawn inputs, see :func:`paretopipe_worker.model.inputs.items`.
+    seed, images
+        As of :func:`paretopipe_worker.model.inputs.items`.
 
     Returns
     -------
     CutTable
-        Its checksums of weights and images are empty: captures for other inputs may hold further
-        constants.
+        Without checksums of weights and images: other inputs may need further constants.
     Captured
         The program and its tensors.
 
@@ -95,8 +90,8 @@ def cut_table(
             captured, error, forward_ns = _tried(model, inputs)
     except PartitionError as fault:
         raise PartitionError(f"model {name!r}: {fault}") from fault
-    model_parts = Partitioned(captured.program, captured.tensors)
-    cuts = find_cuts(model_parts, granularity, max_tensors)
+    parts = Partitioned(captured.program, captured.tensors)
+    cuts = find_cuts(parts, granularity, max_tensors)
     table = CutTable(
         model=name,
         granularity=granularity,
@@ -104,12 +99,12 @@ def cut_table(
         dtype="float32",
         inputs=tuple(taken),
         cuts=cuts,
-        output=model_parts.specs(captured.program.outputs),
+        output=parts.specs(captured.program.outputs),
         weights_sha256="",
         graph_sha256=programs.sha256(captured.program),
         forward_ns=forward_ns,
         program_error=error,
-        footprint=footprint(model_parts, [cut.name for cut in cuts]),
+        footprint=footprint(parts, [cut.name for cut in cuts]),
         operators=natives.foreign(captured.program),
     )
     return table, captured
