@@ -58,7 +58,7 @@ chmod 1777 tmp
 mkdir run/sshd
 
 # Python and its packages may lie where only root can look, or on another file system.
-for path in "$PYTHON_PREFIX" "$PYTHON_BASE_PREFIX"; do
+for path in "$PYTHON_PREFIX" "$PYTHON_BASE_PREFIX" "$WORKER_PREFIX"; do
     mkdir -p ".$path"
     mount --bind "$path" ".$path"
     mount -o remount,bind,ro ".$path"
@@ -188,11 +188,13 @@ def reason_without_sshd() -> str:
 
 
 @contextmanager
-def fleet(**variables: Any) -> Iterator[Fleet]:
+def fleet(prefix: Path = Path(sys.prefix), **variables: Any) -> Iterator[Fleet]:
     """Bring up the hosts of ``inventory/lab``, and take them down whatever happens.
 
     Parameters
     ----------
+    prefix
+        The environment whose Python the worker uses.
     **variables
         Added to those of the inventory's group ``stages``.
     """
@@ -208,7 +210,7 @@ def fleet(**variables: Any) -> Iterator[Fleet]:
         _plug(controller, SWITCH)
         _make_keys(folder, names)
         hosts = [
-            stack.enter_context(_host(f"{folder.name}-{name}", number, controller, folder))
+            stack.enter_context(_host(f"{folder.name}-{name}", number, controller, folder, prefix))
             for number, name in enumerate(names, start=1)
         ]
         for host in hosts:
@@ -220,7 +222,7 @@ def fleet(**variables: Any) -> Iterator[Fleet]:
             "ansible_ssh_private_key_file": str(folder / "user"),
             "ansible_ssh_common_args": f"-F none -o UserKnownHostsFile={folder}/known_hosts",
             "worker_home": WORKER_HOME,
-            "worker_python": sys.executable,
+            "worker_python": str(prefix / "bin" / "python"),
             "worker_governor": "",  # the processors are those of the machine that tests
             **variables,
         }
@@ -257,7 +259,9 @@ def _make_keys(folder: Path, names: list[str]) -> None:
 
 
 @contextmanager
-def _host(name: str, number: int, controller: Namespace, folder: Path) -> Iterator[Host]:
+def _host(
+    name: str, number: int, controller: Namespace, folder: Path, prefix: Path
+) -> Iterator[Host]:
     """Make one host, plugged into the controller's switch."""
     with _network(name, number) as network:
         port, peer = f"port{number}", ("peer", "name", CARD, "netns", name)
@@ -271,6 +275,7 @@ def _host(name: str, number: int, controller: Namespace, folder: Path) -> Iterat
             **{"NAME": own, "SCRATCH": str(scratch), "KEYS": str(folder)},
             **{"USER": USER, "USER_ID": str(USER_ID), "HOME": HOME},
             **{"PYTHON_PREFIX": sys.prefix, "PYTHON_BASE_PREFIX": sys.base_prefix},
+            "WORKER_PREFIX": str(prefix),
         }
         spaces = ("--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child")
         with network.entered():
