@@ -41,7 +41,8 @@ def prepare(
     """Build every model, store its weights, find its cuts, write the plan.
 
     The weights are made once, here: random draws and BatchNorm statistics differ between
-    processors, and all stages must have the same.
+    processors, and all stages must have the same. A model that cannot be built or cut is left out,
+    and the plan tells why, as long as another one is left.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def prepare(
     Raises
     ------
     SpecError
-        When a model cannot be built or cut; the text names its key path in the spec.
+        When no model can be built and cut; a line each, with its key path in the spec.
     PlanError
         When an earlier plan of this run measures something else.
     """
@@ -61,12 +62,16 @@ def prepare(
     torch.set_num_threads(1)
     tables: list[CutTable] = []
     notes: list[str] = []
+    refused: list[str] = []
     for number, model in enumerate(experiment.models):
         try:
-            tables.extend(_tables(experiment, model, cache, notes.append))
+            tables += list(_tables(experiment, model, cache, notes.append))
         except ValueError as error:
-            raise SpecError(f"models[{number}]: {error}") from error
-    plan = replace(planner.make(run, experiment, hosts, tables), notes=tuple(notes))
+            refused.append(f"models[{number}]: {error}")
+    if not tables:
+        raise SpecError("\n".join(refused))
+    made = planner.make(run, experiment, hosts, tables)
+    plan = replace(made, notes=tuple(notes), refused=tuple(refused))
     if old and (different := plans.differences(old, plan)):
         raise PlanError(
             f"{path}: run '{run}' was planned with other {', '.join(different)}; "

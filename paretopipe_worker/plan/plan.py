@@ -116,7 +116,8 @@ class Session:
 class Plan:
     """Everything a run will do, as ``results/RUN/plan.json`` holds it.
 
-    `notes` tell people what was done to a checkpoint to make it fit its model.
+    `notes` tell people what was done to a checkpoint to make it fit its model, `refused` which
+    models cannot be measured, and why.
     """
 
     run: str
@@ -127,6 +128,7 @@ class Plan:
     sessions: tuple[Session, ...]
     predicted_hours: float
     notes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def point(self, point_id: str) -> Point:

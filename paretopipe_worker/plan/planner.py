@@ -50,7 +50,7 @@ def make(
     hosts
         The hosts of the inventory's group ``stages``, in order.
     tables
-        One cut table per model, batch and dtype of the experiment.
+        One cut table per model, batch and dtype of the experiment; a model without one is left out.
 
     Raises
     ------
@@ -60,16 +60,17 @@ def make(
         plan is beyond its limit.
     """
     fleet = {host.name: host for host in hosts}
+    measured = list(dict.fromkeys(table.model for table in tables))
     placements = _placements(experiment, fleet)
     _check_links(experiment, placements)
     asked = _splits(experiment, tables, Counter(map(len, placements)))
     inside: dict[_Key, list[Point]] = {}
     for link, backend, model, placement in itertools.product(
-        experiment.links, experiment.backends, experiment.models, placements
+        experiment.links, experiment.backends, measured, placements
     ):
         stages = [fleet[host] for host in placement]
-        for point in _points(experiment, link, backend, asked[model.name, len(stages)], stages):
-            key = (link.name, backend, model.name, placement, point.ring)
+        for point in _points(experiment, link, backend, asked[model, len(stages)], stages):
+            key = (link.name, backend, model, placement, point.ring)
             inside.setdefault(key, []).append(point)
     numbers = {placement: number for number, placement in enumerate(placements)}
     points: dict[str, Point] = {}

@@ -49,6 +49,8 @@ def planned(
     same = (plan.experiment, plan.hosts) == (experiment, tuple(hosts))
     # Such a file may have changed since: only reading it shows.
     in_files = any(model.in_files for model in experiment.models)
+    # What was refused may work by now.
+    same = same and not plan.refused
     return plan if same and not in_files and all(file.exists() for file in files) else None
 
 
@@ -81,7 +83,8 @@ def todo(
     itself is not left, unless `retry_failed` is set: it would most likely fail again (see
     :class:`paretopipe_worker.plan.attempts.Outcome`). Points that were being measured when a
     session broke come last. `failures` has a line for each point that failed by itself and has no
-    attempt that counts, `files` the names of all files that each host needs.
+    attempt that counts, `files` the names of all files that each host needs,
+    `refused` a line for each model that could not be planned.
 
     Parameters
     ----------
@@ -123,6 +126,7 @@ def todo(
         "failed": failed,
         "failures": failures,
         "files": sending.files,
+        "refused": plan.refused,
         "predicted_s": round(seconds, 1),
         "text": "\n".join([text, *memory.told(sending.refusals), *read.damages]),
     }

@@ -19,13 +19,14 @@ def summary(plan: Plan) -> str:
     return "\n".join(
         (
             f"{len(plan.points)} points "
-            f"({len(experiment.models)} models, {len(experiment.links)} links, "
+            f"({len(_models(plan))} models, {len(experiment.links)} links, "
             f"{len(experiment.backends)} backends), {experiment.replicates} replicates, "
             f"{len(plan.sessions)} sessions: {measured} measurements",
             _about_placements(plan),
             *_about_splits(plan),
             f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
             "the controller and each host's speed_hint",
+            *(f"NOT MEASURED: {line}" for line in plan.refused),
             *_about_hopeless(plan),
             *_about_losses(plan),
             # What hosts have free is known when they are prepared.
@@ -34,6 +35,11 @@ def summary(plan: Plan) -> str:
             *_about_traces(plan),
         )
     )
+
+
+def _models(plan: Plan) -> list[str]:
+    """Names of the models that are measured, in the order of the experiment."""
+    return list(dict.fromkeys(table.model for table in plan.tables))
 
 
 def _about_hopeless(plan: Plan) -> Iterator[str]:
@@ -106,17 +112,17 @@ def _about_splits(plan: Plan) -> Iterator[str]:
     for stages in sorted({len(point.placement) for point in plan.points}):
         ends = splits.endpoints(stages)
         each = []
-        for model in plan.experiment.models:
+        for model in _models(plan):
             found = {
                 point.split
                 for point in plan.points
-                if (point.model, len(point.placement)) == (model.name, stages)
+                if (point.model, len(point.placement)) == (model, stages)
             }
-            tables = plan.tables_of(model.name)
+            tables = plan.tables_of(model)
             number = len(found.difference(ends))
             there_are = max(
                 splits.choice(plan.experiment, table, tables, stages).count for table in tables
             )
             of = f" of {there_are:,}" if number < there_are else ""
-            each.append(f"{model.name} {number}{of}")
+            each.append(f"{model} {number}{of}")
         yield f"splits into {stages} stages, beside {len(ends)} endpoints: {', '.join(each)}"

@@ -1,4 +1,4 @@
-"""What a spec asks of a model and the model cannot do is refused in one line, with its key path."""
+"""A model that cannot do what a spec asks of it is told in one line, and the others are planned."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from paretopipe_worker.__main__ import main
+from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan.resume import todo
 
 FLEET = json.dumps(
     [{"name": f"host{n}", "data_address": f"10.0.0.{n}", "data_port": 29500} for n in (1, 2)]
@@ -48,21 +50,33 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_the_model_and_the_reason_are_named(
+def test_the_model_and_the_reason_are_named_and_the_others_are_planned(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "other.pt")
     asked, said = REFUSED[case]
-    text = json.dumps({"models": ["paretopipe_worker.model.tiny:network", asked]})
-    (tmp_path / "spec.yml").write_text(text.replace("{folder}", str(tmp_path)))
+    tiny = "paretopipe_worker.model.tiny:network"
     places = ("--results", str(tmp_path / "run"), "--cache", str(tmp_path / "cache"))
     given = ("--experiment", str(tmp_path / "spec.yml"), "--fleet", FLEET, "--run", "run")
-    assert main(["prepare", *given, *places]) == 2
-    printed = capsys.readouterr()
-    [line] = printed.err.strip().splitlines()
-    assert line.startswith(f"models[1]: model '{asked['name']}': ")
+
+    def prepared(*models: object) -> tuple[int, list[str], list[str]]:
+        text = json.dumps({"models": models}).replace("{folder}", str(tmp_path))
+        (tmp_path / "spec.yml").write_text(text)
+        status = main(["prepare", *given, *places])
+        printed = capsys.readouterr()
+        return status, printed.out.splitlines(), printed.err.splitlines()
+
+    status, out, [line] = prepared(asked)
+    assert (status, out, (tmp_path / "run").exists()) == (2, [], False)
+    assert line.startswith(f"models[0]: model '{asked['name']}': ")
     assert said in line
-    assert (printed.out, (tmp_path / "run").exists()) == ("", False)
+    status, out, err = prepared(tiny, asked)
+    assert (status, err) == (0, [])
+    assert f"NOT MEASURED: {line.replace('models[0]', 'models[1]')}" in out
+    plan = plans.read(tmp_path / "run" / "plan.json")
+    assert {point.model for point in plan.points} == {tiny}
+    assert todo(plan, tmp_path / "run")["refused"] == plan.refused
+    assert len(plan.refused) == 1
 
 
 def test_the_command_cuts_takes_an_exported_file(

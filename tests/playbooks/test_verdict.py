@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,16 @@ def test_sessions_and_points_that_failed_are_told_together(tmp_path: Path, run: 
     assert done.returncode == 2
     assert f"1 of 2 sessions failed:\n  {second.id}: its records are not complete\n" in done.stdout
     assert "1 points failed by themselves:\n" in done.stdout
+
+
+def test_models_that_were_not_planned_end_the_sweep_with_a_status(
+    tmp_path: Path, run: Plan
+) -> None:
+    told = "models[1]: model 'torn': building it failed"
+    (tmp_path / "plan.json").write_text(plans.dump(replace(run, refused=(told,))))
+    for session in run.sessions:
+        write(run, tmp_path, session, 1, ok=session.points)
+    done = judged(tmp_path)
+    assert done.returncode == 2
+    assert f"1 models were not measured:\n  {told}\n" in done.stdout
+    assert "failed by themselves" not in done.stdout
