@@ -107,5 +107,5 @@ def test_models_that_were_not_planned_end_the_sweep_with_a_status(
         write(run, tmp_path, session, 1, ok=session.points)
     done = judged(tmp_path)
     assert done.returncode == 2
-    assert f"1 models were not measured:\n  {told}\n" in done.stdout
+    assert f"Models that were not measured (1):\n  {told}\n" in done.stdout
     assert "failed by themselves" not in done.stdout
