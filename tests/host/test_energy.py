@@ -181,12 +181,12 @@ def test_a_gpu_that_is_lost_meanwhile_leaves_the_energy_unknown(
 
 
 def test_a_counter_of_hwmon_counts_where_there_is_no_other(host: FakeHost) -> None:
-    hwmon(host, 3, name="ina228", energy1_input=7_000_000)
+    hwmon(host, 3, name="aem1", energy1_input=7_000_000)
     hwmon(host, 4, name="ina219", power1_input=5_000_000)
     meter = Meter(host.root)
     hwmon(host, 3, energy1_input=19_500_000)
     found = meter.end(1)
-    assert (found.joules, found.source) == (12.5, "hwmon ina228 energy1")
+    assert (found.joules, found.source) == (12.5, "hwmon aem1 energy1")
     energy.counters.cache_clear()
     powercap(host, 0, 0, 0)
     assert Meter(host.root).end(1).source == "rapl package-0 + rapl package-1"
