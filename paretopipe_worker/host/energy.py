@@ -139,7 +139,7 @@ def _packages(root: Path) -> list[Counter]:
     found = []
     for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
         name = line(zone / "name") or ""
-        if zone.name.count(":") == 1 and name.startswith("package-"):
+        if name.startswith("package-"):
             largest = line(zone / "max_energy_range_uj") or ""
             range_uj = int(largest) if largest.isdecimal() else None
             found.append(Counter(f"rapl {name}", partial(_count, zone / "energy_uj"), range_uj))
@@ -205,6 +205,6 @@ def _count(file: Path) -> int:
         raise UnknownEnergyError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError:
         text = ""
-    if not (text.isascii() and text.isdecimal()):
+    if not text.isdecimal():
         raise UnknownEnergyError(f"{file}: holds {text[:40]!r}; a number is expected")
     return int(text)

@@ -64,7 +64,7 @@ def hwmon(host: FakeHost, number: int, **files: object) -> None:
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
-    """Each GPU's next counts in millijoules; the library is real, its driver is not.
+    """Each GPU's next counts in millijoules; the library is real, its answers are made up.
 
     A GPU without counts is one from before Volta.
     """
