@@ -40,6 +40,7 @@ _DTYPES = {
     "Datagrams | None": "object",
     "tuple[Exchange, ...]": "object",
     "Health | None": "object",
+    "Energy | None": "object",
     "tuple[str, ...]": "object",
 }
 

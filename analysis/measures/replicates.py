@@ -13,6 +13,7 @@ from analysis.measures import completions
 from analysis.measures.attribution import totals
 from analysis.measures.certificate import certificates
 from analysis.measures.clocks import comparisons
+from analysis.measures.energy import by_point
 from analysis.measures.forward import forward
 from analysis.measures.legs import TRY as _TRY
 from analysis.measures.legs import (
@@ -44,6 +45,7 @@ def replicates(run: Run) -> pd.DataFrame:
     figures = (
         latency(source),
         throughput(source, counted, batches),
+        by_point(counted, run.plan, run.stages),
         totals(items),
         forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
         endings(counted, run.plan.experiment.phases.min_items),

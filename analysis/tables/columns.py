@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analysis.column import Column
-from analysis.measures import forward, legs
+from analysis.measures import energy, forward, legs
 from analysis.measures.attribution_columns import TOTALS
 from analysis.measures.check_columns import (
     bytes_columns,
@@ -117,7 +117,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Latency": tuple(latency_columns()),
     "Throughput and phases": (*throughput_columns(), *legs.ending_columns()),
     "Forward latency and clocks": tuple(forward.columns()),
-    "Devices": _DEVICES,
+    "Devices": (*_DEVICES, *energy.COLUMNS),
     "Where the response latency went": TOTALS,
     "Warm-up, window and disturbances": tuple(legs.columns()),
     "Checks": (

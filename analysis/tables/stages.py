@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.column import Column
-from analysis.measures import computing, hosts, ranks
+from analysis.measures import computing, energy, hosts, ranks
 from analysis.measures.legs import TRY, that_count
 from analysis.measures.reduction import reduced
 from analysis.run import Run
 
-_MEASURED = (*computing.columns(), *hosts.COLUMNS)
+_MEASURED = (*computing.columns(), *hosts.COLUMNS, *energy.RANK_COLUMNS)
 
 COLUMNS: tuple[Column, ...] = (
     *ranks.COLUMNS,
@@ -29,6 +29,7 @@ COLUMNS: tuple[Column, ...] = (
         "one thread, its wall time where with several; 1 for none.",
     ),
     *hosts.COLUMNS,
+    *energy.RANK_COLUMNS,
 )
 
 
@@ -51,7 +52,8 @@ def stages(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
     items, ends = that_count(run, complete)
     # A rank without items leaves the mean over replicates null.
     by_try = complete.merge(planned[["point", "rank"]], on="point")
-    for figures in (computing.computing(items), hosts.hosts(ends)):
+    measures = (computing.computing(items), hosts.hosts(ends), energy.by_rank(ends, run.plan))
+    for figures in measures:
         by_try = by_try.merge(figures, on=[*TRY, "rank"], how="left")
     table = planned.merge(
         reduced(by_try, ["point", "rank"], _MEASURED), on=["point", "rank"], how="left"

@@ -25,7 +25,8 @@ Format history
     readings that show how each clock is corrected. A link's engine may be the kernel's htb. A
     warm-up may end `never steady`. The source records when a point begins, and an end holds whether
     the process was told to end. A probe holds the number of points walked before it, since the path
-    is measured between points too. ``ready`` holds the digest of the weights that were loaded.
+    is measured between points too. ``ready`` holds the digest of the weights that were loaded. A
+    phase holds the energy that the host used.
 
 All times are readings of the writing host's ``perf_counter_ns``, unless their field names another
 clock. Times of two hosts must not be subtracted from each other without a `Clock` record between

@@ -9,6 +9,7 @@ from pydantic import with_config
 
 from paretopipe_worker.link.conditions import Engine
 from paretopipe_worker.records.clocks import Clock
+from paretopipe_worker.records.energy import Energy
 from paretopipe_worker.records.health import Health
 from paretopipe_worker.records.probes import Probe
 
@@ -186,6 +187,9 @@ class LegEnd:
         On the source in phase `load`: items due to arrive per second. Else null.
     health, disturbed
         The host meanwhile, and, in words, each reading that is outside its band.
+    energy
+        What the host used from before the warm-up until nothing was in flight any more; null in
+        records from before that was read.
     """
 
     point: str
@@ -208,6 +212,7 @@ class LegEnd:
     offered_per_s: float | None = None
     health: Health | None = None
     disturbed: tuple[str, ...] = ()
+    energy: Energy | None = None
     kind: Literal["phase"] = "phase"
 
 

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from paretopipe_worker.host.energy import Meter
 from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.records.lines import LegEnd
@@ -42,6 +43,7 @@ class Observation:
         # A latency is one item's; throughput and latency under load depend on all items together.
         self._watch = Watch(by_sums=phase != "latency")
         self._sent_before = context.sent()
+        self._meter = Meter()
 
     def add(self, computed: Computed) -> None:
         """Count the computation of an item that counts."""
@@ -61,7 +63,7 @@ class Observation:
         Parameters
         ----------
         messages
-            How many this rank sent, the mark aside.
+            Items that this rank handled, those of the warm-up and the drain included.
         start_ns, end_ns
             When the first counted item began and the last one ended here.
 
@@ -70,6 +72,7 @@ class Observation:
         LegEnd
             What every rank records; what only the source knows is left at its default.
         """
+        energy = self._meter.end(messages)
         sent, health = self.context.sent(), self._watch.end()
         return LegEnd(
             point=self.point.id,
@@ -84,4 +87,5 @@ class Observation:
             window=self.window,
             health=health,
             disturbed=disturbances(health, torch.get_num_threads()),
+            energy=energy,
         )

@@ -210,7 +210,12 @@ class FakeRun:
             "link_emulated": engine == "relay",
             "tcp": {"tcp_congestion_control": "cubic"},
             "started_unix_ns": 1_790_000_000_000_000_000,
-            "facts": {"cpu": "made up", "threads": 1, "allocator": dict(ALLOCATOR)},
+            "facts": {
+                "cpu": "made up",
+                "boot_id": f"boot of {host}",
+                "threads": 1,
+                "allocator": dict(ALLOCATOR),
+            },
             "versions": {"torch": "2.13.0", "python": "3.11.7"},
             "schema": SCHEMA,
         }

@@ -108,6 +108,17 @@ def test_bytes_cross_where_they_should_and_nowhere_else(measured: Finished) -> N
             assert end.wire_sent_bytes <= 1.2 * end.payload_sent_bytes + 64 * (messages + 2)
 
 
+def test_a_leg_s_energy_is_that_of_all_its_items(measured: Finished) -> None:
+    for rank in range(2):
+        for end in measured.of(LegEnd, rank):
+            items = [i for i in measured.of(Item, rank) if (i.point, i.leg) == (end.point, end.leg)]
+            energy = end.energy
+            assert energy is not None and energy.items == len(items) > end.items
+            assert energy.seconds >= (end.end_ns - end.start_ns) / 1e9
+            # Whether this host has a counter is not known here; without one there is a reason.
+            assert (energy.joules is None) == (energy.reason is not None)
+
+
 def test_the_path_is_probed_around_and_between_points(measured: Finished) -> None:
     probes = measured.of(Probe)
     assert [probe.after_points for probe in probes] == [0, 9, len(measured.session.points)]
