@@ -19,6 +19,8 @@ class WireError(ValueError):
 class Packer(Protocol):
     """A wire format for messages of tensors of given shapes and dtypes.
 
+    One thread may pack while another unpacks; two must not do the same at once.
+
     Attributes
     ----------
     most_bytes

@@ -89,8 +89,9 @@ class Cast:
             Where finite numbers would become infinite.
         """
         cast = tensor.to(self._narrow)
+        ends = torch.stack(tensor.aminmax()).to(self._narrow)
         # What was infinite, or no number, before may stay so; the rare case pays for finding out.
-        if not cast.isfinite().all() and (cast.isinf() & tensor.isfinite()).any():
+        if not ends.isfinite().all() and (cast.isinf() & tensor.isfinite()).any():
             largest = tensor[tensor.isfinite()].abs().max().item()
             raise WireError(
                 f"{self.spec.dtype} values up to {largest:g} cannot be packed as {self._narrow}, "
