@@ -1,4 +1,8 @@
-"""The commands that take a model: ``cuts`` lists where it can be cut, ``export`` writes stages."""
+"""The commands that take a model.
+
+``cuts`` lists where it can be cut, ``wire`` what crosses there in each wire format, and ``export``
+writes stages.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,13 @@ import contextlib
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from paretopipe_worker.cuts import DTYPE_BYTES, InputSpec
+from paretopipe_worker.wire.formats import FORMATS
 
 if TYPE_CHECKING:
     from paretopipe_worker.model.sources import Source
@@ -23,6 +29,30 @@ def add_parsers(commands: Commands) -> None:
     """Add the commands."""
     parser = commands.add_parser("cuts", help="list the places where a model can be cut")
     _add_model(parser)
+    _add_places(parser)
+    parser.set_defaults(run=_cuts)
+    _add_wire(commands)
+    _add_export(commands)
+
+
+def _add_wire(commands: Commands) -> None:
+    parser = commands.add_parser("wire", help="pack what crosses each cut in each wire format")
+    _add_model(parser)
+    _add_places(parser)
+    _add_weights(parser)
+    parser.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        choices=tuple(FORMATS),
+        metavar="NAME",
+        help=f"one of {', '.join(FORMATS)}; once for each; by default all that this host has",
+    )
+    parser.set_defaults(run=_wire)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """Options that say which cuts, and how they are printed."""
     parser.add_argument(
         "--granularity",
         choices=("block", "op"),
@@ -37,8 +67,10 @@ def add_parsers(commands: Commands) -> None:
         help="at granularity op, cuts at which at most N tensors cross; 1 by default",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=_cuts)
-    _add_export(commands)
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint to load")
 
 
 def _add_export(commands: Commands) -> None:
@@ -51,7 +83,7 @@ def _add_export(commands: Commands) -> None:
         metavar="NAME",
         help="where to cut, as `cuts` lists it; once for each cut, in the order of the data",
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint to load")
+    _add_weights(parser)
     parser.add_argument(
         "-o", dest="folder", type=Path, required=True, metavar="DIR", help="where the files go"
     )
@@ -139,10 +171,34 @@ def _cuts(options: argparse.Namespace) -> int:
     from paretopipe_worker import listing
 
     document = listing.cuts(*_asked(options), options.granularity, options.max_tensors)
+    return _print(options, document, listing.text)
+
+
+def _wire(options: argparse.Namespace) -> int:
+    """Pack what crosses each cut: bytes, times and errors of each format."""
+    from paretopipe_worker import wire_listing
+
+    document = wire_listing.packed(
+        *_asked(options),
+        options.granularity,
+        options.max_tensors,
+        formats=tuple(dict.fromkeys(options.format)),
+        checkpoint=options.weights,
+        note=lambda text: print(text, file=sys.stderr),
+    )
+    return _print(options, document, wire_listing.text)
+
+
+def _print(
+    options: argparse.Namespace,
+    document: dict[str, Any],
+    text: Callable[[dict[str, Any], int], str],
+) -> int:
+    """Print a document as it is asked for."""
     if options.json:
         print(json.dumps(document, indent=1))
     else:
-        print(listing.text(document, shutil.get_terminal_size().columns))
+        print(text(document, shutil.get_terminal_size().columns))
     return 0
 
 

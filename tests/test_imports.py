@@ -20,6 +20,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "link": {"usertext"},
         "records": {"link"},
         "transport": {"cuts"},
+        "wire": {"cuts"},
         "model": {"cuts"},
         "plan": {"cuts", "usertext", "link", "records", "transport"},
         "host": {"records"},
@@ -117,6 +118,8 @@ def test_no_package_imports_what_its_machine_need_not_have(package: str) -> None
         ("import paretopipe_worker.__main__", ["torch", "pydantic", "pandas"]),
         ("import analysis.pareto", ["torch", "ansible"]),
         ("import paretopipe_worker.session.stage", ["pandas", "ansible", "torchvision"]),
+        ("from paretopipe_worker.wire import formats", ["torch", "zstandard", "lz4"]),
+        ("from paretopipe_worker.wire import fixed", ["zstandard", "lz4"]),
         ("from paretopipe_worker.plan import controller, planner, resume", ["torch"]),
     ],
 )

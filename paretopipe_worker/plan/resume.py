@@ -83,14 +83,13 @@ def todo(
     itself is not left, unless `retry_failed` is set: it would most likely fail again (see
     :class:`paretopipe_worker.plan.attempts.Outcome`). Points that were being measured when a
     session broke come last. `failures` has a line for each point that failed by itself and has no
-    attempt that counts, `files` the names of all files that each host needs,
-    `refused` a line for each model that could not be planned.
+    attempt that counts, `refused` one for each model that could not be planned, `files` the names
+    of all files that each host needs.
 
     Parameters
     ----------
     uncertified
-        Points by session that count and are to be measured again all the same, since their link
-        was not as asked for.
+        Points by session that count but are to be measured again, since their link was off.
     torch
         Public version of torch by host, where it is known.
     sending
@@ -101,8 +100,7 @@ def todo(
     RecordError
         When records are of another schema, run or plan, or of other code or another torch.
     """
-    tasks, failures = [], []
-    failed = again = 0
+    tasks, failures, failed, again = [], [], 0, 0
     sending = sending or Sending(plan)
     read = attempts.read(plan, results)
     read.belonging.hold_code(code.digest(), _HERE)

@@ -122,7 +122,7 @@ def test_the_commands_of_the_page_on_models_run(
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
     commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
-    assert {words[3] for words in commands} == {"cuts", "export"}
+    assert {words[3] for words in commands} == {"cuts", "wire", "export"}
     for words in commands:
         assert words[:3] == [".venv/bin/python", "-m", "paretopipe_worker"]
         assert main(words[3:]) == 0, words

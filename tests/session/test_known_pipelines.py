@@ -28,7 +28,7 @@ from tests.helpers.known import (
 )
 from tests.helpers.namespaces import reason_without_namespaces
 from tests.helpers.sessions import HOSTS, Finished, lab, led, on_link, only
-from tests.helpers.shaped_link import Relayed, shaped_link
+from tests.helpers.shaped_link import WithoutNetem, shaped_link
 
 pytestmark = pytest.mark.alone
 needs_namespaces = pytest.mark.skipif(
@@ -39,11 +39,12 @@ needs_namespaces = pytest.mark.skipif(
 def shaped(folder: Path, experiment: dict[str, Any], condition: Condition | None) -> Finished:
     """Run an experiment's cuts between two namespaces whose link is shaped; all must go well."""
     with shaped_link(folder) as plain:
-        link = Relayed(plain.hosts, folder)
+        link = WithoutNetem(plain.hosts, folder)
         made = lab(folder, experiment, **on_link(link.hosts))
         if condition:
             for rank in range(2):
-                link.apply(condition, rank=rank)
+                applied = link.apply(condition, rank=rank)
+                assert applied["engine"] == "htb", applied
             states = {name: link.state(rank) for rank, name in enumerate(HOSTS)}
             made = replace(made, link_states=states)
         cuts = (point.split[0] for point in made.plan.points)
