@@ -101,8 +101,10 @@ def test_the_sweep_says_what_it_does_and_prints_the_front(measured: Measured) ->
         assert (
             f"paretopipe_worker.model.tiny:network over link {link}: edge > server, tcp" in output
         )
+    endpoints = {"@first": "all on edge", "@last": "all on server"}
     for row in measured.results.front.itertuples():
-        line = rf"{row.split} +{row.latency_median_ms:.2f} +{row.throughput_images_s:.2f}"
+        name = re.escape(endpoints.get(str(row.split), str(row.split)))
+        line = rf"{name} +{row.latency_median_ms:.2f} +{row.throughput_images_s:.2f}"
         assert re.search(line, output), output
     assert "Validating arguments" not in output
     assert "WARNING" not in output
