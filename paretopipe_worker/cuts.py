@@ -16,6 +16,9 @@ FIRST = "@first"
 LAST = "@last"
 """Endpoint: every operation runs on the last device, and the input crosses."""
 
+EXPORTED = ".pt2"
+"""Suffix of a file that ``torch.export.save`` wrote, which is a model."""
+
 DTYPE_BYTES = {
     "float64": 8,
     "float32": 4,

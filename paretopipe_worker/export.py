@@ -229,7 +229,7 @@ def _written(
 
 
 def _far(error: float, allowed: float) -> str:
-    """How far from the model files are that are not written."""
+    """Say how far files are from the model, and how far they may be."""
     return (
         f"return what differs from what the model returns by {error:.2g} of its largest value "
         f"(allowed: {allowed:g})"

@@ -92,9 +92,9 @@ def text(document: dict[str, Any], width: int) -> str:
     widths = [max(map(len, column)) for column in zip(heading, *lines, strict=True)][:-1]
     room = width - sum(widths) - 2 * len(widths)
     table = [_line(row, widths, room) for row in (heading, *lines)]
-    inputs = ", ".join(f"{_shape(each)} {each['dtype']}" for each in document["inputs"])
     about = (
-        f"{document['model']} for {inputs}, cut at granularity {document['granularity']}: bytes "
+        f"{document['model']} for {told(document['inputs'])}, cut at granularity "
+        f"{document['granularity']}: bytes "
         f"that cross each cut, and for the stages before | behind it what their parameters and "
         f"buffers take, floating-point operations, and the most that activations take at once. "
         f"At {FIRST} the first device does everything, at {LAST} the last."
@@ -111,7 +111,7 @@ def _rows(document: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             cut["name"],
             f"{cut['payload_bytes']:,}",
             *(" | ".join(pair) for pair in figures),
-            "\n".join(map(_shape, cut["tensors"])),
+            "\n".join(map(shape, cut["tensors"])),
         )
 
 
@@ -143,6 +143,11 @@ def _fitting(shapes: Sequence[str], room: int) -> str:
     return ""
 
 
-def _shape(tensor: dict[str, Any]) -> str:
-    """A tensor's shape as people write it."""
-    return "x".join(map(str, tensor["shape"]))
+def told(tensors: Sequence[dict[str, Any]]) -> str:
+    """Shapes and dtypes of a document's tensors, as people write them."""
+    return ", ".join(f"{shape(each)} {each['dtype']}" for each in tensors)
+
+
+def shape(tensor: dict[str, Any]) -> str:
+    """The shape of a document's tensor, as people write it; one value has no dimensions."""
+    return "x".join(map(str, tensor["shape"])) or "one"

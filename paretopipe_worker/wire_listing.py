@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from paretopipe_worker.cuts import LAST, CutTable, InputSpec, payload_bytes
+from paretopipe_worker.listing import told
 from paretopipe_worker.model import trial, zoo
 from paretopipe_worker.model.inputs import example_inputs
 from paretopipe_worker.model.partition import Partitioned, largest_error, split
@@ -190,9 +191,9 @@ def _one_thread() -> Iterator[None]:
 
 def text(document: dict[str, Any], width: int) -> str:
     """Write the list for people: below each cut a line for each format."""
-    inputs = ", ".join(f"{_shape(each)} {each['dtype']}" for each in document["inputs"])
     about = (
-        f"{document['model']} for {inputs}, cut at granularity {document['granularity']}, weights "
+        f"{document['model']} for {told(document['inputs'])}, cut at granularity "
+        f"{document['granularity']}, weights "
         f"{document['weights']}: what crosses each cut for one input, in each wire format. Ratios "
         f"are to the bytes of the tensors; times are medians of {document['repeats']} on one "
         f"thread; errors are the largest of a value, relative to the largest of its tensor."
@@ -202,8 +203,8 @@ def text(document: dict[str, Any], width: int) -> str:
     widths = [max(map(len, column)) for column in zip(*every, strict=True)]
     lines = [_line(_HEADING, widths)]
     for cut in document["cuts"]:
-        crossing = ", ".join(f"{_shape(each)} {each['dtype']}" for each in cut["tensors"])
-        lines += [textwrap.shorten(f"{cut['name']}: {crossing}", width, placeholder=" ...")]
+        heading = f"{cut['name']}: {told(cut['tensors'])}"
+        lines += [textwrap.shorten(heading, width, placeholder=" ...")]
         for row in rows[cut["name"]]:
             lines += textwrap.wrap(_line(row, widths), width, subsequent_indent=" " * 8)
     return "\n".join([textwrap.fill(about, width), "", *lines])
@@ -230,8 +231,3 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
         return f"{name.ljust(widths[0])}  {cells[0]}"
     figures = (cell.rjust(w) for cell, w in zip(cells, widths[1:], strict=True))
     return "  ".join([name.ljust(widths[0]), *figures])
-
-
-def _shape(tensor: dict[str, Any]) -> str:
-    """A tensor's shape as people write it."""
-    return "x".join(map(str, tensor["shape"])) or "one"

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from paretopipe_worker import listing
 from paretopipe_worker.__main__ import main
 from tests import ROOT
 
@@ -114,3 +115,8 @@ def test_more_tensors_may_cross_at_granularity_op(capsys: pytest.CaptureFixture[
     assert max(len(cut["tensors"]) for cut in one) == 1
     assert max(len(cut["tensors"]) for cut in all_) == 4
     assert [cut for cut in all_ if len(cut["tensors"]) < 2] == one
+
+
+def test_a_tensor_of_no_dimensions_has_a_shape_too() -> None:
+    tensors = [{"shape": [], "dtype": "int64"}, {"shape": [1, 4], "dtype": "float32"}]
+    assert listing.told(tensors) == "one int64, 1x4 float32"

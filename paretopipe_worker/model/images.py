@@ -123,7 +123,7 @@ def _pillow(source: Source) -> ModuleType:
 
 
 def _plainly(shape: tuple[int, ...]) -> Callable[[Any], torch.Tensor]:
-    """What is done to an image where its model's library does not say."""
+    """A transform for models whose library has none."""
     channels, height, width = shape
 
     def transform(image: Any) -> torch.Tensor:

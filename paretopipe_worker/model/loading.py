@@ -26,9 +26,8 @@ from paretopipe_worker.model.weights import (
 def save_program(program: Program, file: Path) -> None:
     """Write a program for :func:`load_program`; the file is complete or not there.
 
-    A line with the checksum of all its bytes comes first.
-
-    The checksum by which a plan names it leaves out lines of source code, which may move.
+    Its first line is the checksum of all bytes that follow. The checksum by which a plan names a
+    program is another one: it leaves out lines of source code, which may move.
     """
     text = programs.dump(program)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")

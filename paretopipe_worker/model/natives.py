@@ -58,7 +58,7 @@ def foreign(program: Program) -> tuple[str, ...]:
 
 
 def missing(targets: Iterable[str]) -> dict[str, list[str]]:
-    """Operators that this host has not, by the package that it would have to have."""
+    """Operators that this host lacks, by the package that registers them."""
     found: dict[str, list[str]] = {}
     for target in targets:
         try:

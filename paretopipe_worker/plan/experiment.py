@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from paretopipe_worker.cuts import DTYPE_BYTES
+from paretopipe_worker.cuts import DTYPE_BYTES, EXPORTED
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
 from paretopipe_worker.plan.strategy import LimitSpec, SplitSpec, Strategy, distinct
@@ -193,7 +193,7 @@ class ModelSpec:
     @property
     def exported(self) -> bool:
         """Whether the model is a ``.pt2`` file."""
-        return self.path is not None and self.path.endswith(".pt2")
+        return self.path is not None and self.path.endswith(EXPORTED)
 
     @property
     def checkpoint(self) -> str | None:

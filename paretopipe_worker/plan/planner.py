@@ -199,7 +199,7 @@ def _splits(
 
 
 def _hold_limit(experiment: Experiment, what: Literal["points", "hours"], found: float) -> None:
-    """Refuse a plan that is larger than a person may expect who asked for no strategy."""
+    """Refuse a plan beyond the limit, where the spec has no strategy and no list of cuts."""
     most = getattr(experiment.limit, what)
     if experiment.strategy or experiment.splits.cuts != "all" or found <= most:
         return

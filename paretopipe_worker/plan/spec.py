@@ -15,6 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from paretopipe_worker.cuts import EXPORTED
 from paretopipe_worker.link import profiles
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.plan import faults
@@ -29,9 +30,6 @@ from paretopipe_worker.plan.experiment import (
 )
 from paretopipe_worker.plan.strategy import LimitSpec, Sample, SplitSpec
 from paretopipe_worker.usertext import is_path, located, shown
-
-EXPORTED = ".pt2"
-"""Suffix of a file that is a model."""
 
 _ADAPTER = TypeAdapter(Experiment)
 _NESTED: dict[str, type] = {

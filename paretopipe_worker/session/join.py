@@ -153,9 +153,9 @@ def agreed(plan: Plan, session: Session, weights_sha256: str) -> Agreement:
 
 
 def checksum_of(models: Iterable[Partitioned]) -> str:
-    """The checksum of all tensors of a model, as its programs, for several batch sizes, name them.
+    """The checksum of all tensors of a model, by the checksums that its programs name.
 
-    Those tensors that this host has were held against them.
+    :func:`load` compared the tensors that this host has with these.
     """
     checksums: dict[str, str] = {}
     for model in models:

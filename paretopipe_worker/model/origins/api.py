@@ -11,14 +11,11 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import nn
 
-from paretopipe_worker.cuts import InputSpec
+from paretopipe_worker.cuts import EXPORTED, InputSpec
 from paretopipe_worker.model.usercode import RAISED, aside, shortened, told
 
 TIMM = "timm/"
 """What the name of a model of timm begins with."""
-
-EXPORTED = ".pt2"
-"""Suffix of what ``torch.export.save`` writes."""
 
 Transform: TypeAlias = Callable[[Any], torch.Tensor]
 """Makes a model's input ``(channels, height, width)`` of a ``PIL.Image``."""
@@ -104,7 +101,7 @@ class Origin(Protocol):
         ...
 
     def ignored(self, source: Source) -> tuple[str, ...]:
-        """Prefixes of names in its checkpoints that no tensor of it has."""
+        """Prefixes of names in its checkpoints that are passed over: it has no such tensors."""
         ...
 
     def transform(self, source: Source, shape: tuple[int, ...]) -> Transform | None:
