@@ -25,8 +25,11 @@ Format history
     readings that show how each clock is corrected. A link's engine may be the kernel's htb. A
     warm-up may end `never steady`. The source records when a point begins, and an end holds whether
     the process was told to end. A probe holds the number of points walked before it, since the path
-    is measured between points too. ``ready`` holds the digest of the weights that were loaded. A
-    phase holds the energy that the host used.
+    is measured between points too. ``ready`` holds the digest of the weights that were loaded.
+5
+    ``ready`` holds the digest of the checksums that the programs name, since a host may have the
+    tensors of its own stages alone. A gate that the source could not try is null. A phase holds the
+    energy that the host used. Records of version 4 are read as well.
 
 All times are readings of the writing host's ``perf_counter_ns``, unless their field names another
 clock. Times of two hosts must not be subtracted from each other without a `Clock` record between

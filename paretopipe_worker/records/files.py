@@ -10,10 +10,11 @@ from typing import Annotated, get_args
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
-from paretopipe_worker.records.lines import SCHEMA, Header, Record
+from paretopipe_worker.records.lines import Header, Readable, Record
 
 _LINE: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 _KINDS = ", ".join(kind.kind for kind in get_args(Record))
+_READABLE = ", ".join(map(str, get_args(Readable)))
 
 
 class RecordError(ValueError):
@@ -95,7 +96,7 @@ def _parsed(line: bytes, where: str) -> Record:
             if fault["loc"] == ("header", "schema"):
                 found = None if fault["type"] == "missing" else fault["input"]
                 raise RecordError(
-                    f"{where}: has schema {found}, this version reads {SCHEMA}"
+                    f"{where}: has schema {found}, this version reads {_READABLE}"
                 ) from error
         first = faults[0]
         if not first["loc"]:

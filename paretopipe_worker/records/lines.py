@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import with_config
 
@@ -13,7 +13,9 @@ from paretopipe_worker.records.energy import Energy
 from paretopipe_worker.records.health import Health
 from paretopipe_worker.records.probes import Probe
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
+Readable: TypeAlias = Literal[4, 5]
+"""Versions of the format that can be read."""
 
 CONTROLLER = "controller"
 """Host in the header of a file in which the controller says how it saw a session fail, and name of
@@ -66,7 +68,7 @@ class Header:
     started_unix_ns: int
     facts: dict[str, Any]
     versions: dict[str, str]
-    schema: Literal[4]
+    schema: Readable
     kind: Literal["header"] = "header"
 
 

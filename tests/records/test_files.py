@@ -14,7 +14,7 @@ from paretopipe_worker.records.files import (
     file_name,
     read_records,
 )
-from paretopipe_worker.records.lines import End, Item
+from paretopipe_worker.records.lines import End, Header, Item
 from paretopipe_worker.records.probes import Datagrams, Probe, Transfer
 from tests.helpers.records import HEADER
 
@@ -108,15 +108,21 @@ def test_a_file_without_header_is_refused(path: Path) -> None:
 
 
 def test_another_schema_is_refused(path: Path) -> None:
-    path.write_text(path.read_text().replace('"schema":4', '"schema":1'))
-    with pytest.raises(RecordError, match="has schema 1, this version reads 4"):
+    path.write_text(path.read_text().replace('"schema":5', '"schema":1'))
+    with pytest.raises(RecordError, match="has schema 1, this version reads 4, 5"):
         list(read_records(path))
+
+
+def test_the_schema_of_before_is_read(path: Path) -> None:
+    path.write_text(path.read_text().replace('"schema":5', '"schema":4'))
+    header, *_ = read_records(path)
+    assert isinstance(header, Header) and header.schema == 4
 
 
 def test_another_schema_is_told_before_the_fields_it_has(path: Path) -> None:
     header = vars(HEADER) | {"speed": 1, "rank": "first"}
     del header["schema"], header["torch"]
-    for schema, said in (({"schema": 5}, "5"), ({}, "None")):
+    for schema, said in (({"schema": 6}, "6"), ({}, "None")):
         path.write_text(json.dumps(header | schema) + "\n")
         with pytest.raises(RecordError, match=rf"^{path}:1: has schema {said}, this") as refused:
             list(read_records(path))
