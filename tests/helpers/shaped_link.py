@@ -31,6 +31,11 @@ FRAME = 1514
 PAYLOAD = 1448
 
 
+AS_SWEEPS = TcpSettings()
+"""What a sweep sets where its experiment says nothing. The machine's own congestion control may be
+one that pauses by design: BBR sends hardly anything for 200 ms every ten seconds, to learn the
+path's round trip anew, and throughput is then rightly measured as less than theory says."""
+
 TAKES_A_RELAY = Condition(rate_mbit=20, delay_ms=0.01)
 """As good as a rate alone, but no condition for htb."""
 
@@ -81,9 +86,12 @@ class Shaped:
         return json.loads(done.stdout) if done.returncode == 0 else done.stderr
 
     def arguments(
-        self, asked: str, *, tcp: TcpSettings | None = None, rank: int = 0, address: str = ""
+        self, asked: str, *, tcp: TcpSettings | None = AS_SWEEPS, rank: int = 0, address: str = ""
     ) -> list[str]:
-        """Arguments of ``link apply`` for a profile, its lease just renewed."""
+        """Arguments of ``link apply`` for a profile, its lease just renewed.
+
+        With `tcp` None what TCP is set to is left alone.
+        """
         self.lease.touch()
         words = ["--profile", asked, "--address", address or self.hosts[rank].address, "--emulate"]
         words += ["--state-dir", str(self.state(rank)), "--ports", str(DATA_PORT)]
@@ -101,7 +109,7 @@ class Link(Shaped):
         self,
         condition: Condition | None,
         *more: str,
-        tcp: TcpSettings | None = None,
+        tcp: TcpSettings | None = AS_SWEEPS,
         rank: int = 0,
         address: str = "",
         **options: Any,
@@ -114,7 +122,7 @@ class Link(Shaped):
         self,
         condition: Condition | None,
         *,
-        tcp: TcpSettings | None = None,
+        tcp: TcpSettings | None = AS_SWEEPS,
         rank: int = 0,
         address: str = "",
     ) -> list[str]:

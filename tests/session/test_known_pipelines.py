@@ -41,10 +41,11 @@ def shaped(folder: Path, experiment: dict[str, Any], condition: Condition | None
     with shaped_link(folder) as plain:
         link = WithoutNetem(plain.hosts, folder)
         made = lab(folder, experiment, **on_link(link.hosts))
-        if condition:
-            for rank in range(2):
-                applied = link.apply(condition, rank=rank)
+        for rank in range(2):
+            applied = link.apply(condition, rank=rank)
+            if condition:
                 assert applied["engine"] == "htb", applied
+        if condition:
             states = {name: link.state(rank) for rank, name in enumerate(HOSTS)}
             made = replace(made, link_states=states)
         cuts = (point.split[0] for point in made.plan.points)

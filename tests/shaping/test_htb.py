@@ -68,7 +68,7 @@ def test_a_rate_alone_is_kept_by_the_kernel_without_a_relay(link: WithoutNetem) 
 
 def test_any_rate_is_had_as_it_was_asked_for(link: WithoutNetem) -> None:
     for rate_mbit in (0.001, 0.7, 33.333, 1234.567, 100_000):
-        words = alone(link.asking(Condition(rate_mbit=rate_mbit)))
+        words = alone(link.asking(Condition(rate_mbit=rate_mbit), tcp=None))
         applied = link.call("apply", *words)
         assert applied["engine"] == "htb", applied
         assert applied["after"].splitlines() == link.show()

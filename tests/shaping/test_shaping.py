@@ -75,18 +75,18 @@ def way_to(link: Link, address: str) -> bool:
 @pytest.mark.must_run
 def test_applying_again_changes_nothing_and_restoring_brings_everything_back(link: Link) -> None:
     assert link.show() == UNSHAPED
-    would = link.apply(RATE20, "--check")
+    would = link.apply(RATE20, "--check", tcp=None)
     assert would["changed"]
     assert link.show() == UNSHAPED
     assert not link.state().exists()
-    first = link.apply(RATE20)
+    first = link.apply(RATE20, tcp=None)
     assert first == would
     shown = link.call("show", "--address", link.hosts[0].address)
     assert (shown["interface"], shown["shaped"], shown["state"]) == ("link0", True, first["after"])
     saved = (link.state() / "before.json").read_text()
     keepers = link.keepers()
     assert len(keepers) == 1
-    second = link.apply(RATE20)
+    second = link.apply(RATE20, tcp=None)
     assert (second["changed"], second["commands"]) == (False, [])
     assert link.keepers() == keepers
     assert (link.state() / "before.json").read_text() == saved
@@ -114,14 +114,14 @@ def test_of_two_that_apply_at_once_one_finds_it_done(link: Link) -> None:
 @namespaces
 @pytest.mark.must_run
 def test_another_profile_takes_the_place_of_the_first(link: Link) -> None:
-    link.apply(RATE20)
-    changed = link.apply(RATE5)
+    link.apply(RATE20, tcp=None)
+    changed = link.apply(RATE5, tcp=None)
     assert changed["changed"]
     assert json.loads((link.state() / "link.json").read_text())["ways"][0]["condition"] == asdict(
         RATE5
     )
     assert len(link.keepers()) == 1
-    assert link.apply(None)["changed"]
+    assert link.apply(None, tcp=None)["changed"]
     assert link.show() == UNSHAPED
     assert link.keepers() == []
 
@@ -243,7 +243,7 @@ def test_a_congestion_control_that_namespaces_may_not_choose_is_set_all_the_same
         assert link.apply(RATE20, tcp=TcpSettings("cubic"), rank=rank)["changed"]
     assert controls_of_a_connection(link) == ["cubic", "cubic"]
     assert not link.apply(RATE20, tcp=TcpSettings("cubic"))["changed"]
-    assert link.apply(RATE20)["changed"]  # TCP left alone: what was set before is put back
+    assert link.apply(RATE20, tcp=None)["changed"]  # TCP left alone: what was set before is put back
     assert "congctl" not in link.hosts[0].run("ip", "route", "show").stdout
 
 
