@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,8 @@ from analysis.measures.attribution import TOTALS
 from analysis.measures.replicates import replicates
 from analysis.run import RunError, read
 from analysis.tables.backend_costs import APART, compare
-from paretopipe_worker.plan.labels import readable
+from analysis.tables.front import CIRCUMSTANCES, GROUP
+from paretopipe_worker.plan.labels import circumstances, readable
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records.files import RecordError
 
@@ -56,13 +58,14 @@ def write(table: pd.DataFrame, path: Path) -> list[Path]:
 def text(table: pd.DataFrame) -> str:
     """The comparison as text: a table and a sentence for each model, link and backend."""
     parts = []
-    group = ["model", "placement", "link", "backend", "reference", "batch", "window", "dtype"]
+    group = ["backend", "reference", *(name for name in GROUP if name != "backend")]
     for names, rows in table.groupby(group, sort=False):
-        known = dict(zip(group, map(str, names), strict=True))
+        known: dict[str, Any] = dict(zip(group, names, strict=True))
         title = (
             f"{known['model']} over link {known['link']}: {known['backend']} minus "
             f"{known['reference']}, {readable(known['placement'])}, batch "
-            f"{known['batch']}, window {known['window']}, {known['dtype']}"
+            f"{known['batch']}, window {known['window']}, "
+            + ", ".join([known["dtype"], *circumstances(*(known[n] for n in CIRCUMSTANCES))])
         )
         parts.append("\n".join([title, _shown(rows), _said(rows)]))
     return "\n\n".join(parts or ["no cut was measured with two backends: nothing is compared"])

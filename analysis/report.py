@@ -8,7 +8,13 @@ import pandas as pd
 
 from analysis import backends
 from analysis.tables import front
-from paretopipe_worker.plan.labels import cuts_of, everything_on, hosts_of, readable
+from paretopipe_worker.plan.labels import (
+    circumstances,
+    cuts_of,
+    everything_on,
+    hosts_of,
+    readable,
+)
 
 _SHOWN = {
     "split": "split",
@@ -61,9 +67,11 @@ def text(document: dict[str, Any]) -> str:
 
 def _title(group: dict[str, Any]) -> str:
     """What a front is of."""
+    special = circumstances(*(group[name] for name in front.CIRCUMSTANCES))
     return (
         f"{group['model']} over link {group['link']}: {readable(group['placement'])}, "
-        f"{group['backend']}, batch {group['batch']}, window {group['window']}, {group['dtype']}"
+        f"{group['backend']}, batch {group['batch']}, window {group['window']}, "
+        + ", ".join([group["dtype"], *special])
     )
 
 

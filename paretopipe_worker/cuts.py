@@ -19,6 +19,12 @@ LAST = "@last"
 EXPORTED = ".pt2"
 """Suffix of a file that ``torch.export.save`` wrote, which is a model."""
 
+PLAIN = "fp32"
+"""Wire format in which tensors cross as they are."""
+
+EAGER = "eager"
+"""Runtime that executes a stage by torch, operator by operator."""
+
 DTYPE_BYTES = {
     "float64": 8,
     "float32": 4,

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis.column import OBJECTIVES
-from analysis.figures.captions import page_of
+from analysis.figures.captions import CONDITION, page_of
 from analysis.figures.pages import pages, rows_that_fit
 from analysis.figures.style import STYLE, freeze, save
 from analysis.measures.marks import MEANING
@@ -181,7 +181,8 @@ def _notes(rows: pd.DataFrame) -> list[str]:
     notes = ["A mark is a cut, a line the median of cuts of one size."]
     notes += [
         f"Shown together: {name} {', '.join(map(str, rows[name].unique()))}."
-        for name in ("placement", "batch", "window", "dtype")
+        for name in CONDITION
+        if name != "backend"
         if rows[name].nunique() > 1
     ]
     if np.isnan(rows["difference_low"].astype("float64")).any():

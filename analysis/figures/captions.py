@@ -19,7 +19,10 @@ from analysis.figures import names
 from analysis.measures.marks import disturbed, late, uncertified
 from paretopipe_worker.plan.labels import hosts_of, readable
 
-CONDITION = ["placement", "backend", "batch", "window", "dtype"]
+CONDITION = [
+    *("placement", "backend", "batch", "window", "dtype"),
+    *("runtimes", "wire", "busy", "sources"),
+]
 """Columns that identify a panel, besides model and link."""
 
 MARKERS = "sD^vP*"
@@ -76,6 +79,10 @@ def conditions(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _value(name: str, value: object) -> str:
     """One condition in words; a number gets its name, a name needs none."""
+    if name == "busy":
+        return "busy hosts" if value else "idle hosts"
+    if name == "sources":
+        return "1 source" if value == 1 else f"{value} sources"
     return f"{name} {value}" if name in ("batch", "window") else readable(str(value), "→")
 
 

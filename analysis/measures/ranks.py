@@ -5,14 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.column import Column
-from paretopipe_worker.plan.labels import placement_label, split_label
+from paretopipe_worker.plan.labels import placement_label, runtimes_label, split_label
 from paretopipe_worker.plan.plan import Plan
 
-_AS_THE_PLAN = ("model", "link", "backend", "batch", "window", "dtype")
+_AS_THE_PLAN = ("model", "link", "backend", "batch", "window", "dtype", "wire")
 
 COLUMNS = (
     Column("point", "", "Id of the point, as in points.csv."),
-    Column("model", "", "As in points.csv, like the next seven."),
+    Column("model", "", "As in points.csv, like the next nine."),
     Column("split", "", ""),
     Column("placement", "", ""),
     Column("link", "", ""),
@@ -20,6 +20,8 @@ COLUMNS = (
     Column("batch", "images", ""),
     Column("window", "items", ""),
     Column("dtype", "", ""),
+    Column("wire", "", ""),
+    Column("runtimes", "", ""),
 )
 
 
@@ -35,6 +37,7 @@ def ranks_of(plan: Plan) -> pd.DataFrame:
         {"point": point.id, "split": split_label(point.split)}
         | {name: getattr(point, name) for name in _AS_THE_PLAN}
         | {"placement": placement_label(point.placement), "rank": rank}
+        | {"runtimes": runtimes_label(point.runtimes)}
         | {"host": point.placement[rank], "sends_bytes": point.hop_bytes[rank]}
         | {"device_emulated": plan.host(point.placement[rank]).device_emulated}
         for point in plan.points

@@ -14,6 +14,7 @@ from analysis.measures.attribution import CROSSING, TOTALS
 from analysis.measures.marks import disturbed, late
 from analysis.measures.reduction import half_widths
 from analysis.run import Run, RunError
+from analysis.tables import front
 from analysis.tables.points import planned
 
 LATENCY, THROUGHPUT = OBJECTIVES
@@ -21,7 +22,7 @@ APART = "crossing_ms"
 QUANTITIES = (LATENCY, THROUGHPUT, APART, *TOTALS)
 
 COLUMNS = (
-    Column("model", "", "As in points.csv, like the next ten."),
+    Column("model", "", "As in points.csv, like the next fourteen."),
     Column("split", "", ""),
     Column("position", "", ""),
     Column("placement", "", ""),
@@ -29,6 +30,10 @@ COLUMNS = (
     Column("batch", "images", ""),
     Column("window", "items", ""),
     Column("dtype", "", ""),
+    Column("runtimes", "", ""),
+    Column("wire", "", ""),
+    Column("busy", "", ""),
+    Column("sources", "", ""),
     Column("payload_bytes", "bytes", ""),
     Column("return_bytes", "bytes", ""),
     Column("backend", "", "The backend that is compared."),
@@ -87,7 +92,7 @@ COLUMNS = (
     ),
 )
 
-_CUT = ["model", "split", "placement", "link", "batch", "window", "dtype"]
+_CUT = ["split", *(name for name in front.GROUP if name != "backend")]
 _PLANNED = [*_CUT, "position", "payload_bytes", "return_bytes"]
 _PAIR = ["backend", *_PLANNED]
 _MARKS = {"late": late, "disturbed": disturbed}

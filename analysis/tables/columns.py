@@ -62,6 +62,20 @@ def _identity() -> Iterator[Column]:
     yield Column("window", "items", "Items in flight in the throughput phase.", front=True)
     yield Column("dtype", "", "Number format of the computation.", front=True)
     yield Column(
+        "runtimes",
+        "",
+        "What executes the stages, by rank, joined by `>`; one name where all are the same.",
+        front=True,
+    )
+    yield Column("wire", "", "Format in which tensors cross on their way forward.", front=True)
+    yield Column("busy", "", "Whether hosts ran their background load meanwhile.", front=True)
+    yield Column(
+        "sources",
+        "",
+        "How many sources shared the sink's host, each with a pipeline of its own like this one.",
+        front=True,
+    )
+    yield Column(
         "payload_bytes",
         "bytes",
         "Tensor data of one item on its way forward, added over hops; stages.csv has it by rank.",
@@ -94,10 +108,10 @@ def _outcome() -> Iterator[Column]:
     yield Column(
         "on_front",
         "",
-        "Whether no other point of the same model, placement, link, backend, batch, window and "
-        "dtype is at least as good in latency and throughput and better in one. Points whose "
-        "`link_certified` is false are left off and beat no other, unless `--uncertified` asks for "
-        "them.",
+        "Whether no other point of the same model, placement, link, backend, batch, window, "
+        "dtype, runtimes, wire, busy and sources is at least as good in latency and throughput and "
+        "better in one. Points whose `link_certified` is false are left off and beat no other, "
+        "unless `--uncertified` asks for them.",
     )
 
 

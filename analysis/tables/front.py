@@ -11,7 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.column import OBJECTIVES
 from analysis.measures import marks
 
-GROUP = ("model", "placement", "link", "backend", "batch", "window", "dtype")
+CIRCUMSTANCES = ("runtimes", "wire", "busy", "sources")
+"""What most experiments do not vary."""
+
+GROUP = (
+    *("model", "placement", "link", "backend", "batch", "window", "dtype"),
+    *CIRCUMSTANCES,
+)
 """Columns that all points of a front share: they differ only in where the model is split."""
 
 

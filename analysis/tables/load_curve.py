@@ -24,7 +24,7 @@ from paretopipe_worker.plan.experiment import MIN_ITEMS
 
 _POINT = (
     *("point", "model", "split", "position", "placement", "link", "backend"),
-    *("batch", "window", "dtype", "on_front"),
+    *("batch", "window", "dtype", "runtimes", "wire", "busy", "sources", "on_front"),
 )
 _STEP = [*TRY, "step"]
 

@@ -15,7 +15,7 @@ from analysis.run import Run
 from analysis.tables import front
 from analysis.tables.columns import COLUMNS, POINTS
 from paretopipe_worker.cuts import FIRST, LAST
-from paretopipe_worker.plan.labels import placement_label, split_label
+from paretopipe_worker.plan.labels import placement_label, runtimes_label, split_label
 from paretopipe_worker.plan.plan import Plan
 
 
@@ -68,6 +68,10 @@ def planned(plan: Plan) -> pd.DataFrame:
             "batch": point.batch,
             "window": point.window,
             "dtype": point.dtype,
+            "runtimes": runtimes_label(point.runtimes),
+            "wire": point.wire,
+            "busy": point.busy,
+            "sources": point.sources,
             "payload_bytes": sum(point.hop_bytes[:-1]),
             "return_bytes": point.hop_bytes[-1],
             "device_emulated": any(factor != 1 for factor in factors),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
-from paretopipe_worker.cuts import FIRST, LAST
+from paretopipe_worker.cuts import EAGER, FIRST, LAST, PLAIN
 
 
 def split_label(cuts: Iterable[str]) -> str:
@@ -58,6 +58,33 @@ def placement_label(hosts: Sequence[str]) -> str:
 def hosts_of(placement: str) -> tuple[str, ...]:
     """The hosts by rank that a placement's label names."""
     return tuple(placement.split(">"))
+
+
+def runtimes_label(runtimes: Sequence[str]) -> str:
+    """The runtimes of a pipeline by rank, joined by ``>``; one name where they are all the same.
+
+    >>> runtimes_label(["eager", "onnxruntime"])
+    'eager>onnxruntime'
+    >>> runtimes_label(["onnxruntime", "onnxruntime"]), runtimes_label([])
+    ('onnxruntime', 'eager')
+    """
+    return ">".join(runtimes if len(set(runtimes)) > 1 else runtimes[:1]) or EAGER
+
+
+def circumstances(runtimes: str, wire: str, busy: bool, sources: int) -> list[str]:
+    """In words what a point differs in from one as most are: eager, fp32, idle hosts, one source.
+
+    >>> circumstances("eager>onnxruntime", "int8", True, 2)
+    ['eager > onnxruntime', 'int8 on the wire', 'busy hosts', '2 sources']
+    >>> circumstances("eager", "fp32", False, 1)
+    []
+    """
+    return [
+        *([readable(runtimes)] if runtimes != EAGER else []),
+        *([f"{wire} on the wire"] if wire != PLAIN else []),
+        *(["busy hosts"] if busy else []),
+        *([f"{sources} sources"] if sources > 1 else []),
+    ]
 
 
 def readable(placement: str, arrow: str = ">") -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from paretopipe_worker.cuts import CutTable, TensorSpec, payload_bytes
+from paretopipe_worker.cuts import PLAIN, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.plan.experiment import Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host
@@ -40,7 +40,10 @@ class Point:
     ``auto`` is chosen once the latency has been measured. `predicted_s` is the predicted time of
     measuring the point, `deadline_s` the longest time a stage waits for one message. `memory_bytes`
     is what each stage needs, by rank of the session, as far as
-    :func:`paretopipe_worker.plan.memory.needed` counts it.
+    :func:`paretopipe_worker.plan.memory.needed` counts it. `runtimes` names what executes each
+    stage, by rank of the placement; it is empty where all are `eager`. `wire` is the format in
+    which tensors cross, `busy` whether hosts run their background load meanwhile, and `sources` how
+    many sources share the sink's host, each with a pipeline of its own like this one.
     """
 
     id: str
@@ -57,6 +60,10 @@ class Point:
     predicted_s: float
     deadline_s: float
     memory_bytes: tuple[int, ...] = ()
+    runtimes: tuple[str, ...] = ()
+    wire: str = PLAIN
+    busy: bool = False
+    sources: int = 1
 
     @property
     def ring(self) -> tuple[str, ...]:
@@ -250,7 +257,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
         "inventory": [_without(host, "speed_hint", "memory_mb") for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
         "models": [_captured(table, plan.schema) for table in plan.tables],
-        "points": [_without(point, *_PREDICTED, "memory_bytes") for point in plan.points],
+        "points": [special(_without(point, *_PREDICTED, "memory_bytes")) for point in plan.points],
         "sessions": [_without(session, *_PREDICTED) for session in plan.sessions],
     }
 
@@ -301,6 +308,18 @@ _TOLD = (
 )
 """What a table tells beside what is measured."""
 _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
+
+
+def special(point: dict[str, Any]) -> dict[str, Any]:
+    """Some fields of a point, without those of its circumstances that are as they always were.
+
+    So a point keeps its id, and a plan its digest, from before there was a choice.
+    """
+    return {name: value for name, value in point.items() if value != _BEFORE.get(name, _NONE)}
+
+
+_BEFORE = {"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1}
+_NONE = object()
 
 
 def _without(part: Any, *names: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def test_each_group_has_a_front_of_its_own() -> None:
     ]
     same = {"model": "m", "placement": "a>b", "backend": "tcp"}
     same |= {"batch": 1, "window": 3, "dtype": "float32", "link_certified": True}
-    same |= {"link_late": False}
+    same |= {"link_late": False, "runtimes": "eager", "wire": "fp32", "busy": False, "sources": 1}
     table = front.mark(pd.DataFrame(rows).assign(**same))
     assert table["on_front"].tolist() == [True, False, True, True, False]
 

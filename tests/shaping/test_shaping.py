@@ -243,7 +243,7 @@ def test_a_congestion_control_that_namespaces_may_not_choose_is_set_all_the_same
         assert link.apply(RATE20, tcp=TcpSettings("cubic"), rank=rank)["changed"]
     assert controls_of_a_connection(link) == ["cubic", "cubic"]
     assert not link.apply(RATE20, tcp=TcpSettings("cubic"))["changed"]
-    assert link.apply(RATE20, tcp=None)["changed"]  # TCP left alone: what was set before is put back
+    assert link.apply(RATE20, tcp=None)["changed"]  # what was set before is put back
     assert "congctl" not in link.hosts[0].run("ip", "route", "show").stdout
 
 
