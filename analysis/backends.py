@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.column import OBJECTIVES
 from analysis.figures.backend_figure import doubts, draw
-from analysis.measures.attribution import TOTALS
+from analysis.measures.attribution import ALWAYS
 from analysis.measures.replicates import replicates
 from analysis.run import RunError, read
 from analysis.tables.backend_costs import APART, compare
@@ -82,7 +82,7 @@ def _shown(rows: pd.DataFrame) -> str:
             "latency ms": _with_half(difference[LATENCY], half[LATENCY]),
             "ratio": wide["ratio"][LATENCY].map("{:.3f}".format),
             "images/s": _with_half(difference[THROUGHPUT], half[THROUGHPUT]),
-            **{name.replace("_", " "): difference[name].map(_signed) for name in TOTALS},
+            **{name.replace("_", " "): difference[name].map(_signed) for name in ALWAYS},
             "comes from": latency["comes_from"].fillna("-").replace("-", "nothing"),
         }
     )

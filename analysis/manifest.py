@@ -21,7 +21,7 @@ import pandas as pd
 from analysis.measures.certificate import COLUMNS, certificates, paths_of
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
 from analysis.run import Run, RunError, of_stages, processes, read
-from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan import identity
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.plan.plan import written as resolved
 from paretopipe_worker.records.files import RecordError
@@ -80,7 +80,7 @@ def manifest(
         "experiment": resolved(plan.experiment),
         "spec": written(plan.experiment),
         "seed": plan.experiment.seed,
-        "plan_sha256": plans.digest(plan),
+        "plan_sha256": identity.digest(plan),
         "weights_sha256": {table.model: table.weights_sha256 for table in plan.tables},
         "predicted_hours": plan.predicted_hours,
         "checkout": checkout(Path(__file__).resolve().parent.parent),

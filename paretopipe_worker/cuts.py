@@ -125,7 +125,9 @@ class CutTable:
     the program returned on the controller; tables of earlier versions have neither.
     `images_sha256` identifies the file of the images that are sent; it is empty where inputs are
     drawn. `operators` are those of the program that do not come with torch, with their overloads,
-    such as ``torchvision::nms.default``: a host needs the packages that register them.
+    such as ``torchvision::nms.default``: a host needs the packages that register them. `exporter`
+    names what wrote its stages for other runtimes, with versions and settings; it is empty where
+    torch executes all of them.
     """
 
     model: str
@@ -143,6 +145,7 @@ class CutTable:
     references_sha256: str = ""
     images_sha256: str = ""
     operators: tuple[str, ...] = ()
+    exporter: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from paretopipe_worker.model.inputs import items, load_images, save_images
 from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.model.sources import Source, default_inputs
 from paretopipe_worker.model.trial import cut_table
+from paretopipe_worker.plan import identity, planner
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan import planner
 from paretopipe_worker.plan.experiment import Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, PlanError
@@ -72,7 +72,7 @@ def prepare(
         raise SpecError("\n".join(refused))
     made = planner.make(run, experiment, hosts, tables)
     plan = replace(made, notes=tuple(notes), refused=tuple(refused))
-    if old and (different := plans.differences(old, plan)):
+    if old and (different := identity.differences(old, plan)):
         raise PlanError(
             f"{path}: run '{run}' was planned with other {', '.join(different)}; "
             "undo the change, or start a new run with -e run=NAME"

@@ -1,10 +1,13 @@
 """Where the time of every item went, by kind and rank.
 
-On its way around the ring an item waits until a stage computes it (`queue`), is computed
-(`compute`), its output is made ready for the wire (`serialise`), waits until the wire is free
-(`send_queue`), and crosses to the next rank (`wire`). Each of these parts is the difference of two
-time stamps. All but the last are differences of one host's times. The two ends of a wire have
-clocks of their own, so that its time needs their offset, and has the bound of that offset's error.
+On its way around the ring an item waits until a stage takes it (`queue`), is unpacked where it was
+packed (`unpack`), copied to a device where there is one (`copy_in`), computed (`compute`), copied
+back (`copy_out`), packed (`pack`), made ready for the wire (`serialise`), waits until the wire is
+free (`send_queue`), and crosses to the next rank (`wire`). Packing and copying are durations that
+the stage recorded. Each other part is the difference of two time stamps, less these.
+
+All but the last are differences of one host's times. The two ends of a wire have clocks of their
+own, so that its time needs their offset, and has the bound of that offset's error.
 Around the whole ring the offsets cancel, and the sum of all wires needs none.
 
 No part is computed as a remainder. A point is marked (``attribution_ok``) where a time stamp is
@@ -25,7 +28,13 @@ from analysis.measures.legs import TRY as _TRY
 from analysis.measures.ranks import ranks_of
 from paretopipe_worker.plan.plan import Plan
 
-KINDS = ("queue", "compute", "serialise", "send_queue", "wire")
+STEPS = ("unpack", "copy_in", "copy_out", "pack")
+"""Kinds that not every item has; their times are null without them."""
+
+KINDS = (
+    *("queue", "unpack", "copy_in", "compute", "copy_out"),
+    *("pack", "serialise", "send_queue", "wire"),
+)
 """Kinds of time at one rank and on the wire after it, in the order an item passes them."""
 
 TOTALS = {
@@ -33,16 +42,22 @@ TOTALS = {
     "serialise_ms": "serialise",
     "wire_ms": "round_wire",
     "queue_ms": "waiting",
+    "pack_ms": "packing",
+    "copy_ms": "copying",
 }
 """Columns of ``points.csv``, each the sum of one part over all ranks."""
 
-CROSSING = [name for name, part in TOTALS.items() if part != "compute"]
-"""The totals other than computation."""
+CROSSING = ["serialise_ms", "wire_ms", "queue_ms"]
+"""The totals that every message has a part in."""
+
+ALWAYS = ["compute_ms", *CROSSING]
+"""Those that every pipeline has."""
 
 _PHASES = {"latency": "ms", "throughput": "loaded_ms"}
 _LEG = [*_TRY, "phase", "leg"]
 _ITEM = [*_LEG, "seq"]
 _PART = ["rank", "kind"]
+_SENDING = ("serialise", "send_queue", "wire")
 _MESSAGE = ["serialise", "round_wire"]
 
 
@@ -69,10 +84,13 @@ def parts(items: pd.DataFrame, clocks: pd.DataFrame | None = None) -> pd.DataFra
     departed = rows["departed_ns"].fillna(rows["packed_ns"])
     here = _ahead(rows, rows["rank"], departed, clocks)
     there = _ahead(rows, rows["to"], rows["received_ns"], clocks)
-    parts_ns = {
-        "queue": rows["start_ns"] - rows["ready_ns"],
-        "compute": rows["computed_ns"] - rows["start_ns"],
-        "serialise": rows["packed_ns"] - rows["computed_ns"],
+    steps = {name: rows[f"{name}_ns"].astype("Int64") for name in STEPS}
+    took = {name: step.fillna(0) for name, step in steps.items()}
+    copies = took["copy_in"] + took["copy_out"]
+    parts_ns = steps | {
+        "queue": rows["start_ns"] - rows["ready_ns"] - took["unpack"],
+        "compute": rows["computed_ns"] - rows["start_ns"] - copies,
+        "serialise": rows["packed_ns"] - rows["computed_ns"] - took["pack"],
         "send_queue": departed - rows["packed_ns"],
         "round_wire": rows["received_ns"] - departed,
         "latency": rows["latency_ns"],
@@ -98,7 +116,11 @@ def sums(split: pd.DataFrame) -> pd.DataFrame:
     missing; their sum ``attributed_ms``, null where a time stamp is missing; ``latency_ms``; and
     ``least_ms``, the smallest part, which is negative where two time stamps are in the wrong order.
     """
-    table = split.assign(waiting=split["queue"] + split["send_queue"].where(split["sends"], 0))
+    table = split.assign(
+        waiting=split["queue"] + split["send_queue"].where(split["sends"], 0),
+        packing=split[["unpack", "pack"]].sum(axis=1, min_count=1),
+        copying=split[["copy_in", "copy_out"]].sum(axis=1, min_count=1),
+    )
     # An item that lacks a part must not have a sum either.
     lacking = table["waiting"].isna() | (table["sends"] & table[_MESSAGE].isna().any(axis=1))
     table["lacking"] = lacking
@@ -158,7 +180,8 @@ def attribution(
     long = split[_middle(split)].melt(
         [*_TRY, "phase", "rank", "sends", "bound_ms"], list(KINDS), "kind", "ms"
     )
-    long = long[long["sends"] | long["kind"].isin(KINDS[:2])]
+    long = long[long["sends"] | ~long["kind"].isin(_SENDING)]
+    long = long[long["ms"].notna() | ~long["kind"].isin(STEPS)]
     long["bound_ms"] = long["bound_ms"].where(long["kind"] == "wire")
     tries = long.groupby([*_TRY, *_PART, "phase"])
     each = pd.DataFrame({"ms": tries["ms"].mean(), "bound_ms": tries["bound_ms"].max()})

@@ -18,7 +18,7 @@ TOTALS = (
         "Computation of all stages for one item, stretching included: from the beginning to the "
         "end of each stage's computation, added over ranks. It is the mean of the middle half of "
         "the latency phase's items by latency, which ignores stragglers as the median does and "
-        "adds up, then the mean over replicates. The same holds for the next three columns.",
+        "adds up, then the mean over replicates. The same holds for the next five columns.",
         _LACKING,
         over=MEAN,
     ),
@@ -48,10 +48,24 @@ TOTALS = (
         over=MEAN,
     ),
     Column(
+        "pack_ms",
+        "ms",
+        "Packing the tensors of messages into a wire format, and unpacking them.",
+        f"{_LACKING}, or tensors cross as they are",
+        over=MEAN,
+    ),
+    Column(
+        "copy_ms",
+        "ms",
+        "Copying inputs to devices with memory of their own, and outputs back.",
+        f"{_LACKING}, or no stage has such a device",
+        over=MEAN,
+    ),
+    Column(
         "attributed_share",
         "",
         "Sum of an item's parts divided by its latency, for the item of the latency phase whose "
-        "ratio is furthest from 1, then the mean over replicates. The four columns above are means "
+        "ratio is furthest from 1, then the mean over replicates. The six columns above are means "
         "of typical items, whose sum is only about the median latency.",
         _LACKING,
         over=MEAN,
@@ -75,10 +89,14 @@ ATTRIBUTION = (
     Column(
         "kind",
         "",
-        "`queue`: from the arrival of the input until the stage's computation begins; `compute`: "
-        "until it ends, stretching included; `serialise`: until the message is packed; "
-        "`send_queue`: until it departs; `wire`: until its last byte is at the next rank, which "
-        "for the last rank is the source. A rank that sends nothing has the first two only.",
+        "`queue`: from the arrival of the input until the stage takes it; `unpack`: until its "
+        "tensors are unpacked; `copy_in`: until they are on the device; `compute`: until the "
+        "computation ends, stretching included; `copy_out`: until its result is back from the "
+        "device; `pack`: until that is packed; `serialise`: until the message is ready for the "
+        "wire; `send_queue`: until it departs; `wire`: until its last byte is at the next rank, "
+        "which for the last rank is the source. A rank that sends nothing has no `serialise`, "
+        "`send_queue` and `wire`; the two copies, `unpack` and `pack` are there where they were "
+        "measured.",
     ),
     Column(
         "ms",

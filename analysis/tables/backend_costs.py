@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.column import OBJECTIVES, Column
-from analysis.measures.attribution import CROSSING, TOTALS
+from analysis.measures.attribution import ALWAYS, CROSSING
 from analysis.measures.marks import disturbed, late
 from analysis.measures.reduction import half_widths
 from analysis.run import Run, RunError
@@ -19,7 +19,7 @@ from analysis.tables.points import planned
 
 LATENCY, THROUGHPUT = OBJECTIVES
 APART = "crossing_ms"
-QUANTITIES = (LATENCY, THROUGHPUT, APART, *TOTALS)
+QUANTITIES = (LATENCY, THROUGHPUT, APART, *ALWAYS)
 
 COLUMNS = (
     Column("model", "", "As in points.csv, like the next fourteen."),
@@ -191,6 +191,6 @@ def _differences(pairs: pd.DataFrame) -> pd.DataFrame:
 def _largest(differences: pd.DataFrame) -> pd.Series:
     """The kind that differs most in the latency's direction; null where none does."""
     sign = np.where(differences[LATENCY] > 0, 1.0, -1.0)
-    same = differences[list(TOTALS)].mul(sign, axis="index").fillna(0.0).to_numpy()
-    kinds = np.array([name.removesuffix("_ms") for name in TOTALS], dtype=np.object_)
+    same = differences[ALWAYS].mul(sign, axis="index").fillna(0.0).to_numpy()
+    kinds = np.array([name.removesuffix("_ms") for name in ALWAYS], dtype=np.object_)
     return pd.Series(np.where(same.max(axis=1) > 0, kinds[same.argmax(axis=1)], None))

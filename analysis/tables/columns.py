@@ -61,6 +61,18 @@ def _identity() -> Iterator[Column]:
     yield Column("batch", "images", "Images in one item.", front=True)
     yield Column("window", "items", "Items in flight in the throughput phase.", front=True)
     yield Column("dtype", "", "Number format of the computation.", front=True)
+    yield from _circumstances()
+    yield Column(
+        "payload_bytes",
+        "bytes",
+        "Tensor data of one item on its way forward, added over hops; stages.csv has it by rank.",
+        front=True,
+    )
+    yield Column("return_bytes", "bytes", "Tensor data of one item on its way back.", front=True)
+
+
+def _circumstances() -> Iterator[Column]:
+    """What most experiments do not vary."""
     yield Column(
         "runtimes",
         "",
@@ -75,13 +87,6 @@ def _identity() -> Iterator[Column]:
         "How many sources shared the sink's host, each with a pipeline of its own like this one.",
         front=True,
     )
-    yield Column(
-        "payload_bytes",
-        "bytes",
-        "Tensor data of one item on its way forward, added over hops; stages.csv has it by rank.",
-        front=True,
-    )
-    yield Column("return_bytes", "bytes", "Tensor data of one item on its way back.", front=True)
 
 
 def _outcome() -> Iterator[Column]:

@@ -26,13 +26,37 @@ from paretopipe_worker.model.weights import (
 def save_program(program: Program, file: Path) -> None:
     """Write a program for :func:`load_program`; the file is complete or not there.
 
-    Its first line is the checksum of all bytes that follow. The checksum by which a plan names a
-    program is another one: it leaves out lines of source code, which may move.
+    The checksum by which a plan names a program is another than that of the file: it leaves out
+    lines of source code, which may move.
     """
-    text = programs.dump(program)
+    save_checked(programs.dump(program), file)
+
+
+def save_checked(data: bytes, file: Path) -> None:
+    """Write bytes for :func:`load_checked`; the file is complete or not there.
+
+    Its first line is the checksum of all bytes that follow.
+    """
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+    partial.write_bytes(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
     partial.replace(file)
+
+
+def load_checked(file: Path) -> bytes:
+    """Read what :func:`save_checked` wrote.
+
+    Raises
+    ------
+    PartitionError
+        When the file is missing or damaged.
+    """
+    try:
+        said, _, data = file.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise PartitionError(f"{file}: cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest().encode() != said:
+        raise PartitionError(f"{file}: is damaged: its bytes have another checksum; {AGAIN}")
+    return data
 
 
 def load_program(file: Path, sha256: str) -> Program:
@@ -43,12 +67,7 @@ def load_program(file: Path, sha256: str) -> Program:
     PartitionError
         When the file is missing, damaged, no program, or another one than the plan names.
     """
-    try:
-        said, _, text = file.read_bytes().partition(b"\n")
-    except OSError as error:
-        raise PartitionError(f"{file}: cannot be read: {error.strerror}") from error
-    if hashlib.sha256(text).hexdigest().encode() != said:
-        raise PartitionError(f"{file}: is damaged: its bytes have another checksum; {AGAIN}")
+    text = load_checked(file)
     program = programs.load(text, str(file))
     if (found := programs.sha256(program)) != sha256:
         raise PartitionError(

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan import identity
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.records.files import DamagedRecord, RecordError, file_name, read_records
 from paretopipe_worker.records.lines import CONTROLLER_RANK, Header, Ready
@@ -24,7 +24,7 @@ class Belonging:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._sha256 = plans.digest(plan)
+        self._sha256 = identity.digest(plan)
         self._sessions = {session.id: session for session in plan.sessions}
         self._code: tuple[Path, str] | None = None
         self._torch: dict[str, tuple[Path, str]] = {}

@@ -6,8 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from paretopipe_worker.plan import attempts, code
-from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan import attempts, code, identity
 from paretopipe_worker.plan.memory import Refusal
 from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.records.files import Writer, file_name
@@ -71,7 +70,7 @@ def _record(
                 link=session.link,
                 model=session.model,
                 points=session.points,
-                plan_sha256=plans.digest(plan),
+                plan_sha256=identity.digest(plan),
                 code_sha256=code.digest(),
                 torch="",
                 device_emulated=1.0,

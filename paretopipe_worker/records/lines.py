@@ -44,7 +44,7 @@ class Header:
     that is a relay and not the kernel; `tcp` holds the kernel's settings.
 
     All attempts of a run must have the same `plan_sha256`
-    (:func:`paretopipe_worker.plan.plan.digest`), `code_sha256`
+    (:func:`paretopipe_worker.plan.identity.digest`), `code_sha256`
     (:func:`paretopipe_worker.plan.code.digest`) and public version of `torch`.
     """
 
@@ -129,6 +129,10 @@ class Item:
     overslept_ns
         How much later than asked for `computed_ns` is, because the wait that stretches the
         computation ended late; null where nothing is stretched.
+    unpack_ns, copy_in_ns, copy_out_ns, pack_ns
+        Durations of steps that not every item takes; null where there was none. The input was
+        unpacked between `ready_ns` and `start_ns`, and copied to a device after `start_ns`; the
+        output was copied back before `computed_ns`, and packed between that and `packed_ns`.
     """
 
     point: str
@@ -147,6 +151,10 @@ class Item:
     departed_ns: int | None = None
     segment: int | None = None
     overslept_ns: int | None = None
+    unpack_ns: int | None = None
+    copy_in_ns: int | None = None
+    copy_out_ns: int | None = None
+    pack_ns: int | None = None
     kind: Literal["item"] = "item"
 
 

@@ -15,6 +15,7 @@ from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model import inputs, loading, weights
 from paretopipe_worker.model.partition import Partitioned
+from paretopipe_worker.plan import identity
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Session
@@ -145,7 +146,7 @@ def agreed(plan: Plan, session: Session, weights_sha256: str) -> Agreement:
     ]
     return Agreement(
         schema=str(SCHEMA),
-        plan=plans.digest(plan),
+        plan=identity.digest(plan),
         cuts=hashlib.sha256(json.dumps(cuts).encode()).hexdigest(),
         torch=torch.__version__.partition("+")[0],
         weights=weights_sha256,

@@ -20,7 +20,7 @@ from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.usercode import told
 from paretopipe_worker.model.weights import WeightsError
-from paretopipe_worker.plan import code
+from paretopipe_worker.plan import code, identity
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.records.files import Writer
 from paretopipe_worker.records.lines import SCHEMA, End, Header
@@ -174,7 +174,7 @@ def header(
         link=session.link,
         model=session.model,
         points=session.points,
-        plan_sha256=plans.digest(plan),
+        plan_sha256=identity.digest(plan),
         code_sha256=code.digest(),
         torch=torch.__version__.partition("+")[0],
         device_emulated=plan.host(host).device_emulated,

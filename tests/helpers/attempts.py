@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.plan import plan as plans
+from paretopipe_worker.plan import identity
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import Writer, file_name
 from paretopipe_worker.records.lines import End, Header, Item, LegEnd, Phase, PointBegin, PointEnd
@@ -62,7 +62,7 @@ def header(made: Plan, session: Session, attempt: int, rank: int, **changes: Any
         "points": session.points,
         "rank": rank,
         "host": session.placement[rank],
-        "plan_sha256": plans.digest(made),
+        "plan_sha256": identity.digest(made),
     }
     return replace(HEADER, **(values | changes))
 

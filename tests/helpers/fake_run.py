@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from paretopipe_worker.plan import code, predict
+from paretopipe_worker.plan import code, identity, predict
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import Writer, file_name
@@ -202,7 +202,7 @@ class FakeRun:
             "link": session.link,
             "model": session.model,
             "points": session.points,
-            "plan_sha256": plans.digest(self.plan),
+            "plan_sha256": identity.digest(self.plan),
             "code_sha256": code.digest(),
             "torch": "" if controller else "2.13.0",
             "device_emulated": 1.0 if controller else self.plan.host(host).device_emulated,

@@ -10,7 +10,7 @@ import pytest
 from analysis.run import read
 from analysis.tables.points import points
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, Footprint
-from paretopipe_worker.plan import controller, memory, planner, resume, spec
+from paretopipe_worker.plan import controller, identity, memory, planner, resume, spec
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.sending import Sending, Share
@@ -111,7 +111,7 @@ def test_memory_does_not_change_what_a_plan_measures() -> None:
     bare = replace(
         made, tables=(table(),), points=tuple(replace(p, memory_bytes=()) for p in made.points)
     )
-    assert plans.digest(made) == plans.digest(other) == plans.digest(bare)
+    assert identity.digest(made) == identity.digest(other) == identity.digest(bare)
 
 
 def test_refused_points_are_recorded_once_and_the_rest_is_left_to_measure(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker.plan import plan, spec
+from paretopipe_worker.plan import identity, plan, spec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.prepare import prepare
 from tests.helpers.sessions import lab
@@ -42,14 +42,14 @@ def test_a_damaged_plan_is_refused_by_name(tmp_path: Path, text: str, reason: st
 
 
 def test_differences_name_what_changed() -> None:
-    assert plan.differences(make(), make()) == []
-    assert plan.differences(make(), make(seed=5)) == ["experiment"]
+    assert identity.differences(make(), make()) == []
+    assert identity.differences(make(), make(seed=5)) == ["experiment"]
     here, there = (
         make(models=[{"name": "tiny", "weights": f"/{where}/x.pt"}]) for where in ("here", "there")
     )
-    assert plan.differences(here, there) == []
+    assert identity.differences(here, there) == []
     other = (HOSTS[0], Host(name="server", data_address="10.0.0.9"))
-    assert plan.differences(make(), make(hosts=other)) == ["inventory"]
+    assert identity.differences(make(), make(hosts=other)) == ["inventory"]
 
 
 def test_what_is_only_said_or_predicted_does_not_change_what_is_measured(tmp_path: Path) -> None:
@@ -57,19 +57,19 @@ def test_what_is_only_said_or_predicted_does_not_change_what_is_measured(tmp_pat
     hosts = tuple(replace(host, speed_hint=7.0) for host in HOSTS)
     told = make(hosts=hosts, description="the same in other words")
     assert told.points != made.points
-    assert plan.differences(made, told) == []
-    assert plan.digest(made) == plan.digest(told)
+    assert identity.differences(made, told) == []
+    assert identity.digest(made) == identity.digest(told)
     path = tmp_path / "plan.json"
     path.write_text(plan.dump(made))
-    assert plan.digest(plan.read(path)) == plan.digest(made)
+    assert identity.digest(plan.read(path)) == identity.digest(made)
 
 
 def test_what_is_measured_is_in_the_digest() -> None:
     slower = (replace(HOSTS[0], device_emulated=2.0), HOSTS[1])
     others: list[dict[str, Any]] = [{"seed": 5}, {"hosts": slower}, {"phases": {"min_items": 21}}]
-    digests = {plan.digest(each) for each in (make(), *(make(**keys) for keys in others))}
+    digests = {identity.digest(each) for each in (make(), *(make(**keys) for keys in others))}
     assert len(digests) == 4
-    assert plan.digest(replace(make(), run="other")) not in digests
+    assert identity.digest(replace(make(), run="other")) not in digests
 
 
 def test_a_run_is_planned_anew_where_only_words_and_predictions_change(tmp_path: Path) -> None:
@@ -85,6 +85,6 @@ def test_a_run_is_planned_anew_where_only_words_and_predictions_change(tmp_path:
     loaded = plan.read(made.results / "plan.json")
     assert (loaded.experiment.description, loaded.hosts[0].speed_hint) == ("said otherwise", 9)
     assert loaded.points != made.plan.points, "nothing was predicted anew"
-    assert plan.digest(loaded) == plan.digest(made.plan)
+    assert identity.digest(loaded) == identity.digest(made.plan)
     with pytest.raises(plan.PlanError, match="run 'test' was planned with other experiment; undo"):
         again(phases={"min_items": 21})

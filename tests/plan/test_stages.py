@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec
+from paretopipe_worker.plan import identity, planner, resume, spec, summary
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan import planner, resume, spec, summary
 from paretopipe_worker.plan.belonging import ForeignRecords
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, PlanError, Point
@@ -275,11 +275,11 @@ def test_a_link_must_fit_every_placement_and_so_fits_their_rings() -> None:
 
 
 def test_what_a_plan_samples_is_what_it_measures_and_a_limit_is_not() -> None:
-    base = plans.digest(make())
-    assert base == plans.digest(make(limit={"points": 100, "hours": 7}))
-    assert base == plans.digest(make(strategy="all"))
-    assert base != plans.digest(make(splits={"max_tensors": 2}))
-    assert plans.differences(make(strategy={"sample": 1}), make(strategy={"sample": 2})) == [
+    base = identity.digest(make())
+    assert base == identity.digest(make(limit={"points": 100, "hours": 7}))
+    assert base == identity.digest(make(strategy="all"))
+    assert base != identity.digest(make(splits={"max_tensors": 2}))
+    assert identity.differences(make(strategy={"sample": 1}), make(strategy={"sample": 2})) == [
         "experiment"
     ]
 
@@ -290,4 +290,4 @@ def test_a_plan_of_several_stages_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(plans.dump(made))
     assert plans.read(path) == made
-    assert plans.digest(plans.read(path)) == plans.digest(made)
+    assert identity.digest(plans.read(path)) == identity.digest(made)

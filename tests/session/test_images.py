@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from paretopipe_worker.plan import identity, resume
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan import resume
 from paretopipe_worker.records.lines import End, Item, PointEnd
 from tests.helpers.sessions import Lab, experiment, lab, only
 
@@ -62,5 +62,5 @@ def test_a_plan_with_other_images_measures_something_else(made: Lab) -> None:
     assert {t.images_sha256 for t in made.plan.tables} == {table.images_sha256}
     drawn = replace(table, images_sha256="")
     others = replace(made.plan, tables=(drawn, *made.plan.tables[1:]))
-    assert plans.digest(others) != plans.digest(made.plan)
+    assert identity.digest(others) != identity.digest(made.plan)
     assert plans.read(made.results / "plan.json") == made.plan
