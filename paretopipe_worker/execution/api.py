@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -49,6 +50,8 @@ class Assignment:
         Where the stage lies as the controller exported it, for a runtime that needs that.
     runtime, device
         A name in `paretopipe_worker.execution.runtimes`, and ``cpu`` or ``cuda:N``.
+    cuda_graphs
+        Whether torch starts a stage on a GPU as one CUDA graph.
     """
 
     model: Partitioned
@@ -59,6 +62,7 @@ class Assignment:
     file: Path
     runtime: str = EAGER
     device: str = CPU
+    cuda_graphs: bool = False
 
 
 class Computed(NamedTuple):
@@ -176,6 +180,6 @@ class Passing:
         """Nothing to do."""
 
 
-def zeros(specs: tuple[TensorSpec, ...]) -> Tensors:
+def zeros(specs: Sequence[TensorSpec]) -> Tensors:
     """Inputs with which a stage can be tried out."""
     return tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs)

@@ -93,6 +93,8 @@ class Host:
         long a sweep takes.
     device
         What computes its stages: ``cpu`` or ``cuda:N``, the N-th GPU from 0 on.
+    cuda_graphs
+        Whether torch starts a stage on a GPU as one CUDA graph, not kernel by kernel.
     memory_mb
         The most memory, in MB of a million bytes, that a stage may take; null for what the host has
         free. Points whose stages need more are not measured.
@@ -106,6 +108,7 @@ class Host:
     speed_hint: Annotated[float, Field(gt=0, le=10_000), _Text] = 1.0
     memory_mb: Annotated[Annotated[float, Field(gt=0)] | None, _Text] = None
     device: Annotated[str, AfterValidator(_device)] = "cpu"
+    cuda_graphs: bool = False
 
     @property
     def control_port(self) -> int:

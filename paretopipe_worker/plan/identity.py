@@ -100,7 +100,10 @@ def special(point: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in point.items() if value != _BEFORE.get(name, _NONE)}
 
 
-_BEFORE = {"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1, "device": "cpu"}
+_BEFORE = {
+    **{"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1},
+    **{"device": "cpu", "cuda_graphs": False},
+}
 _NONE = object()
 
 

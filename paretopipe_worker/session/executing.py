@@ -42,6 +42,7 @@ def built(context: Context, point: Point) -> Executor:
             file=context.programs / plans.stage_name(table, before, after),
             runtime=point.runtime(context.rank),
             device=context.host.device,
+            cuda_graphs=context.host.cuda_graphs,
         )
     )
     factor = context.host.device_emulated
