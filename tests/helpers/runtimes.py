@@ -12,20 +12,42 @@ from tests.helpers import stage_files
 from tests.helpers.sessions import Lab
 
 
-def executed_by(made: Lab, runtimes: Sequence[str]) -> Lab:
-    """The same run with each rank's stages executed by a runtime, for which they are exported."""
+def executed_by(made: Lab, *runtimes: Sequence[str]) -> Lab:
+    """The same run with every point once for each choice of runtimes, which are given by rank.
+
+    Stages are exported for it. The points of the first choice keep their ids.
+    """
     plan = made.plan
-    points = tuple(replace(each, runtimes=tuple(runtimes)) for each in plan.points)
-    plan = replace(plan, points=points)
+    again = {
+        point.id: [
+            replace(point, id=f"{point.id}{f'-{number}' * bool(number)}", runtimes=tuple(chosen))
+            for number, chosen in enumerate(runtimes)
+        ]
+        for point in plan.points
+    }
+    plan = replace(
+        plan,
+        points=tuple(point for each in again.values() for point in each),
+        sessions=tuple(
+            replace(each, points=tuple(point.id for id in each.points for point in again[id]))
+            for each in plan.sessions
+        ),
+    )
     (made.results / "plan.json").write_text(plans.dump(plan))
-    folder = made.cache / "programs"
+    found = replace(made, plan=plan)
+    _export(found)
+    return found
+
+
+def _export(made: Lab) -> None:
+    """Write the files of stages that are not there yet."""
+    plan, folder = made.plan, made.cache / "programs"
     models = {session.model: load(plan, session, folder) for session in plan.sessions}
-    for point in points:
+    for point in plan.points:
         table = plan.table(point.model, point.batch, point.dtype)
-        for rank, runtime in enumerate(runtimes):
+        for rank, runtime in enumerate(point.runtimes):
             before, after = point.ends(rank)
             file = folder / plans.stage_name(table, before, after)
             if runtime == "onnxruntime" and before != after and not file.exists():
                 model = models[point.model][point.batch, point.dtype]
                 loading.save_checked(stage_files.exported(model, before, after), file)
-    return replace(made, plan=plan)

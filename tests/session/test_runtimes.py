@@ -70,7 +70,7 @@ def test_a_stage_that_cannot_be_loaded_fails_its_point_and_not_the_session(tmp_p
     with led(made, session) as source, torch.inference_mode():
         source.measure(lost, 1)
         source.measure(damaged, 2)
-        executed_by(made, ["onnxruntime", "onnxruntime"])  # which writes what is not there
+        executed_by(made, ["onnxruntime"] * 2)  # which writes what is not there
         source.measure(lost, 1)
     reasons = [end.reason or "" for end in of(PointEnd, made.written(session, "edge"))]
     assert f"{first}: cannot be read: No such file or directory" == reasons[0]
