@@ -22,10 +22,11 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "transport": {"cuts"},
         "wire": {"cuts"},
         "model": {"cuts"},
-        "plan": {"cuts", "usertext", "link", "records", "transport"},
+        "execution": {"cuts", "model"},
+        "plan": {"cuts", "usertext", "link", "records", "transport", "execution"},
         "host": {"records"},
         "shaping": {"usertext", "link", "host"},
-        "session": {"cuts", "link", "records", "transport", "model", "plan", "host"},
+        "session": {"cuts", "link", "records", "transport", "model", "execution", "plan", "host"},
         "prepare": {"cuts", "usertext", "model", "plan"},
     },
     "analysis": {

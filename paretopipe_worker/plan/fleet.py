@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -18,6 +19,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
+from paretopipe_worker.cuts import EAGER
+from paretopipe_worker.execution.runtimes import RUNTIMES
 from paretopipe_worker.plan import faults
 from paretopipe_worker.usertext import shown
 
@@ -44,6 +47,20 @@ def _address(value: str) -> str:
     if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
         raise ValueError(f"must be {_ALLOWED}; this one is no single host's")
     return str(address)
+
+
+def _device(value: str) -> str:
+    """Refuse what names no device of torch's."""
+    if not re.fullmatch(r"cpu|cuda:\d{1,3}", value):
+        raise ValueError("must be 'cpu', or 'cuda:0', 'cuda:1' and so on")
+    return value
+
+
+def _runtime(value: str) -> str:
+    """Refuse an unknown runtime."""
+    if value not in RUNTIMES:
+        raise ValueError(f"must be one of {', '.join(map(repr, RUNTIMES))}")
+    return value
 
 
 def _number(value: object) -> object:
@@ -86,6 +103,11 @@ class Host:
     memory_mb
         The most memory, in MB of a million bytes, that a stage may take; null for what the host has
         free. Points whose stages need more are not measured.
+    device
+        What its stages run on: ``cpu``, or a GPU, as ``cuda:0``.
+    runtime
+        What executes its stages, one of :data:`~paretopipe_worker.execution.runtimes.RUNTIMES`,
+        where an experiment leaves that to the inventory.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -95,6 +117,8 @@ class Host:
     device_emulated: Annotated[float, Field(ge=1, le=1000), _Text] = 1.0
     speed_hint: Annotated[float, Field(gt=0, le=10_000), _Text] = 1.0
     memory_mb: Annotated[Annotated[float, Field(gt=0)] | None, _Text] = None
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
+    runtime: Annotated[str, AfterValidator(_runtime)] = EAGER
 
     @property
     def control_port(self) -> int:

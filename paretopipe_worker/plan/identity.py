@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from paretopipe_worker.cuts import PLAIN, CutTable
-from paretopipe_worker.plan.experiment import Experiment
+from paretopipe_worker.plan.experiment import INVENTORY, Experiment
+from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan
 
 
@@ -35,12 +36,20 @@ def _measured(plan: Plan) -> dict[str, Any]:
     return {
         "run": plan.run,
         "experiment": _asked(plan.experiment),
-        "inventory": [_without(host, "speed_hint", "memory_mb") for host in plan.hosts],
+        "inventory": [_host(host) for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
         "models": [_captured(table, plan.schema) for table in plan.tables],
         "points": [special(_without(point, *_PREDICTED, "memory_bytes")) for point in plan.points],
         "sessions": [_without(session, *_PREDICTED) for session in plan.sessions],
     }
+
+
+def _host(host: Host) -> dict[str, Any]:
+    """What a host is; which runtime it has, points say."""
+    document = _without(host, "speed_hint", "memory_mb", "runtime")
+    if document["device"] == "cpu":
+        del document["device"]
+    return document
 
 
 def _captured(table: CutTable, schema: int) -> dict[str, Any]:
@@ -76,6 +85,8 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
         del document["strategy"]
     if document["splits"]["max_tensors"] == 1:
         del document["splits"]["max_tensors"]
+    if document["runtimes"] == (INVENTORY,):
+        del document["runtimes"]
     for model in document["models"]:
         for name in _LATER:
             if not model[name]:

@@ -1,0 +1,1 @@
+"""What executes a stage: one implementation for each runtime and device."""

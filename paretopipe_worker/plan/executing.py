@@ -1,0 +1,76 @@
+"""What executes the stages of points: what an experiment asks for, and which files that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from paretopipe_worker.cuts import EAGER, CutTable
+from paretopipe_worker.plan.experiment import INVENTORY, Experiment
+from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.plan import PlanError, Point
+from paretopipe_worker.usertext import listed, shown
+
+
+def check(experiment: Experiment, fleet: Mapping[str, Host]) -> None:
+    """Refuse an entry of `runtimes` that names a host which the inventory does not have.
+
+    Raises
+    ------
+    PlanError
+        Naming the entry and the hosts.
+    """
+    for number, entry in enumerate(experiment.runtimes):
+        for host in entry if isinstance(entry, dict) else ():
+            if host not in fleet:
+                raise PlanError(
+                    f"runtimes[{number}]: unknown host {shown(host)}; "
+                    f"the inventory's group 'stages' has: {listed(tuple(fleet))}"
+                )
+
+
+def chosen(experiment: Experiment, stages: Sequence[Host]) -> tuple[tuple[str, ...], ...]:
+    """The runtimes of a placement's hosts by rank, once for each choice that differs.
+
+    Parameters
+    ----------
+    stages
+        Hosts of the placement, by rank.
+
+    Returns
+    -------
+    As a :class:`~paretopipe_worker.plan.plan.Point` has them: empty where all are `eager`.
+    """
+    found: dict[tuple[str, ...], None] = {}
+    for entry in experiment.runtimes:
+        own = entry if isinstance(entry, dict) else {}
+        names = tuple(
+            own.get(host.name, host.runtime) if own or entry == INVENTORY else str(entry)
+            for host in stages
+        )
+        found[() if set(names) == {EAGER} else names] = None
+    return tuple(found)
+
+
+def runtime(point: Point, rank: int) -> str:
+    """What executes the stage of a rank."""
+    return point.runtimes[rank] if point.runtimes else EAGER
+
+
+def stages(point: Point, table: CutTable) -> Iterator[tuple[int, str, str]]:
+    """The stages of a point that have operations: the rank, and the names of the cuts around it.
+
+    Parameters
+    ----------
+    table
+        The point's.
+    """
+    for rank in range(len(point.ring)):
+        if parts := table.parts(point.split, rank):
+            yield rank, table.order[parts.start], table.order[parts.stop]
+
+
+def in_files(point: Point, table: CutTable) -> Iterator[tuple[int, str, str]]:
+    """Those of the stages that are executed from files which the controller exported."""
+    for rank, before, after in stages(point, table):
+        if runtime(point, rank) != EAGER:
+            yield rank, before, after
