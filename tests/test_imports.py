@@ -27,7 +27,8 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "host": {"records"},
         "shaping": {"usertext", "link", "host"},
         "session": {"cuts", "link", "records", "transport", "model", "execution", "plan", "host"},
-        "prepare": {"cuts", "usertext", "model", "plan"},
+        "exports": {"cuts", "model", "plan"},
+        "prepare": {"cuts", "usertext", "model", "plan", "exports"},
     },
     "analysis": {
         "column": set(),

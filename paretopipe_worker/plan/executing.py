@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from paretopipe_worker.cuts import EAGER, CutTable
+from paretopipe_worker.execution.runtimes import RUNTIMES
 from paretopipe_worker.plan.experiment import INVENTORY, Experiment
 from paretopipe_worker.plan.fleet import Host
-from paretopipe_worker.plan.plan import PlanError, Point
+from paretopipe_worker.plan.plan import Plan, PlanError, Point
 from paretopipe_worker.usertext import listed, shown
 
 
@@ -49,6 +50,32 @@ def chosen(experiment: Experiment, stages: Sequence[Host]) -> tuple[tuple[str, .
         )
         found[() if set(names) == {EAGER} else names] = None
     return tuple(found)
+
+
+def asked_files(plan: Plan, table: CutTable) -> Iterator[tuple[str, str]]:
+    """The stages of a table that points execute from files: the names of the cuts around each.
+
+    Points that no runtime can execute as asked do not count.
+    """
+    found: dict[tuple[str, str], None] = {}
+    for point in plan.points:
+        if (point.model, point.batch, point.dtype) != (table.model, table.batch, table.dtype):
+            continue
+        if any(misfit(point, rank) for rank, *_ in stages(point, table)):
+            continue
+        found |= {(before, after): None for _, before, after in in_files(point, table)}
+    yield from found
+
+
+def misfit(point: Point, rank: int) -> str | None:
+    """Why no host can compute a rank's stage with its runtime in the point's dtype, or None."""
+    name = runtime(point, rank)
+    if point.dtype in RUNTIMES[name].dtypes:
+        return None
+    able = [other for other, each in RUNTIMES.items() if point.dtype in each.dtypes]
+    allowed = [f"runtime {' or '.join(able)} for every stage"] if able else []
+    allowed += [f"dtype {' or '.join(RUNTIMES[name].dtypes)}"]
+    return f"runtime {name} does not compute in it; allowed: {', '.join(allowed)}"
 
 
 def runtime(point: Point, rank: int) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan.memory import Refusal
 from paretopipe_worker.plan.plan import Plan, Session
+from paretopipe_worker.plan.refusals import Refusal
 
 Share: TypeAlias = Sequence[tuple[str, str, str]]
 """Stages of a model: a program's file, and the names of the cuts before and behind the stage."""
