@@ -26,7 +26,9 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "plan": {"cuts", "usertext", "link", "records", "transport", "execution"},
         "host": {"records"},
         "shaping": {"usertext", "link", "host"},
-        "session": {"cuts", "link", "records", "transport", "model", "execution", "plan", "host"},
+        "session": {
+            *("cuts", "link", "records", "transport", "model", "plan", "host", "execution"),
+        },
         "exports": {"cuts", "model", "plan"},
         "prepare": {"cuts", "usertext", "model", "plan", "exports"},
     },
@@ -121,6 +123,7 @@ def test_no_package_imports_what_its_machine_need_not_have(package: str) -> None
         ("import analysis.pareto", ["torch", "ansible"]),
         ("import paretopipe_worker.session.stage", ["pandas", "ansible", "torchvision"]),
         ("from paretopipe_worker.wire import formats", ["torch", "zstandard", "lz4"]),
+        ("from paretopipe_worker.execution import runtimes", ["torch", "onnxruntime"]),
         ("from paretopipe_worker.wire import fixed", ["zstandard", "lz4"]),
         ("from paretopipe_worker.plan import controller, planner, resume", ["torch"]),
     ],

@@ -1,1 +1,1 @@
-"""What executes a stage: one implementation for each runtime and device."""
+"""What executes a stage: one module per runtime and kind of device."""

@@ -61,15 +61,15 @@ def asked_files(plan: Plan, table: CutTable) -> Iterator[tuple[str, str]]:
     for point in plan.points:
         if (point.model, point.batch, point.dtype) != (table.model, table.batch, table.dtype):
             continue
-        if any(misfit(point, rank) for rank, *_ in stages(point, table)):
+        if any(misfit(point, rank) for rank in stages(point)):
             continue
-        found |= {(before, after): None for _, before, after in in_files(point, table)}
+        found |= {point.ends(rank): None for rank in in_files(point)}
     yield from found
 
 
 def misfit(point: Point, rank: int) -> str | None:
     """Why no host can compute a rank's stage with its runtime in the point's dtype, or None."""
-    name = runtime(point, rank)
+    name = point.runtime(rank)
     if point.dtype in RUNTIMES[name].dtypes:
         return None
     able = [other for other, each in RUNTIMES.items() if point.dtype in each.dtypes]
@@ -78,26 +78,11 @@ def misfit(point: Point, rank: int) -> str | None:
     return f"runtime {name} does not compute in it; allowed: {', '.join(allowed)}"
 
 
-def runtime(point: Point, rank: int) -> str:
-    """What executes the stage of a rank."""
-    return point.runtimes[rank] if point.runtimes else EAGER
+def stages(point: Point) -> Iterator[int]:
+    """The ranks of a point's session whose stages have operations."""
+    yield from (rank for rank in range(len(point.ring)) if len(set(point.ends(rank))) > 1)
 
 
-def stages(point: Point, table: CutTable) -> Iterator[tuple[int, str, str]]:
-    """The stages of a point that have operations: the rank, and the names of the cuts around it.
-
-    Parameters
-    ----------
-    table
-        The point's.
-    """
-    for rank in range(len(point.ring)):
-        if parts := table.parts(point.split, rank):
-            yield rank, table.order[parts.start], table.order[parts.stop]
-
-
-def in_files(point: Point, table: CutTable) -> Iterator[tuple[int, str, str]]:
-    """Those of the stages that are executed from files which the controller exported."""
-    for rank, before, after in stages(point, table):
-        if runtime(point, rank) != EAGER:
-            yield rank, before, after
+def in_files(point: Point) -> Iterator[int]:
+    """Those of them whose stages are executed from files which the controller exported."""
+    yield from (rank for rank in stages(point) if RUNTIMES[point.runtime(rank)].exported)

@@ -50,9 +50,9 @@ def _address(value: str) -> str:
 
 
 def _device(value: str) -> str:
-    """Refuse what names no device of torch's."""
-    if not re.fullmatch(r"cpu|cuda:\d{1,3}", value):
-        raise ValueError("must be 'cpu', or 'cuda:0', 'cuda:1' and so on")
+    """Refuse what names no device."""
+    if not re.fullmatch(r"cpu|cuda:(0|[1-9][0-9]?)", value):
+        raise ValueError("must be cpu, or cuda:N with the number of a GPU, such as cuda:0")
     return value
 
 
@@ -100,11 +100,13 @@ class Host:
     speed_hint
         Estimate of how many times slower than the controller the host is, used only to predict how
         long a sweep takes.
+    device
+        What computes its stages: ``cpu`` or ``cuda:N``, the N-th GPU from 0 on.
+    cuda_graphs
+        Whether torch starts a stage on a GPU as one CUDA graph, not kernel by kernel.
     memory_mb
         The most memory, in MB of a million bytes, that a stage may take; null for what the host has
         free. Points whose stages need more are not measured.
-    device
-        What its stages run on: ``cpu``, or a GPU, as ``cuda:0``.
     runtime
         What executes its stages, one of :data:`~paretopipe_worker.execution.runtimes.RUNTIMES`,
         where an experiment leaves that to the inventory.
@@ -118,6 +120,7 @@ class Host:
     speed_hint: Annotated[float, Field(gt=0, le=10_000), _Text] = 1.0
     memory_mb: Annotated[Annotated[float, Field(gt=0)] | None, _Text] = None
     device: Annotated[str, AfterValidator(_device)] = "cpu"
+    cuda_graphs: bool = False
     runtime: Annotated[str, AfterValidator(_runtime)] = EAGER
 
     @property

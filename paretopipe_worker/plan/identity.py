@@ -9,7 +9,6 @@ from typing import Any
 
 from paretopipe_worker.cuts import PLAIN, CutTable
 from paretopipe_worker.plan.experiment import INVENTORY, Experiment
-from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan
 
 
@@ -36,20 +35,12 @@ def _measured(plan: Plan) -> dict[str, Any]:
     return {
         "run": plan.run,
         "experiment": _asked(plan.experiment),
-        "inventory": [_host(host) for host in plan.hosts],
+        "inventory": [special(_without(host, *_HOST)) for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
         "models": [_captured(table, plan.schema) for table in plan.tables],
         "points": [special(_without(point, *_PREDICTED, "memory_bytes")) for point in plan.points],
         "sessions": [_without(session, *_PREDICTED) for session in plan.sessions],
     }
-
-
-def _host(host: Host) -> dict[str, Any]:
-    """What a host is; which runtime it has, points say."""
-    document = _without(host, "speed_hint", "memory_mb", "runtime")
-    if document["device"] == "cpu":
-        del document["device"]
-    return document
 
 
 def _captured(table: CutTable, schema: int) -> dict[str, Any]:
@@ -100,18 +91,23 @@ _TOLD = (
     *("footprint", "references_sha256", "operators"),
 )
 """What a table tells beside what is measured."""
+_HOST = ("speed_hint", "memory_mb", "runtime")
+"""What a host tells beside what is measured; which runtime a stage has, points say."""
 _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 
 def special(point: dict[str, Any]) -> dict[str, Any]:
-    """Some fields of a point, without those of its circumstances that are as they always were.
+    """Some fields of a point or host, without those of its circumstances that are as always.
 
     So a point keeps its id, and a plan its digest, from before there was a choice.
     """
     return {name: value for name, value in point.items() if value != _BEFORE.get(name, _NONE)}
 
 
-_BEFORE = {"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1}
+_BEFORE = {
+    **{"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1},
+    **{"device": "cpu", "cuda_graphs": False},
+}
 _NONE = object()
 
 

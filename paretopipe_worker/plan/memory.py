@@ -68,7 +68,7 @@ class TooLarge(Refusal):
         return f"the stage there needs {_range(needs)} MB of memory; {self.allowed}"
 
 
-def refused(plan: Plan, available: Mapping[str, int | None]) -> dict[str, TooLarge]:
+def refused(plan: Plan, available: Mapping[str, int | None]) -> dict[str, Refusal]:
     """Points with a stage that cannot fit on its host, by id, each with the first such stage.
 
     Parameters

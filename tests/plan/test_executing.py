@@ -88,18 +88,12 @@ def test_a_host_that_is_not_in_the_inventory_is_refused() -> None:
 
 
 def test_stages_in_files_are_those_with_operations_of_ranks_that_are_not_eager() -> None:
-    files = {
-        point.split[0]: list(executing.in_files(point, table()))
-        for point in planned([{"server": ORT}]).points
-    }
-    assert files == {
-        FIRST: [],
-        LAST: [(1, LAST, FIRST)],
-        **{f"layer{number}": [(1, f"layer{number}", FIRST)] for number in range(3)},
-    }
-    both = {point.split[0]: point for point in planned(ORT).points}
-    assert [*executing.in_files(both["layer1"], table())] == [
-        (0, LAST, "layer1"),
-        (1, "layer1", FIRST),
-    ]
-    assert [*executing.in_files(both[FIRST], table())] == [(0, LAST, FIRST)]
+    made = planned([{"server": ORT}])
+    files = {point.split[0]: list(executing.in_files(point)) for point in made.points}
+    assert files == {FIRST: [], LAST: [1], "layer0": [1], "layer1": [1], "layer2": [1]}
+    asked = set(executing.asked_files(made, table()))
+    assert asked == {(name, FIRST) for name in files if name != FIRST}
+    everywhere = {point.split[0]: point for point in planned(ORT).points}
+    assert [*executing.in_files(everywhere["layer1"])] == [0, 1]
+    assert [*executing.in_files(everywhere[FIRST])] == [0]
+    assert len(set(executing.asked_files(planned(ORT), table()))) == 7
