@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
-from paretopipe_worker import model_command, operators
+from paretopipe_worker import abilities, model_command, operators
 from paretopipe_worker.host import governor, preflight, supervise
 from paretopipe_worker.shaping import command as link_command
 
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     governor.add_parser(commands)
     preflight.add_parser(commands)
     operators.add_parser(commands)
+    abilities.add_parser(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -136,9 +137,10 @@ def _add_needs(commands: Commands) -> None:
 
 def _needs(options: argparse.Namespace) -> int:
     """Print the operators, requirements and packages that each host of a plan needs."""
-    from paretopipe_worker.plan import abilities, plan
+    from paretopipe_worker.plan import abilities as of_hosts
+    from paretopipe_worker.plan import plan
 
-    print(json.dumps(abilities.needs(plan.read(options.results / "plan.json"))))
+    print(json.dumps(of_hosts.needs(plan.read(options.results / "plan.json"))))
     return 0
 
 
@@ -178,7 +180,8 @@ def _add_todo(commands: Commands) -> None:
 
 def _todo(options: argparse.Namespace) -> int:
     """Print the sessions that lack a complete set of records, with the points that lack it."""
-    from paretopipe_worker.plan import abilities, controller, memory, plan, resume, sending
+    from paretopipe_worker.plan import abilities as of_hosts
+    from paretopipe_worker.plan import controller, memory, plan, resume, sending
 
     def pack(whole: str, share: sending.Share) -> str:
         from paretopipe_worker import prepare
@@ -188,7 +191,7 @@ def _todo(options: argparse.Namespace) -> int:
     read = plan.read(options.results / "plan.json")
     refusals = {} if options.memory is None else memory.refused(read, options.memory)
     if options.abilities is not None:
-        refusals |= abilities.refused(read, abilities.parse(options.abilities))
+        refusals |= of_hosts.refused(read, of_hosts.parse(options.abilities))
     controller.refuse(read, options.results, refusals)
     made = resume.todo(
         read,

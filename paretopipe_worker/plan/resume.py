@@ -231,10 +231,6 @@ def _task(
         "backend": session.backend,
         "model": session.model,
         "tensors": tensors,
-        "operators": sorted(
-            {name for table in plan.tables_of(session.model) for name in table.operators}
-        ),
-        "requirements": plan.model(session.model).requirements,
         "link": _link(plan, session),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": session.deadline_s,
