@@ -86,7 +86,7 @@ def needs(plan: Plan) -> dict[str, dict[str, Any]]:
     wanted: dict[str, dict[str, dict[Any, None]]] = {}
     for point in plan.points:
         table = plan.table(point.model, point.batch, point.dtype)
-        for name in point.ring:
+        for name in _taking_part(point):
             own = wanted.setdefault(name, {key: {} for key in ("operators", "models", "runtimes")})
             own["operators"] |= dict.fromkeys(table.operators)
             own["models"][point.model] = None
@@ -94,6 +94,11 @@ def needs(plan: Plan) -> dict[str, dict[str, Any]]:
             own = wanted[point.placement[rank]]
             own["runtimes"][point.runtime(rank), point.dtype] = None
     return {name: _needed(plan, plan.host(name), own) for name, own in wanted.items()}
+
+
+def _taking_part(point: Point) -> list[str]:
+    """The hosts that something of a point is computed on, or sent to."""
+    return [point.placement[rank] for rank in point.active_ranks]
 
 
 def _needed(plan: Plan, host: Host, own: Mapping[str, Collection[Any]]) -> dict[str, Any]:
@@ -121,7 +126,7 @@ def _reasons(plan: Plan, point: Point, found: Mapping[str, Abilities]) -> Iterat
         name = plans.stage_name(table, *point.ends(rank))
         if reason := plan.unexported.get(name):
             yield Refusal(f"model {point.model}, {point.dtype}", reason)
-    for name in point.ring:
+    for name in _taking_part(point):
         lacking = found.get(name, Abilities()).lacking
         for each in (*plan.model(point.model).requirements, *table.operators):
             if each in lacking:
