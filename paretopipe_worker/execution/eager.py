@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import torch
+
 from paretopipe_worker.execution.api import Assignment, Computed, Tensors
 from paretopipe_worker.model.flat import Stage
 from paretopipe_worker.model.partition import Partitioned, split
@@ -42,6 +44,11 @@ def stage_of(model: Partitioned, before: str, after: str) -> Stage:
     stage = split(model, (before, after), only=1)[1]
     assert stage is not None
     return stage
+
+
+def here() -> tuple[str, list[str]]:
+    """Version of torch, and the kinds of device that it can use here."""
+    return torch.__version__, ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def build(assignment: Assignment) -> Eager:

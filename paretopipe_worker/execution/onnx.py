@@ -95,6 +95,32 @@ class _Bound:
             )
 
 
+def here() -> tuple[str, list[str]]:
+    """Version of ONNX Runtime, and the kinds of device that it can use here.
+
+    Raises
+    ------
+    ExecutionError
+        When it is not installed, or cannot be imported.
+    """
+    found = _imported()
+    providers = found.get_available_providers()
+    return found.__version__, [kind for kind, name in _PROVIDERS.items() if name in providers]
+
+
+def _imported() -> Any:
+    """Import ONNX Runtime."""
+    try:
+        import onnxruntime
+    except Exception as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        reason = "is not installed here" if absent else f"cannot be imported here: {told(error)}"
+        raise ExecutionError(
+            f"onnxruntime {reason}; allowed: runtime 'eager', or installing the package onnxruntime"
+        ) from error
+    return onnxruntime
+
+
 def build(assignment: Assignment) -> OnnxRuntime:
     """Load a stage, see :class:`paretopipe_worker.execution.api.Build`."""
     if unknown := [spec for spec in (*assignment.inputs, *assignment.outputs) if not _known(spec)]:
@@ -124,13 +150,7 @@ def build(assignment: Assignment) -> OnnxRuntime:
 
 def _session(data: bytes, assignment: Assignment) -> Any:
     """Have ONNX Runtime read a stage, for as many threads as torch has."""
-    try:
-        import onnxruntime
-    except Exception as error:
-        raise ExecutionError(
-            f"onnxruntime cannot be imported here: {told(error)}; allowed: runtime 'eager', or "
-            "installing the package onnxruntime"
-        ) from error
+    onnxruntime = _imported()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from paretopipe_worker.execution.runtimes import RUNTIMES
+from paretopipe_worker.execution.runtimes import RUNTIMES, kind
 from paretopipe_worker.plan import executing
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
@@ -21,10 +21,11 @@ _TOLERANT = ConfigDict(extra="ignore")
 
 @dataclass(frozen=True, config=_TOLERANT)
 class Installed:
-    """A runtime on a host: its version, or why it is not there."""
+    """A runtime on a host: its version and kinds of devices, or why it is not there."""
 
     version: str | None = None
     missing: str | None = None
+    devices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, config=_TOLERANT)
@@ -149,6 +150,11 @@ def _of_stage(point: Point, rank: int, host: Host, can: Abilities) -> Iterator[R
             why = can.runtimes.get(runtime, Installed()).missing or "it is not known there"
             yield Refusal(
                 host.name, f"it lacks runtime {runtime}: {why}; allowed: {', '.join(there)}"
+            )
+        elif (kinds := can.runtimes[runtime].devices) and kind(host.device) not in kinds:
+            yield Refusal(
+                host.name,
+                f"runtime {runtime} cannot use {host.device} there; allowed: {', '.join(kinds)}",
             )
     if can.devices is not None and not RUNTIMES[runtime].exported and host.device in can.devices:
         dtypes = can.devices[host.device].dtypes

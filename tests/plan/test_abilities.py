@@ -65,6 +65,11 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         "server: 4 points are not measured, since it has no device cuda:1; allowed: cpu"
     ]
     assert (FIRST,) not in splits
+    made = planned((EDGE, replace(SERVER, device="cuda:1")), runtimes=ORT)
+    can = {"eager": {"version": "2"}, ORT: {"version": "1", "devices": ["cpu"]}}
+    devices = CPU | {"cuda:1": {"dtypes": ["float32"]}}
+    [line] = refused(made, server={"runtimes": can, "devices": devices})[0]
+    assert line.endswith("since runtime onnxruntime cannot use cuda:1 there; allowed: cpu")
 
 
 def test_eight_bits_are_refused_where_a_stage_is_eager() -> None:
