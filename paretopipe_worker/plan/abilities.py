@@ -147,10 +147,9 @@ def _of_stage(point: Point, rank: int, host: Host, can: Abilities) -> Iterator[R
     if can.runtimes is not None:
         there = [name for name, each in can.runtimes.items() if not each.missing]
         if runtime not in there:
-            why = can.runtimes.get(runtime, Installed()).missing or "it is not known there"
-            yield Refusal(
-                host.name, f"it lacks runtime {runtime}: {why}; allowed: {', '.join(there)}"
-            )
+            unknown = f"runtime {runtime} is not known there; allowed: {', '.join(there)}"
+            why = can.runtimes.get(runtime, Installed()).missing
+            yield Refusal(host.name, why or unknown)
         elif (kinds := can.runtimes[runtime].devices) and kind(host.device) not in kinds:
             yield Refusal(
                 host.name,
