@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 from onnx_ir.convenience import extract
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.model import standalone
@@ -115,7 +116,9 @@ def graph(parts: Partitioned, cuts: Sequence[str], inputs: Sequence[torch.Tensor
     module = standalone.StageModule(program, parts.tensors, entry, given)
     made = standalone.exported(module, inputs)
     written = standalone.to_onnx(made, list(returned.values()))
-    return Graph(written.model, names | returned, ends)
+    # What the exporter tells of each node is longer than the nodes.
+    plain = ClearMetadataAndDocStringPass()(written.model).model
+    return Graph(plain, names | returned, ends)
 
 
 def _begin(value: ir.Value) -> ir.Value:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from paretopipe_worker import exports
 from paretopipe_worker.cuts import FIRST, LAST
@@ -24,17 +23,7 @@ from paretopipe_worker.plan.summary import summary
 from paretopipe_worker.prepare import prepare
 from tests.helpers.tables import HOSTS
 
-TINY = "paretopipe_worker.model.tiny:network"
-
-
-class Odd(nn.Module):
-    """Uses an operator that ONNX does not have."""
-
-    input_shape = (4,)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape (batch, 4) to the same."""
-        return torch.special.bessel_j0(torch.relu(x) + 1) + 1
+TINY, ODD = "paretopipe_worker.model.tiny:network", "tests.helpers.networks:Odd"
 
 
 Make = Callable[..., Plan]
@@ -125,14 +114,12 @@ def test_stages_in_eight_bits_are_files_of_their_own(make: Make, tmp_path: Path)
 def test_a_model_that_onnx_cannot_hold_refuses_its_points_of_that_runtime_alone(
     make: Make, tmp_path: Path
 ) -> None:
-    made = make(TINY, f"{__name__}:Odd", runtimes=["eager", "onnxruntime"])
+    made = make(TINY, ODD, runtimes=["eager", "onnxruntime"])
     refusals = abilities.refused(made, {})
     odd = {p.id for p in made.points if p.model.endswith("Odd") and p.runtimes}
     assert set(refusals) == odd
     [line] = told(refusals)
-    assert line.startswith(
-        f"model {__name__}:Odd, float32: {len(odd)} points are not measured, sin"
-    )
+    assert line.startswith(f"model {ODD}, float32: {len(odd)} points are not measured, sin")
     assert line.endswith("exported: ONNX has nothing for the operator prims::bessel_j0.default")
     assert line in summary(made)
     # It may work by now: the next sweep of the run tries again.
