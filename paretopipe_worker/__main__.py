@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     model_command.add_parsers(commands)
     _add_links(commands)
     _add_prepare(commands)
+    _add_needs(commands)
     _add_todo(commands)
     _add_record_failure(commands)
     _add_stage(commands)
@@ -128,6 +129,21 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_needs(commands: Commands) -> None:
+    parser = commands.add_parser("needs", help="list what each host of a run must have, as JSON")
+    parser.add_argument("--results", type=Path, required=True, help="results/RUN")
+    parser.set_defaults(run=_needs)
+
+
+def _needs(options: argparse.Namespace) -> int:
+    """Print the operators, requirements and packages that each host of a plan needs."""
+    from paretopipe_worker.plan import abilities as of_hosts
+    from paretopipe_worker.plan import plan
+
+    print(json.dumps(of_hosts.needs(plan.read(options.results / "plan.json"))))
+    return 0
+
+
 def _add_todo(commands: Commands) -> None:
     parser = commands.add_parser("todo", help="list the sessions a run still lacks, as JSON")
     parser.add_argument("--results", type=Path, required=True, help="results/RUN")
@@ -150,6 +166,11 @@ def _add_todo(commands: Commands) -> None:
         help="free bytes by host, or null: record as failed the points whose stages do not fit",
     )
     parser.add_argument(
+        "--abilities",
+        metavar="JSON",
+        help="what each host can do: record as failed the points that need more",
+    )
+    parser.add_argument(
         "--cache",
         type=Path,
         help="where programs are kept: make files of the tensors that each host needs",
@@ -159,6 +180,7 @@ def _add_todo(commands: Commands) -> None:
 
 def _todo(options: argparse.Namespace) -> int:
     """Print the sessions that lack a complete set of records, with the points that lack it."""
+    from paretopipe_worker.plan import abilities as of_hosts
     from paretopipe_worker.plan import controller, memory, plan, resume, sending
 
     def pack(whole: str, share: sending.Share) -> str:
@@ -168,6 +190,8 @@ def _todo(options: argparse.Namespace) -> int:
 
     read = plan.read(options.results / "plan.json")
     refusals = {} if options.memory is None else memory.refused(read, options.memory)
+    if options.abilities is not None:
+        refusals |= of_hosts.refused(read, of_hosts.parse(options.abilities))
     controller.refuse(read, options.results, refusals)
     made = resume.todo(
         read,

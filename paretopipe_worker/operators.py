@@ -1,19 +1,16 @@
-"""Check that a host has what the operators of programs need, before a session starts."""
+"""Find out which operators of programs a host lacks, before a session starts."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
 
 
-class OperatorError(ValueError):
-    """Operators or packages that this host lacks: a line each, with what is allowed."""
-
-
-def check(operators: Sequence[str], requirements: Sequence[str] = ()) -> None:
-    """Hold that this host's Python has operators, and satisfies requirements.
+def lacking(operators: Sequence[str], requirements: Sequence[str] = ()) -> dict[str, str]:
+    """What this host's Python lacks of operators and requirements: why, and what is allowed.
 
     Parameters
     ----------
@@ -22,27 +19,24 @@ def check(operators: Sequence[str], requirements: Sequence[str] = ()) -> None:
         the colons is imported where they are not registered yet.
     requirements
         As pip takes them.
-
-    Raises
-    ------
-    OperatorError
-        When it does not.
     """
     from paretopipe_worker.model import natives  # imports torch, which the command line must not
 
-    lines = [
-        f"requirements: {each} is not satisfied: {reason}; allowed: install it for {sys.executable}"
+    found = {
+        each: f"requirements: {each} is not satisfied: {reason}; allowed: install it for "
+        f"{sys.executable}"
         for each in requirements
         if (reason := _unsatisfied(each))
-    ]
-    lines += [
-        f"package {package!r} is not there or has no {', '.join(names)}, which programs of this "
-        f"sweep need; allowed: `requirements` of the model in the spec, which pip installs where "
-        f"no worker_python is given, or installing the package for {sys.executable}"
-        for package, names in natives.missing(operators).items()
-    ]
-    if lines:
-        raise OperatorError("\n".join(lines))
+    }
+    for package, names in natives.missing(operators).items():
+        said = (
+            f"package {package!r} is not there or has no {', '.join(names)}, which programs of "
+            f"this sweep need; allowed: `requirements` of the model in the spec, which pip "
+            f"installs where no worker_python is given, or installing the package for "
+            f"{sys.executable}"
+        )
+        found |= dict.fromkeys(names, said)
+    return found
 
 
 def _unsatisfied(requirement: str) -> str | None:
@@ -70,13 +64,15 @@ def _unsatisfied(requirement: str) -> str | None:
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``operators`` to the worker's command line."""
-    parser = commands.add_parser("operators", help="check that this host has operators")
+    parser = commands.add_parser(
+        "operators", help="list the operators that this host lacks, as JSON"
+    )
     parser.add_argument("operators", nargs="*", metavar="NAMESPACE::NAME.OVERLOAD")
     parser.add_argument("--requirement", action="append", default=[], help="as pip takes it")
     parser.set_defaults(run=_operators)
 
 
 def _operators(options: argparse.Namespace) -> int:
-    """``operators``: say nothing where all is there."""
-    check(options.operators, options.requirement)
+    """``operators``: print what is lacking, and why, as JSON."""
+    print(json.dumps(lacking(options.operators, options.requirement)))
     return 0

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import torch
 
+from paretopipe_worker import exports
 from paretopipe_worker.cuts import CutTable, InputSpec
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model.capture import Captured
@@ -38,7 +39,7 @@ def prepare(
     *,
     check: bool = False,
 ) -> Plan:
-    """Build every model, store its weights, find its cuts, write the plan.
+    """Build every model, store its weights, find its cuts, export stages, write the plan.
 
     The weights are made once, here: random draws and BatchNorm statistics differ between
     processors, and all stages must have the same. A model that cannot be built or cut is left out,
@@ -71,7 +72,7 @@ def prepare(
     if not tables:
         raise SpecError("\n".join(refused))
     made = planner.make(run, experiment, hosts, tables)
-    plan = replace(made, notes=tuple(notes), refused=tuple(refused))
+    plan = exports.export(replace(made, notes=tuple(notes), refused=tuple(refused)), cache)
     if old and (different := identity.differences(old, plan)):
         raise PlanError(
             f"{path}: run '{run}' was planned with other {', '.join(different)}; "
@@ -123,7 +124,9 @@ def _tables(
             )
         inputs = items(table.inputs, seed=experiment.seed, images=images)
         sha256 = _references(captured, inputs, plans.kept(cache))
-        yield replace(table, references_sha256=sha256)
+        # What int8 is made of is the same program, and crosses as float32.
+        for dtype in experiment.dtype:
+            yield replace(table, references_sha256=sha256, dtype=dtype)
 
 
 def _stored(

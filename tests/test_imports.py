@@ -22,14 +22,15 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "transport": {"cuts"},
         "wire": {"cuts"},
         "model": {"cuts"},
-        "plan": {"cuts", "usertext", "link", "records", "transport"},
+        "execution": {"cuts", "model"},
+        "plan": {"cuts", "usertext", "link", "records", "transport", "execution"},
         "host": {"records"},
         "shaping": {"usertext", "link", "host"},
-        "execution": {"cuts", "model"},
         "session": {
             *("cuts", "link", "records", "transport", "model", "plan", "host", "execution"),
         },
-        "prepare": {"cuts", "usertext", "model", "plan"},
+        "exports": {"cuts", "model", "plan"},
+        "prepare": {"cuts", "usertext", "model", "plan", "exports"},
     },
     "analysis": {
         "column": set(),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.onnx import ONNXProgram
 
 from paretopipe_worker.model import flat, natives
 from paretopipe_worker.model.flat import Stage
@@ -23,6 +24,9 @@ from paretopipe_worker.model.program import (
     mapped,
 )
 from paretopipe_worker.model.usercode import RAISED, aside, told
+
+OPSET = 20
+"""Version of ONNX's operators that stages are written with."""
 
 _INSIDE_BYTES = 1 << 30
 """Tensors of up to so many bytes lie in an ONNX file itself, which can hold 2 GiB."""
@@ -171,21 +175,45 @@ def save_onnx(made: ExportedProgram, file: Path) -> None:
         When packages are missing, or ONNX has nothing for an operator, which the text names.
     """
     size = sum(tensor.nbytes for tensor in made.state_dict.values())
+    outputs = len(made.graph_signature.user_outputs)
+    written = to_onnx(made, [f"output_{number}" for number in range(outputs)])
+    try:
+        with aside():
+            written.save(file, external_data=size > _INSIDE_BYTES)
+    except RAISED as error:
+        raise OnnxError(_refused(error)) from error
+
+
+def to_onnx(made: ExportedProgram, outputs: Sequence[str]) -> ONNXProgram:
+    """Translate what was captured to ONNX; it names what comes in ``input_0`` and so on.
+
+    Parameters
+    ----------
+    outputs
+        Names of what comes out.
+
+    Raises
+    ------
+    OnnxError
+        See :func:`save_onnx`.
+    """
+    inputs = [f"input_{number}" for number in range(len(made.graph_signature.user_inputs))]
     try:
         with aside():
             written = torch.onnx.export(
                 made,
                 dynamo=True,
                 verbose=False,
-                input_names=[f"input_{n}" for n in range(len(made.graph_signature.user_inputs))],
-                output_names=[f"output_{n}" for n in range(len(made.graph_signature.user_outputs))],
+                opset_version=OPSET,
+                input_names=inputs,
+                output_names=outputs,
             )
-            assert written is not None
-            written.save(file, external_data=size > _INSIDE_BYTES)
     except ImportError as error:
         raise OnnxError(f"{told(error)}; install onnx and onnxscript") from error
     except RAISED as error:
         raise OnnxError(_refused(error)) from error
+    assert written is not None
+    return written
 
 
 def _refused(error: BaseException) -> str:
@@ -198,19 +226,20 @@ def _refused(error: BaseException) -> str:
     return f"torch.onnx failed with {told(error)}"
 
 
-def onnx_stage(file: Path) -> Stage:
-    """What runs an ONNX file with onnxruntime, on one thread.
+def onnx_stage(file: Path | bytes) -> Stage:
+    """What runs an ONNX file, or its bytes, with onnxruntime, on one thread.
 
     Raises
     ------
     OnnxError
-        When onnxruntime cannot load it; its function raises this when it cannot run it.
+        When onnxruntime is missing or cannot load it; its function raises this when it cannot run
+        it.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
     try:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
     except Exception as error:
         raise OnnxError(f"onnxruntime cannot load it: {told(error)}") from error

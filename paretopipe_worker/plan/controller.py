@@ -1,4 +1,4 @@
-"""What the controller records by itself: why a session failed, and which points do not fit."""
+"""What the controller records by itself: why a session failed, and why points are not measured."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from paretopipe_worker.plan import attempts, code, identity
-from paretopipe_worker.plan.memory import Refusal
 from paretopipe_worker.plan.plan import Plan, Session
+from paretopipe_worker.plan.refusals import Refusal
 from paretopipe_worker.records.files import Writer, file_name
 from paretopipe_worker.records.lines import (
     CONTROLLER,

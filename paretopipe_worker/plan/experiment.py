@@ -17,12 +17,16 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from paretopipe_worker.cuts import DTYPE_BYTES, EXPORTED
+from paretopipe_worker.execution.runtimes import RUNTIMES
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
 from paretopipe_worker.plan.strategy import LimitSpec, SplitSpec, Strategy, distinct
 from paretopipe_worker.plan.window import MOST, Window
 from paretopipe_worker.transport.backends import BACKENDS
-from paretopipe_worker.usertext import is_path
+from paretopipe_worker.usertext import is_path, shown
+
+INVENTORY = "inventory"
+"""Entry of `runtimes` that leaves the choice to each host's variable `runtime`."""
 
 MIN_ITEMS = 6
 """Fewest items a median is taken of; a point with fewer has failed."""
@@ -68,7 +72,7 @@ _Requirement = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\r\n]*$", max_length
 _Argument = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 _Backend = Annotated[str, AfterValidator(_known_backend)]
 _Batch = Annotated[int, Field(ge=1, le=4096)]
-_Dtype = Literal["float32"]
+_Dtype = Literal["float32", "int8"]
 _InputDtype = Annotated[str, AfterValidator(_known_dtype)]
 _Share = Annotated[float, Field(gt=0, le=2)]
 _Size = Annotated[int, Field(ge=1, le=8192)]
@@ -95,12 +99,37 @@ def _placements(value: object) -> Literal["all"] | tuple[tuple[str, ...], ...] |
     return _PLACEMENTS.validate_python(value)
 
 
+def _runtimes(value: object) -> str | dict[str, str]:
+    """Accept ``inventory``, a runtime, or the runtimes of some hosts."""
+    if value == INVENTORY or value in tuple(RUNTIMES):
+        return str(value)
+    known = ", ".join(map(repr, RUNTIMES))
+    if not isinstance(value, dict) or not value:
+        raise ValueError(
+            f"must be {INVENTORY!r}, one of {known} (for all hosts), or a mapping of hosts to these"
+        )
+    for host, name in value.items():
+        if name not in tuple(RUNTIMES):
+            raise ValueError(f"host {shown(host)} must have one of {known}; got {shown(name)}")
+    return dict(value)
+
+
+def _differ(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse repeats among values that have no hash."""
+    if any(values.count(value) > 1 for value in values):
+        raise ValueError("must not repeat a value")
+    return values
+
+
 # Functions in place of unions: of a union pydantic reports what each alternative refuses, under a
 # name of its own for the alternative. A function says once what is allowed.
 _Window = Annotated[Window, PlainValidator(_window)]
 _Placements = Annotated[
     Literal["all"] | tuple[tuple[str, ...], ...] | None, PlainValidator(_placements)
 ]
+
+
+_Runtimes = Annotated[str | dict[str, str], PlainValidator(_runtimes)]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -277,7 +306,9 @@ class Experiment:
     By default there is one placement, the hosts of that group in their order. A `window` of
     ``auto`` is chosen for each point once its latency is known, so that it fills the path.
     `strategy` says which of the splits are measured: ``all``, or a sample. Without one all are, as
-    long as the plan is within `limit`.
+    long as the plan is within `limit`. Each entry of `runtimes` says what executes the stages: a
+    runtime for all hosts, a mapping of hosts to runtimes, or ``inventory``, which also holds for
+    hosts that a mapping leaves out. A `dtype` of ``int8`` is float32 quantised by the runtime.
     """
 
     models: Annotated[tuple[ModelSpec, ...], _SOME, _DISTINCT_NAMES]
@@ -292,6 +323,7 @@ class Experiment:
     batch: Annotated[tuple[_Batch, ...], _SOME, _DISTINCT] = (1,)
     window: Annotated[tuple[_Window, ...], _SOME, _DISTINCT] = (3,)
     dtype: Annotated[tuple[_Dtype, ...], _SOME, _DISTINCT] = ("float32",)
+    runtimes: Annotated[tuple[_Runtimes, ...], _SOME, AfterValidator(_differ)] = (INVENTORY,)
     replicates: Annotated[int, Field(ge=1, le=1000)] = 1
     phases: PhaseSpec = PhaseSpec()
     certify: CertifySpec = CertifySpec()

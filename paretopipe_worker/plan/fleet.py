@@ -19,6 +19,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
+from paretopipe_worker.cuts import EAGER
+from paretopipe_worker.execution.runtimes import RUNTIMES
 from paretopipe_worker.plan import faults
 from paretopipe_worker.usertext import shown
 
@@ -51,6 +53,13 @@ def _device(value: str) -> str:
     """Refuse what names no device."""
     if not re.fullmatch(r"cpu|cuda:(0|[1-9][0-9]?)", value):
         raise ValueError("must be cpu, or cuda:N with the number of a GPU, such as cuda:0")
+    return value
+
+
+def _runtime(value: str) -> str:
+    """Refuse an unknown runtime."""
+    if value not in RUNTIMES:
+        raise ValueError(f"must be one of {', '.join(map(repr, RUNTIMES))}")
     return value
 
 
@@ -98,6 +107,9 @@ class Host:
     memory_mb
         The most memory, in MB of a million bytes, that a stage may take; null for what the host has
         free. Points whose stages need more are not measured.
+    runtime
+        What executes its stages, one of :data:`~paretopipe_worker.execution.runtimes.RUNTIMES`,
+        where an experiment leaves that to the inventory.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -109,6 +121,7 @@ class Host:
     memory_mb: Annotated[Annotated[float, Field(gt=0)] | None, _Text] = None
     device: Annotated[str, AfterValidator(_device)] = "cpu"
     cuda_graphs: bool = False
+    runtime: Annotated[str, AfterValidator(_runtime)] = EAGER
 
     @property
     def control_port(self) -> int:

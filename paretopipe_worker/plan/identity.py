@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from paretopipe_worker.cuts import PLAIN, CutTable
-from paretopipe_worker.plan.experiment import Experiment
+from paretopipe_worker.plan.experiment import INVENTORY, Experiment
 from paretopipe_worker.plan.plan import Plan
 
 
@@ -35,7 +35,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
     return {
         "run": plan.run,
         "experiment": _asked(plan.experiment),
-        "inventory": [special(_without(host, "speed_hint", "memory_mb")) for host in plan.hosts],
+        "inventory": [special(_without(host, *_HOST)) for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
         "models": [_captured(table, plan.schema) for table in plan.tables],
         "points": [special(_without(point, *_PREDICTED, "memory_bytes")) for point in plan.points],
@@ -76,6 +76,8 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
         del document["strategy"]
     if document["splits"]["max_tensors"] == 1:
         del document["splits"]["max_tensors"]
+    if document["runtimes"] == (INVENTORY,):
+        del document["runtimes"]
     for model in document["models"]:
         for name in _LATER:
             if not model[name]:
@@ -89,6 +91,8 @@ _TOLD = (
     *("footprint", "references_sha256", "operators"),
 )
 """What a table tells beside what is measured."""
+_HOST = ("speed_hint", "memory_mb", "runtime")
+"""What a host tells beside what is measured; which runtime a stage has, points say."""
 _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from paretopipe_worker.cuts import CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, Point
+from paretopipe_worker.plan.refusals import Refusal
 
 _MB = 1_000_000
 
@@ -50,30 +51,21 @@ def needed(
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """A stage of a point that does not fit on its host: it needs more than `allowed_bytes`.
+class TooLarge(Refusal):
+    """A stage of a point does not fit on its host: `allowed` says how much may be, and why."""
 
-    `limit` says in words what allows so much.
-    """
-
-    host: str
-    rank: int
     need_bytes: int
-    allowed_bytes: int
-    limit: str
+    allowed: str
 
     @property
-    def reason(self) -> str:
-        """Why the point is not measured."""
-        return (
-            f"{self.host}, rank {self.rank}: its stage needs {_mb(self.need_bytes)} MB of memory; "
-            f"{self.allowed}"
-        )
+    def cause(self) -> str:
+        """The limit: stages that need more differ in how much that is."""
+        return self.allowed
 
-    @property
-    def allowed(self) -> str:
-        """What is allowed."""
-        return f"allowed are {_mb(self.allowed_bytes)} MB, {self.limit}"
+    def together(self, others: Sequence[Refusal]) -> str:
+        """Why all points of its cause are not measured: stages need so much to so much."""
+        needs = [each.need_bytes for each in others if isinstance(each, TooLarge)]
+        return f"the stage there needs {_range(needs)} MB of memory; {self.allowed}"
 
 
 def refused(plan: Plan, available: Mapping[str, int | None]) -> dict[str, Refusal]:
@@ -89,25 +81,15 @@ def refused(plan: Plan, available: Mapping[str, int | None]) -> dict[str, Refusa
     return {point.id: refusal for point, refusal in found if refusal}
 
 
-def told(refusals: Mapping[str, Refusal]) -> list[str]:
-    """One line for each host, rank and limit: how many points are not measured, and why."""
-    causes: dict[tuple[str, int, str], list[int]] = {}
-    for each in refusals.values():
-        causes.setdefault((each.host, each.rank, each.allowed), []).append(each.need_bytes)
-    return [
-        f"{host}, rank {rank}: {_points(len(needs))} not measured, since the stage there needs "
-        f"{_range(needs)} MB of memory; {allowed}"
-        for (host, rank, allowed), needs in sorted(causes.items())
-    ]
-
-
-def _first(point: Point, limits: Mapping[str, tuple[int, str] | None]) -> Refusal | None:
+def _first(point: Point, limits: Mapping[str, tuple[int, str] | None]) -> TooLarge | None:
     """The first stage of a point that does not fit."""
     for rank, need_bytes in enumerate(point.memory_bytes):
         host = point.placement[rank]
         limit = limits[host]
         if limit and need_bytes > limit[0]:
-            return Refusal(host, rank, need_bytes, *limit)
+            allowed = f"allowed are {_mb(limit[0])} MB, {limit[1]}"
+            why = f"its stage needs {_mb(need_bytes)} MB of memory; {allowed}"
+            return TooLarge(f"{host}, rank {rank}", why, need_bytes, allowed)
     return None
 
 
@@ -119,11 +101,6 @@ def _limit(host: Host, available: int | None) -> tuple[int, str] | None:
     if available is not None:
         limits.append((available, "what the host had free when it was prepared"))
     return min(limits, default=None)
-
-
-def _points(number: int) -> str:
-    """So many points, and the verb."""
-    return "1 point is" if number == 1 else f"{number} points are"
 
 
 def _range(sizes: Sequence[int]) -> str:

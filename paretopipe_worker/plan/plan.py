@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,9 @@ class Session:
 class Plan:
     """Everything a run will do, as ``results/RUN/plan.json`` holds it.
 
-    `notes` tell people what was done to a checkpoint to make it fit its model, `refused` which
-    models cannot be measured, and why.
+    `notes` tell people what was done to a checkpoint to make it fit its model, and what was
+    exported, `refused` which models cannot be measured, and why. `unexported` says why there is no
+    file of a stage, by the name that it would have (:func:`stage_name`).
     """
 
     run: str
@@ -145,6 +146,7 @@ class Plan:
     predicted_hours: float
     notes: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    unexported: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def point(self, point_id: str) -> Point:

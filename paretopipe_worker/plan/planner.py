@@ -19,9 +19,10 @@ from typing import Any, Literal, TypeAlias
 from paretopipe_worker.cuts import FIRST, CutTable, TensorSpec
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
-from paretopipe_worker.plan import memory, splits
+from paretopipe_worker.plan import executing, memory, splits
 from paretopipe_worker.plan.experiment import Experiment
 from paretopipe_worker.plan.fleet import Host, apart
+from paretopipe_worker.plan.identity import special
 from paretopipe_worker.plan.labels import placement_label, readable
 from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session, slug
 from paretopipe_worker.plan.predict import expected_s, legs_s, overhead_s
@@ -63,6 +64,7 @@ def make(
     measured = list(dict.fromkeys(table.model for table in tables))
     placements = _placements(experiment, fleet)
     _check_links(experiment, placements)
+    executing.check(experiment, fleet)
     asked = _splits(experiment, tables, Counter(map(len, placements)))
     inside: dict[_Key, list[Point]] = {}
     for link, backend, model, placement in itertools.product(
@@ -180,6 +182,7 @@ def _splits(
     for table in tables:
         of_model.setdefault(table.model, []).append(table)
     each_with = len(experiment.links) * len(experiment.backends) * len(experiment.window)
+    each_with *= len(experiment.runtimes)
     points = 0
     for table in tables:
         splits.check(experiment, table, placements)
@@ -225,13 +228,16 @@ def _points(
     """Every point of one link, backend, model and placement, in the order of the splits."""
     known, hardest, blocked = _identity(link), link.hardest, _Blocked.of(link)
     placement = tuple(host.name for host in stages)
+    varied: list[dict[str, Any]] = [
+        {"runtimes": each} for each in executing.chosen(experiment, stages)
+    ]
     for table, split in asked:
         hops = _hops(table, split)
         # Where the link follows a trace: in the worst of the segments that let data pass.
         latency_s, busiest_s = max(
             expected_s(table, split, hops, part, experiment.tcp, stages) for part in hardest
         )
-        for window in experiment.window:
+        for window, circumstances in itertools.product(experiment.window, varied):
             in_flight = filling(latency_s, busiest_s) if window == "auto" else window
             identity = {
                 "model": table.model,
@@ -245,7 +251,7 @@ def _points(
                 "batch": table.batch,
                 "window": window,
                 "dtype": table.dtype,
-            }
+            } | special(circumstances)
             predicted_s = _POINT_S + legs_s(experiment, in_flight, latency_s, busiest_s)
             yield Point(
                 id=_digest(identity),
@@ -264,6 +270,7 @@ def _points(
                 # times the window, since the last item waits for all the others.
                 deadline_s=round(blocked.allowed_s(_PATIENCE_S + 10 * latency_s * in_flight), 1),
                 memory_bytes=memory.needed(table, split, hops, in_flight),
+                **circumstances,
             )
 
 

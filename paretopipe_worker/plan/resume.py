@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.plan import attempts, code, memory
+from paretopipe_worker.plan import attempts, code, executing, refusals
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Attempt, Outcome
 from paretopipe_worker.plan.belonging import Belonging
@@ -46,11 +46,16 @@ def planned(
     folder = plans.kept(cache)
     files = [file for table in plan.tables for file in plans.program_files(table, folder)]
     files += [folder / plans.references_name(table) for table in plan.tables]
+    files += [
+        folder / plans.stage_name(table, *ends)
+        for table in plan.tables
+        for ends in executing.asked_files(plan, table)
+    ]
     same = (plan.experiment, plan.hosts) == (experiment, tuple(hosts))
     # Such a file may have changed since: only reading it shows.
     in_files = any(model.in_files for model in experiment.models)
     # What was refused may work by now.
-    same = same and not plan.refused
+    same = same and not plan.refused and not plan.unexported
     return plan if same and not in_files and all(file.exists() for file in files) else None
 
 
@@ -126,7 +131,7 @@ def todo(
         "files": sending.files,
         "refused": plan.refused,
         "predicted_s": round(seconds, 1),
-        "text": "\n".join([text, *memory.told(sending.refusals), *read.damages]),
+        "text": "\n".join([text, *refusals.told(sending.refusals), *read.damages]),
     }
 
 
@@ -226,10 +231,6 @@ def _task(
         "backend": session.backend,
         "model": session.model,
         "tensors": tensors,
-        "operators": sorted(
-            {name for table in plan.tables_of(session.model) for name in table.operators}
-        ),
-        "requirements": plan.model(session.model).requirements,
         "link": _link(plan, session),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": session.deadline_s,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from paretopipe_worker.plan import executing
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan.memory import Refusal
 from paretopipe_worker.plan.plan import Plan, Session
+from paretopipe_worker.plan.refusals import Refusal
 
 Share: TypeAlias = Sequence[tuple[str, str, str]]
 """Stages of a model: a program's file, and the names of the cuts before and behind the stage."""
@@ -52,10 +53,21 @@ class Sending:
         # Where the source sends images, it is told which.
         images = [plans.images_file(table, Path()) for table in tables]
         self._files[source] |= {file.name for file in images if file}
+        self._add_stages(session)
         if tensors[source] != self._whole(session.model):
             # It cannot run the whole model, so it is told what comes back.
             self._files[source] |= set(map(plans.references_name, tables))
         return tensors
+
+    def _add_stages(self, session: Session) -> None:
+        """Add the stages that its hosts execute from files."""
+        for point in map(self._plan.point, session.points):
+            if point.id in self.refusals:
+                continue
+            table = self._plan.table(point.model, point.batch, point.dtype)
+            for rank in executing.in_files(point):
+                name = plans.stage_name(table, *point.ends(rank))
+                self._files[point.placement[rank]].add(name)
 
     def _of(self, model: str, host: str) -> str:
         """Name of the file with a host's tensors of a model."""
@@ -74,7 +86,10 @@ class Sending:
 
 
 def share_of(plan: Plan, model: str, host: str, refused: Collection[str]) -> Share | None:
-    """List the stages of a model that a plan gives a host.
+    """List the stages of a model for which a plan has a host need tensors.
+
+    Those that it executes from files need none, but on the source, which first holds the stages of
+    a split against the whole program.
 
     Returns
     -------
@@ -93,7 +108,9 @@ def share_of(plan: Plan, model: str, host: str, refused: Collection[str]) -> Sha
         parts: set[int] = set()
         for point in points:
             rank = point.placement.index(host)
-            if (point.batch, point.dtype) == (table.batch, table.dtype) and rank < len(point.hops):
+            if (point.batch, point.dtype) != (table.batch, table.dtype):
+                continue
+            if rank < len(point.hops) and (rank == 0 or rank not in executing.in_files(point)):
                 stage = table.parts(point.split, rank)
                 parts |= set(stage)
                 order = table.order

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from paretopipe_worker.plan import memory, splits
+from paretopipe_worker.plan import abilities, memory, refusals, splits
 from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.labels import placement_label, readable
 from paretopipe_worker.plan.plan import Plan
@@ -29,8 +29,8 @@ def summary(plan: Plan) -> str:
             *(f"NOT MEASURED: {line}" for line in plan.refused),
             *_about_hopeless(plan),
             *_about_losses(plan),
-            # What hosts have free is known when they are prepared.
-            *memory.told(memory.refused(plan, {})),
+            # What hosts can do, and have free, is known when they are prepared.
+            *refusals.told(memory.refused(plan, {}) | abilities.refused(plan, {})),
             *plan.notes,
             *_about_traces(plan),
         )

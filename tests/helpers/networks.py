@@ -169,3 +169,13 @@ def wide() -> nn.Sequential:
 
 
 wide.input_shape = (16,)  # type: ignore[attr-defined]
+
+
+class Odd(nn.Module):
+    """Uses an operator that ONNX does not have."""
+
+    input_shape = (4,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape (batch, 4) to the same."""
+        return torch.special.bessel_j0(torch.relu(x) + 1) + 1

@@ -129,3 +129,10 @@ def test_references_come_back_as_they_were_stored_or_are_refused(tmp_path: Path)
     file.write_bytes(content)
     with pytest.raises(WeightsError, match=f"^{file}: holds other values than its name says"):
         loading.load_references(file)
+
+
+def test_a_host_that_executes_stages_from_files_is_sent_no_tensors(
+    model: Partitioned, stored: Path
+) -> None:
+    own = loaded(part(stored, model), model)
+    assert not own.tensors and not own.complete

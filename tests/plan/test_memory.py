@@ -13,6 +13,7 @@ from paretopipe_worker.cuts import FIRST, LAST, CutTable, Footprint
 from paretopipe_worker.plan import controller, identity, memory, planner, resume, spec
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Plan
+from paretopipe_worker.plan.refusals import Refusal, told
 from paretopipe_worker.plan.sending import Sending, Share
 from paretopipe_worker.plan.summary import summary
 from tests.helpers.attempts import write
@@ -38,7 +39,7 @@ def planned(edge_mb: float | None = None, server_mb: float | None = None, **keys
     return planner.make("test", experiment, hosts, [known(batch) for batch in experiment.batch])
 
 
-def refused_splits(made: Plan, refusals: dict[str, memory.Refusal]) -> set[str]:
+def refused_splits(made: Plan, refusals: dict[str, Refusal]) -> set[str]:
     """Where the refused points are cut."""
     return {made.point(point).split[0] for point in refusals}
 
@@ -82,13 +83,13 @@ def test_what_does_not_fit_is_refused_and_many_points_of_one_cause_are_one_line(
     refusals = memory.refused(made, {})
     assert refused_splits(made, refusals) == {"layer2", FIRST}
     assert len(refusals) == 4
-    [line] = memory.told(refusals)
+    [line] = told(refusals)
     assert line == (
         "edge, rank 0: 4 points are not measured, since the stage there needs 38.4 MB of memory; "
         "allowed are 20 MB, as memory_mb in the inventory says"
     )
     assert line in summary(made)
-    [reason] = {each.reason for each in refusals.values() if each.need_bytes == 38_400_000}
+    [reason] = {each.reason for each in refusals.values() if "needs 38.4 MB" in each.reason}
     assert reason == (
         "edge, rank 0: its stage needs 38.4 MB of memory; "
         "allowed are 20 MB, as memory_mb in the inventory says"
@@ -99,7 +100,7 @@ def test_a_host_allows_the_lesser_of_what_it_has_free_and_what_the_inventory_say
     made = planned(edge_mb=20)
     free = {"edge": 7_000_000, "server": None}
     assert refused_splits(made, memory.refused(made, free)) == {"layer1", "layer2", FIRST}
-    [line] = memory.told(memory.refused(made, free))
+    [line] = told(memory.refused(made, free))
     assert line.endswith("allowed are 7 MB, what the host had free when it was prepared")
     assert "3 points are not measured, since the stage there needs 8.41 to 38.4 MB" in line
     assert memory.refused(made, {"edge": 10**12}).keys() == memory.refused(made, {}).keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from paretopipe_worker.operators import OperatorError, check
+from paretopipe_worker.operators import lacking
 from tests import ROOT
 from tests.helpers.labs import throwaway
 from tests.helpers.namespaces import reason_without_namespaces
@@ -25,8 +26,11 @@ PLUGIN = "paretopipe_plugin::wait.default"
 EXPERIMENT = """\
 models:
   - name: tests.helpers.synthetic:two_of_2_ms
-    requirements: [torch, no-such-package-of-anyone>=3]
+  - name: paretopipe_worker.model.tiny:network
+    input: [3, 32, 32]
 links: [none]
+strategy: {sample: 1}
+phases: {min_items: 6, min_s: 0, retries: 0}
 """
 
 INSTALL = """\
@@ -36,13 +40,19 @@ INSTALL = """\
   tasks:
     - ansible.builtin.import_role:
         name: worker
-        tasks_from: operators
+        tasks_from: abilities
       vars:
         worker_home: "{home}"
         worker_python: ""
         worker_runtime: {{python: "{home}/venv/bin/python", site: "{root}"}}
         worker_operators: [{operator}]
-        worker_requirements: ["paretopipe-plugin @ file://{wheel}"]
+        worker_requirements: ["paretopipe-plugin @ file://{wheel}", "./no/such/package"]
+        worker_packages: []
+        worker_ask: true
+    - ansible.builtin.copy:
+        content: "{{{{ worker_abilities | to_json }}}}"
+        dest: "{found}"
+        mode: "0644"
 """
 
 REGISTER = """\
@@ -61,43 +71,44 @@ def copy(tmp_path: Path) -> Iterator[Checkout]:
 
 
 def test_what_a_host_has_is_not_named_and_what_it_lacks_is() -> None:
-    check(["aten::relu.default"], ["torch", "numpy>=1.0"])
-    with pytest.raises(OperatorError) as refused:
-        check(["nobodys::a.default", "nobodys::b.out", "other::c.default"], ["torch<1"])
-    first, second, third = str(refused.value).splitlines()
+    assert lacking(["aten::relu.default"], ["torch", "numpy>=1.0"]) == {}
+    found = lacking(["nobodys::a.default", "nobodys::b.out", "other::c.default"], ["torch<1"])
+    assert list(found) == ["torch<1", "nobodys::a.default", "nobodys::b.out", "other::c.default"]
+    first, second, third, fourth = found.values()
     assert first.startswith("requirements: torch<1 is not satisfied: ")
     assert second.startswith("package 'nobodys' is not there or has no nobodys::a.default, nobodys")
-    assert "'other'" in third
-    assert f"installing the package for {sys.executable}" in third
+    assert second == third
+    assert "'other'" in fourth
+    assert f"installing the package for {sys.executable}" in fourth
 
 
-@pytest.mark.parametrize(("paths", "code"), [([ROOT, PACKAGES], 0), ([ROOT], 2)])
-def test_the_package_of_an_operator_is_imported(paths: list[Path], code: int) -> None:
+@pytest.mark.parametrize(("paths", "there"), [([ROOT, PACKAGES], True), ([ROOT], False)])
+def test_the_package_of_an_operator_is_imported(paths: list[Path], there: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "paretopipe_worker", "operators", WAIT],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
         cwd="/",
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert done.returncode == code, done.stderr
-    assert (WAIT in done.stderr) == bool(code)
+    assert list(json.loads(done.stdout)) == ([] if there else [WAIT])
 
 
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.must_run
 @pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces())
-def test_a_host_that_lacks_an_operator_is_named_before_anything_starts(copy: Checkout) -> None:
+def test_points_that_need_an_operator_are_refused_and_the_rest_is_measured(copy: Checkout) -> None:
     done = copy.sweep(copy.write("experiments/waits.yml", EXPERIMENT), "waits")
-    for host in ("edge", "server"):
-        done.refused(
-            f"{host}: requirements: no-such-package-of-anyone>=3 is not satisfied",
-            f"package 'paretopipe_test' is not there or has no {WAIT}, which programs of this",
-        )
-    assert "torch is not satisfied" not in done.output
-    assert not copy.results("waits").raw()
+    said = f"package 'paretopipe_test' is not there or has no {WAIT}, which programs of this sweep"
+    done.refused(f"edge: 3 points are not measured, since {said}", "3 points failed by themselves")
+    points = copy.results("waits").points
+    for model, status in (("synthetic:two_of_2_ms", "failed"), ("tiny:network", "ok")):
+        rows = points[points["model"].str.endswith(model)]
+        assert set(rows["status"]) == {status}
+        reasons = rows["reason"].dropna()
+        assert all(reasons.str.startswith(f"edge: {said}")) and len(reasons) % 3 == 0
 
 
 @pytest.mark.slow
@@ -108,7 +119,8 @@ def test_requirements_are_installed_into_the_environment_of_the_worker(
     subprocess.run([sys.executable, "-m", "venv", home / "venv"], check=True)
     [site] = (home / "venv").glob("lib/python*/site-packages")
     (site / "parent.pth").write_text("\n".join(map(str, _sites())) + "\n")
-    (home / "requirements.txt").write_text("torch>=2\n")
+    for name in ("requirements", "requirements-runtimes"):
+        (home / f"{name}.txt").write_text("torch>=2\n")
     with zipfile.ZipFile(wheel, "w") as archive:
         info = "paretopipe_plugin-1.0.dist-info"
         archive.writestr("paretopipe_plugin.py", REGISTER)
@@ -119,15 +131,16 @@ def test_requirements_are_installed_into_the_environment_of_the_worker(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr(f"{info}/RECORD", "")
-    words = {"home": home, "root": ROOT, "wheel": wheel}
-    for name, operator in (("has", PLUGIN), ("lacks", PLUGIN.replace("wait", "other"))):
-        play = copy.write(f"playbooks/{name}.yml", INSTALL.format(operator=operator, **words))
-        done = copy.run(".venv/bin/ansible-playbook", play, "-i", "localhost,", "-c", "local")
-        if name == "has":
-            done.succeeded()
-            assert (site / "paretopipe_plugin.py").is_file()
-        else:
-            done.refused("localhost: package 'paretopipe_plugin' is not there or has no")
+    found, other = tmp_path / "found.json", PLUGIN.replace("wait", "other")
+    words = {"home": home, "root": ROOT, "wheel": wheel, "found": found}
+    play = copy.write("playbooks/a.yml", INSTALL.format(operator=f"{PLUGIN}, {other}", **words))
+    copy.run(".venv/bin/ansible-playbook", play, "-i", "localhost,", "-c", "local").succeeded()
+    assert (site / "paretopipe_plugin.py").is_file()
+    told = json.loads(found.read_text())
+    assert list(told["lacking"]) == [other, "./no/such/package"]
+    assert told["lacking"][other].startswith("package 'paretopipe_plugin' is not there or has no")
+    assert told["lacking"]["./no/such/package"].startswith("pip cannot install what it needs: ")
+    assert "cpu" in told["devices"] and "version" in told["runtimes"]["eager"]
 
 
 def _sites() -> set[str]:
