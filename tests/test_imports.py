@@ -22,10 +22,10 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "transport": {"cuts"},
         "wire": {"cuts"},
         "model": {"cuts"},
-        "plan": {"cuts", "usertext", "link", "records", "transport"},
+        "plan": {"cuts", "usertext", "link", "records", "transport", "wire"},
         "host": {"records"},
         "shaping": {"usertext", "link", "host"},
-        "session": {"cuts", "link", "records", "transport", "model", "plan", "host"},
+        "session": {"cuts", "link", "records", "transport", "wire", "model", "plan", "host"},
         "prepare": {"cuts", "usertext", "model", "plan"},
     },
     "analysis": {
