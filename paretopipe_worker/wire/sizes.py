@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paretopipe_worker.cuts import DTYPE_BYTES, TensorSpec
+from paretopipe_worker.cuts import DTYPE_BYTES, PLAIN, TensorSpec
 
 NARROW = {"fp16": "float16", "bf16": "bfloat16"}
 """Formats that round floating-point numbers to a narrower dtype."""
@@ -14,6 +14,9 @@ BITS = {"int8": 8, "int4": 4}
 
 LOSSLESS = ("zstd", "lz4")
 """Formats that compress: their messages differ in size."""
+
+EXACT = (PLAIN, *LOSSLESS)
+"""Formats in which every bit arrives as it was."""
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
