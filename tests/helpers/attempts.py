@@ -41,8 +41,8 @@ def write(
         with Writer(path) as writer:
             writer.write(header(made, session, attempt, rank, **changes))
             for point in map(made.point, ok):
-                for phase in phases if rank in point.active_ranks else ():
-                    for line in leg(point, rank, phase):
+                for number, phase in enumerate(phases if rank in point.active_ranks else ()):
+                    for line in leg(point, rank, phase, number=number):
                         writer.write(line)
             for name in (*ok, *failed) if rank == 0 else ():
                 status, reason = ("ok", None) if name in ok else ("failed", "too slow")
