@@ -153,6 +153,8 @@ class RpcTransport(GroupTransport):
         ):
             with self._faults():
                 self._unanswered.popleft().wait()
+        # RPC sends all of the memory that a tensor lies in, as of one that varies in size.
+        tensors = [t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for t in tensors]
         with self._faults():
             call = self._rpc.rpc_async(
                 self._to,
