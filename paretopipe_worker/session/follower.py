@@ -162,7 +162,7 @@ class Follower:
                 )
             )
         transport.send(MARK, ())
-        while leg.failure and transport.recv().tag != MARK:
+        while leg.failure is not None and transport.recv().tag != MARK:
             pass
 
     def _say_why(self) -> None:

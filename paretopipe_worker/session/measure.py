@@ -282,7 +282,7 @@ class PointMeasurement:
                 answer = channel.receive(self.point.deadline_s)
                 if reason := answer.get("failed"):
                     reasons.append(f"{channel.peer}: {reason}")
-        return "; ".join(reasons)
+        return "; ".join(reasons) or "a rank ended a leg early and does not say why"
 
     def _hear_reports(self, result: LegResult) -> None:
         """Have the other ranks report the leg: what disturbed them, and how busy they were."""
