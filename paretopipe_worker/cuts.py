@@ -7,7 +7,7 @@ nothing else of a model, so neither needs torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 FIRST = "@first"
@@ -51,6 +51,16 @@ class TensorSpec:
     def nbytes(self) -> int:
         """Size of the raw tensor data in bytes."""
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Varying(TensorSpec):
+    """Bytes whose number differs from message to message: `shape` holds the most there can be."""
+
+    @classmethod
+    def up_to(cls, most: int) -> Varying:
+        """From one to so many bytes."""
+        return cls((most,), "uint8")
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,22 @@ class CutTable:
         return range(self.order.index(ends[rank]), self.order.index(ends[rank + 1]))
 
 
-def payload_bytes(tensors: tuple[TensorSpec, ...]) -> int:
-    """Bytes of tensor data in one message of these tensors."""
+def payload_bytes(tensors: Iterable[TensorSpec]) -> int:
+    """Bytes of tensor data in one message of these tensors, the most where they vary."""
     return sum(tensor.nbytes for tensor in tensors)
+
+
+def message_sizes(tensors: Sequence[TensorSpec]) -> range:
+    """Bytes of tensor data that a message of these tensors may have; one size unless it varies.
+
+    Raises
+    ------
+    ValueError
+        Where something that varies is not all that the message has.
+    """
+    most = payload_bytes(tensors)
+    if not any(isinstance(each, Varying) for each in tensors):
+        return range(most, most + 1)
+    if len(tensors) > 1:
+        raise ValueError("bytes whose number varies must be all that a message has")
+    return range(1, most + 1)

@@ -16,8 +16,9 @@ def bytes_columns() -> Iterator[Column]:
     yield Column(
         "crossed",
         "",
-        "Whether the bytes that were to cross did. Every rank handed the transport at least the "
-        "bytes that the plan says for its counted items, and none where nothing is to cross. The "
+        "Whether the bytes that were to cross did. Every rank handed the transport the bytes that "
+        "the plan says for its items, where they are compressed no more than that, and none where "
+        "nothing is to cross. The "
         "network counted no less than was handed over, and no more than the sum of "
         f"{WIRE_SHARE:g} times that, 100 bytes for each message (headers; the mark that ends a leg "
         "is a message without tensors), and what was retransmitted. A replicate where this does "
@@ -29,7 +30,7 @@ def bytes_columns() -> Iterator[Column]:
     yield Column(
         "payload_sent_bytes",
         "bytes",
-        f"Tensor data handed to the transport: {sent}.",
+        f"Tensor data handed to the transport, as it was packed: {sent}.",
         UNMEASURED,
         over=TOTAL,
     )
@@ -56,10 +57,21 @@ def output_columns() -> Iterator[Column]:
     yield Column(
         "max_relative_error",
         "",
-        "Largest error of that output relative to the reference's largest value.",
+        "Largest error of that output, over all items, relative to the largest value of what the "
+        "model returns as torch computes it on the CPU in float32. 0 where all were equal.",
         "it was not compared",
         front=True,
         over=MOST,
+    )
+    yield Column(
+        "top1_agreement",
+        "",
+        "Share of the different images that were sent whose largest output is of the same class as "
+        "the model's in float32: mean over replicates.",
+        "inputs are no images, weights are drawn at random, or the output is not one tensor of "
+        "`(batch, classes)`",
+        front=True,
+        over=MEAN,
     )
     yield Column(
         "gate",

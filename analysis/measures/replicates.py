@@ -23,6 +23,7 @@ from analysis.measures.legs import (
     lateness,
     that_count,
 )
+from analysis.measures.packed import packed_bytes
 from analysis.run import Run
 from paretopipe_worker.plan.attempts import MEASURED, outcomes
 
@@ -50,9 +51,10 @@ def replicates(run: Run) -> pd.DataFrame:
         forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
         endings(counted, run.plan.experiment.phases.min_items),
         crossing(legs),
+        packed_bytes(legs, run.items.merge(complete, on=_TRY), run.plan),
         lateness(counted),
         disturbances(legs),
-        run.points.merge(complete, on=_TRY)[[*_TRY, "gate", "output", "max_relative_error"]],
+        outputs(run.points.merge(complete, on=_TRY)),
     )
     for figure in figures:
         chosen = chosen.merge(figure, on=_TRY, how="left")
@@ -61,6 +63,21 @@ def replicates(run: Run) -> pd.DataFrame:
     measured = chosen.columns.difference(own)
     chosen[measured] = chosen[measured].where(chosen["status"] == "ok")
     return chosen
+
+
+def outputs(points: pd.DataFrame) -> pd.DataFrame:
+    """How each try's outputs compare with the model's.
+
+    Parameters
+    ----------
+    points
+        Ends of points of tries that count.
+    """
+    exact = points["output"] == "exact"  # records of before have no error then
+    error = points["max_relative_error"].mask(exact, 0.0)
+    return points.assign(max_relative_error=error)[
+        [*_TRY, "gate", "output", "max_relative_error", "top1_agreement"]
+    ]
 
 
 def tries(run: Run) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from analysis.measures.check_columns import (
     relay_columns,
 )
 from analysis.measures.objective_columns import latency_columns, throughput_columns
+from analysis.measures.packed import WIRE_BYTES
 
 
 def _identity() -> Iterator[Column]:
@@ -79,7 +80,12 @@ def _circumstances() -> Iterator[Column]:
         "What executes the stages, by rank, joined by `>`; one name where all are the same.",
         front=True,
     )
-    yield Column("wire", "", "Format in which tensors cross on their way forward.", front=True)
+    yield Column(
+        "wire",
+        "",
+        "Format in which tensors cross on their way forward; `fp32` is as they are.",
+        front=True,
+    )
     yield Column("busy", "", "Whether hosts ran their background load meanwhile.", front=True)
     yield Column(
         "sources",
@@ -142,6 +148,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Warm-up, window and disturbances": tuple(legs.columns()),
     "Checks": (
         *bytes_columns(),
+        WIRE_BYTES,
         *output_columns(),
         *probe_columns(),
         *link_columns(),

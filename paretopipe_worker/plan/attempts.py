@@ -18,6 +18,7 @@ from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import DamagedRecord, read_records
 from paretopipe_worker.records.lines import (
     CONTROLLER_RANK,
+    COUNTED_PHASES,
     End,
     Header,
     Item,
@@ -34,6 +35,8 @@ MEASURED = ("latency", "throughput")
 
 WIRE_SHARE = 1.2
 """Most bytes that may cross for a byte of payload, beside the backend's framing of each message."""
+
+_ALL = ("warmup", *COUNTED_PHASES, "drain")
 
 MOST_BREAKS = 2
 """Number of sessions broken at a point after which it has failed: one may be bad luck."""
@@ -144,7 +147,7 @@ class Attempt:
         if hosts := _lacking(point, legs):
             reason = f"records of {', '.join(hosts)} lack the end of a phase"
             return Outcome("lost", "; ".join(filter(None, (reason, self.fault))))
-        if unfit := self._few(point, legs) or _uncrossed(point, legs):
+        if unfit := self._few(point, legs) or self._uncrossed(point, legs):
             return Outcome("failed", unfit)
         return Outcome("ok")
 
@@ -189,6 +192,32 @@ class Attempt:
                 return f"phase {phase} has {count} items, at least {MIN_ITEMS} are needed"
         return None
 
+    def _uncrossed(self, point: Point, legs: list[tuple[int, LegEnd]]) -> str | None:
+        """The first leg whose bytes are not those that were to cross; None where there is none."""
+        backend = BACKENDS[point.backend]
+        for rank, leg in legs:
+            sizes, sent = point.message_sizes[rank], leg.payload_sent_bytes
+            wire = leg.wire_sent_bytes
+            # Items of the warm-up and the drain cross, too, and a mark, without tensors.
+            items = sum(self.items[point.id, phase, leg.leg] for phase in _ALL)
+            allowed = range(items * sizes[0], items * sizes[-1] + 1)
+            messages = items if sizes[-1] else 0
+            least = sent + backend.least_framing_bytes * messages
+            most = WIRE_SHARE * sent + backend.most_framing_bytes * (messages + 1)
+            most += leg.retransmitted_bytes or 0
+            if sent not in allowed or (wire is not None and not least <= wire <= most):
+                return (
+                    f"{point.placement[rank]}, {leg.phase}: {_told(allowed)} bytes were to cross, "
+                    f"{sent} were handed to the transport, the network counted "
+                    f"{'nothing' if wire is None else wire}"
+                )
+        return None
+
+
+def _told(sizes: range) -> str:
+    """A size, or the least and the most."""
+    return f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+
 
 def _last(legs: list[tuple[int, LegEnd]]) -> dict[str, int]:
     """Number of the last leg of each phase on any rank: only it counts, on every rank."""
@@ -207,26 +236,6 @@ def _lacking(point: Point, legs: list[tuple[int, LegEnd]]) -> list[str]:
         for rank in point.active_ranks
         if not all((rank, phase) in ended for phase in MEASURED)
     ]
-
-
-def _uncrossed(point: Point, legs: list[tuple[int, LegEnd]]) -> str | None:
-    """The first leg whose bytes are not those that were to cross, and their numbers, or None."""
-    backend = BACKENDS[point.backend]
-    for rank, leg in legs:
-        size, sent, wire = point.hop_bytes[rank], leg.payload_sent_bytes, leg.wire_sent_bytes
-        # The bytes sent include the warm-up, the count of items does not; a mark ends each leg.
-        messages = sent / size if size else 0
-        least = sent + backend.least_framing_bytes * messages
-        most = WIRE_SHARE * sent + backend.most_framing_bytes * (messages + 1)
-        most += leg.retransmitted_bytes or 0
-        wrong = sent < leg.items * size or (not size and sent > 0)
-        if wrong or (wire is not None and not least <= wire <= most):
-            return (
-                f"{point.placement[rank]}, {leg.phase}: {leg.items * size} bytes were to cross, "
-                f"{sent} were handed to the transport, the network counted "
-                f"{'nothing' if wire is None else wire}"
-            )
-    return None
 
 
 def outcomes(tried: Iterable[Attempt], point: Point) -> Iterator[tuple[Attempt, Outcome]]:

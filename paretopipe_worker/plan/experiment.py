@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from paretopipe_worker.cuts import DTYPE_BYTES, EXPORTED
+from paretopipe_worker.cuts import DTYPE_BYTES, EXPORTED, PLAIN
 from paretopipe_worker.execution.runtimes import RUNTIMES
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
@@ -24,6 +24,7 @@ from paretopipe_worker.plan.strategy import LimitSpec, SplitSpec, Strategy, dist
 from paretopipe_worker.plan.window import MOST, Window
 from paretopipe_worker.transport.backends import BACKENDS
 from paretopipe_worker.usertext import is_path, shown
+from paretopipe_worker.wire.formats import FORMATS
 
 INVENTORY = "inventory"
 """Entry of `runtimes` that leaves the choice to each host's variable `runtime`."""
@@ -45,6 +46,13 @@ def _known_backend(value: str) -> str:
     """Refuse an unknown backend."""
     if value not in BACKENDS:
         raise ValueError(f"must be one of {', '.join(map(repr, BACKENDS))}")
+    return value
+
+
+def _known_format(value: str) -> str:
+    """Refuse an unknown wire format."""
+    if value not in FORMATS:
+        raise ValueError(f"must be one of {', '.join(map(repr, FORMATS))}")
     return value
 
 
@@ -73,6 +81,7 @@ _Argument = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 _Backend = Annotated[str, AfterValidator(_known_backend)]
 _Batch = Annotated[int, Field(ge=1, le=4096)]
 _Dtype = Literal["float32", "int8"]
+_Wire = Annotated[str, AfterValidator(_known_format)]
 _InputDtype = Annotated[str, AfterValidator(_known_dtype)]
 _Share = Annotated[float, Field(gt=0, le=2)]
 _Size = Annotated[int, Field(ge=1, le=8192)]
@@ -305,6 +314,7 @@ class Experiment:
     ``all`` are all sequences of at least two different hosts of the inventory's group ``stages``.
     By default there is one placement, the hosts of that group in their order. A `window` of
     ``auto`` is chosen for each point once its latency is known, so that it fills the path.
+    `wire` names the formats in which tensors cross on their way forward.
     `strategy` says which of the splits are measured: ``all``, or a sample. Without one all are, as
     long as the plan is within `limit`. Each entry of `runtimes` says what executes the stages: a
     runtime for all hosts, a mapping of hosts to runtimes, or ``inventory``, which also holds for
@@ -324,6 +334,7 @@ class Experiment:
     window: Annotated[tuple[_Window, ...], _SOME, _DISTINCT] = (3,)
     dtype: Annotated[tuple[_Dtype, ...], _SOME, _DISTINCT] = ("float32",)
     runtimes: Annotated[tuple[_Runtimes, ...], _SOME, AfterValidator(_differ)] = (INVENTORY,)
+    wire: Annotated[tuple[_Wire, ...], _SOME, _DISTINCT] = (PLAIN,)
     replicates: Annotated[int, Field(ge=1, le=1000)] = 1
     phases: PhaseSpec = PhaseSpec()
     certify: CertifySpec = CertifySpec()

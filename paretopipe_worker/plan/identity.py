@@ -74,6 +74,8 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
     document = _without(replace(experiment, models=models), "description", "limit")
     if document["strategy"] in (None, "all"):
         del document["strategy"]
+    if document["wire"] == (PLAIN,):
+        del document["wire"]
     if document["splits"]["max_tensors"] == 1:
         del document["splits"]["max_tensors"]
     if document["runtimes"] == (INVENTORY,):

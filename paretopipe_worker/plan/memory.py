@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from paretopipe_worker.cuts import CutTable, TensorSpec, payload_bytes
+from paretopipe_worker.cuts import PLAIN, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.plan.fleet import Host
-from paretopipe_worker.plan.plan import Plan, Point
+from paretopipe_worker.plan.plan import Plan, Point, message_sizes
 from paretopipe_worker.plan.refusals import Refusal
 
 _MB = 1_000_000
 
 
 def needed(
-    table: CutTable, split: Sequence[str], hops: Sequence[tuple[TensorSpec, ...]], window: int
+    table: CutTable,
+    split: Sequence[str],
+    hops: Sequence[tuple[TensorSpec, ...]],
+    window: int,
+    wire: str = PLAIN,
 ) -> tuple[int, ...]:
     """Bytes that each stage of a point needs, by rank: an upper bound of what is counted.
 
     That is the tensors that the stage holds, the peak of its values, the W+1 receive buffers of
-    inbound messages, and W-1 results that wait to be sent. Python and torch themselves are not
-    counted, nor what operators need inside for themselves, nor the inputs and references that the
-    source keeps.
+    inbound messages, and W-1 results that wait to be sent. Where messages are packed, the buffers
+    hold the largest packed ones, and in place of results W+1 packed ones wait. Python and torch
+    themselves are not counted, nor what operators need inside for themselves, nor the inputs and
+    references that the source keeps.
 
     Parameters
     ----------
@@ -31,6 +36,8 @@ def needed(
         The tensors of each message, one for each rank of the point's ring, the way back last.
     window
         Batches in flight, W.
+    wire
+        Format in which tensors cross on their way forward.
 
     Returns
     -------
@@ -39,12 +46,15 @@ def needed(
     footprint = table.footprint
     if footprint is None:
         return ()
-    sizes = [payload_bytes(hop) for hop in hops]
+    sizes = [each[-1] for each in message_sizes(wire, hops)]
     found = []
     for rank, size in enumerate(sizes):
         parts = table.parts(split, rank)
         # A stage without operations passes on what it was given, which needs no memory of its own.
         waiting = (window - 1) * size if parts else 0
+        if wire != PLAIN and hops[0] and rank < len(hops) - 1 and (parts or rank == 0):
+            # Values are also copied to one place before they are compressed, or rounded.
+            waiting = (window + 1) * size + payload_bytes(hops[rank])
         buffers = (window + 1) * sizes[rank - 1] + waiting
         found.append(footprint.held_bytes(parts) + footprint.peak_bytes(parts) + buffers)
     return tuple(found)

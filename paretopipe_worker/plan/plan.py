@@ -18,6 +18,7 @@ from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.plan.experiment import Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.window import Window
+from paretopipe_worker.wire.sizes import packed_sizes
 
 SCHEMA = 4
 """Version of ``plan.json``. Since 4 a cut table's `graph_sha256` is that of a program, and it tells
@@ -76,6 +77,11 @@ class Point:
         return tuple(payload_bytes(hop) for hop in self.hops)
 
     @property
+    def message_sizes(self) -> tuple[range, ...]:
+        """Bytes that a message on each hop may have: packed forward, as it is on the way back."""
+        return message_sizes(self.wire, self.hops)
+
+    @property
     def crosses(self) -> bool:
         """Whether anything leaves the source's host."""
         return bool(self.hops[0])
@@ -93,6 +99,13 @@ class Point:
     def active_ranks(self) -> tuple[int, ...]:
         """Ranks that take part: the source, and every rank that something is sent to."""
         return (0, *(rank for rank, hop in enumerate(self.hops[:-1], start=1) if hop))
+
+
+def message_sizes(wire: str, hops: Sequence[tuple[TensorSpec, ...]]) -> tuple[range, ...]:
+    """Bytes that a message on each hop may have, see :attr:`Point.message_sizes`."""
+    *forward, back = hops
+    packed = (packed_sizes(wire, hop) if hop else range(1) for hop in forward)
+    return (*packed, packed_sizes(PLAIN, back))
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from paretopipe_worker.cuts import FIRST, CutTable, TensorSpec
+from paretopipe_worker.cuts import FIRST, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
 from paretopipe_worker.plan import executing, memory, splits
@@ -24,7 +24,7 @@ from paretopipe_worker.plan.experiment import Experiment
 from paretopipe_worker.plan.fleet import Host, apart
 from paretopipe_worker.plan.identity import special
 from paretopipe_worker.plan.labels import placement_label, readable
-from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session, slug
+from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session, message_sizes, slug
 from paretopipe_worker.plan.predict import expected_s, legs_s, overhead_s
 from paretopipe_worker.plan.splits import Split
 from paretopipe_worker.plan.window import filling
@@ -181,8 +181,8 @@ def _splits(
     of_model: dict[str, list[CutTable]] = {}
     for table in tables:
         of_model.setdefault(table.model, []).append(table)
-    each_with = len(experiment.links) * len(experiment.backends) * len(experiment.window)
-    each_with *= len(experiment.runtimes)
+    lists = (experiment.links, experiment.backends, experiment.window)
+    each_with = math.prod(map(len, (*lists, experiment.runtimes, experiment.wire)))
     points = 0
     for table in tables:
         splits.check(experiment, table, placements)
@@ -229,15 +229,18 @@ def _points(
     known, hardest, blocked = _identity(link), link.hardest, _Blocked.of(link)
     placement = tuple(host.name for host in stages)
     varied: list[dict[str, Any]] = [
-        {"runtimes": each} for each in executing.chosen(experiment, stages)
+        {"runtimes": runtimes, "wire": wire}
+        for runtimes in executing.chosen(experiment, stages)
+        for wire in experiment.wire
     ]
     for table, split in asked:
         hops = _hops(table, split)
-        # Where the link follows a trace: in the worst of the segments that let data pass.
-        latency_s, busiest_s = max(
-            expected_s(table, split, hops, part, experiment.tcp, stages) for part in hardest
-        )
         for window, circumstances in itertools.product(experiment.window, varied):
+            sizes = _predicted_bytes(circumstances["wire"], hops)
+            # Where the link follows a trace: in the worst of the segments that let data pass.
+            latency_s, busiest_s = max(
+                expected_s(table, split, sizes, part, experiment.tcp, stages) for part in hardest
+            )
             in_flight = filling(latency_s, busiest_s) if window == "auto" else window
             identity = {
                 "model": table.model,
@@ -269,7 +272,7 @@ def _points(
                 # Ten times the expected latency, since hosts may be slower than their hint,
                 # times the window, since the last item waits for all the others.
                 deadline_s=round(blocked.allowed_s(_PATIENCE_S + 10 * latency_s * in_flight), 1),
-                memory_bytes=memory.needed(table, split, hops, in_flight),
+                memory_bytes=memory.needed(table, split, hops, in_flight, circumstances["wire"]),
                 **circumstances,
             )
 
@@ -319,6 +322,12 @@ def _hops(table: CutTable, split: Split) -> tuple[tuple[TensorSpec, ...], ...]:
     if sink == 0:
         return ((),) * (len(split) + 1)
     return (*map(table.crossing, split[:sink]), table.output)
+
+
+def _predicted_bytes(wire: str, hops: tuple[tuple[TensorSpec, ...], ...]) -> list[int]:
+    """Bytes of a message on each hop: packed where that is one size, else those of the tensors."""
+    sizes = zip(message_sizes(wire, hops), hops, strict=True)
+    return [each[0] if len(each) == 1 else payload_bytes(hop) for each, hop in sizes]
 
 
 def _session_deadline_s(experiment: Experiment, rest_s: float, points: Sequence[Point]) -> float:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from paretopipe_worker.cuts import FIRST, LAST, CutTable, TensorSpec, payload_bytes
+from paretopipe_worker.cuts import FIRST, LAST, CutTable
 from paretopipe_worker.link.conditions import Condition, TcpSettings
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.plan.experiment import Experiment
@@ -41,7 +41,7 @@ _BRIEF_TRIPS, _BRIEF_TRANSFER_BYTES, _BRIEF_RAMP_S = 40, (8 << 10, 128 << 10), 2
 def expected_s(
     table: CutTable,
     split: Sequence[str],
-    hops: tuple[tuple[TensorSpec, ...], ...],
+    sizes: Sequence[int],
     link: LinkSpec,
     tcp: TcpSettings,
     hosts: Sequence[Host],
@@ -52,8 +52,8 @@ def expected_s(
 
     Parameters
     ----------
-    hops
-        As of :class:`~paretopipe_worker.plan.plan.Point`.
+    sizes
+        Bytes of a message on each hop of the point's ring, the way back last.
     hosts
         All hosts of the placement, by rank.
     """
@@ -64,12 +64,9 @@ def expected_s(
         (end - begin) * forward_s * host.speed_hint * host.device_emulated
         for (begin, end), host in zip(itertools.pairwise(bounds), hosts, strict=True)
     ]
-    path, trips_s = link.forward_path(len(hops)), link.round_trips_s(len(hops))
-    used = [each for each in zip(hops, path, trips_s, strict=True) if each[0]]
-    wire_s = [
-        payload_bytes(hop) * 8 / goodput_bit_s(condition, trip_s, tcp)
-        for hop, condition, trip_s in used
-    ]
+    path, trips_s = link.forward_path(len(sizes)), link.round_trips_s(len(sizes))
+    used = [each for each in zip(sizes, path, trips_s, strict=True) if each[0]]
+    wire_s = [size * 8 / goodput_bit_s(condition, trip_s, tcp) for size, condition, trip_s in used]
     delay_s = sum(condition.delay_ms for _, condition, _ in used) / 1e3
     return sum(stage_s) + sum(wire_s) + delay_s, max(*stage_s, *wire_s)
 

@@ -243,9 +243,11 @@ class PointEnd:
 
     `gate` is whether the stages, one after the other on this host, returned exactly what the whole
     model returns; null where that was not tried, since this host does not have the whole model.
-    `output` compares the pipeline's real output with it: `exact`, `close` (then
-    `max_relative_error` is the largest relative error) or `unchecked`. A failed point has its
-    `reason`. The controller writes one for a point whose stages do not fit on their hosts.
+    `output` compares the pipeline's real output with it: `exact`, `close` or `unchecked`.
+    `max_relative_error` is the largest relative error: 0 where exact (null in records of before),
+    null where unchecked. `top1_agreement` is the share of the images that came back whose largest
+    output is of the same class; null without images, trained weights or classes. A failed point has
+    its `reason`. The controller writes one for a point whose stages do not fit on their hosts.
     """
 
     point: str
@@ -254,6 +256,7 @@ class PointEnd:
     gate: bool | None
     output: Literal["exact", "close", "unchecked"]
     max_relative_error: float | None
+    top1_agreement: float | None = None
     kind: Literal["point"] = "point"
 
 

@@ -13,6 +13,7 @@ from paretopipe_worker.execution.runtimes import is_exact
 from paretopipe_worker.model.partition import largest_error
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Point
+from paretopipe_worker.wire.sizes import EXACT
 
 TOLERANCE = 1e-4
 """Largest relative error allowed of an output that is computed in float32, but in another way: by
@@ -41,7 +42,7 @@ def allowed(point: Point, hosts: Sequence[Host], *, alike: bool) -> float:
     The largest relative error: 0 where they must be equal, infinite where numbers are rounded on
     purpose, so that only finite values can be asked for.
     """
-    if point.dtype != EXACT_DTYPE:
+    if point.dtype != EXACT_DTYPE or (point.crosses and point.wire not in EXACT):
         return math.inf
     exact = all(
         is_exact(point.runtime(rank), host.device)
@@ -68,7 +69,7 @@ class Check:
         if error > 0:
             self.output, self.error = "close", max(error, self.error or 0.0)
         elif self.output == "unchecked":
-            self.output = "exact"
+            self.output, self.error = "exact", 0.0
 
     def verdict(self) -> None:
         """Refuse outputs that differ by more than is allowed.
@@ -78,7 +79,7 @@ class Check:
         PointFailed
             When they do; the text says by how much.
         """
-        if self.error is None:
+        if not self.error:
             return
         if not math.isfinite(self.error):
             raise PointFailed(

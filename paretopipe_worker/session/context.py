@@ -19,6 +19,7 @@ from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import Writer
 from paretopipe_worker.records.lines import SHARES
 from paretopipe_worker.records.probes import Probe
+from paretopipe_worker.session.packing import Packing
 from paretopipe_worker.transport.api import Counters, Transport
 
 _LATE = 0.99
@@ -95,15 +96,9 @@ class Context:
         hosts = [self.plan.host(name) for name in self.session.placement]
         return [(host.data_address, host.data_port) for host in hosts]
 
-    def ready(self, point: Point, *, window: int, overlap: bool) -> None:
-        """Have the transport ready for a leg of a point in which this rank takes part."""
-        self.transport.configure(
-            point.hops[self.rank - 1],
-            point.hops[self.rank],
-            window=window,
-            deadline_s=point.deadline_s,
-        )
-        self.transport.begin(overlap=overlap)
+    def packing(self, point: Point) -> Packing:
+        """How this rank's messages are packed at a point."""
+        return Packing(self.transport, point, self.rank, self.host.device_emulated)
 
     def replay(self) -> None:
         """Start the link's trace again from its beginning, if the link follows one."""

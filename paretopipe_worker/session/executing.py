@@ -19,6 +19,7 @@ from paretopipe_worker.model.usercode import told
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.session.context import Context
+from paretopipe_worker.wire.api import WireError
 
 
 def built(context: Context, point: Point) -> Executor:
@@ -75,5 +76,6 @@ class Stretched:
 
 
 def failure(error: Exception) -> str:
-    """Say in one line why the model could not be split or run, and what its own code raised."""
-    return str(error) if isinstance(error, PartitionError | ExecutionError) else told(error)
+    """Say in one line why a stage could not be built or run, and what its own code raised."""
+    expected = isinstance(error, PartitionError | ExecutionError | WireError)
+    return str(error) if expected else told(error)

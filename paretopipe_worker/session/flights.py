@@ -10,9 +10,16 @@ import torch
 
 from paretopipe_worker.execution.api import Computed, Executor
 from paretopipe_worker.records.lines import Item, Phase
+from paretopipe_worker.session import executing
 from paretopipe_worker.session.check import Check
 from paretopipe_worker.session.observation import Observation
+from paretopipe_worker.session.packing import Packing
+from paretopipe_worker.session.top1 import Top1
 from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag
+
+
+class BrokenLeg(Exception):
+    """A rank could not compute or pack a batch; the text says why where that was this one."""
 
 
 class Flight(NamedTuple):
@@ -25,6 +32,7 @@ class Flight(NamedTuple):
     packed_ns: int | None
     sent_ns: int | None
     position: int | None
+    pack_ns: int | None
 
 
 @dataclass
@@ -37,21 +45,28 @@ class Flights:
         The leg as the source sees it.
     executor
         Executes the source's part of the model.
+    packing
+        Packs what the source sends.
     inputs, references
         Inputs, which are sent in turn, and the outputs that must come back for each.
     check
         Compares the outputs with the references.
+    top1
+        Compares their classes; None where that would mean nothing.
     """
 
     observation: Observation
     executor: Executor
+    packing: Packing
     inputs: list[tuple[torch.Tensor, ...]]
     references: list[tuple[torch.Tensor, ...]]
     check: Check
+    top1: Top1 | None = None
     launched: int = 0
 
     def __post_init__(self) -> None:
         self.context, self.point = self.observation.context, self.observation.point
+        self._ended = False
 
     def launch(self, *, warmup: bool, arrived_ns: int | None = None) -> Flight:
         """Prepare the input of one batch, compute the first stage and send its output.
@@ -60,25 +75,44 @@ class Flights:
         ----------
         arrived_ns
             When the input was due to arrive; None where it is ready now.
+
+        Raises
+        ------
+        BrokenLeg
+            When the batch cannot be computed or packed.
         """
         phase: Phase = "warmup" if warmup else self.observation.phase
         tag = Tag(PHASES.index(phase), self.launched)
         given = self.inputs[tag.seq % len(self.inputs)]
         self.launched += 1
         position, ready_ns = self.context.position(), arrived_ns or time.perf_counter_ns()
-        computed = self.executor.run(given)
-        packed_ns = sent_ns = None
+        packed_ns = sent_ns = pack_ns = None
+        try:
+            computed = self.executor.run(given)
+            if self.point.crosses:
+                packed, pack_ns = self.packing.pack(computed.tensors)
+        except Exception as error:
+            raise BrokenLeg(executing.failure(error)) from error
         if self.point.crosses:
-            packed_ns = self.context.transport.send(tag, computed.tensors)
+            packed_ns = self.context.transport.send(tag, packed)
             sent_ns = time.perf_counter_ns()
-        return Flight(tag, phase, ready_ns, computed, packed_ns, sent_ns, position)
+        return Flight(tag, phase, ready_ns, computed, packed_ns, sent_ns, position, pack_ns)
 
     def complete(self, flight: Flight, phase: Phase | None = None) -> Item:
-        """Wait for a batch's output, record the item and compare the output with the reference."""
+        """Wait for a batch's output, record the item and compare the output with the reference.
+
+        Raises
+        ------
+        BrokenLeg
+            When another rank ended the leg in place of sending the output.
+        """
         outputs, done_ns = flight.computed.tensors, flight.computed.computed_ns
         departed_ns = None
         if self.point.crosses:
             message = self.context.transport.recv()
+            if message.tag == MARK:
+                self._ended = True
+                raise BrokenLeg
             if message.tag != flight.tag:
                 raise ProtocolError(f"{message.tag} came back where {flight.tag} was expected")
             outputs, done_ns = message.tensors, message.received_ns
@@ -102,11 +136,15 @@ class Flights:
             overslept_ns=flight.computed.overslept_ns,
             copy_in_ns=flight.computed.copy_in_ns,
             copy_out_ns=flight.computed.copy_out_ns,
+            pack_ns=flight.pack_ns,
         )
         self.context.writer.write(item)
         if item.phase == self.observation.phase:
-            self.observation.add(flight.computed)
-        self.check.add(outputs, self.references[flight.tag.seq % len(self.inputs)])
+            self.observation.add(flight.computed, flight.pack_ns or 0)
+        number = flight.tag.seq % len(self.inputs)
+        self.check.add(outputs, self.references[number])
+        if self.top1:
+            self.top1.add(number, outputs)
         return item
 
     def drain(self) -> None:
@@ -116,3 +154,11 @@ class Flights:
         self.context.transport.send(MARK, ())
         if self.context.transport.recv().tag != MARK:
             raise ProtocolError("an item came back where the mark was expected")
+
+    def abandon(self) -> None:
+        """End a broken leg: drop what is in flight, until the mark says that nothing is."""
+        if not self.point.crosses:
+            return
+        self.context.transport.send(MARK, ())
+        while not self._ended:
+            self._ended = self.context.transport.recv().tag == MARK

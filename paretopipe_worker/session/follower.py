@@ -12,6 +12,7 @@ from paretopipe_worker.session import clocks, executing, hold
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel, ControlError, Message, bounded
 from paretopipe_worker.session.observation import Observation
+from paretopipe_worker.session.packing import Packing
 from paretopipe_worker.session.probe import COMMANDS, answer
 from paretopipe_worker.transport.api import MARK, PHASES
 
@@ -25,9 +26,11 @@ class _Leg:
 
     observation: Observation
     executor: Executor
+    packing: Packing
     messages: int = 0
     start_ns: int = 0
     end_ns: int = 0
+    failure: str | None = None
 
 
 class Follower:
@@ -38,6 +41,7 @@ class Follower:
         self.channel = channel
         self._point: Point | None = None
         self._executor: Executor | None = None
+        self._packing: Packing | None = None
         self._ran: _Leg | None = None
 
     def run(self) -> None:
@@ -69,6 +73,8 @@ class Follower:
                 case "report":
                     with shares.kind("switch"):
                         self._report()
+                case "broken":
+                    self._say_why()
                 case "end":
                     self._close()
                     return
@@ -80,6 +86,7 @@ class Follower:
         self._close()
         self._point, self._ran = point, None
         try:
+            self._packing = self.context.packing(point)
             self._executor = executing.built(self.context, point)
         except Exception as error:
             self.channel.send({"failed": executing.failure(error)})
@@ -95,8 +102,8 @@ class Follower:
     def _open(self, command: Message) -> _Leg:
         """Get ready for a leg of the point."""
         phase, point, context = command.get("phase"), self._point, self.context
-        executor = self._executor
-        if phase not in COUNTED_PHASES or point is None or executor is None:
+        executor, packing = self._executor, self._packing
+        if phase not in COUNTED_PHASES or not (point and executor and packing):
             allowed = f"allowed: a phase of {', '.join(COUNTED_PHASES)}, once a point is built"
             raise ControlError(f"{self.channel.peer}: cannot run a leg by {command}; {allowed}")
         peer = self.channel.peer
@@ -106,23 +113,33 @@ class Follower:
         )
         executor.begin(window)
         context.replay()
-        context.ready(point, window=window, overlap=phase != "latency")
-        return _Leg(Observation(context, point, phase, leg, window), executor)
+        packing.begin(window=window, overlap=phase != "latency")
+        return _Leg(Observation(context, point, phase, leg, window), executor, packing)
 
     def _run(self, leg: _Leg) -> None:
-        """Receive, compute and send until the mark comes by."""
+        """Receive, compute and send until the mark comes by.
+
+        Where a batch cannot be computed or packed, the mark goes on at once, which tells the source
+        that the leg is broken. What still comes is dropped, so that nothing is in flight after it.
+        """
         transport, writer = self.context.transport, self.context.writer
-        seen = leg.observation
+        seen, self._ran = leg.observation, leg
         while (message := transport.recv()).tag != MARK:
             leg.messages += 1
-            computed = leg.executor.run(message.tensors)
-            packed_ns = transport.send(message.tag, computed.tensors)
+            try:
+                given, unpack_ns = leg.packing.unpack(message.tensors)
+                computed = leg.executor.run(given)
+                packed, pack_ns = leg.packing.pack(computed.tensors)
+            except Exception as error:
+                leg.failure = executing.failure(error)
+                break
+            packed_ns = transport.send(message.tag, packed)
             sent_ns = time.perf_counter_ns()
             counts = PHASES[message.tag.phase] == seen.phase
             if counts:
                 leg.start_ns = leg.start_ns or message.received_ns
                 leg.end_ns = sent_ns
-                seen.add(computed)
+                seen.add(computed, (unpack_ns or 0) + (pack_ns or 0))
             writer.write(
                 Item(
                     point=seen.point.id,
@@ -140,17 +157,31 @@ class Follower:
                     overslept_ns=computed.overslept_ns,
                     copy_in_ns=computed.copy_in_ns,
                     copy_out_ns=computed.copy_out_ns,
+                    unpack_ns=unpack_ns,
+                    pack_ns=pack_ns,
                 )
             )
-        self._ran = leg
         transport.send(MARK, ())
+        while leg.failure is not None and transport.recv().tag != MARK:
+            pass
+
+    def _say_why(self) -> None:
+        """Tell rank 0 whether a leg broke here, and why."""
+        leg, self._ran = self._ran, None
+        self.channel.send({"failed": leg.failure if leg else None})
 
     def _report(self) -> None:
         """Record the leg, all of whose bytes have arrived by now, and report it to rank 0."""
         leg, self._ran = self._ran, None
         if leg is None:
             raise ControlError(f"{self.channel.peer}: asked for a report where no leg was run")
-        end = leg.observation.end(leg.messages, leg.start_ns, leg.end_ns)
+        sent_bytes = leg.packing.packed_bytes
+        end = leg.observation.end(leg.messages, sent_bytes, leg.start_ns, leg.end_ns)
         self.context.writer.write(end)
-        busy_ns = round(leg.observation.busy_ns)
-        self.channel.send({"leg": end.leg, "disturbed": end.disturbed, "busy_ns": busy_ns})
+        report: Message = {
+            "leg": end.leg,
+            "disturbed": end.disturbed,
+            "busy_ns": round(leg.observation.busy_ns),
+            "message_bytes": round(sent_bytes / leg.messages) if leg.messages else 0,
+        }
+        self.channel.send(report)

@@ -19,7 +19,7 @@ from paretopipe_worker.session.observation import LegPhase
 
 EndedBy: TypeAlias = Literal["minimum", "maximum"]
 
-_MOST_NS = 1 << 62
+_MOST = 1 << 62
 
 
 @dataclass
@@ -27,7 +27,8 @@ class LegResult:
     """What the source knows of one leg: its counted items as they complete, and its warm-up.
 
     `disturbed` says whether the host of any rank was disturbed. `stage_s` holds the median seconds
-    that a rank computed an item, of each rank that took part, in their order.
+    that a rank computed and packed an item, and `message_bytes` the mean bytes of what it sent, of
+    each rank that took part, in their order.
     """
 
     phase: LegPhase
@@ -44,6 +45,7 @@ class LegResult:
     warmup_ended_by: warmup.EndedBy | None = None
     disturbed: bool = False
     stage_s: tuple[float, ...] = ()
+    message_bytes: tuple[float, ...] = ()
 
     def count(self, item: Item) -> None:
         """Count an item."""
@@ -71,18 +73,21 @@ class LegResult:
         ControlError
             When it is no report, or that of another leg.
         """
-        leg, busy_ns = report.get("leg"), report.get("busy_ns")
-        disturbed = report.get("disturbed")
+        leg, disturbed = report.get("leg"), report.get("disturbed")
+        busy_ns, sent_bytes = report.get("busy_ns"), report.get("message_bytes")
         if (
             leg != self.leg
             or type(busy_ns) is not int
-            or not 0 <= busy_ns < _MOST_NS
+            or not 0 <= busy_ns < _MOST
+            or type(sent_bytes) is not int
+            or not 0 <= sent_bytes < _MOST
             or not isinstance(disturbed, list)
             or not all(isinstance(words, str) for words in disturbed)
         ):
             raise ControlError(f"{peer}: sent {report} as its report of leg {self.leg}")
         self.disturbed |= bool(disturbed)
         self.stage_s += (busy_ns / 1e9,)
+        self.message_bytes += (sent_bytes,)
 
     @property
     def rate_per_s(self) -> float | None:

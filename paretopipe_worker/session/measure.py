@@ -25,7 +25,7 @@ from paretopipe_worker.session import executing
 from paretopipe_worker.session.check import Check, PointFailed, allowed
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel, ControlError, Message
-from paretopipe_worker.session.flights import Flights
+from paretopipe_worker.session.flights import BrokenLeg, Flights
 from paretopipe_worker.session.legs import (
     EndedBy,
     LegResult,
@@ -34,6 +34,8 @@ from paretopipe_worker.session.legs import (
     window_in_flight,
 )
 from paretopipe_worker.session.observation import LegPhase, Observation
+from paretopipe_worker.session.packing import Packing
+from paretopipe_worker.session.top1 import Top1, top1
 
 References: TypeAlias = dict[int, list[tuple[torch.Tensor, ...]]]
 """What the whole model returns for each input, by batch size: computed once in a session."""
@@ -52,6 +54,8 @@ class PointMeasurement:
         compared, and where the source does not have the whole model.
     check
         How the outputs that came back compare with the whole model's.
+    top1
+        How their classes compare; None where that means nothing.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class PointMeasurement:
         self._inputs = items(table.inputs, seed=seed, images=context.images)
         self._references = references
         self._executor: Executor | None = None
+        self._packing: Packing | None = None
+        self.top1: Top1 | None = None
         self._legs_run = 0
 
     def measure(self) -> tuple[LegResult, LegResult]:
@@ -89,12 +95,13 @@ class PointMeasurement:
         PointFailed
             When the point cannot be measured, or what was measured cannot be used.
         """
-        shares = self.context.shares
+        context, shares = self.context, self.context.shares
         self._tell({"do": "point", "point": self.point.id})
         failure: str | None = None
         with shares.kind("gate"):
             try:
                 self._pass_gate()
+                self._packing = self.context.packing(self.point)
                 self._executor = executing.built(self.context, self.point)
             except Exception as error:
                 # Nothing has crossed yet, so whatever the model raises fails only this point.
@@ -102,6 +109,8 @@ class PointMeasurement:
         with shares.kind("switch"):
             if failure := self._stages_built(failure):
                 raise PointFailed(failure)
+        of_batch = self._references[self.point.batch]
+        self.top1 = top1(context.plan.model(self.point.model), context.images, of_batch)
         latency = self._measure_phase(one_in_flight, "latency", in_flight=1)
         in_flight = self._window(latency)
         throughput = self._measure_phase(window_in_flight, "throughput", in_flight=in_flight)
@@ -169,7 +178,7 @@ class PointMeasurement:
             return self.point.window
         probe = self.context.probe
         goodput = probe.goodput_mbit if probe else ()
-        hops = zip(self.point.hop_bytes, goodput, strict=False)
+        hops = zip(latency.message_bytes, goodput, strict=False)
         wire_s = [size * 8 / (rate * 1e6) for size, rate in hops if size]
         latency_s = statistics.median(latency.latencies_ns) / 1e9
         return window.filling(latency_s, max((*latency.stage_s, *wire_s)))
@@ -212,21 +221,28 @@ class PointMeasurement:
         context = self.context
         with context.shares.kind("switch"):
             seen = self._open_leg(result)
-        assert self._executor is not None
+        assert self._executor is not None and self._packing is not None
         flights = Flights(
             observation=seen,
             executor=self._executor,
+            packing=self._packing,
             inputs=self._inputs,
             references=self._references[self.point.batch],
             check=self.check,
+            top1=self.top1,
         )
         if result.phase == "load":
             # How long such items take depends on chance: there is no steadiness to wait for.
             result.warmup_items = result.window
         begin_ns = time.perf_counter_ns()
-        ended_by = driver(flights, result)
+        try:
+            ended_by = driver(flights, result)
+        except BrokenLeg as broken:
+            flights.abandon()
+            raise PointFailed(self._why_broken(broken)) from broken
         flights.drain()
-        end = seen.end(flights.launched, result.start_ns, result.end_ns)
+        sent_bytes = self._packing.packed_bytes if self.point.crosses else 0
+        end = seen.end(flights.launched, sent_bytes, result.start_ns, result.end_ns)
         # The drain counts as the phase's time; the warm-up is what came before the first item.
         context.shares.ns["warmup"] += result.start_ns - begin_ns
         context.shares.ns[result.phase] += time.perf_counter_ns() - result.start_ns
@@ -241,6 +257,7 @@ class PointMeasurement:
         )
         result.disturbed = bool(end.disturbed)
         result.stage_s = (seen.busy_ns / 1e9,)
+        result.message_bytes = (sent_bytes / flights.launched,)
         if self.point.crosses:
             with context.shares.kind("switch"):
                 self._hear_reports(result)
@@ -248,13 +265,24 @@ class PointMeasurement:
     def _open_leg(self, result: LegResult) -> Observation:
         """Have every rank that takes part ready for a leg; from then on this one is observed."""
         phase, window = result.phase, result.window
-        assert self._executor is not None
+        assert self._executor is not None and self._packing is not None
         self._executor.begin(window)
         if self.point.crosses:
             self._tell({"do": "leg", "phase": phase, "leg": result.leg, "window": window})
-            self.context.ready(self.point, window=window, overlap=phase != "latency")
+            self._packing.begin(window=window, overlap=phase != "latency")
         self.context.replay()
         return Observation(self.context, self.point, phase, result.leg, window)
+
+    def _why_broken(self, broken: BrokenLeg) -> str:
+        """Why a leg broke, with the host or rank where it did."""
+        reasons = [f"{self.context.host.name}: {broken}"] if str(broken) else []
+        if self.point.crosses:
+            self._tell({"do": "broken"})
+            for channel in self._channels:
+                answer = channel.receive(self.point.deadline_s)
+                if reason := answer.get("failed"):
+                    reasons.append(f"{channel.peer}: {reason}")
+        return "; ".join(reasons) or "a rank ended a leg early and does not say why"
 
     def _hear_reports(self, result: LegResult) -> None:
         """Have the other ranks report the leg: what disturbed them, and how busy they were."""

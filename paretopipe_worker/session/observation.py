@@ -45,25 +45,27 @@ class Observation:
         self._sent_before = context.sent()
         self._meter = Meter()
 
-    def add(self, computed: Computed) -> None:
-        """Count the computation of an item that counts."""
-        self._busy_ns.append(computed.computed_ns - computed.start_ns)
+    def add(self, computed: Computed, packing_ns: int = 0) -> None:
+        """Count the computation of an item that counts, and how long it was packed and unpacked."""
+        self._busy_ns.append(computed.computed_ns - computed.start_ns + packing_ns)
         self._watch.add(
             computed.compute_ns, computed.cpu_ns, computed.asked_ns, computed.overslept_ns
         )
 
     @property
     def busy_ns(self) -> float:
-        """Median time that an item was computed here, stretching included; 0 without items."""
+        """Median time that an item kept this rank busy, stretching included; 0 without items."""
         return statistics.median(self._busy_ns) if self._busy_ns else 0
 
-    def end(self, messages: int, start_ns: int, end_ns: int) -> LegEnd:
+    def end(self, messages: int, payload_bytes: int, start_ns: int, end_ns: int) -> LegEnd:
         """End the leg, when nothing is in flight any more.
 
         Parameters
         ----------
         messages
             Items that this rank handled, those of the warm-up and the drain included.
+        payload_bytes
+            What their tensors had together as they were handed to the transport.
         start_ns, end_ns
             When the first counted item began and the last one ended here.
 
@@ -81,7 +83,7 @@ class Observation:
             start_ns=start_ns,
             end_ns=end_ns,
             ended_by=None,
-            payload_sent_bytes=messages * self.point.hop_bytes[self.context.rank],
+            payload_sent_bytes=payload_bytes,
             **sent.since(self._sent_before),
             leg=self.leg,
             window=self.window,

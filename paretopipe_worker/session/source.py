@@ -113,6 +113,7 @@ class Source:
                 gate=measurement.gate,
                 output=measurement.check.output,
                 max_relative_error=measurement.check.error,
+                top1_agreement=measurement.top1.agreement if measurement.top1 else None,
             )
         )
         self._report(point, number, reason, ended)

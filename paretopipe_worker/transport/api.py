@@ -52,14 +52,24 @@ class ProtocolError(TransportError):
     """A message is not the one that the plan says comes next."""
 
     @classmethod
-    def unplanned(cls, size: int, peer: str, planned: int) -> Self:
+    def unplanned(cls, size: int, peer: str, planned: range) -> Self:
         """The error of a message that this rank was to send to `peer`; sizes in bytes."""
-        return cls(f"a message of {size} bytes to {peer} is not what the plan says: {planned}")
+        return cls(
+            f"a message of {size} bytes to {peer} is not what the plan says: {_told(planned)}"
+        )
 
     @classmethod
-    def announced(cls, size: int, peer: str, planned: int) -> Self:
+    def announced(cls, size: int, peer: str, planned: range) -> Self:
         """The error of a message that came from `peer`; sizes in bytes."""
-        return cls(f"{peer} announced {size} bytes where the plan says {planned}")
+        return cls(f"{peer} announced {size} bytes where the plan says {_told(planned)}")
+
+
+def _told(sizes: range) -> str:
+    return f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+
+
+NO_BYTES = range(1)
+"""The sizes that the tensors of a mark may have together."""
 
 
 class Tag(NamedTuple):
@@ -185,7 +195,9 @@ class Transport(Protocol):
         ----------
         inbound, outbound
             Shapes and dtypes of a message's tensors, in order, on each of the two links. Empty
-            where items carry no tensors.
+            where items carry no tensors. One :class:`~paretopipe_worker.cuts.Varying` alone stands
+            for a tensor of bytes whose number differs from message to message. Memory is taken for
+            the most, before the first message; a peer that announces more is refused.
         window
             The largest number of messages that are in flight in the whole ring at any time.
         deadline_s

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import distributed
 
-from paretopipe_worker.cuts import TensorSpec, payload_bytes
+from paretopipe_worker.cuts import TensorSpec, message_sizes, payload_bytes
 from paretopipe_worker.transport.api import (
     MARK,
     DeadlineExceeded,
@@ -137,8 +137,8 @@ class GlooTransport(GroupTransport):
         message = super().recv()
         self._read_one = bool(message.tensors)
         if self.inbound and not message.tensors and message.tag != MARK:
-            planned = payload_bytes(self.inbound)
-            raise ProtocolError.announced(0, self.neighbours.previous, planned)
+            sizes = message_sizes(self.inbound)
+            raise ProtocolError.announced(0, self.neighbours.previous, sizes)
         return message
 
     def facts(self) -> dict[str, object]:
@@ -187,7 +187,7 @@ class GlooTransport(GroupTransport):
             works = [self._group.recv([piece], self._from, epoch) for piece in pieces]
         except RuntimeError as error:
             raise self._lost(self.neighbours.previous, error) from error
-        self._posted.put(_Posted(epoch, slot, works))
+        self._posted.put(_Posted(epoch, message_sizes(self.inbound), slot, works))
 
     def _ask_header(self) -> tuple[torch.Tensor, Any]:
         """Post memory for one more header."""
@@ -220,13 +220,11 @@ class GlooTransport(GroupTransport):
             pass
         if posted is None:
             return None
-        tensors = posted.slot.tensors
-        planned = sum(tensor.nbytes for tensor in tensors)
-        if posted.epoch != epoch or planned != size:
-            raise ProtocolError.announced(size, self.neighbours.previous, planned)
+        if posted.epoch != epoch or size not in posted.sizes:
+            raise ProtocolError.announced(size, self.neighbours.previous, posted.sizes)
         for work in posted.works:
             work.wait(_FOREVER)
-        return tensors
+        return posted.slot.filled(size) if len(posted.sizes) > 1 else posted.slot.tensors
 
     def _leave(self) -> None:
         """Wake the receiving thread and close the connections."""
@@ -237,9 +235,14 @@ class GlooTransport(GroupTransport):
 
 
 class _Posted(NamedTuple):
-    """A slot, the receives that fill it, and the epoch that they were posted in."""
+    """A slot, the receives that fill it, the epoch that they were posted in, and allowed sizes.
+
+    Gloo takes a message that is shorter than the memory posted for it. At a longer one, which no
+    rank of the same plan sends, it ends the process and writes nothing.
+    """
 
     epoch: int
+    sizes: range
     slot: Slot
     works: list[Any]
 

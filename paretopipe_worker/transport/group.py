@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import distributed
 
-from paretopipe_worker.cuts import TensorSpec, payload_bytes
+from paretopipe_worker.cuts import TensorSpec, message_sizes
 from paretopipe_worker.transport.api import (
     MARK,
+    NO_BYTES,
     Counters,
     DeadlineExceeded,
     Endpoint,
@@ -198,8 +199,8 @@ class GroupTransport:
         """Hand a message to the library; it counts as serialised when that call returns."""
         flat = [tensor.contiguous() for tensor in tensors]
         size = sum(tensor.nbytes for tensor in flat)
-        planned = 0 if tag == MARK else payload_bytes(self.outbound)
-        if size != planned:
+        planned = NO_BYTES if tag == MARK else message_sizes(self.outbound)
+        if size not in planned:
             raise ProtocolError.unplanned(size, self.neighbours.next, planned)
         if self.fault:
             raise self.fault

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import distributed
 
-from paretopipe_worker.cuts import payload_bytes
+from paretopipe_worker.cuts import Varying, message_sizes
 from paretopipe_worker.transport.api import (
     MARK,
+    NO_BYTES,
     DeadlineExceeded,
     Endpoint,
     Message,
@@ -115,12 +116,17 @@ class RpcTransport(GroupTransport):
         """Return the next message; its tensors are newly allocated."""
         message = super().recv()
         planned = () if message.tag == MARK else self.inbound
-        wanted = [(spec.shape, getattr(torch, spec.dtype)) for spec in planned]
+        size = sum(tensor.nbytes for tensor in message.tensors)
+        sizes = message_sizes(planned) if planned else NO_BYTES
+        varies = any(isinstance(spec, Varying) for spec in planned)
+        shapes = [(size,)] if varies else [spec.shape for spec in planned]
+        wanted = [
+            (shape, getattr(torch, s.dtype)) for shape, s in zip(shapes, planned, strict=True)
+        ]
         came = [(tuple(t.shape), t.dtype) for t in message.tensors]
-        if came != wanted:
-            size = sum(tensor.nbytes for tensor in message.tensors)
-            sizes = ProtocolError.announced(size, self.neighbours.previous, payload_bytes(planned))
-            raise ProtocolError(f"{sizes}: {came} for {wanted}")
+        if size not in sizes or came != wanted:
+            announced = ProtocolError.announced(size, self.neighbours.previous, sizes)
+            raise ProtocolError(f"{announced}: {came} for {wanted}")
         return message
 
     def facts(self) -> dict[str, object]:
@@ -147,6 +153,8 @@ class RpcTransport(GroupTransport):
         ):
             with self._faults():
                 self._unanswered.popleft().wait()
+        # RPC sends all of the memory that a tensor lies in, as of one that varies in size.
+        tensors = [t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for t in tensors]
         with self._faults():
             call = self._rpc.rpc_async(
                 self._to,

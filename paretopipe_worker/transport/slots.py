@@ -63,6 +63,10 @@ class Slot:
             for piece, spec in zip(self.pieces, specs, strict=True)
         )
 
+    def filled(self, size: int) -> tuple[torch.Tensor, ...]:
+        """The tensor of a message that varies, of which `size` bytes came."""
+        return (self.tensors[0][:size],)
+
 
 def slots(specs: Sequence[TensorSpec], ahead: int, header_bytes: int = 0) -> Iterator[Slot]:
     """Slots for the messages to come, in turn and without end: `ahead` + 1 different ones.

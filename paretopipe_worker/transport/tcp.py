@@ -24,9 +24,10 @@ from typing import NamedTuple
 
 import torch
 
-from paretopipe_worker.cuts import TensorSpec, payload_bytes
+from paretopipe_worker.cuts import TensorSpec, message_sizes
 from paretopipe_worker.transport.api import (
     MARK,
+    NO_BYTES,
     PHASES,
     Counters,
     DeadlineExceeded,
@@ -80,7 +81,7 @@ class TcpTransport:
         self._deadline_s = 0.0
         self._closed = False
         self._slots: Iterator[Slot] = iter(())
-        self._inbound_bytes = self._outbound_bytes = 0
+        self._inbound_sizes = self._outbound_sizes = NO_BYTES
         self._header = bytearray(_HEADER.size)
         self._arrived: queue.SimpleQueue[Message | TransportError] = queue.SimpleQueue()
         self._legs: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -105,8 +106,8 @@ class TcpTransport:
     ) -> None:
         """Allocate slots for the inbound messages and bound every wait by `deadline_s`."""
         self._slots = slots(inbound, window, _HEADER.size)
-        self._inbound_bytes = payload_bytes(tuple(inbound))
-        self._outbound_bytes = payload_bytes(tuple(outbound))
+        self._inbound_sizes = message_sizes(inbound)
+        self._outbound_sizes = message_sizes(outbound)
         self._deadline_s = deadline_s
         timeout = _TIMEVAL.pack(int(deadline_s), int(deadline_s % 1 * 1e6))
         self._in.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
@@ -127,8 +128,8 @@ class TcpTransport:
                 return self.send(tag, [each.cpu().contiguous() for each in tensors])
             message.append(bytes_of(tensor))
             size += tensor.nbytes
-        planned = self._outbound_bytes if tag != MARK else 0
-        if size != planned:
+        planned = self._outbound_sizes if tag != MARK else NO_BYTES
+        if size not in planned:
             raise ProtocolError.unplanned(size, self._after, planned)
         packed_ns = time.perf_counter_ns()
         _HEADER.pack_into(self._header, 0, _MAGIC, VERSION, tag[0], tag[1], size, packed_ns)
@@ -190,23 +191,29 @@ class TcpTransport:
     def _receive(self) -> Message:
         """Receive one message into the next slot, header and payload in one call if possible."""
         slot = next(self._slots)
-        got = self._receive_some(slot.parts)
+        parts, varies = slot.parts, len(self._inbound_sizes) > 1
+        # What lies behind the end of a message that varies is the next one's.
+        ahead = _until(parts, _HEADER.size) if varies else parts
+        got = self._receive_some(ahead)
         while got < _HEADER.size:
-            got += self._receive_some(_after(slot.parts, got))
-        magic, version, phase, seq, size, departed_ns = _HEADER.unpack_from(slot.parts[0])
+            got += self._receive_some(_after(ahead, got))
+        magic, version, phase, seq, size, departed_ns = _HEADER.unpack_from(parts[0])
         if (magic, version) != (_MAGIC, VERSION) or phase >= len(PHASES):
             raise ProtocolError(f"{self._before} does not speak version {VERSION} of this protocol")
         tag = Tag(phase, seq)
-        planned = self._inbound_bytes if tag != MARK else 0
-        if size != planned:
+        planned = self._inbound_sizes if tag != MARK else NO_BYTES
+        if size not in planned:
             raise ProtocolError.announced(size, self._before, planned)
+        if varies:
+            parts = _until(parts, _HEADER.size + size)
         while got < _HEADER.size + size:
             # Now that something came, sleep until everything is there, not at every packet.
-            got += self._receive_some(_after(slot.parts, got), socket.MSG_WAITALL)
+            got += self._receive_some(_after(parts, got), socket.MSG_WAITALL)
         now = time.perf_counter_ns()
         if got > _HEADER.size + size:
             raise ProtocolError(f"{self._before} sent data after a mark")
-        return Message(tag, slot.tensors if tag != MARK else (), now, departed_ns)
+        tensors = slot.filled(size) if varies else slot.tensors
+        return Message(tag, tensors if tag != MARK else (), now, departed_ns)
 
     def _receive_some(self, parts: Parts, flags: int = 0) -> int:
         """Receive at least one byte."""
@@ -280,6 +287,11 @@ class _Unsent(NamedTuple):
     message: Parts
     sent: int
     tensors: Sequence[torch.Tensor]
+
+
+def _until(parts: Parts, count: int) -> Parts:
+    """The first `count` bytes of a message that is in one part."""
+    return [memoryview(parts[0])[:count]]
 
 
 def _after(parts: Parts, count: int) -> Parts:

@@ -30,13 +30,16 @@ class Packer(Protocol):
     @property
     def most_bytes(self) -> int: ...  # noqa: D102 - see above
 
-    def pack(self, tensors: Sequence[torch.Tensor]) -> Buffer:
+    def pack(self, tensors: Sequence[torch.Tensor], into: torch.Tensor | None = None) -> Buffer:
         """Pack a message.
 
         Parameters
         ----------
         tensors
             On the CPU, without gradients, of the given shapes and dtypes. They are only read.
+        into
+            `most_bytes` numbers of dtype ``uint8``, whose first bytes become the message. Without
+            it memory is taken.
 
         Raises
         ------

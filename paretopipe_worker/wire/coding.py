@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.wire import sizes
 from paretopipe_worker.wire.api import WireError
 
 
@@ -72,12 +73,12 @@ class Raw:
 
 
 class Cast:
-    """Floating-point numbers as others that have fewer bytes."""
+    """Floating-point numbers as others that have fewer bytes: fp16 or bf16, by `name`."""
 
-    def __init__(self, spec: TensorSpec, narrow: torch.dtype) -> None:
+    def __init__(self, name: str, spec: TensorSpec) -> None:
         self.spec = spec
-        self.nbytes = spec.nbytes // getattr(torch, spec.dtype).itemsize * narrow.itemsize
-        self._narrow = narrow
+        self.nbytes = sizes.cast_bytes(name, spec)
+        self._narrow: torch.dtype = getattr(torch, sizes.NARROW[name])
         self._dtype: torch.dtype = getattr(torch, spec.dtype)
 
     def write(self, tensor: torch.Tensor, piece: torch.Tensor) -> None:
@@ -114,16 +115,16 @@ class Affine:
 
     Parameters
     ----------
+    name
+        int8 or int4.
     spec
         A tensor of floating-point numbers that is not empty.
-    bits
-        8 or 4.
     channels
         Whether each channel has its own scale.
     """
 
-    def __init__(self, spec: TensorSpec, bits: int, *, channels: bool) -> None:
-        self.spec, self.bits = spec, bits
+    def __init__(self, name: str, spec: TensorSpec, *, channels: bool) -> None:
+        self.spec, self.bits = spec, sizes.BITS[name]
         self._dtype: torch.dtype = getattr(torch, spec.dtype)
         # Numbers of 16 bits are too coarse to compute with.
         self._wide = torch.promote_types(self._dtype, torch.float32)
@@ -136,7 +137,7 @@ class Affine:
         self._over = [n for n in range(len(spec.shape)) if not (channels and n == 1)]
         self._scales = spec.shape[1] if channels else 1
         self._ends_bytes = 2 * self._scales * self._wide.itemsize
-        self.nbytes = self._ends_bytes + (self._count * bits + 7) // 8
+        self.nbytes = sizes.affine_bytes(name, spec, channels=channels)
 
     def write(self, tensor: torch.Tensor, piece: torch.Tensor) -> None:
         """Find the scales and round to the nearest step.

@@ -8,11 +8,9 @@ from itertools import zip_longest
 import torch
 
 from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.wire import sizes
 from paretopipe_worker.wire.api import Buffer, WireError
 from paretopipe_worker.wire.coding import Affine, Cast, Coding, Raw, pieces
-
-_NARROW = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_BITS = {"int8": 8, "int4": 4}
 
 
 def packer(name: str, specs: Sequence[TensorSpec]) -> Fixed:
@@ -21,17 +19,16 @@ def packer(name: str, specs: Sequence[TensorSpec]) -> Fixed:
 
 
 def coding(name: str, spec: TensorSpec) -> Coding:
-    """Choose how one tensor is coded: as the format says, where that takes fewer bytes."""
+    """Choose how one tensor is coded, as :func:`~.sizes.tensor_bytes` says."""
     raw = Raw(spec)
     codings: list[Coding] = []
     if spec.nbytes and getattr(torch, spec.dtype).is_floating_point:
-        if name in _NARROW:
-            codings.append(Cast(spec, _NARROW[name]))
-        if name in _BITS and len(spec.shape) > 1:
-            codings.append(Affine(spec, _BITS[name], channels=True))
-        # A channel of few values would spend more on its scale than it saves.
-        if name in _BITS:
-            codings.append(Affine(spec, _BITS[name], channels=False))
+        if name in sizes.NARROW:
+            codings.append(Cast(name, spec))
+        if name in sizes.BITS and len(spec.shape) > 1:
+            codings.append(Affine(name, spec, channels=True))
+        if name in sizes.BITS:
+            codings.append(Affine(name, spec, channels=False))
     return next((each for each in codings if each.nbytes < raw.nbytes), raw)
 
 
@@ -45,10 +42,10 @@ class Fixed:
         self._sizes = [each.nbytes for each in self._codings]
         self.most_bytes = sum(self._sizes)
 
-    def pack(self, tensors: Sequence[torch.Tensor]) -> memoryview:
+    def pack(self, tensors: Sequence[torch.Tensor], into: torch.Tensor | None = None) -> memoryview:
         """See :meth:`.api.Packer.pack`."""
         check(self.specs, tensors)
-        packed = torch.empty(self.most_bytes, dtype=torch.uint8)
+        packed = torch.empty(self.most_bytes, dtype=torch.uint8) if into is None else into
         parts = pieces(packed, self._sizes)
         for number, (each, tensor) in enumerate(zip(self._codings, tensors, strict=True)):
             try:

@@ -15,7 +15,9 @@ import torch
 
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.wire.api import Buffer, WireError
-from paretopipe_worker.wire.fixed import Fixed
+from paretopipe_worker.wire.coding import bytes_of
+from paretopipe_worker.wire.fixed import Fixed, check
+from paretopipe_worker.wire.sizes import KIND_BYTES
 
 _STORED, _COMPRESSED = b"\0", b"\1"
 
@@ -42,15 +44,28 @@ class Lossless:
         self.name = name
         self._raw = Fixed(name, specs)  # which codes nothing by this name
         self._compressor = compressor
-        self.most_bytes = 1 + self._raw.most_bytes
+        self.most_bytes = KIND_BYTES + self._raw.most_bytes
+        self._behind_another = torch.empty(
+            self._raw.most_bytes if len(specs) > 1 else 0, dtype=torch.uint8
+        )
 
-    def pack(self, tensors: Sequence[torch.Tensor]) -> bytes:
+    def pack(self, tensors: Sequence[torch.Tensor], into: torch.Tensor | None = None) -> memoryview:
         """See :meth:`.api.Packer.pack`."""
-        raw = self._raw.pack(tensors)
+        raw = self._as_one(tensors)
         compressed = self._compressor.compress(raw)
-        if len(compressed) < len(raw):
-            return _COMPRESSED + compressed
-        return _STORED + raw
+        gained = len(compressed) < len(raw)
+        kind, rest = (_COMPRESSED, compressed) if gained else (_STORED, raw)
+        packed = torch.empty(self.most_bytes, dtype=torch.uint8) if into is None else into
+        message = packed.numpy().data[: KIND_BYTES + len(rest)]
+        message[:KIND_BYTES], message[KIND_BYTES:] = kind, rest
+        return message
+
+    def _as_one(self, tensors: Sequence[torch.Tensor]) -> memoryview:
+        """The tensors' bytes one behind the other; a single one's are where they are."""
+        if len(tensors) != 1:
+            return self._raw.pack(tensors, into=self._behind_another)
+        check(self._raw.specs, tensors)
+        return bytes_of(tensors[0]).numpy().data
 
     def unpack(self, packed: Buffer) -> tuple[torch.Tensor, ...]:
         """See :meth:`.api.Packer.unpack`."""

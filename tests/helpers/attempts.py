@@ -41,8 +41,8 @@ def write(
         with Writer(path) as writer:
             writer.write(header(made, session, attempt, rank, **changes))
             for point in map(made.point, ok):
-                for phase in phases if rank in point.active_ranks else ():
-                    for line in leg(point, rank, phase):
+                for number, phase in enumerate(phases if rank in point.active_ranks else ()):
+                    for line in leg(point, rank, phase, number=number):
                         writer.write(line)
             for name in (*ok, *failed) if rank == 0 else ():
                 status, reason = ("ok", None) if name in ok else ("failed", "too slow")
@@ -75,7 +75,7 @@ def leg(
         ("wire_sent_bytes", "wire_counter", "retransmitted_bytes", "relay_late_p99_ns")
     )
     rest: dict[str, Any] = {**none, "relay_forwarded": None, "relay_dropped": None}
-    sent = items * point.hop_bytes[rank]
+    sent = items * point.message_sizes[rank][-1]
     done_ns = 5 if rank == 0 else None
     return [
         *(Item(point.id, phase, n, 1, 2, 3, 1, 1, 4, done_ns, leg=number) for n in range(items)),

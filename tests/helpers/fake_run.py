@@ -269,7 +269,7 @@ class FakeRun:
             for step in (*leg.warmup, *leg.items):
                 writer.write(self.item(point, rank, leg, step))
             messages = (WARMUP + self.items) * bool(point.hop_bytes[rank])
-            payload = point.hop_bytes[rank] * messages
+            payload = point.message_sizes[rank][-1] * messages
             framing = BACKENDS[point.backend].least_framing_bytes * messages
             relayed = self.engine == "relay" and self.plan.link(point.link).shaped
             begin, finish = (self.clocks.of(rank, at) for at in (leg.items[0].ready_ns, leg.end_ns))

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.cuts import TensorSpec, Varying
 from paretopipe_worker.transport.api import MARK, Endpoint, Tag, Transport, connect
 from paretopipe_worker.transport.backends import BACKENDS
 
@@ -67,9 +67,14 @@ class Rank:
     def configure(
         self, inbound: list[Any], outbound: list[Any], window: int, deadline_s: float
     ) -> None:
-        """Configure for specs written as [shape, dtype]."""
+        """Configure for specs written as [shape, dtype], where "varying" is a dtype, too."""
         self.specs = tuple(
-            [TensorSpec(tuple(shape), dtype) for shape, dtype in side]
+            [
+                Varying(tuple(shape), "uint8")
+                if dtype == "varying"
+                else TensorSpec(tuple(shape), dtype)
+                for shape, dtype in side
+            ]
             for side in (inbound, outbound)
         )  # type: ignore[assignment]
         self.joined.configure(*self.specs, window=window, deadline_s=deadline_s)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 
-from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.cuts import TensorSpec, Varying
 from paretopipe_worker.transport.api import MARK, Endpoint, Tag, Transport, connect
 from paretopipe_worker.transport.backends import BACKENDS
 from tests import ROOT
@@ -118,7 +118,11 @@ class Peer:
     ) -> None:
         """Have it configure its transport."""
         there, back = (
-            [[list(spec.shape), spec.dtype] for spec in side] for side in (inbound, outbound)
+            [
+                [list(spec.shape), "varying" if isinstance(spec, Varying) else spec.dtype]
+                for spec in side
+            ]
+            for side in (inbound, outbound)
         )
         self.call("configure", inbound=there, outbound=back, window=window, deadline_s=deadline_s)
 
@@ -213,8 +217,12 @@ def threads() -> list[threading.Thread]:
 def run_leg(pair: Pair, specs: list[TensorSpec], *, count: int, window: int, overlap: bool) -> None:
     """Send messages around, a window of them in flight, and compare what comes with what went."""
     pair.configure(specs, window=window)
-    source = pair.transport
-    sent = [tensors_of(specs, seed) for seed in range(count)]
+    exchange(pair, [tensors_of(specs, seed) for seed in range(count)], window, overlap=overlap)
+
+
+def exchange(pair: Pair, sent: Sequence[list[torch.Tensor]], window: int, *, overlap: bool) -> None:
+    """Send these messages around; both ranks are configured for them."""
+    source, count = pair.transport, len(sent)
     echoed = pair.peer.start("echo", overlap=overlap)
     source.begin(overlap=overlap)
     for number in range(count + window):

@@ -179,4 +179,49 @@ def exhausting() -> nn.Module:
     return _chain(Exhaust(), Exhaust())
 
 
+BREAKS_AT = 150
+"""Number of a call, counted in each process."""
+
+
+@_operator("Tensor tensor")
+def break_once(tensor: torch.Tensor) -> torch.Tensor:
+    """Fail in the middle of the work of a stage process."""
+    if "stage" in sys.argv and next(_breaking) == BREAKS_AT:
+        raise RuntimeError("out of order for once")
+    return tensor.clone()
+
+
+_breaking = itertools.count()
+
+
+class BreakOnce(nn.Module):
+    """A stage that fails once, after many calls."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape, passed on."""
+        return break_once(x) * 1.0
+
+
+def breaking() -> nn.Module:
+    """A stage that fails once, between two that are well."""
+    return _chain(Wait(0.0, 100, 1000), BreakOnce(), Wait(0.0, 1000, 10))
+
+
+class Times(nn.Module):
+    """Multiplication by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape."""
+        return x * self.factor
+
+
+def huge() -> nn.Module:
+    """Values behind cut `1` that 16 bits cannot hold, between others."""
+    return _chain(Wait(0.0, 100, 1000), Times(1e6), Times(1e-6), Wait(0.0, 1000, 10))
+
+
 wait_0_ms, wait_2_ms, wait_5_ms, wait_20_ms = map(_factory, (0, 2, 5, 20))

@@ -262,13 +262,14 @@ def test_the_trend_of_latency_has_an_interval_that_holds_it() -> None:
     assert all(math.isnan(value) for value in arrivals.trend(arrived[:5], done[:5]))
 
 
-REPORT = {"leg": 4, "busy_ns": 5 * MS, "disturbed": []}
+REPORT = {"leg": 4, "busy_ns": 5 * MS, "message_bytes": 700, "disturbed": []}
 
 
 def test_another_rank_reports_how_busy_it_was_and_what_disturbed_it() -> None:
     result = LegResult("throughput", PhaseSpec(), leg=4, window=3, stage_s=(0.001,))
     result.hear(REPORT, "rank 1")
     assert (result.stage_s, result.disturbed) == ((0.001, 0.005), False)
+    assert result.message_bytes == (700,)
     result.hear(REPORT | {"disturbed": ["hot"]}, "rank 2")
     result.hear(REPORT, "rank 3")
     assert result.disturbed
@@ -283,6 +284,9 @@ def test_another_rank_reports_how_busy_it_was_and_what_disturbed_it() -> None:
         {"busy_ns": 1.5},
         {"busy_ns": True},
         {"busy_ns": 1 << 62},
+        {"message_bytes": -1},
+        {"message_bytes": 1.5},
+        {"message_bytes": None},
         {"disturbed": "hot"},
         {"disturbed": [1]},
     ],

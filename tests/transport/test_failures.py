@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.cuts import TensorSpec, Varying
 from paretopipe_worker.transport.api import DeadlineExceeded, PeerGone, ProtocolError, Tag
 from tests.helpers.ring_peer import ITEM, tensors_of
 from tests.helpers.rings import BYTES8, Pair, Peer, both_legs, every_backend, paired
@@ -35,6 +35,25 @@ def test_a_message_the_plan_does_not_know_is_refused_by_its_receiver(pair: Pair)
     pair.transport.begin(overlap=False)
     pair.peer.call("send", seeds=[0])
     with pytest.raises(ProtocolError, match="announced 8 bytes where the plan says 9"):
+        pair.transport.recv()
+
+
+@every_backend
+@pytest.mark.parametrize("size", [0, 11, 300_000])
+def test_a_message_that_varies_has_one_byte_at_least_and_no_more_than_planned(
+    backend: str, pair: Pair, size: int
+) -> None:
+    planned, tensor = [Varying.up_to(10)], torch.zeros(size, dtype=torch.uint8)
+    pair.transport.configure(planned, planned, window=1, deadline_s=30)
+    pair.transport.begin(overlap=False)
+    with pytest.raises(ProtocolError, match=rf"of {size} bytes .* plan says: 1 to 10"):
+        pair.transport.send(Tag(ITEM, 0), [tensor])
+    if backend == "gloo" and size > 10:
+        return  # gloo ends the process of a receiver whose memory is too small
+    pair.peer.configure([], [TensorSpec((size,), "uint8")])
+    pair.peer.call("begin", overlap=False)
+    pair.peer.call("send", seeds=[0])
+    with pytest.raises(ProtocolError, match=rf"announced {size} bytes .* 1 to 10"):
         pair.transport.recv()
 
 

@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from paretopipe_worker.cuts import TensorSpec
+from paretopipe_worker.cuts import TensorSpec, Varying
 from paretopipe_worker.transport.api import MARK, Endpoint, ProtocolError, Tag
 from paretopipe_worker.transport.sockets import tcp_sockets
 from paretopipe_worker.transport.tcp import _HEADER, _MAGIC, VERSION, TcpTransport
@@ -47,6 +47,41 @@ def test_a_frame_of_another_size_is_refused_before_memory_is_taken(
     with pytest.raises(ProtocolError, match=rf"announced {announced} bytes where .* {PLANNED}"):
         transport.recv()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["inline", "overlapped"])
+@pytest.mark.parametrize("announced", [0, PLANNED + 1, 1 << 40, (1 << 64) - 1])
+def test_a_frame_larger_than_any_that_may_come_is_refused_before_memory_is_taken(
+    rank: tuple[TcpTransport, socket.socket], announced: int, overlap: bool
+) -> None:
+    transport, sender = rank
+    transport.configure([Varying.up_to(PLANNED)], [], window=1, deadline_s=10)
+    transport.begin(overlap=overlap)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sender.sendall(_HEADER.pack(_MAGIC, VERSION, 2, 0, announced, 0) + b"more")
+    with pytest.raises(ProtocolError, match=rf"announced {announced} bytes .* 1 to {PLANNED}"):
+        transport.recv()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096
+
+
+def test_messages_that_vary_may_come_together_and_in_any_pieces(
+    rank: tuple[TcpTransport, socket.socket],
+) -> None:
+    transport, sender = rank
+    transport.configure([Varying.up_to(PLANNED)], [], window=3, deadline_s=10)
+    transport.begin(overlap=True)
+    sizes = [3, 1, 200, 5]
+    raw = b"".join(
+        _HEADER.pack(_MAGIC, VERSION, 2, number, size, 0) + bytes([number]) * size
+        for number, size in enumerate(sizes)
+    )
+    sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for start, end in ((0, 34), (34, 36), (36, 90), (90, len(raw))):
+        sender.sendall(raw[start:end])
+    for number, size in enumerate(sizes):
+        message = transport.recv()
+        assert message.tag == Tag(2, number)
+        assert message.tensors[0].tolist() == [number] * size
 
 
 @pytest.mark.parametrize(

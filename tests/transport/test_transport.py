@@ -7,7 +7,7 @@ import socket
 import pytest
 import torch
 
-from paretopipe_worker.cuts import DTYPE_BYTES, TensorSpec
+from paretopipe_worker.cuts import DTYPE_BYTES, TensorSpec, Varying
 from paretopipe_worker.transport.api import MARK, Tag
 from paretopipe_worker.transport.backends import BACKENDS
 from tests.helpers.ring_peer import ITEM, resident_kb, tensors_of
@@ -15,6 +15,7 @@ from tests.helpers.rings import (
     Pair,
     both_legs,
     every_backend,
+    exchange,
     free_ports,
     run_leg,
     same_bytes,
@@ -53,6 +54,24 @@ def test_both_kinds_of_leg_follow_each_other_at_any_size(pair: Pair) -> None:
         for overlap in (False, True):
             specs = [TensorSpec((size,), "uint8")]
             run_leg(pair, specs, count=2, window=2 if overlap else 1, overlap=overlap)
+
+
+@every_backend
+@both_legs
+def test_messages_that_vary_in_size_keep_order_and_every_byte(pair: Pair, overlap: bool) -> None:
+    """Memory is there for the largest; what lies behind a smaller one belongs to the next."""
+    most = 300_000
+    sizes = [1, most, 31, 32, 33, most - 1, 7, 1000, most, 1, 1, 64 << 10, (64 << 10) + 1]
+    sent = [tensors_of([TensorSpec((size,), "uint8")], seed) for seed, size in enumerate(sizes)]
+    pair.configure([Varying.up_to(most)], window=3)
+    before = pair.transport.counters()
+    for _ in range(2):
+        exchange(pair, sent, window=3 if overlap else 1, overlap=overlap)
+    after = pair.transport.counters()
+    again = (after.retransmitted_bytes or 0) - (before.retransmitted_bytes or 0)
+    assert after.sent_bytes - before.sent_bytes - again >= 2 * sum(sizes)
+    # What was posted or allocated for sizes that vary is of no use to the next point.
+    run_leg(pair, [TensorSpec((most,), "uint8")], count=2, window=1, overlap=overlap)
 
 
 @pytest.mark.long

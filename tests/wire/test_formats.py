@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from paretopipe_worker.cuts import DTYPE_BYTES, TensorSpec, payload_bytes
 from paretopipe_worker.wire.api import WireError
 from paretopipe_worker.wire.formats import FORMATS, packer
+from paretopipe_worker.wire.sizes import packed_sizes
 from tests.helpers.wire_bounds import excess, specs_of
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -198,3 +199,32 @@ def test_messages_without_tensors_have_no_payload() -> None:
     assert [packer(name, []).most_bytes for name in FORMATS] == [0, 0, 0, 0, 0, 1, 1]
     assert all(crossed(name) == () for name in FORMATS)
     assert payload_bytes(()) == 0
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(
+    specs=st.lists(
+        st.builds(TensorSpec, SHAPES | st.just((1, 40, 9, 9)), st.sampled_from(list(DTYPE_BYTES))),
+        max_size=3,
+    )
+)
+def test_what_messages_weigh_is_known_without_packing(name: str, specs: list[TensorSpec]) -> None:
+    planned = packed_sizes(name, specs)
+    assert packer(name, specs).most_bytes == planned[-1]
+    assert (len(planned) > 1) <= (name in ("zstd", "lz4"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(tensors=st.lists(drawn_tensors(), max_size=3))
+def test_packing_into_given_memory_makes_the_same_message(
+    name: str, tensors: list[torch.Tensor]
+) -> None:
+    made = packer(name, specs_of(tensors))
+    given_memory = torch.full((made.most_bytes,), 255, dtype=torch.uint8)
+    try:
+        fresh = bytes(made.pack(tensors))
+    except WireError:
+        return
+    for _ in range(2):
+        packed = memoryview(made.pack(tensors, into=given_memory))
+        assert bytes(packed) == fresh == bytes(given_memory[: packed.nbytes].tolist())
