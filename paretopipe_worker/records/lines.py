@@ -9,7 +9,7 @@ from pydantic import with_config
 
 from paretopipe_worker.link.conditions import Engine
 from paretopipe_worker.records.clocks import Clock
-from paretopipe_worker.records.energy import Energy
+from paretopipe_worker.records.energy import Energy, Rest
 from paretopipe_worker.records.health import Health
 from paretopipe_worker.records.probes import Probe
 
@@ -279,11 +279,11 @@ class End:
 
 
 SHARES = (
-    *("startup", "rendezvous", "clock", "probe", "gate", "switch", "warmup"),
+    *("startup", "rendezvous", "rest", "clock", "probe", "gate", "switch", "warmup"),
     *COUNTED_PHASES,
     *("cool-down",),
 )
 """Kinds of time a session is split into; the rest is ``other``. The time of phases is counted on
 the source, which leads them."""
 
-Record = Header | Ready | Item | LegEnd | PointBegin | PointEnd | Clock | Probe | End
+Record = Header | Ready | Item | LegEnd | PointBegin | PointEnd | Clock | Probe | Rest | End

@@ -9,7 +9,7 @@ from paretopipe_worker.model.flat import Stage
 from paretopipe_worker.model.partition import split
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.records.lines import COUNTED_PHASES, Item
-from paretopipe_worker.session import clocks, hold
+from paretopipe_worker.session import clocks, hold, rest
 from paretopipe_worker.session.compute import compute, failure
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel, ControlError, Message, bounded
@@ -59,6 +59,8 @@ class Follower:
                     answer(command, context.rank, context.path, self.channel, context.addresses)
                 case clocks.COMMAND:
                     clocks.answer(self.channel)
+                case rest.COMMAND:
+                    rest.answer(context, self.channel)
                 case hold.COMMAND:
                     hold.answer(command, context.link, self.channel)
                 case "point":
