@@ -277,7 +277,8 @@ class Experiment:
     By default there is one placement, the hosts of that group in their order. A `window` of
     ``auto`` is chosen for each point once its latency is known, so that it fills the path.
     `strategy` says which of the splits are measured: ``all``, or a sample. Without one all are, as
-    long as the plan is within `limit`.
+    long as the plan is within `limit`. `busy` says whether hosts run their background load
+    meanwhile, those of the inventory that have one.
     """
 
     models: Annotated[tuple[ModelSpec, ...], _SOME, _DISTINCT_NAMES]
@@ -292,6 +293,7 @@ class Experiment:
     batch: Annotated[tuple[_Batch, ...], _SOME, _DISTINCT] = (1,)
     window: Annotated[tuple[_Window, ...], _SOME, _DISTINCT] = (3,)
     dtype: Annotated[tuple[_Dtype, ...], _SOME, _DISTINCT] = ("float32",)
+    busy: Annotated[tuple[bool, ...], _SOME, _DISTINCT] = (False,)
     replicates: Annotated[int, Field(ge=1, le=1000)] = 1
     phases: PhaseSpec = PhaseSpec()
     certify: CertifySpec = CertifySpec()

@@ -90,7 +90,8 @@ class Point:
 class Session:
     """One launch of the stage processes: walks its points without restarting.
 
-    `placement` is its ring, hosts by rank: with it begin the placements of its points.
+    `placement` is its ring, hosts by rank: with it begin the placements of its points. `busy` says
+    whether its hosts run their background load, as far as they have one.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Session:
     placement: tuple[str, ...]
     points: tuple[str, ...]
     deadline_s: float
+    busy: bool = False
 
     def only(self, points: Sequence[str] | None) -> Session:
         """The same session with only these points, in this order; with all of them for None.

@@ -40,8 +40,9 @@ class Header:
 
     `points` holds the ids of the points the session is to measure, in order; `facts` describes the
     host (CPU, kernel, firmware, threads, allocator, network) and `versions` the software.
-    `link_engine` names what shapes the packets this host sends, and `link_emulated` is true where
-    that is a relay and not the kernel; `tcp` holds the kernel's settings.
+    `load` is the command of the background load that runs beside the stage; null where there is
+    none. `link_engine` names what shapes the packets this host sends, and `link_emulated` is true
+    where that is a relay and not the kernel; `tcp` holds the kernel's settings.
 
     All attempts of a run must have the same `plan_sha256`
     (:func:`paretopipe_worker.plan.identity.digest`), `code_sha256`
@@ -69,6 +70,7 @@ class Header:
     facts: dict[str, Any]
     versions: dict[str, str]
     schema: Readable
+    load: str | None = None
     kind: Literal["header"] = "header"
 
 
