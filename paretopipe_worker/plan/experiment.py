@@ -68,7 +68,7 @@ _Requirement = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\r\n]*$", max_length
 _Argument = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 _Backend = Annotated[str, AfterValidator(_known_backend)]
 _Batch = Annotated[int, Field(ge=1, le=4096)]
-_Dtype = Literal["float32"]
+_Dtype = Literal["float32", "bfloat16", "float16"]
 _InputDtype = Annotated[str, AfterValidator(_known_dtype)]
 _Share = Annotated[float, Field(gt=0, le=2)]
 _Size = Annotated[int, Field(ge=1, le=8192)]

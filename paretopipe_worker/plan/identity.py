@@ -100,7 +100,7 @@ _ONE_ENTRY = {"busy": (False,)}
 _LATER = ("inputs", "factory", "arguments", "path", "requirements")
 _TOLD = (
     *("forward_ns", "weights_sha256", "program_error"),
-    *("footprint", "references_sha256", "operators"),
+    *("footprint", "references_sha256", "operators", "tensors_sha256"),
 )
 """What a table tells beside what is measured."""
 _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")

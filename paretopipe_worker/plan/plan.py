@@ -252,7 +252,7 @@ def stage_name(table: CutTable, before: str, after: str) -> str:
 
 def weights_name(table: CutTable) -> str:
     """Name of the file of the program's tensors, on the controller and on the hosts."""
-    return f"{table.weights_sha256}.safetensors"
+    return f"{table.held_sha256}.safetensors"
 
 
 def references_name(table: CutTable) -> str:

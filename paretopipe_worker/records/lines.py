@@ -244,8 +244,8 @@ class PointEnd:
 
     `gate` is whether the stages, one after the other on this host, returned exactly what the whole
     model returns; null where that was not tried, since this host does not have the whole model.
-    `output` compares the pipeline's real output with it: `exact`, `close` (then
-    `max_relative_error` is the largest relative error) or `unchecked`. A failed point has its
+    `output` compares the pipeline's real output with what it returns in float32: `exact`, `close`
+    (then `max_relative_error` is the largest relative error) or `unchecked`. A failed point has its
     `reason`. The controller writes one for a point whose stages do not fit on their hosts.
     """
 

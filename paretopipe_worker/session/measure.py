@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import torch
 
+from paretopipe_worker.cuts import FLOAT32
 from paretopipe_worker.model.flat import Stage
 from paretopipe_worker.model.inputs import items
 from paretopipe_worker.model.partition import check_split, split
@@ -35,8 +36,9 @@ from paretopipe_worker.session.legs import (
 )
 from paretopipe_worker.session.observation import LegPhase, Observation
 
-References: TypeAlias = dict[int, list[tuple[torch.Tensor, ...]]]
-"""What the whole model returns for each input, by batch size: computed once in a session."""
+References: TypeAlias = dict[tuple[int, str], list[tuple[torch.Tensor, ...]]]
+"""What whole programs return for each input, by batch size and dtype: computed once in a session.
+"""
 
 Driver: TypeAlias = Callable[[Flights, LegResult], EndedBy]
 """Sends and takes back the batches of one leg, and says what ended it (:mod:`.legs`)."""
@@ -68,7 +70,9 @@ class PointMeasurement:
         ranks = {channel.hello["numerics"] for channel in channels}
         # Where the references are the controller's, it may compute in another way.
         alike = context.model(point).complete and ranks == {context.numerics}
-        self.check = Check(exact_wanted=not point.crosses or alike)
+        rounded = point.dtype != FLOAT32
+        exact = not rounded and (not point.crosses or alike)
+        self.check = Check(exact_wanted=exact, rounded=rounded)
         table = self.context.plan.table(point.model, point.batch, point.dtype)
         seed = self.context.plan.experiment.seed
         self._inputs = items(table.inputs, seed=seed, images=context.images)
@@ -115,6 +119,17 @@ class PointMeasurement:
         self.check.verdict()
         return latency, throughput
 
+    @property
+    def _key(self) -> tuple[int, str]:
+        """Batch size and dtype of the point."""
+        return self.point.batch, self.point.dtype
+
+    @property
+    def _compared(self) -> list[tuple[torch.Tensor, ...]]:
+        """What the whole model returns in float32, for each input."""
+        told = self.context.references
+        return told[self._key] if self._key in told else self._references[self._key]
+
     def _tell(self, command: Message) -> None:
         """Send one command to every other rank."""
         for channel in self._channels:
@@ -140,11 +155,11 @@ class PointMeasurement:
             self._stage = split(model, self.point.split, only=0)[0]
             return
         stages = split(model, self.point.split)
-        if self.point.batch not in self._references:
+        if self._key not in self._references:
             with torch.inference_mode():
                 outputs = [model.whole(*tensors) for tensors in self._inputs]
-            self._references[self.point.batch] = outputs
-        gate = check_split(stages, self._inputs, self._references[self.point.batch])
+            self._references[self._key] = outputs
+        gate = check_split(stages, self._inputs, self._references[self._key])
         self.gate = gate.exact
         if not gate.exact:
             raise PartitionError(
@@ -211,7 +226,7 @@ class PointMeasurement:
             observation=seen,
             stage=self._stage,
             inputs=self._inputs,
-            references=self._references[self.point.batch],
+            references=self._compared,
             check=self.check,
         )
         if result.phase == "load":

@@ -32,7 +32,6 @@ class Source:
     _references: References = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._references |= self.context.references
         plan, session = self.context.plan, self.context.session
         link, ranks = plan.link(session.link), len(session.placement)
         self._points = [plan.point(point) for point in session.points]
