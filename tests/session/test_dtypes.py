@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from paretopipe_worker.records.lines import LegEnd, PointEnd, Ready
 from paretopipe_worker.session.check import Check, PointFailed
+from tests.helpers import shares
 from tests.helpers.sessions import Finished, experiment, lab
 
 FORMATS = {"float32": 0.0, "bfloat16": 2.0**-8, "float16": 2.0**-11}
@@ -57,6 +60,29 @@ def test_half_the_bytes_cross(measured: Finished) -> None:
 def test_all_ranks_loaded_the_tensors_of_all_formats(measured: Finished) -> None:
     [held] = {table.held_sha256 for table in measured.lab.plan.tables}
     assert [measured.of(Ready, rank)[0].weights_sha256 for rank in range(2)] == [held, held]
+
+
+@pytest.mark.alone
+def test_hosts_that_hold_a_part_of_a_model_compute_in_several_formats(tmp_path: Path) -> None:
+    limit = {"memory_mb": 0.45}  # all of its tensors are 0.75 MB, and half as much in 16 bits
+    keys: dict[str, Any] = {"dtype": ["float32", "bfloat16"], "splits": {"cuts": ["2"]}}
+    made = lab(
+        tmp_path, experiment("tests.helpers.networks:wide", **keys), edge=limit, server=limit
+    )
+    found = shares.todo(made)
+    [task] = found["sessions"]
+    [session] = made.plan.sessions
+    made = shares.sent(made, found, session.id)
+    done = made.run(session.only(task["points"]), task["attempt"])
+    ends = {made.plan.point(e.point): e for e in done.of(PointEnd)}
+    assert {end.status for end in ends.values()} == {"ok"}, ends
+    by_format = {dtype: [p for p in ends if p.dtype == dtype] for dtype in keys["dtype"]}
+    assert all(by_format.values()), ends
+    for point in by_format["bfloat16"]:
+        assert ends[point].output == "close" and 0 < (ends[point].max_relative_error or 0) < 0.1
+    for point in by_format["float32"]:
+        assert ends[point].gate is None, "the source has not all tensors of float32"
+        assert ends[point].output == "exact" or (ends[point].max_relative_error or 1) < 1e-5
 
 
 def test_of_rounded_numbers_any_finite_error_is_allowed() -> None:
