@@ -215,8 +215,8 @@ def _pmic(root: Path) -> Power | None:
         return sum(amperes * volts for amperes, volts in found.values())
 
     scope = (
-        f"{len(rails)} rails of the board's power chip, without USB, HATs and what is lost before "
-        "the rails"
+        f"{len(rails) or 'the'} rails of the board's power chip, without USB, HATs and what is "
+        "lost before the rails"
     )
     return Power("pmic_partial", scope, PMIC_HZ, read_w)
 
