@@ -20,7 +20,7 @@ from paretopipe_worker.plan.experiment import Experiment
 
 VARIABLES = (
     *("data_address", "data_port", "threads", "device_emulated", "speed_hint", "memory_mb"),
-    *("device", "cuda_graphs", "runtime"),
+    *("device", "cuda_graphs", "runtime", "busy"),
     *("lease_s", "worker_home", "worker_python", "worker_governor", "worker_state_dir"),
     *("common_install", "netem_emulate", "netem_state_dir"),
     *("ansible_connection", "ansible_python_interpreter", "ansible_become"),
@@ -35,13 +35,17 @@ FACTS = (
 
 
 def told(values: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any] | None:
-    """Those of `values` that have one of these names and are plain."""
+    """Those of `values` that have one of these names and are plain, or mappings to numbers."""
     if values is None:
         return None
-    plain = (str, int, float, bool, type(None))
-    return {
-        name: values[name] for name in names if name in values and isinstance(values[name], plain)
-    }
+    return {name: values[name] for name in names if name in values and _plain(values[name])}
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value may be written: it cannot hold what nobody foresaw."""
+    if isinstance(value, Mapping):
+        return all(isinstance(each, int | float | None) for each in value.values())
+    return isinstance(value, str | int | float | None)
 
 
 def written(experiment: Experiment) -> dict[str, Any]:

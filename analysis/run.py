@@ -14,6 +14,7 @@ from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Attempts
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.records.clocks import Clock
+from paretopipe_worker.records.energy import Rest
 from paretopipe_worker.records.lines import (
     CONTROLLER_RANK,
     End,
@@ -40,6 +41,7 @@ _DTYPES = {
     "Datagrams | None": "object",
     "tuple[Exchange, ...]": "object",
     "Health | None": "object",
+    "Energy": "object",
     "Energy | None": "object",
     "tuple[str, ...]": "object",
 }
@@ -66,9 +68,10 @@ class Run:
         One row per record file: the header's fields, ``status`` (``ok``, ``failed`` or
         ``truncated``), ``reason``, ``process_start_ns``, ``end_ns``, ``shares_ns``,
         ``wall_clock_step_ns``, and the links' settings ``transport``.
-    items, legs, points, probes, clocks
-        One row per ``Item``, ``LegEnd``, ``PointEnd``, ``Probe`` or ``Clock``. ``rank`` is the rank
-        that wrote the record; the rank with which it exchanged clock readings is ``other``.
+    items, legs, points, probes, clocks, rests
+        One row per ``Item``, ``LegEnd``, ``PointEnd``, ``Probe``, ``Clock`` or ``Rest``. ``rank``
+        is the rank that wrote the record; the rank with which it exchanged clock readings is
+        ``other``.
     attempts
         The attempts at each session, and the outcome of each point in them.
     warnings
@@ -83,6 +86,7 @@ class Run:
     points: pd.DataFrame
     probes: pd.DataFrame
     clocks: pd.DataFrame
+    rests: pd.DataFrame
     attempts: Attempts
     warnings: tuple[str, ...]
 
@@ -152,6 +156,7 @@ _FRAMES: dict[type, str] = {
     PointEnd: "points",
     Probe: "probes",
     Clock: "clocks",
+    Rest: "rests",
 }
 
 

@@ -25,6 +25,12 @@ PLAIN = "fp32"
 EAGER = "eager"
 """Runtime that executes a stage by torch, operator by operator."""
 
+FLOAT32 = "float32"
+"""Number format of models as they are built, and of what their outputs are compared with."""
+
+INT8 = "int8"
+"""Number format that a runtime makes of a float32 program; float32 crosses all the same."""
+
 DTYPE_BYTES = {
     "float64": 8,
     "float32": 4,
@@ -129,15 +135,17 @@ class CutTable:
 
     `forward_ns` is the time of one whole forward pass on the machine that made the table, used only
     to predict how long a sweep takes. `graph_sha256` identifies the program that every host runs,
-    `weights_sha256` the file of its tensors. `program_error` is the largest difference between what
-    the program and the model itself return, relative to the largest value; 0 for equal bits.
-    `footprint` says what memory stages need, and `references_sha256` identifies the file of what
-    the program returned on the controller; tables of earlier versions have neither.
-    `images_sha256` identifies the file of the images that are sent; it is empty where inputs are
-    drawn. `operators` are those of the program that do not come with torch, with their overloads,
-    such as ``torchvision::nms.default``: a host needs the packages that register them. `exporter`
-    names what wrote its stages for other runtimes, with versions and settings; it is empty where
-    torch executes all of them.
+    `weights_sha256` its tensors and those of the programs for other batch sizes. `program_error` is
+    the largest difference between what the program and the model itself return, relative to the
+    largest value; 0 for equal bits. `footprint` says what memory stages need, and
+    `references_sha256` identifies the file of what the program returned on the controller; tables
+    of earlier versions have neither. `images_sha256` identifies the file of the images that are
+    sent; it is empty where inputs are drawn. `operators` are those of the program that do not come
+    with torch, with their overloads, such as ``torchvision::nms.default``: a host needs the
+    packages that register them. `exporter` names what wrote its stages for other runtimes, with
+    versions and settings; it is empty where torch executes all of them. `tensors_sha256` identifies
+    the file of tensors where that holds those of several dtypes; where it is empty,
+    `weights_sha256` does.
     """
 
     model: str
@@ -156,6 +164,12 @@ class CutTable:
     images_sha256: str = ""
     operators: tuple[str, ...] = ()
     exporter: str = ""
+    tensors_sha256: str = ""
+
+    @property
+    def held_sha256(self) -> str:
+        """What identifies the file of the program's tensors."""
+        return self.tensors_sha256 or self.weights_sha256
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker.cuts import CutTable
+from paretopipe_worker.cuts import INT8, CutTable
 from paretopipe_worker.model import flat, loading, onnx_graph, quantising, standalone
 from paretopipe_worker.model.inputs import items, load_images
 from paretopipe_worker.model.onnx_graph import Graph
@@ -29,8 +29,6 @@ from paretopipe_worker.plan.plan import Plan
 MOST_ERROR = 1e-4
 """Largest difference of a float32 stage from what torch computes, relative to the largest value."""
 
-QUANTISED = "int8"
-"""Dtype of tables whose stages are quantised as they are exported."""
 
 Ends: TypeAlias = tuple[str, str]
 """Names of the cuts, or endpoints, between which a stage lies."""
@@ -66,7 +64,7 @@ def exporter(plan: Plan, table: CutTable) -> str:
     words = [f"{name} {_version(name)}" for name in ("torch", "onnx", "onnxscript")]
     words += [f"opset {standalone.OPSET}", f"cut at {table.granularity}"]
     words += [f"max_tensors {splits.max_tensors}"] if splits.max_tensors != 1 else []
-    if table.dtype == QUANTISED:
+    if table.dtype == INT8:
         drawn = f"{quantising.CALIBRATED} inputs of seed {plan.experiment.seed}"
         calibrated = f"images {table.images_sha256}" if table.images_sha256 else drawn
         words += [f"onnxruntime {_version('onnxruntime')}", quantising.SETTINGS, calibrated]
@@ -112,7 +110,7 @@ def _exported(plan: Plan, table: CutTable, stages: Sequence[Ends], folder: Path)
         graph = onnx_graph.graph(parts, table.names, inputs[0])
     except (OnnxError, PartitionError) as error:
         return dict.fromkeys(stages, f"it cannot be exported: {error}")
-    if table.dtype == QUANTISED:
+    if table.dtype == INT8:
         try:
             sent = inputs if table.images_sha256 else ()
             known = quantising.calibration(table.inputs, seed=seed, sent=sent)
@@ -160,7 +158,7 @@ def _hold(
         taken, given = ([known[name] for name in graph.ends[end]] for end in ends)
         returned = run(*taken)
         error = largest_error(returned, tuple(given))
-        if dtype == QUANTISED:
+        if dtype == INT8:
             if not all(bool(each.isfinite().all()) for each in returned):
                 raise OnnxError("it returns values that are not finite")
         elif not error <= MOST_ERROR:

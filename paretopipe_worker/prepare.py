@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
+from torch import nn
 
 from paretopipe_worker import exports
-from paretopipe_worker.cuts import CutTable, InputSpec
+from paretopipe_worker.cuts import FLOAT32, INT8, CutTable, InputSpec
 from paretopipe_worker.model import loading, weights, zoo
 from paretopipe_worker.model.capture import Captured
+from paretopipe_worker.model.dtypes import cast, inputs_as
 from paretopipe_worker.model.images import prepared
 from paretopipe_worker.model.inputs import items, load_images, save_images
 from paretopipe_worker.model.partition import Partitioned
@@ -65,10 +68,11 @@ def prepare(
     notes: list[str] = []
     refused: list[str] = []
     for number, model in enumerate(experiment.models):
+        where = f"models[{number}]"
         try:
-            tables += list(_tables(experiment, model, cache, notes.append))
+            tables += list(_tables(experiment, model, cache, notes.append, refused, where))
         except ValueError as error:
-            refused.append(f"models[{number}]: {error}")
+            refused.append(f"{where}: {error}")
     if not tables:
         raise SpecError("\n".join(refused))
     made = planner.make(run, experiment, hosts, tables)
@@ -85,9 +89,18 @@ def prepare(
 
 
 def _tables(
-    experiment: Experiment, model: ModelSpec, cache: Path, note: Note
+    experiment: Experiment,
+    model: ModelSpec,
+    cache: Path,
+    note: Note,
+    refused: list[str],
+    where: str,
 ) -> Iterator[CutTable]:
-    """The cut tables of one model; its programs and their tensors are stored by their checksums."""
+    """The cut tables of one model; its programs and their tensors are stored by their checksums.
+
+    A dtype in which the model does not run is left out, and a line is added to `refused`, which
+    begins with `where`.
+    """
     source = _source(model)
     images = None
     if model.images:
@@ -104,44 +117,97 @@ def _tables(
         weights=Path(model.checkpoint) if model.checkpoint else None,
         note=note,
     )
-    found = [
-        cut_table(
-            module,
-            model.name,
-            experiment.splits.granularity,
-            inputs,
-            seed=experiment.seed,
-            max_tensors=experiment.splits.max_tensors,
-            images=images,
+    plain = [_tried(experiment, model, module, inputs, images) for inputs in taken]
+    folder = plans.kept(cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Whatever is measured is compared with what the model returns in float32.
+    references = {
+        table.batch: _references(
+            captured, items(table.inputs, seed=experiment.seed, images=images), folder
         )
-        for inputs in taken
-    ]
-    for table, captured in _stored(found, images, plans.kept(cache)):
+        for table, captured in plain
+    }
+    found = list(plain) if {FLOAT32, INT8} & set(experiment.dtype) else []
+    for dtype in experiment.dtype:
+        if dtype not in (FLOAT32, INT8):
+            try:
+                found += _cast(experiment, model, module, taken, images, dtype)
+            except ValueError as error:
+                refused.append(f"{where}, dtype {dtype}: {error}")
+    for table in _stored(found, images, folder) if found else ():
         if table.program_error:
             note(
                 f"{model.name}, batch {table.batch}: its program returns what it returns within "
                 f"{table.program_error:.1g} of the largest value"
             )
-        inputs = items(table.inputs, seed=experiment.seed, images=images)
-        sha256 = _references(captured, inputs, plans.kept(cache))
-        # What int8 is made of is the same program, and crosses as float32.
-        for dtype in experiment.dtype:
-            yield replace(table, references_sha256=sha256, dtype=dtype)
+        table = replace(table, references_sha256=references[table.batch])
+        # What int8 is made of is the program of float32, and crosses as float32.
+        same = [FLOAT32, INT8] if table.dtype == FLOAT32 else [table.dtype]
+        yield from (replace(table, dtype=dtype) for dtype in experiment.dtype if dtype in same)
+
+
+def _tried(
+    experiment: Experiment,
+    model: ModelSpec,
+    module: nn.Module,
+    taken: Sequence[InputSpec],
+    images: torch.Tensor | None,
+    dtype: str = FLOAT32,
+) -> tuple[CutTable, Captured]:
+    """Try a model out at one batch size, in one dtype; its cut table and program."""
+    return cut_table(
+        module,
+        model.name,
+        experiment.splits.granularity,
+        taken,
+        seed=experiment.seed,
+        max_tensors=experiment.splits.max_tensors,
+        images=images,
+        dtype=dtype,
+    )
+
+
+def _cast(
+    experiment: Experiment,
+    model: ModelSpec,
+    module: nn.Module,
+    taken: Sequence[Sequence[InputSpec]],
+    images: torch.Tensor | None,
+    dtype: str,
+) -> list[tuple[CutTable, Captured]]:
+    """The same of the model in another dtype than float32, at every batch size."""
+    own = cast(module, dtype)
+    return [
+        _tried(experiment, model, own, inputs_as(inputs, dtype), images, dtype) for inputs in taken
+    ]
 
 
 def _stored(
     found: Sequence[tuple[CutTable, Captured]], images: torch.Tensor | None, folder: Path
-) -> list[tuple[CutTable, Captured]]:
-    """Store programs, their tensors and images by their checksums, which the tables then have."""
-    folder.mkdir(parents=True, exist_ok=True)
+) -> list[CutTable]:
+    """Store programs, their tensors and images by their checksums, which the tables then have.
+
+    One file has the tensors of a model in all dtypes. A dtype's own checksum does not depend on
+    which others there are, so that its points keep their ids.
+    """
     tensors: dict[str, torch.Tensor] = {}
-    checksums: dict[str, str] = {}
-    for _, captured in found:
+    checksums: dict[str, dict[str, str]] = {}
+    for table, captured in found:
         tensors |= captured.tensors
-        checksums |= {name: held.sha256 for name, held in captured.program.tensors.items()}
-    sha256 = weights.weights_sha256(checksums)
+        own = checksums.setdefault(table.dtype, {})
+        own |= {name: held.sha256 for name, held in captured.program.tensors.items()}
+    own_sha256 = {dtype: weights.weights_sha256(each) for dtype, each in checksums.items()}
+    whole = weights.weights_sha256(dict(ChainMap(*checksums.values())))
     shown = "" if images is None else weights.tensor_sha256(images)
-    tables = [replace(each, weights_sha256=sha256, images_sha256=shown) for each, _ in found]
+    tables = [
+        replace(
+            table,
+            weights_sha256=own_sha256[table.dtype],
+            tensors_sha256=whole if len(checksums) > 1 else "",
+            images_sha256=shown,
+        )
+        for table, _ in found
+    ]
     programs = []
     for table, (_, captured) in zip(tables, found, strict=True):
         program, file = plans.program_files(table, folder)
@@ -154,7 +220,7 @@ def _stored(
     if images is not None and (shown_file := plans.images_file(tables[0], folder)):
         save_images(images, shown_file)
         load_images(shown_file, shown)
-    return [(table, captured) for table, (_, captured) in zip(tables, found, strict=True)]
+    return tables
 
 
 def _source(model: ModelSpec) -> Source:

@@ -86,7 +86,7 @@ def benchmark(module: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["pipeline", "relay"])
+@pytest.mark.parametrize("name", ["energy", "pipeline", "relay"])
 def test_the_other_benchmarks_run(name: str) -> None:
     benchmark(f"tests.benchmarks.{name}")
 

@@ -46,7 +46,7 @@ def replicates(run: Run) -> pd.DataFrame:
     figures = (
         latency(source),
         throughput(source, counted, batches),
-        by_point(counted, run.plan, run.stages),
+        by_point(counted, run),
         totals(items),
         forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
         endings(counted, run.plan.experiment.phases.min_items),

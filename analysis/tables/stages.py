@@ -52,7 +52,11 @@ def stages(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
     items, ends = that_count(run, complete)
     # A rank without items leaves the mean over replicates null.
     by_try = complete.merge(planned[["point", "rank"]], on="point")
-    measures = (computing.computing(items), hosts.hosts(ends), energy.by_rank(ends, run.plan))
+    measures = (
+        computing.computing(items),
+        hosts.hosts(ends),
+        energy.by_rank(ends, run.plan, run.rests),
+    )
     for figures in measures:
         by_try = by_try.merge(figures, on=[*TRY, "rank"], how="left")
     table = planned.merge(

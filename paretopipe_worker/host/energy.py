@@ -1,52 +1,24 @@
-"""Energy that a host uses during a leg, as the difference of counters that the host keeps.
+"""Energy that a host uses during a leg, and at rest.
 
-A counter is read just before a leg and just after it. Nothing is sampled in between, so that
-reading costs the measurement nothing. What has no counter and tells only its power at a moment is
-not read.
-
-Sources
--------
-rapl
-    Packages of the kernel's powercap (``Documentation/power/powercap/powercap.rst``): zones
-    ``intel-rapl:N``, for AMD's processors too. Zones inside a package and the whole platform's
-    ``psys`` are left out, since they count the same again. So is ``intel-rapl-mmio``, which shows
-    the same packages another time.
-nvml
-    All GPUs of NVIDIA that count their energy, which they do from Volta on.
-hwmon
-    ``energyN_input`` of the kernel's hwmon (``Documentation/hwmon/sysfs-interface.rst``), on hosts
-    without the two others, since what such a counter counts may be part of theirs.
+Counters (:mod:`.counters`) are read just before and just after, so that reading them costs the
+measurement nothing. Where a host has none, its power is sampled meanwhile (:mod:`.powers`), if
+anything tells that.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
-from paretopipe_worker.host.sensors import line
+from paretopipe_worker.host.counters import UnknownEnergyError, counters, used_uj
+from paretopipe_worker.host.powers import Power, Sampler, joules, power
 from paretopipe_worker.records.energy import Energy
 
-MOST_W = 1000
-"""Power that one package cannot exceed for as long as a leg takes."""
+REST_S = 3.0
+"""How long a host rests while its power is measured: some counters of GPUs stand for a tenth of a
+second."""
 
-
-class UnknownEnergyError(ValueError):
-    """A counter does not tell the energy; the text says which counter and why."""
-
-
-class Counter(NamedTuple):
-    """A counter of energy in microjoules.
-
-    `range_uj` is the count after which it begins again at 0; None where it does not, or where that
-    is not known. `read_uj` raises :class:`UnknownEnergyError`.
-    """
-
-    source: str
-    read_uj: Callable[[], int]
-    range_uj: int | None = None
+NOTHING = "the host has no counter of energy, and no sensor of its power"
 
 
 class Meter:
@@ -55,12 +27,14 @@ class Meter:
     Parameters
     ----------
     root
-        Where ``sys`` is.
+        Where ``sys``, ``usr`` and ``opt`` are.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._counters = counters(root)
-        self._reason = None if self._counters else "the host has no counter of energy"
+        self._power = None if self._counters else power(root)
+        self._sampler = Sampler(self._power) if self._power else None
+        self._reason = None if self.able else NOTHING
         self._before: list[int] = []
         try:
             self._before = [counter.read_uj() for counter in self._counters]
@@ -68,23 +42,45 @@ class Meter:
             self._reason = str(error)
         self._begin_ns = time.perf_counter_ns()
 
+    @property
+    def able(self) -> bool:
+        """Whether the host has anything that may tell its energy."""
+        return bool(self._counters or self._power)
+
     def end(self, items: int) -> Energy:
-        """Read the counters again, and return what was used in between.
+        """Return what was used since this was made.
 
         Parameters
         ----------
         items
             Items that the stage handled in that time.
         """
+        if self._power and self._sampler:
+            return self._sampled(self._power, self._sampler, items)
         seconds = (time.perf_counter_ns() - self._begin_ns) / 1e9
-        joules, reason = None, self._reason
+        found, reason = None, self._reason
         if reason is None:
             try:
-                joules = self._used_uj(seconds) / 1e6
+                found = self._used_uj(seconds) / 1e6
             except UnknownEnergyError as error:
                 reason = str(error)
         source = " + ".join(counter.source for counter in self._counters) or None
-        return Energy(joules, reason, source, seconds, items)
+        scope = " + ".join(dict.fromkeys(counter.scope for counter in self._counters)) or None
+        return Energy(found, reason, source, seconds, items, scope)
+
+    def _sampled(self, power: Power, sampler: Sampler, items: int) -> Energy:
+        """The energy by what a power was at several moments."""
+        found, reason, count = None, None, None
+        seconds = (time.perf_counter_ns() - self._begin_ns) / 1e9
+        try:
+            samples = sampler.end()
+            seconds, count = (samples[-1][0] - samples[0][0]) / 1e9, len(samples)
+            found = joules(power.source, samples)
+        except UnknownEnergyError as error:
+            reason = str(error)
+        return Energy(
+            found, reason, power.source, seconds, items, power.scope, power.rate_hz, count
+        )
 
     def _used_uj(self, seconds: float) -> int:
         """What all counters counted; one that does not tell leaves the whole unknown."""
@@ -92,119 +88,9 @@ class Meter:
         return sum(used_uj(counter, at, counter.read_uj(), seconds) for counter, at in pairs)
 
 
-def used_uj(counter: Counter, before: int, after: int, seconds: float) -> int:
-    """Microjoules that a counter counted between two readings.
-
-    Parameters
-    ----------
-    seconds
-        Time between the readings.
-
-    Raises
-    ------
-    UnknownEnergyError
-        When the counter stood still; when it went backwards and does not begin again, or not so
-        soon; or when it may have begun again unseen.
-    """
-    used, range_uj = after - before, counter.range_uj
-    went = f"{counter.source} went from {before} to {after} uJ in {seconds:.3g} s"
-    if used == 0:
-        raise UnknownEnergyError(f"{counter.source} stood still at {after} uJ for {seconds:.3g} s")
-    if range_uj is None:
-        if used < 0:
-            raise UnknownEnergyError(f"{went}: it went backwards")
-        return used
-    most = MOST_W * seconds * 1e6
-    if used < 0:
-        used += range_uj
-        if not 0 <= used <= most:
-            raise UnknownEnergyError(
-                f"{went}: it cannot have reached its range of {range_uj} uJ with {MOST_W} W at most"
-            )
-    if used + range_uj <= most:
-        raise UnknownEnergyError(
-            f"{went}: it may have passed its range of {range_uj} uJ unseen with {MOST_W} W at most"
-        )
-    return used
-
-
-@cache
-def counters(root: Path) -> tuple[Counter, ...]:
-    """The counters of the host below `root` that are to be added, looked for only once."""
-    return (*_packages(root), *_gpus()) or _hwmon(root)
-
-
-def _packages(root: Path) -> list[Counter]:
-    """One counter for each package of processors."""
-    found = []
-    for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
-        name = line(zone / "name") or ""
-        if name.startswith("package-"):
-            largest = line(zone / "max_energy_range_uj") or ""
-            range_uj = int(largest) if largest.isdecimal() else None
-            found.append(Counter(f"rapl {name}", partial(_count, zone / "energy_uj"), range_uj))
-    return found
-
-
-def _gpus() -> list[Counter]:
-    """One counter for each GPU that has one; none without NVML, pynvml or such a GPU."""
-    try:
-        import pynvml  # type: ignore[import-untyped]
-    except ImportError:
-        return []
-
-    def read_uj(number: int) -> int:
-        try:
-            gpu = pynvml.nvmlDeviceGetHandleByIndex(number)
-            return int(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) * 1000  # millijoules
-        except pynvml.NVMLError as error:
-            raise UnknownEnergyError(f"nvml {number}: {error}") from error
-
-    try:
-        pynvml.nvmlInit()
-        numbers = range(pynvml.nvmlDeviceGetCount())
-    except pynvml.NVMLError:
-        return []
-    found = [Counter(f"nvml {number}", partial(read_uj, number)) for number in numbers]
-    return [counter for counter in found if _tells(counter)]
-
-
-def _tells(counter: Counter) -> bool:
-    """Whether a counter can be read."""
-    try:
-        counter.read_uj()
-    except UnknownEnergyError:
-        return False
-    return True
-
-
-def _hwmon(root: Path) -> tuple[Counter, ...]:
-    """The only counter of hwmon; of several it is not known whether they count the same."""
-    files = sorted((root / "sys/class/hwmon").glob("hwmon*/energy*_input"))
-    if len(files) <= 1:
-        return tuple(Counter(f"hwmon {_label(file)}", partial(_count, file)) for file in files)
-
-    def refuse() -> int:
-        names = ", ".join(map(_label, files))
-        raise UnknownEnergyError(f"hwmon has several counters, which may overlap: {names}")
-
-    return (Counter("hwmon", refuse),)
-
-
-def _label(file: Path) -> str:
-    """The chip's name, and the counter's label where it has one."""
-    label = line(file.with_name(file.name.replace("_input", "_label")))
-    return f"{line(file.with_name('name')) or file.parent.name} {label or file.name[:-6]}"
-
-
-def _count(file: Path) -> int:
-    """The number in one of the kernel's files."""
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UnknownEnergyError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        text = ""
-    if not text.isdecimal():
-        raise UnknownEnergyError(f"{file}: holds {text[:40]!r}; a number is expected")
-    return int(text)
+def at_rest(root: Path = Path("/")) -> Energy:
+    """What the host uses while this process waits; it waits only where the host may tell that."""
+    meter = Meter(root)
+    if meter.able:
+        time.sleep(REST_S)
+    return meter.end(0)

@@ -143,7 +143,9 @@ class Watch:
         self._next_ns = end_ns + max(_PAUSE_NS, _PAUSE_PER_COST * (end_ns - begin_ns))
 
 
-def disturbances(health: Health, threads: int, cores: int | None = None) -> tuple[str, ...]:
+def disturbances(
+    health: Health, threads: int, cores: int | None = None, load: int = 0
+) -> tuple[str, ...]:
     """Say in words which values of a host's health are outside the allowed range.
 
     Its temperature, and its clock under a governor that varies it, are recorded but not judged.
@@ -156,16 +158,25 @@ def disturbances(health: Health, threads: int, cores: int | None = None) -> tupl
         can show it.
     cores
         Cores of the machine; None stands for those of this one.
+    load
+        Cores that the host's background load may use. What it takes from the stage is what is to be
+        measured: only what others use beside it is a disturbance.
     """
     found = []
     ratio, others = health.wall_over_cpu, health.others_cpu
     cores = cores or os.cpu_count() or 1
-    if threads == 1 and ratio is not None and ratio > MOST_WALL_OVER_CPU:
+    if load:
+        if others is not None and others > load + MOST_OTHERS_CPU:
+            found.append(
+                f"others used {others:.2f} cores beside the stage, and the background load may use "
+                f"{load} ({MOST_OTHERS_CPU:g} more allowed)"
+            )
+    elif threads == 1 and ratio is not None and ratio > MOST_WALL_OVER_CPU:
         found.append(
             f"computing took {ratio:.2f} of its CPU time ({MOST_WALL_OVER_CPU:g} allowed): "
             "something else had the core"
         )
-    if threads > 1 and others is not None and others > max(0, cores - threads) + MOST_OTHERS_CPU:
+    elif threads > 1 and others is not None and others > max(0, cores - threads) + MOST_OTHERS_CPU:
         found.append(
             f"others used {others:.2f} cores, which with {threads} threads is more than the "
             f"{cores} there are ({MOST_OTHERS_CPU:g} too many allowed)"

@@ -1,8 +1,10 @@
 """Run a stage detached, under the host's lease and a deadline.
 
 ``launch`` leaves a small supervisor behind, which starts the stage, watches lease and deadline,
-and writes ``<name>.status.json``. The supervisor holds ``<name>.lock`` for as long as it lives, so
-that one name never runs twice. A stage does not outlive its supervisor: the kernel kills it.
+and writes ``<name>.status.json``. Where the host is to be busy, it runs the background load beside
+the stage, and ends it with the stage. The supervisor holds ``<name>.lock`` for as long as it lives,
+so that one name never runs twice. Neither stage nor load outlives its supervisor: the kernel kills
+them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import ctypes
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from paretopipe_worker.host import load as loads
 from paretopipe_worker.host.daemons import (
     Process,
     detach,
@@ -68,6 +72,8 @@ class Job:
         Seconds after the launch at which the process is ended.
     threads
         Threads of numerical libraries; None leaves their default.
+    load
+        Program and arguments of a background load; none where it is empty.
     """
 
     name: str
@@ -77,6 +83,7 @@ class Job:
     lease_s: float
     deadline_s: float
     threads: int | None = None
+    load: tuple[str, ...] = ()
 
     def file(self, kind: str) -> Path:
         """Path of this job's lock, log or status."""
@@ -87,7 +94,8 @@ class Job:
         """Environment of the process."""
         threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         chosen = {} if self.threads is None else dict.fromkeys(threads, str(self.threads))
-        return {**os.environ, **STAGE_ENVIRONMENT, **chosen}
+        told = {loads.TOLD: shlex.join(self.load)} if self.load else {}
+        return {**os.environ, **STAGE_ENVIRONMENT, **chosen, **told}
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,8 @@ class Status:
     start_ticks: int
     child_pid: int | None = None
     child_start_ticks: int | None = None
+    load_pid: int | None = None
+    load_start_ticks: int | None = None
     exit_code: int | None = None
     signal: str | None = None
     reason: str = ""
@@ -110,11 +120,15 @@ class Status:
         return Process(self.pid, self.start_ticks)
 
     @property
-    def child(self) -> Process | None:
-        """The supervised process."""
-        if self.child_pid is None or self.child_start_ticks is None:
-            return None
-        return Process(self.child_pid, self.child_start_ticks)
+    def children(self) -> list[Process]:
+        """The supervised process, and its background load."""
+        pairs = (
+            (self.child_pid, self.child_start_ticks),
+            (self.load_pid, self.load_start_ticks),
+        )
+        return [
+            Process(pid, ticks) for pid, ticks in pairs if pid is not None and ticks is not None
+        ]
 
 
 def launch(job: Job) -> dict[str, Any]:
@@ -177,20 +191,28 @@ def _supervise(job: Job, ready: Callable[[str], None]) -> None:
     assert own is not None
     status = Status(job.name, "running", own.pid, own.start_ticks)
     status_file = job.file("status.json")
+    load = None
     try:
-        child = _start(job, own.pid)
+        if job.load:
+            load = _start(job.load, job.environment, own.pid)
+        child = _start(job.command, job.environment, own.pid)
     except OSError as error:
-        status = replace(status, state="ended", reason=f"{job.command[0]}: {error.strerror}")
+        if load:
+            _end_group(load)
+        tool = (job.command if load or not job.load else job.load)[0]
+        status = replace(status, state="ended", reason=f"{tool}: {error.strerror}")
         write_json(status_file, asdict(status))
         ready(json.dumps(asdict(status)))
         return
-    started = Process.running(child.pid)  # None where it has ended already
-    ticks = started.start_ticks if started else own.start_ticks
-    status = replace(status, child_pid=child.pid, child_start_ticks=ticks)
+    status = replace(status, child_pid=child.pid, child_start_ticks=_ticks(child, own))
+    if load:
+        status = replace(status, load_pid=load.pid, load_start_ticks=_ticks(load, own))
     write_json(status_file, asdict(status))
     ready(json.dumps(asdict(status)))
-    reason = _watch(child, Lease(job.lease, job.lease_s), job.deadline_s)
+    reason = _watch(child, load, Lease(job.lease, job.lease_s), job.deadline_s)
     _end_group(child)
+    if load:
+        _end_group(load)
     code = child.returncode
     ended = signal.Signals(-code).name if code < 0 else None
     if reason is None:
@@ -201,8 +223,16 @@ def _supervise(job: Job, ready: Callable[[str], None]) -> None:
     write_json(status_file, asdict(status))
 
 
-def _start(job: Job, supervisor: int) -> subprocess.Popen[bytes]:
-    """Start the process in a group of its own, tied to its supervisor's life."""
+def _ticks(child: subprocess.Popen[bytes], own: Process) -> int:
+    """When a child started."""
+    started = Process.running(child.pid)  # None where it has ended already
+    return started.start_ticks if started else own.start_ticks
+
+
+def _start(
+    command: tuple[str, ...], environment: dict[str, str], supervisor: int
+) -> subprocess.Popen[bytes]:
+    """Start a process in a group of its own, tied to its supervisor's life."""
     libc = ctypes.CDLL(None)
 
     def tie() -> None:
@@ -214,15 +244,20 @@ def _start(job: Job, supervisor: int) -> subprocess.Popen[bytes]:
     # A preexec_fn is safe, since the supervisor has one thread, and it is the only way to set the
     # death signal.
     return subprocess.Popen(
-        job.command,
+        command,
         stdin=subprocess.DEVNULL,
-        env=job.environment,
+        env=environment,
         start_new_session=True,
         preexec_fn=tie,
     )
 
 
-def _watch(child: subprocess.Popen[bytes], lease: Lease, deadline_s: float) -> str | None:
+def _watch(
+    child: subprocess.Popen[bytes],
+    load: subprocess.Popen[bytes] | None,
+    lease: Lease,
+    deadline_s: float,
+) -> str | None:
     """Wait until the process has ended (None) or is to be ended; return the reason for that."""
     until = time.clock_gettime(time.CLOCK_BOOTTIME) + deadline_s
     while True:
@@ -230,6 +265,9 @@ def _watch(child: subprocess.Popen[bytes], lease: Lease, deadline_s: float) -> s
         received = signal.sigtimedwait(_WATCHED, min(lease.poll_s, left_s))
         if child.poll() is not None:
             return None
+        if load and load.poll() is not None:
+            # What is measured from then on would not be measured on a busy host.
+            return f"the background load ended by itself, with {load.returncode}"
         if received is not None and received.si_signo != signal.SIGCHLD:
             return f"stopped by {signal.Signals(received.si_signo).name}"
         if lapse := lease.lapse():
@@ -250,9 +288,9 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _end_orphans(status: Status) -> None:
-    """Kill what is left of a process's group whose supervisor was killed."""
-    if status.state == "running" and status.child is not None:
-        for member in group_members(status.child):
+    """Kill what is left of the groups of processes whose supervisor was killed."""
+    for child in status.children if status.state == "running" else ():
+        for member in group_members(child):
             member.end(signal.SIGKILL, 5)
 
 
@@ -271,6 +309,8 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--deadline-s", type=float, required=True, metavar="S")
     parser.add_argument("--name", required=True, metavar="SESSION.ATTEMPT")
     parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument("--load-cores", type=int, metavar="N", help="cores of a background load")
+    parser.add_argument("--load-memory-mb", type=float, metavar="MB", help="memory of that load")
     parser.add_argument("arguments", nargs="+", metavar="ARGS", help="after --: worker command")
     parser.set_defaults(run=_run_launch)
     parser = commands.add_parser("stop", help="end every launched command of a run")
@@ -280,6 +320,8 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _run_launch(args: argparse.Namespace) -> int:
     """``launch``: print one JSON line and leave the job running."""
+    cores, memory_mb = args.load_cores, args.load_memory_mb
+    load = loads.command(cores, memory_mb, args.deadline_s) if cores else ()
     job = Job(
         name=args.name,
         command=(sys.executable, "-m", "paretopipe_worker", *args.arguments),
@@ -288,6 +330,7 @@ def _run_launch(args: argparse.Namespace) -> int:
         lease_s=args.lease_s,
         deadline_s=args.deadline_s,
         threads=args.threads,
+        load=load,
     )
     try:
         print(json.dumps(launch(job)))

@@ -29,8 +29,9 @@ def items(
     """
     if images is None:
         return [example_inputs(specs, seed=seed, index=index) for index in range(ITEMS)]
-    ((batch, *_),) = (spec.shape for spec in specs)
-    count = len(images)
+    (spec,) = specs
+    batch, *_ = spec.shape
+    count, images = len(images), images.to(getattr(torch, spec.dtype))
     return [
         (images[[(first + number) % count for number in range(batch)]],) for first in range(count)
     ]

@@ -19,11 +19,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, CutTable, InputSpec
+from paretopipe_worker.cuts import DTYPE_BYTES, FIRST, FLOAT32, CutTable, InputSpec
 from paretopipe_worker.model import natives
 from paretopipe_worker.model import program as programs
 from paretopipe_worker.model.capture import Captured, capture
 from paretopipe_worker.model.costs import footprint
+from paretopipe_worker.model.dtypes import named
 from paretopipe_worker.model.inputs import items, told_inputs
 from paretopipe_worker.model.lowering import ALONE
 from paretopipe_worker.model.partition import (
@@ -57,19 +58,19 @@ def cut_table(
     seed: int = 0,
     max_tensors: int = 1,
     images: torch.Tensor | None = None,
+    dtype: str = FLOAT32,
 ) -> tuple[CutTable, Captured]:
     """Try a model out, capture it and make its cut table.
 
     Parameters
     ----------
-    model
-        A built model, of the input's dtype.
-    name, granularity, max_tensors
-        As of :class:`CutTable` and :func:`~paretopipe_worker.model.partition.find_cuts`.
+    model, dtype
+        A built model, and the dtype in which it computes; but for float32 its tensors are named so.
+    name, granularity, max_tensors, seed, images
+        As of :class:`CutTable`, :func:`~paretopipe_worker.model.partition.find_cuts` and
+        :func:`paretopipe_worker.model.inputs.items`.
     taken
         What goes into the model, batch first.
-    seed, images
-        As of :func:`paretopipe_worker.model.inputs.items`.
 
     Returns
     -------
@@ -87,7 +88,7 @@ def cut_table(
     inputs = items(taken, seed=seed, images=images)[:2]
     try:
         with aside():
-            captured, error, forward_ns = _tried(model, inputs)
+            captured, error, forward_ns = _tried(model, inputs, dtype)
     except PartitionError as fault:
         raise PartitionError(f"model {name!r}: {fault}") from fault
     parts = Partitioned(captured.program, captured.tensors)
@@ -96,7 +97,7 @@ def cut_table(
         model=name,
         granularity=granularity,
         batch=taken[0].shape[0],
-        dtype="float32",
+        dtype=dtype,
         inputs=tuple(taken),
         cuts=cuts,
         output=parts.specs(captured.program.outputs),
@@ -110,7 +111,7 @@ def cut_table(
     return table, captured
 
 
-def _tried(model: nn.Module, inputs: Sequence[Inputs]) -> tuple[Captured, float, int]:
+def _tried(model: nn.Module, inputs: Sequence[Inputs], dtype: str) -> tuple[Captured, float, int]:
     """Run and capture the model, and check the program and its stages.
 
     Returns
@@ -126,7 +127,8 @@ def _tried(model: nn.Module, inputs: Sequence[Inputs]) -> tuple[Captured, float,
         found = verified(model, captured, inputs)
         if largest_error(whole(model, *inputs[0]), first) > 0:
             raise PartitionError(_unsteady(model, inputs[0]))
-    return found.captured, found.error, _timed(found.captured, inputs)
+    own = found.captured if dtype == FLOAT32 else named(found.captured, dtype)
+    return own, found.error, _timed(own, inputs)
 
 
 def _timed(captured: Captured, inputs: Sequence[Inputs]) -> int:

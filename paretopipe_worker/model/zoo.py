@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from paretopipe_worker.cuts import InputSpec
+from paretopipe_worker.cuts import FLOAT32, InputSpec
 from paretopipe_worker.model.checkpoints import load_weights
 from paretopipe_worker.model.drawing import has_batch_norm, keep_signal_alive
 from paretopipe_worker.model.inputs import example_inputs, told_inputs
@@ -107,7 +107,7 @@ def runnable(model: nn.Module, inputs: Sequence[torch.Tensor] = ()) -> str:
     dtypes = [str(each.dtype).removeprefix("torch.") for each in inputs] or ["float32"]
     what = f"one tensor of {dtypes[0]}" if len(dtypes) == 1 else f"tensors of {', '.join(dtypes)}"
     allowed = f"allowed is a forward that needs nothing but {what}"
-    other = {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {"float32"}
+    other = {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {FLOAT32, *dtypes}
     if other:
         allowed += f", and parameters of float32 (it has {', '.join(sorted(other))})"
     return allowed

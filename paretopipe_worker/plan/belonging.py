@@ -54,7 +54,7 @@ class Belonging:
         ForeignRecords
             Naming the file and both weights.
         """
-        weights = {table.weights_sha256 for table in self._plan.tables_of(header.model)}
+        weights = {table.held_sha256 for table in self._plan.tables_of(header.model)}
         if ready.weights_sha256 not in weights:
             raise ForeignRecords(
                 f"{file}: measured with weights {_short(ready.weights_sha256)}; the plan's for "

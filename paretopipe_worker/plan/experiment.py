@@ -80,7 +80,7 @@ _Requirement = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\r\n]*$", max_length
 _Argument = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 _Backend = Annotated[str, AfterValidator(_known_backend)]
 _Batch = Annotated[int, Field(ge=1, le=4096)]
-_Dtype = Literal["float32", "int8"]
+_Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 _Wire = Annotated[str, AfterValidator(_known_format)]
 _InputDtype = Annotated[str, AfterValidator(_known_dtype)]
 _Share = Annotated[float, Field(gt=0, le=2)]
@@ -319,6 +319,8 @@ class Experiment:
     long as the plan is within `limit`. Each entry of `runtimes` says what executes the stages: a
     runtime for all hosts, a mapping of hosts to runtimes, or ``inventory``, which also holds for
     hosts that a mapping leaves out. A `dtype` of ``int8`` is float32 quantised by the runtime.
+    `busy` says whether hosts run their background load meanwhile, those of the inventory that have
+    one.
     """
 
     models: Annotated[tuple[ModelSpec, ...], _SOME, _DISTINCT_NAMES]
@@ -335,6 +337,7 @@ class Experiment:
     dtype: Annotated[tuple[_Dtype, ...], _SOME, _DISTINCT] = ("float32",)
     runtimes: Annotated[tuple[_Runtimes, ...], _SOME, AfterValidator(_differ)] = (INVENTORY,)
     wire: Annotated[tuple[_Wire, ...], _SOME, _DISTINCT] = (PLAIN,)
+    busy: Annotated[tuple[bool, ...], _SOME, _DISTINCT] = (False,)
     replicates: Annotated[int, Field(ge=1, le=1000)] = 1
     phases: PhaseSpec = PhaseSpec()
     certify: CertifySpec = CertifySpec()

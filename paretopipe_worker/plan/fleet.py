@@ -79,7 +79,22 @@ _Text = BeforeValidator(_number)
 """Accepts a number written as text, as a variable on the command line is (``-e threads=2``)."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Busy:
+    """A background load: processes that compute without pause, on so many cores.
+
+    Where there is `memory_mb`, one of them writes to so much memory, in MB of a million bytes,
+    again and again.
+    """
+
+    cores: Annotated[int, Field(ge=1, le=1024), _Text]
+    memory_mb: Annotated[Annotated[float, Field(ge=1)] | None, _Text] = None
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Host:
     """One device.
 
@@ -110,6 +125,8 @@ class Host:
     runtime
         What executes its stages, one of :data:`~paretopipe_worker.execution.runtimes.RUNTIMES`,
         where an experiment leaves that to the inventory.
+    busy
+        Background load during sessions that are to be measured on busy hosts; null for none.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -122,6 +139,7 @@ class Host:
     device: Annotated[str, AfterValidator(_device)] = "cpu"
     cuda_graphs: bool = False
     runtime: Annotated[str, AfterValidator(_runtime)] = EAGER
+    busy: Busy | None = None
 
     @property
     def control_port(self) -> int:
@@ -178,9 +196,11 @@ def apart(hosts: Sequence[Host]) -> str | None:
 
 def _line(written: list[dict[str, Any]], fault: ErrorDetails) -> str:
     """One fault as host, variable, what is wrong, what is allowed, and what was given."""
-    index, variable = fault["loc"][:2]
+    index, *path = fault["loc"]
+    variable = faults.key_path(path)
     host = written[int(index)].get("name", f"stages[{index}]")
-    told = faults.said(fault, list(Host.__dataclass_fields__), "variable")
-    if fault["type"] in ("missing", "missing_argument"):
+    owner = Busy if len(path) > 1 else Host
+    told = faults.said(fault, list(owner.__dataclass_fields__), "variable")
+    if fault["type"] in ("missing", "missing_argument") and owner is Host:
         told += f"; allowed: {_ALLOWED}"
     return f"inventory: {shown(host)}: {variable}: {told}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from paretopipe_worker.cuts import PLAIN, CutTable
 from paretopipe_worker.plan.experiment import INVENTORY, Experiment
+from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan
 
 
@@ -35,12 +36,20 @@ def _measured(plan: Plan) -> dict[str, Any]:
     return {
         "run": plan.run,
         "experiment": _asked(plan.experiment),
-        "inventory": [special(_without(host, *_HOST)) for host in plan.hosts],
+        "inventory": [_host(host, plan.experiment) for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
         "models": [_captured(table, plan.schema) for table in plan.tables],
         "points": [special(_without(point, *_PREDICTED, "memory_bytes")) for point in plan.points],
-        "sessions": [_without(session, *_PREDICTED) for session in plan.sessions],
+        "sessions": [special(_without(session, *_PREDICTED)) for session in plan.sessions],
     }
+
+
+def _host(host: Host, experiment: Experiment) -> dict[str, Any]:
+    """What of a host decides what is measured."""
+    document = special(_without(host, *_HOST))
+    if host.busy is None or not any(experiment.busy):
+        del document["busy"]
+    return document
 
 
 def _captured(table: CutTable, schema: int) -> dict[str, Any]:
@@ -74,12 +83,11 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
     document = _without(replace(experiment, models=models), "description", "limit")
     if document["strategy"] in (None, "all"):
         del document["strategy"]
-    if document["wire"] == (PLAIN,):
-        del document["wire"]
     if document["splits"]["max_tensors"] == 1:
         del document["splits"]["max_tensors"]
-    if document["runtimes"] == (INVENTORY,):
-        del document["runtimes"]
+    for name, before in _ONE_ENTRY.items():
+        if document[name] == before:
+            del document[name]
     for model in document["models"]:
         for name in _LATER:
             if not model[name]:
@@ -87,10 +95,12 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
     return document
 
 
+_ONE_ENTRY = {"busy": (False,), "runtimes": (INVENTORY,), "wire": (PLAIN,)}
+"""Lists of a spec, with their defaults, that there were not always."""
 _LATER = ("inputs", "factory", "arguments", "path", "requirements")
 _TOLD = (
     *("forward_ns", "weights_sha256", "program_error"),
-    *("footprint", "references_sha256", "operators"),
+    *("footprint", "references_sha256", "operators", "tensors_sha256"),
 )
 """What a table tells beside what is measured."""
 _HOST = ("speed_hint", "memory_mb", "runtime")

@@ -112,7 +112,8 @@ def message_sizes(wire: str, hops: Sequence[tuple[TensorSpec, ...]]) -> tuple[ra
 class Session:
     """One launch of the stage processes: walks its points without restarting.
 
-    `placement` is its ring, hosts by rank: with it begin the placements of its points.
+    `placement` is its ring, hosts by rank: with it begin the placements of its points. `busy` says
+    whether its hosts run their background load, as far as they have one.
     """
 
     id: str
@@ -123,6 +124,7 @@ class Session:
     placement: tuple[str, ...]
     points: tuple[str, ...]
     deadline_s: float
+    busy: bool = False
 
     def only(self, points: Sequence[str] | None) -> Session:
         """The same session with only these points, in this order; with all of them for None.
@@ -274,7 +276,7 @@ def stage_name(table: CutTable, before: str, after: str) -> str:
 
 def weights_name(table: CutTable) -> str:
     """Name of the file of the program's tensors, on the controller and on the hosts."""
-    return f"{table.weights_sha256}.safetensors"
+    return f"{table.held_sha256}.safetensors"
 
 
 def references_name(table: CutTable) -> str:

@@ -35,8 +35,8 @@ _PATIENCE_S = 30.0
 _MOST_PLACEMENTS = 2_000
 """Most placements that `all` may stand for: those of six hosts."""
 
-_Key: TypeAlias = tuple[str, str, str, tuple[str, ...], tuple[str, ...]]
-"""What the points of a session share: link, backend, model, placement, and ring."""
+_Key: TypeAlias = tuple[str, str, str, tuple[str, ...], tuple[str, ...], bool]
+"""What the points of a session share: link, backend, model, placement, ring, and busy."""
 
 
 def make(
@@ -57,22 +57,23 @@ def make(
     ------
     PlanError
         When a placement names an unknown host or hosts that cannot reach one another, an entry of
-        a list of cuts makes no split of a model, a link profile does not fit a placement, or the
-        plan is beyond its limit.
+        a list of cuts makes no split of a model, a link profile does not fit a placement, hosts are
+        to be busy of which none can be, or the plan is beyond its limit.
     """
     fleet = {host.name: host for host in hosts}
     measured = list(dict.fromkeys(table.model for table in tables))
     placements = _placements(experiment, fleet)
     _check_links(experiment, placements)
     executing.check(experiment, fleet)
+    _check_busy(experiment, hosts)
     asked = _splits(experiment, tables, Counter(map(len, placements)))
     inside: dict[_Key, list[Point]] = {}
-    for link, backend, model, placement in itertools.product(
-        experiment.links, experiment.backends, measured, placements
+    for link, backend, model, placement, busy in itertools.product(
+        experiment.links, experiment.backends, measured, placements, experiment.busy
     ):
         stages = [fleet[host] for host in placement]
-        for point in _points(experiment, link, backend, asked[model, len(stages)], stages):
-            key = (link.name, backend, model, placement, point.ring)
+        for point in _points(experiment, link, backend, asked[model, len(stages)], stages, busy):
+            key = (link.name, backend, model, placement, point.ring, busy)
             inside.setdefault(key, []).append(point)
     numbers = {placement: number for number, placement in enumerate(placements)}
     points: dict[str, Point] = {}
@@ -103,9 +104,10 @@ def make(
 
 def _name(replicate: int, key: _Key, numbers: dict[tuple[str, ...], int]) -> str:
     """Name of a session; where it reaches only the first hosts of a placement, it says how many."""
-    link, backend, model, placement, ring = key
+    link, backend, model, placement, ring, busy = key
     name = f"r{replicate}-{link}-{backend}-{slug(model)}-p{numbers[placement]}"
-    return name if ring == placement else f"{name}-first{len(ring)}"
+    name += "" if ring == placement else f"-first{len(ring)}"
+    return f"{name}-busy" if busy else name
 
 
 def _session(
@@ -125,6 +127,7 @@ def _session(
         placement=first.ring,
         points=tuple(point.id for point in points),
         deadline_s=_session_deadline_s(experiment, rest_s, points),
+        busy=first.busy,
     )
     return session, rest_s + sum(points_s)
 
@@ -168,6 +171,15 @@ def _check_links(experiment: Experiment, placements: Sequence[tuple[str, ...]]) 
                 )
 
 
+def _check_busy(experiment: Experiment, hosts: Sequence[Host]) -> None:
+    """Refuse to measure busy hosts where no host has a load."""
+    if any(experiment.busy) and not any(host.busy for host in hosts):
+        raise PlanError(
+            "busy: no host of the inventory's group 'stages' has the variable 'busy'; allowed: "
+            "false, or busy: {cores: N, memory_mb: N} at a host of the inventory"
+        )
+
+
 def _splits(
     experiment: Experiment, tables: Sequence[CutTable], placements: Mapping[int, int]
 ) -> dict[tuple[str, int], list[tuple[CutTable, Split]]]:
@@ -181,7 +193,7 @@ def _splits(
     of_model: dict[str, list[CutTable]] = {}
     for table in tables:
         of_model.setdefault(table.model, []).append(table)
-    lists = (experiment.links, experiment.backends, experiment.window)
+    lists = (experiment.links, experiment.backends, experiment.window, experiment.busy)
     each_with = math.prod(map(len, (*lists, experiment.runtimes, experiment.wire)))
     points = 0
     for table in tables:
@@ -224,12 +236,15 @@ def _points(
     backend: str,
     asked: Sequence[tuple[CutTable, Split]],
     stages: Sequence[Host],
+    busy: bool,
 ) -> Iterator[Point]:
     """Every point of one link, backend, model and placement, in the order of the splits."""
+    if busy and not any(host.busy for host in stages):
+        return  # it would be measured twice in the same way
     known, hardest, blocked = _identity(link), link.hardest, _Blocked.of(link)
     placement = tuple(host.name for host in stages)
     varied: list[dict[str, Any]] = [
-        {"runtimes": runtimes, "wire": wire}
+        {"runtimes": runtimes, "wire": wire, "busy": busy}
         for runtimes in executing.chosen(experiment, stages)
         for wire in experiment.wire
     ]

@@ -13,7 +13,7 @@ from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Attempt, Outcome
 from paretopipe_worker.plan.belonging import Belonging
 from paretopipe_worker.plan.experiment import Experiment
-from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.fleet import Busy, Host
 from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.plan.predict import duration, overhead_s
@@ -240,7 +240,14 @@ def _task(
         "ranks": {host.name: rank for rank, host in enumerate(hosts)},
         "addresses": [host.data_address for host in hosts],
         "ports": [host.data_port for host in hosts],
+        "loads": {host.name: _options(host.busy) for host in hosts if host.busy and session.busy},
     }
+
+
+def _options(load: Busy) -> list[str]:
+    """Options of the worker's ``launch`` for a background load."""
+    memory = [] if load.memory_mb is None else [f"--load-memory-mb={load.memory_mb:g}"]
+    return [f"--load-cores={load.cores}", *memory]
 
 
 def _link(plan: Plan, session: Session) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from paretopipe_worker.cuts import FLOAT32
 from paretopipe_worker.plan import executing
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Plan, Session
@@ -54,9 +55,10 @@ class Sending:
         images = [plans.images_file(table, Path()) for table in tables]
         self._files[source] |= {file.name for file in images if file}
         self._add_stages(session)
-        if tensors[source] != self._whole(session.model):
-            # It cannot run the whole model, so it is told what comes back.
-            self._files[source] |= set(map(plans.references_name, tables))
+        # Where it cannot run the whole model in float32, it is told what that returns.
+        part = tensors[source] != self._whole(session.model)
+        told = [table for table in tables if part or table.dtype != FLOAT32]
+        self._files[source] |= set(map(plans.references_name, told))
         return tensors
 
     def _add_stages(self, session: Session) -> None:

@@ -9,7 +9,7 @@ from pydantic import with_config
 
 from paretopipe_worker.link.conditions import Engine
 from paretopipe_worker.records.clocks import Clock
-from paretopipe_worker.records.energy import Energy
+from paretopipe_worker.records.energy import Energy, Rest
 from paretopipe_worker.records.health import Health
 from paretopipe_worker.records.probes import Probe
 
@@ -40,8 +40,9 @@ class Header:
 
     `points` holds the ids of the points the session is to measure, in order; `facts` describes the
     host (CPU, kernel, firmware, threads, allocator, network) and `versions` the software.
-    `link_engine` names what shapes the packets this host sends, and `link_emulated` is true where
-    that is a relay and not the kernel; `tcp` holds the kernel's settings.
+    `load` is the command of the background load that runs beside the stage; null where there is
+    none. `link_engine` names what shapes the packets this host sends, and `link_emulated` is true
+    where that is a relay and not the kernel; `tcp` holds the kernel's settings.
 
     All attempts of a run must have the same `plan_sha256`
     (:func:`paretopipe_worker.plan.identity.digest`), `code_sha256`
@@ -69,6 +70,7 @@ class Header:
     facts: dict[str, Any]
     versions: dict[str, str]
     schema: Readable
+    load: str | None = None
     kind: Literal["header"] = "header"
 
 
@@ -243,7 +245,8 @@ class PointEnd:
 
     `gate` is whether the stages, one after the other on this host, returned exactly what the whole
     model returns; null where that was not tried, since this host does not have the whole model.
-    `output` compares the pipeline's real output with it: `exact`, `close` or `unchecked`.
+    `output` compares the pipeline's real output with what it returns in float32: `exact`, `close`
+    or `unchecked`.
     `max_relative_error` is the largest relative error: 0 where exact (null in records of before),
     null where unchecked. `top1_agreement` is the share of the images that came back whose largest
     output is of the same class; null without images, trained weights or classes. A failed point has
@@ -283,11 +286,11 @@ class End:
 
 
 SHARES = (
-    *("startup", "rendezvous", "clock", "probe", "gate", "switch", "warmup"),
+    *("startup", "rendezvous", "rest", "clock", "probe", "gate", "switch", "warmup"),
     *COUNTED_PHASES,
     *("cool-down",),
 )
 """Kinds of time a session is split into; the rest is ``other``. The time of phases is counted on
 the source, which leads them."""
 
-Record = Header | Ready | Item | LegEnd | PointBegin | PointEnd | Clock | Probe | End
+Record = Header | Ready | Item | LegEnd | PointBegin | PointEnd | Clock | Probe | Rest | End

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from paretopipe_worker.cuts import FLOAT32
 from paretopipe_worker.execution.runtimes import is_exact
 from paretopipe_worker.model.partition import largest_error
 from paretopipe_worker.plan.fleet import Host
@@ -18,9 +19,6 @@ from paretopipe_worker.wire.sizes import EXACT
 TOLERANCE = 1e-4
 """Largest relative error allowed of an output that is computed in float32, but in another way: by
 hosts whose processors differ, or by a runtime that adds in another order."""
-
-EXACT_DTYPE = "float32"
-"""The dtype in which the model's own outputs are computed."""
 
 
 class PointFailed(Exception):
@@ -42,7 +40,7 @@ def allowed(point: Point, hosts: Sequence[Host], *, alike: bool) -> float:
     The largest relative error: 0 where they must be equal, infinite where numbers are rounded on
     purpose, so that only finite values can be asked for.
     """
-    if point.dtype != EXACT_DTYPE or (point.crosses and point.wire not in EXACT):
+    if point.dtype != FLOAT32 or (point.crosses and point.wire not in EXACT):
         return math.inf
     exact = all(
         is_exact(point.runtime(rank), host.device)

@@ -68,10 +68,11 @@ class Context:
 
     `transport` moves the items' tensors; `path` is the transport that probes use, which for backend
     `tcp` is the same one. On the source, `probe` is the latest measurement of the path. There,
-    `references` is what the whole model returns for each input, by batch size, as the controller
-    found it; it is empty where the source has the whole model. `images` are what the source sends
-    in place of drawn inputs, see :func:`paretopipe_worker.model.inputs.items`. `programs` is the
-    folder of the files that this host was sent.
+    `references` is what the whole model in float32 returns for each input, by batch size and dtype
+    of the points, as the controller found it; float32 is not in it where the source has the whole
+    model. `images` are what the source sends in place of drawn inputs, see
+    :func:`paretopipe_worker.model.inputs.items`. `programs` is the folder of the files that this
+    host was sent.
     """
 
     plan: Plan
@@ -85,7 +86,9 @@ class Context:
     link: LinkState
     writer: Writer
     shares: Shares
-    references: Mapping[int, list[tuple[torch.Tensor, ...]]] = field(default_factory=dict)
+    references: Mapping[tuple[int, str], list[tuple[torch.Tensor, ...]]] = field(
+        default_factory=dict
+    )
     probe: Probe | None = None
     images: torch.Tensor | None = None
     programs: Path = Path()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from paretopipe_worker.cuts import FLOAT32
 from paretopipe_worker.host import facts
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model import inputs, loading, weights
@@ -103,11 +104,12 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
     with shares.kind("startup"):
         models = load(plan, session, seat.programs, seat.tensors)
         weights_sha256 = checksum_of(models.values())
-        references, images = {}, None
+        references: dict[tuple[int, str], list[tuple[torch.Tensor, ...]]] = {}
+        images = None
         if seat.rank == 0:
             images = load_images(plan, session, seat.programs)
-            if not all(model.complete for model in models.values()):
-                references = _references(plan, session, seat.programs)
+            part = not all(model.complete for model in models.values())
+            references = _references(plan, session, seat.programs, part)
     numerics, agreement = facts.numerics(), agreed(plan, session, weights_sha256)
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):
@@ -195,12 +197,21 @@ def load(
 
 
 def _references(
-    plan: Plan, session: Session, folder: Path
-) -> dict[int, list[tuple[torch.Tensor, ...]]]:
-    """Load what the programs return, as the controller found it, by batch size."""
+    plan: Plan, session: Session, folder: Path, part: bool
+) -> dict[tuple[int, str], list[tuple[torch.Tensor, ...]]]:
+    """Load what the model returns in float32, as the controller found it, by batch and dtype.
+
+    Parameters
+    ----------
+    part
+        Whether this host lacks tensors, so that it cannot find that out in float32 either.
+    """
     return {
-        table.batch: loading.load_references(_here(folder / plans.references_name(table)))
+        (table.batch, table.dtype): loading.load_references(
+            _here(folder / plans.references_name(table))
+        )
         for table in plan.tables_of(session.model)
+        if part or table.dtype != FLOAT32
     }
 
 

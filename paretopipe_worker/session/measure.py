@@ -37,8 +37,9 @@ from paretopipe_worker.session.observation import LegPhase, Observation
 from paretopipe_worker.session.packing import Packing
 from paretopipe_worker.session.top1 import Top1, top1
 
-References: TypeAlias = dict[int, list[tuple[torch.Tensor, ...]]]
-"""What the whole model returns for each input, by batch size: computed once in a session."""
+References: TypeAlias = dict[tuple[int, str], list[tuple[torch.Tensor, ...]]]
+"""What whole programs return for each input, by batch size and dtype: computed once in a session.
+"""
 
 Driver: TypeAlias = Callable[[Flights, LegResult], EndedBy]
 """Sends and takes back the batches of one leg, and says what ended it (:mod:`.legs`)."""
@@ -109,8 +110,7 @@ class PointMeasurement:
         with shares.kind("switch"):
             if failure := self._stages_built(failure):
                 raise PointFailed(failure)
-        of_batch = self._references[self.point.batch]
-        self.top1 = top1(context.plan.model(self.point.model), context.images, of_batch)
+        self.top1 = top1(context.plan.model(self.point.model), context.images, self._compared)
         latency = self._measure_phase(one_in_flight, "latency", in_flight=1)
         in_flight = self._window(latency)
         throughput = self._measure_phase(window_in_flight, "throughput", in_flight=in_flight)
@@ -130,6 +130,17 @@ class PointMeasurement:
         """Close what executed this rank's stage."""
         if self._executor is not None:
             self._executor.close()
+
+    @property
+    def _key(self) -> tuple[int, str]:
+        """Batch size and dtype of the point."""
+        return self.point.batch, self.point.dtype
+
+    @property
+    def _compared(self) -> list[tuple[torch.Tensor, ...]]:
+        """What the whole model returns in float32, for each input."""
+        told = self.context.references
+        return told[self._key] if self._key in told else self._references[self._key]
 
     def _tell(self, command: Message) -> None:
         """Send one command to every other rank."""
@@ -155,11 +166,11 @@ class PointMeasurement:
         if not model.complete:
             return
         stages = split(model, self.point.split)
-        if self.point.batch not in self._references:
+        if self._key not in self._references:
             with torch.inference_mode():
                 outputs = [model.whole(*tensors) for tensors in self._inputs]
-            self._references[self.point.batch] = outputs
-        gate = check_split(stages, self._inputs, self._references[self.point.batch])
+            self._references[self._key] = outputs
+        gate = check_split(stages, self._inputs, self._references[self._key])
         self.gate = gate.exact
         if not gate.exact:
             raise PartitionError(
@@ -227,7 +238,7 @@ class PointMeasurement:
             executor=self._executor,
             packing=self._packing,
             inputs=self._inputs,
-            references=self._references[self.point.batch],
+            references=self._compared,
             check=self.check,
             top1=self.top1,
         )

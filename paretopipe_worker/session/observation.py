@@ -75,6 +75,9 @@ class Observation:
             What every rank records; what only the source knows is left at its default.
         """
         energy = self._meter.end(messages)
+        context = self.context
+        busy = context.host.busy if context.session.busy else None
+        load = busy.cores if busy else 0
         sent, health = self.context.sent(), self._watch.end()
         return LegEnd(
             point=self.point.id,
@@ -88,6 +91,6 @@ class Observation:
             leg=self.leg,
             window=self.window,
             health=health,
-            disturbed=disturbances(health, torch.get_num_threads()),
+            disturbed=disturbances(health, torch.get_num_threads(), load=load),
             energy=energy,
         )

@@ -13,7 +13,7 @@ from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.predict import certificate_s, certified_after
 from paretopipe_worker.records.lines import PointBegin, PointEnd
-from paretopipe_worker.session import clocks, hold
+from paretopipe_worker.session import clocks, hold, rest
 from paretopipe_worker.session.check import PointFailed
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel
@@ -32,7 +32,6 @@ class Source:
     _references: References = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._references |= self.context.references
         plan, session = self.context.plan, self.context.session
         link, ranks = plan.link(session.link), len(session.placement)
         self._points = [plan.point(point) for point in session.points]
@@ -51,6 +50,8 @@ class Source:
         TransportError, ControlError
             When a link or a rank is lost: the session cannot go on.
         """
+        with self.context.shares.kind("rest"):
+            rest.rest(self.context, self.channels)
         self._clocks("before")
         self._probe(0)
         self._clocks("between")

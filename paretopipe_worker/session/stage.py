@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from types import FrameType
 import torch
 
 from paretopipe_worker.host import facts, timers
+from paretopipe_worker.host import load as loads
 from paretopipe_worker.link import state as linkstate
 from paretopipe_worker.link.replay import ReplayError
 from paretopipe_worker.link.state import LinkState
@@ -130,6 +132,9 @@ def _session(
     shares: Shares,
 ) -> None:
     """Join the others and run this rank's part."""
+    if (asked := session.busy and bool(plan.host(options.host).busy)) != (loads.TOLD in os.environ):
+        wanted = "one is to run" if asked else "none is to run"
+        raise StageError(f"the background load of this host is not as planned: {wanted}")
     rank, secret = session.placement.index(options.host), read_secret(options.secret)
     seat = Seat(
         plan, session, options.attempt, rank, secret, options.programs, link, options.tensors
@@ -163,6 +168,7 @@ def header(
     plan: plans.Plan, session: plans.Session, attempt: int, host: str, link: LinkState
 ) -> Header:
     """The first line of the records."""
+    load = os.environ.get(loads.TOLD)
     return Header(
         run=plan.run,
         session=session.id,
@@ -183,8 +189,9 @@ def header(
         tcp=link.tcp,
         started_unix_ns=time.time_ns(),
         facts=facts.host(),
-        versions=facts.versions(),
+        versions=facts.versions() | ({loads.TOOL: loads.version() or ""} if load else {}),
         schema=SCHEMA,
+        load=load,
     )
 
 

@@ -167,6 +167,12 @@ def test_an_inventory_that_cannot_be_decrypted_is_said_to_be_so(tmp_path: Path) 
         read([str(file)])
 
 
+def test_of_a_mapping_only_numbers_are_told() -> None:
+    load = {"cores": 2, "memory_mb": None}
+    assert provenance.told({"busy": load}, provenance.VARIABLES) == {"busy": load}
+    assert provenance.told({"busy": load | {"password": "x"}}, provenance.VARIABLES) == {}
+
+
 def test_every_option_of_the_inventories_is_told() -> None:
     lab = (ROOT / "inventory/lab/hosts.yml").read_text()
     options = set(re.findall(r"^ +# ([a-z_]+): ", lab, re.MULTILINE))

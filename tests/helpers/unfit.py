@@ -293,3 +293,10 @@ def nothing() -> nn.Module:
     model = nn.Identity()
     model.input_shape = (4,)  # type: ignore[assignment]
     return model
+
+
+solving = between(lambda x: x @ torch.linalg.inv(torch.eye(8, dtype=x.dtype)))
+"""It has no kernels for numbers of 16 bits."""
+
+large = between(lambda x: 1e5 * x * x)
+"""Its values are beyond what float16 holds."""

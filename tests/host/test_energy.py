@@ -1,7 +1,10 @@
 """Energy of a leg: what counters say, held against a calculation by hand.
 
-The trees are those of the kernel's documentation: Documentation/power/powercap/powercap.rst (zones
-of ``intel-rapl``) and Documentation/hwmon/sysfs-interface.rst (``energyN_input``).
+The trees are those of the kernel's documentation:
+https://docs.kernel.org/power/powercap/powercap.html (zones of ``intel-rapl``) and
+https://docs.kernel.org/hwmon/sysfs-interface.html (``energyN_input``). That NVML counts
+millijoules, on GPUs from Volta on, stands at ``nvmlDeviceGetTotalEnergyConsumption`` in
+https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from paretopipe_worker.host import energy
-from paretopipe_worker.host.energy import Counter, Meter, UnknownEnergyError, used_uj
+from paretopipe_worker.host import counters, energy, powers
+from paretopipe_worker.host.counters import Counter, UnknownEnergyError, used_uj
+from paretopipe_worker.host.energy import Meter, at_rest
 from paretopipe_worker.records.energy import Energy
 from tests.helpers.fake_host import FakeHost
 
@@ -24,10 +28,12 @@ RANGE_UJ = 262_143_328_850
 
 @pytest.fixture(autouse=True)
 def looking_anew() -> Iterator[None]:
-    """Counters are looked for once in a process: here, once in each test."""
-    energy.counters.cache_clear()
+    """What tells energy is looked for once in a process: here, once in each test."""
+    counters.counters.cache_clear()
+    powers.power.cache_clear()
     yield
-    energy.counters.cache_clear()
+    counters.counters.cache_clear()
+    powers.power.cache_clear()
 
 
 @pytest.fixture
@@ -85,8 +91,30 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
 
 def test_a_host_without_counter_says_so(host: FakeHost) -> None:
     found = Meter(host.root).end(7)
-    assert found == Energy(None, "the host has no counter of energy", None, found.seconds, 7)
+    assert found == Energy(None, energy.NOTHING, None, found.seconds, 7)
     assert 0 < found.seconds < 60
+
+
+def test_a_host_without_counter_does_not_rest(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(energy, "REST_S", 1e9)
+    assert at_rest(host.root).reason == energy.NOTHING
+
+
+def test_a_host_s_rest_is_what_it_used_while_the_process_waited(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone(host, "intel-rapl:0", "package-0", 1_000_000)
+    waited = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        zone(host, "intel-rapl:0", "package-0", 13_000_000)
+
+    monkeypatch.setattr("time.sleep", wait)
+    found = at_rest(host.root)
+    assert (found.joules, found.items, waited) == (12.0, 0, [energy.REST_S])
 
 
 def test_packages_are_added_and_nothing_is_counted_twice(host: FakeHost) -> None:
@@ -97,6 +125,8 @@ def test_packages_are_added_and_nothing_is_counted_twice(host: FakeHost) -> None
     # (4.5 - 1.0) J + (5.25 - 5.0) J
     assert (found.joules, found.reason) == (3.75, None)
     assert found.source == "rapl package-0 + rapl package-1"
+    assert found.scope == "package of processors, without memory outside it"
+    assert (found.rate_hz, found.samples) == (None, None)
 
 
 def test_a_count_that_begins_again_is_corrected_by_its_range(host: FakeHost) -> None:
@@ -125,7 +155,7 @@ def test_a_count_that_begins_again_is_corrected_by_its_range(host: FakeHost) -> 
 def test_what_a_counter_counted_is_known_or_there_is_a_reason(
     before: int, after: int, range_uj: int | None, seconds: float, found: int | str
 ) -> None:
-    counter = Counter("rapl package-0", lambda: 0, range_uj)
+    counter = Counter("rapl package-0", "a package", lambda: 0, range_uj)
     if isinstance(found, int):
         assert used_uj(counter, before, after, seconds) == found
         return
@@ -170,6 +200,7 @@ def test_gpus_count_in_millijoules_and_are_added_to_the_packages(
     # 2 J + (1.75 - 1.0) J + (0.012 - 0.005) J
     assert found.joules == pytest.approx(2.757) and found.reason is None
     assert found.source == "rapl package-0 + nvml 0 + nvml 2"
+    assert found.scope == "package of processors, without memory outside it + board of the GPU"
 
 
 def test_a_gpu_that_is_lost_meanwhile_leaves_the_energy_unknown(
@@ -187,7 +218,7 @@ def test_a_counter_of_hwmon_counts_where_there_is_no_other(host: FakeHost) -> No
     hwmon(host, 3, energy1_input=19_500_000)
     found = meter.end(1)
     assert (found.joules, found.source) == (12.5, "hwmon aem1 energy1")
-    energy.counters.cache_clear()
+    counters.counters.cache_clear()
     powercap(host, 0, 0, 0)
     assert Meter(host.root).end(1).source == "rapl package-0 + rapl package-1"
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,18 @@ def spin_until(condition: Callable[[], bool], deadline_s: float = 30) -> None:
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, "did not happen in time"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_on_a_busy_host_only_what_its_load_cannot_have_used_is_a_disturbance(threads: int) -> None:
+    health = Health(wall_over_cpu=1.9, others_cpu=2.4)
+    assert disturbances(health, threads, cores=2)
+    assert disturbances(health, threads, cores=2, load=2) == ()
+    more = replace(health, others_cpu=2.6)
+    assert disturbances(more, threads, cores=2, load=2) == (
+        "others used 2.60 cores beside the stage, and the background load may use 2 "
+        "(0.5 more allowed)",
+    )
 
 
 def test_what_a_host_does_not_tell_is_null(host: FakeHost) -> None:

@@ -9,79 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from paretopipe_worker.host.daemons import Process
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT, stop
+from tests.helpers.supervised import WAIT, alive
+from tests.helpers.supervised import SupervisedHost as Host
 from tests.helpers.waiting import until
 
 pytestmark = pytest.mark.alone
 
-WAIT = "import signal; signal.pause()"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)"
-
-
-def alive(pid: int) -> bool:
-    """Whether a process has not ended."""
-    return Process.running(pid) is not None
-
-
-@dataclass
-class Host:
-    """A run's folder on a host, and what Ansible would call there."""
-
-    folder: Path
-
-    @property
-    def lease(self) -> Path:
-        """The lease file."""
-        return self.folder / "lease"
-
-    def launch(self, program: str, name: str = "s1.1", **options: Any) -> Any:
-        """Launch a small Python program under supervision, as the command line would a stage."""
-        limits = {"lease_s": 300.0, "deadline_s": 300.0, **options}
-        command = limits.pop("command", (sys.executable, "-c", program))
-        script = (
-            "import json, sys; from pathlib import Path\n"
-            "from paretopipe_worker.host import supervise\n"
-            "name, folder, lease, command, limits = json.loads(sys.argv[1])\n"
-            "supervise.GRACE_S = 0.5\n"
-            "job = supervise.Job(name, tuple(command), Path(folder), Path(lease), **limits)\n"
-            "print(json.dumps(supervise.launch(job)))"
-        )
-        words = json.dumps([name, str(self.folder), str(self.lease), command, limits])
-        # Its output is a pipe, as Ansible's is: it must not stay open with the daemon.
-        done = subprocess.run(
-            [sys.executable, "-c", script, words], capture_output=True, text=True, timeout=20
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run the worker's command line."""
-        command = [sys.executable, "-m", "paretopipe_worker", *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30)
-
-    def stop(self) -> Any:
-        """Stop all that runs."""
-        return json.loads(self.cli("stop", "--run-dir", str(self.folder)).stdout)
-
-    def status(self, name: str = "s1.1") -> Any:
-        """What the supervisor last wrote."""
-        return json.loads((self.folder / f"{name}.status.json").read_text())
-
-    def ended(self, name: str = "s1.1") -> Any:
-        """The status, once the process has ended."""
-        until(lambda: self.status(name)["state"] == "ended", f"the end of {name}")
-        return self.status(name)
-
-    def log(self, name: str = "s1.1") -> str:
-        """What the process printed."""
-        return (self.folder / f"{name}.log").read_text()
 
 
 @pytest.fixture
@@ -151,7 +90,7 @@ def test_a_process_whose_supervisor_is_gone_before_it_starts_never_starts(tmp_pa
     script = (
         "import sys; from pathlib import Path; from paretopipe_worker.host import supervise as s\n"
         "job = s.Job('x', ('touch', sys.argv[1]), *[Path('/tmp')] * 2, 1, 1)\n"
-        "sys.exit(s._start(job, supervisor=0).wait())"
+        "sys.exit(s._start(job.command, job.environment, 0).wait())"
     )
     words = [sys.executable, "-c", script, str(ran)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=20)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from paretopipe_worker.plan import identity, plan, spec
-from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.fleet import Busy, Host
 from paretopipe_worker.prepare import prepare
 from tests.helpers.sessions import lab
 from tests.helpers.tables import HOSTS, make
@@ -62,6 +62,13 @@ def test_what_is_only_said_or_predicted_does_not_change_what_is_measured(tmp_pat
     path = tmp_path / "plan.json"
     path.write_text(plan.dump(made))
     assert identity.digest(plan.read(path)) == identity.digest(made)
+
+
+def test_a_host_s_load_is_in_the_digest_only_where_hosts_are_to_be_busy() -> None:
+    loaded = (replace(HOSTS[0], busy=Busy(2)), *HOSTS[1:])
+    assert identity.digest(make(hosts=loaded)) == identity.digest(make())
+    busy = [make(hosts=(replace(HOSTS[0], busy=Busy(n)), *HOSTS[1:]), busy=True) for n in (1, 2)]
+    assert len({identity.digest(each) for each in (make(), *busy)}) == 3
 
 
 def test_what_is_measured_is_in_the_digest() -> None:

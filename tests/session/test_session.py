@@ -10,6 +10,7 @@ import pytest
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.plan import resume
 from paretopipe_worker.records.clocks import Clock
+from paretopipe_worker.records.energy import Rest
 from paretopipe_worker.records.lines import End, Header, Item, LegEnd, PointEnd, Ready
 from paretopipe_worker.records.probes import Probe
 from paretopipe_worker.session.probe import ROUND_TRIPS, TRANSFER_BYTES
@@ -117,6 +118,18 @@ def test_a_leg_s_energy_is_that_of_all_its_items(measured: Finished) -> None:
             assert energy.seconds >= (end.end_ns - end.start_ns) / 1e9
             # Whether this host has a counter is not known here; without one there is a reason.
             assert (energy.joules is None) == (energy.reason is not None)
+
+
+def test_every_rank_tells_what_its_host_uses_at_rest_before_the_first_point(
+    measured: Finished,
+) -> None:
+    for rank in range(2):
+        [rest] = measured.of(Rest, rank)
+        lines = measured.lines[rank]
+        first = next(i for i, line in enumerate(lines) if isinstance(line, Item | Probe))
+        assert lines.index(rest) < first
+        assert rest.energy.items == 0
+        assert (rest.energy.joules is None) == (rest.energy.reason is not None)
 
 
 def test_the_path_is_probed_around_and_between_points(measured: Finished) -> None:
