@@ -70,6 +70,7 @@ _Backend = Annotated[str, AfterValidator(_known_backend)]
 _Batch = Annotated[int, Field(ge=1, le=4096)]
 _Dtype = Literal["float32"]
 _InputDtype = Annotated[str, AfterValidator(_known_dtype)]
+_Sources = Annotated[int, Field(ge=1, le=64)]
 _Share = Annotated[float, Field(gt=0, le=2)]
 _Size = Annotated[int, Field(ge=1, le=8192)]
 _Shape = Annotated[tuple[_Size, ...], Field(min_length=1, max_length=4)]
@@ -276,6 +277,8 @@ class Experiment:
     ``all`` are all sequences of at least two different hosts of the inventory's group ``stages``.
     By default there is one placement, the hosts of that group in their order. A `window` of
     ``auto`` is chosen for each point once its latency is known, so that it fills the path.
+    `sources` are how many sources share the sink's host, each with a pipeline like the placement's
+    (:mod:`paretopipe_worker.plan.lanes`).
     `strategy` says which of the splits are measured: ``all``, or a sample. Without one all are, as
     long as the plan is within `limit`.
     """
@@ -292,6 +295,7 @@ class Experiment:
     batch: Annotated[tuple[_Batch, ...], _SOME, _DISTINCT] = (1,)
     window: Annotated[tuple[_Window, ...], _SOME, _DISTINCT] = (3,)
     dtype: Annotated[tuple[_Dtype, ...], _SOME, _DISTINCT] = ("float32",)
+    sources: Annotated[tuple[_Sources, ...], _SOME, _DISTINCT] = (1,)
     replicates: Annotated[int, Field(ge=1, le=1000)] = 1
     phases: PhaseSpec = PhaseSpec()
     certify: CertifySpec = CertifySpec()

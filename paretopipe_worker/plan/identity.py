@@ -39,7 +39,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
         "models": [_captured(table, plan.schema) for table in plan.tables],
         "points": [special(_without(point, *_PREDICTED, "memory_bytes")) for point in plan.points],
-        "sessions": [_without(session, *_PREDICTED) for session in plan.sessions],
+        "sessions": [special(_without(session, *_PREDICTED)) for session in plan.sessions],
     }
 
 
@@ -72,6 +72,8 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
         for model in experiment.models
     )
     document = _without(replace(experiment, models=models), "description", "limit")
+    if document["sources"] == (1,):
+        del document["sources"]
     if document["strategy"] in (None, "all"):
         del document["strategy"]
     if document["splits"]["max_tensors"] == 1:
@@ -93,14 +95,17 @@ _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 
 def special(point: dict[str, Any]) -> dict[str, Any]:
-    """Some fields of a point, without those of its circumstances that are as they always were.
+    """Some fields of a point or a session, without circumstances that are as they always were.
 
     So a point keeps its id, and a plan its digest, from before there was a choice.
     """
     return {name: value for name, value in point.items() if value != _BEFORE.get(name, _NONE)}
 
 
-_BEFORE = {"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1}
+_BEFORE = {
+    **{"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1},
+    **{"group": "", "lane": 0},
+}
 _NONE = object()
 
 

@@ -19,23 +19,21 @@ from typing import Any, Literal, TypeAlias
 from paretopipe_worker.cuts import FIRST, CutTable, TensorSpec
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
-from paretopipe_worker.plan import memory, splits
+from paretopipe_worker.plan import lanes, memory, splits
 from paretopipe_worker.plan.experiment import Experiment
-from paretopipe_worker.plan.fleet import Host, apart
-from paretopipe_worker.plan.labels import placement_label, readable
+from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.identity import special
+from paretopipe_worker.plan.placements import check_links, placements_of
 from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session, slug
 from paretopipe_worker.plan.predict import expected_s, legs_s, overhead_s
 from paretopipe_worker.plan.splits import Split
 from paretopipe_worker.plan.window import filling
-from paretopipe_worker.usertext import listed
 
 _POINT_S = 0.3
 _PATIENCE_S = 30.0
-_MOST_PLACEMENTS = 2_000
-"""Most placements that `all` may stand for: those of six hosts."""
 
-_Key: TypeAlias = tuple[str, str, str, tuple[str, ...], tuple[str, ...]]
-"""What the points of a session share: link, backend, model, placement, and ring."""
+_Key: TypeAlias = tuple[str, str, str, tuple[str, ...], tuple[str, ...], int]
+"""What the points of a session share: link, backend, model, placement, ring, number of sources."""
 
 
 def make(
@@ -56,22 +54,13 @@ def make(
     ------
     PlanError
         When a placement names an unknown host or hosts that cannot reach one another, an entry of
-        a list of cuts makes no split of a model, a link profile does not fit a placement, or the
-        plan is beyond its limit.
+        a list of cuts makes no split of a model, a link profile does not fit a placement, there are
+        too few hosts for the sources, or the plan is beyond its limit.
     """
     fleet = {host.name: host for host in hosts}
-    measured = list(dict.fromkeys(table.model for table in tables))
-    placements = _placements(experiment, fleet)
-    _check_links(experiment, placements)
-    asked = _splits(experiment, tables, Counter(map(len, placements)))
-    inside: dict[_Key, list[Point]] = {}
-    for link, backend, model, placement in itertools.product(
-        experiment.links, experiment.backends, measured, placements
-    ):
-        stages = [fleet[host] for host in placement]
-        for point in _points(experiment, link, backend, asked[model, len(stages)], stages):
-            key = (link.name, backend, model, placement, point.ring)
-            inside.setdefault(key, []).append(point)
+    placements = placements_of(experiment, fleet)
+    check_links(experiment, placements)
+    inside = _inside(experiment, fleet, tables, placements)
     numbers = {placement: number for number, placement in enumerate(placements)}
     points: dict[str, Point] = {}
     sessions: list[Session] = []
@@ -83,10 +72,13 @@ def make(
             name = _name(replicate, key, numbers)
             order = list(inside[key])
             random.Random(f"{experiment.seed} points {name}").shuffle(order)
-            points.update((point.id, point) for point in order)
-            session, predicted_s = _session(name, replicate, experiment, order)
-            sessions.append(session)
-            seconds += predicted_s
+            made = [
+                _session(name, replicate, experiment, of_lane, lane)
+                for lane, of_lane in enumerate(zip(*order, strict=True))
+            ]
+            points.update((point.id, point) for alike in order for point in alike)
+            sessions += [session for session, _ in made]
+            seconds += max(predicted_s for _, predicted_s in made)
     _hold_limit(experiment, "hours", seconds / 3600)
     return Plan(
         run=run,
@@ -99,23 +91,55 @@ def make(
     )
 
 
+def _inside(
+    experiment: Experiment,
+    fleet: Mapping[str, Host],
+    tables: Sequence[CutTable],
+    placements: Sequence[tuple[str, ...]],
+) -> dict[_Key, list[tuple[Point, ...]]]:
+    """The points of each session, one for each lane where several sessions run together."""
+    measured = list(dict.fromkeys(table.model for table in tables))
+    asked = _splits(experiment, tables, Counter(map(len, placements)))
+    lanes_of = lanes.planned(experiment, fleet, placements)
+    inside: dict[_Key, list[tuple[Point, ...]]] = {}
+    for link, backend, model, placement, sources in itertools.product(
+        experiment.links, experiment.backends, measured, placements, experiment.sources
+    ):
+        splits_asked = asked[model, len(placement)]
+        of_lanes = [
+            _points(
+                experiment, link, backend, splits_asked, [fleet[host] for host in lane], sources
+            )
+            for lane in lanes_of[placement, sources]
+        ]
+        for alike in zip(*of_lanes, strict=True):
+            key = (link.name, backend, model, placement, alike[0].ring, sources)
+            inside.setdefault(key, []).append(alike)
+    return inside
+
+
 def _name(replicate: int, key: _Key, numbers: dict[tuple[str, ...], int]) -> str:
-    """Name of a session; where it reaches only the first hosts of a placement, it says how many."""
-    link, backend, model, placement, ring = key
+    """Name of a session, or of the group of the sessions of several sources.
+
+    Where it reaches only the first hosts of a placement, it says how many.
+    """
+    link, backend, model, placement, ring, sources = key
     name = f"r{replicate}-{link}-{backend}-{slug(model)}-p{numbers[placement]}"
-    return name if ring == placement else f"{name}-first{len(ring)}"
+    name = name if ring == placement else f"{name}-first{len(ring)}"
+    return name if sources == 1 else f"{name}-sources{sources}"
 
 
 def _session(
-    name: str, replicate: int, experiment: Experiment, points: Sequence[Point]
+    name: str, replicate: int, experiment: Experiment, points: Sequence[Point], lane: int
 ) -> tuple[Session, float]:
     """The session that measures these points in this order, and its predicted seconds."""
     first, *_ = points
+    alone = first.sources == 1
     points_s = [point.predicted_s for point in points]
     link = next(link for link in experiment.links if link.name == first.link)
     rest_s = overhead_s(experiment, link, len(first.ring), points_s)
     session = Session(
-        id=name,
+        id=name if alone else f"{name}-lane{lane}",
         replicate=replicate,
         link=first.link,
         backend=first.backend,
@@ -123,47 +147,11 @@ def _session(
         placement=first.ring,
         points=tuple(point.id for point in points),
         deadline_s=_session_deadline_s(experiment, rest_s, points),
+        group="" if alone else name,
+        lane=lane,
+        sources=first.sources,
     )
     return session, rest_s + sum(points_s)
-
-
-def _placements(experiment: Experiment, fleet: dict[str, Host]) -> tuple[tuple[str, ...], ...]:
-    """The placements to measure; all their hosts are known and can reach one another."""
-    if experiment.placements is None or experiment.placements == "all":
-        if reason := apart(list(fleet.values())):
-            raise PlanError(f"inventory: {reason}")
-        return _every_placement(tuple(fleet)) if experiment.placements else (tuple(fleet),)
-    for number, placement in enumerate(experiment.placements):
-        for rank, name in enumerate(placement):
-            if name not in fleet:
-                raise PlanError(
-                    f"placements[{number}][{rank}]: unknown host '{name}'; "
-                    f"the inventory's group 'stages' has: {listed(tuple(fleet))}"
-                )
-        if reason := apart([fleet[name] for name in placement]):
-            raise PlanError(f"placements[{number}]: {reason}")
-    return experiment.placements
-
-
-def _every_placement(hosts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """All sequences of at least two different hosts."""
-    sizes = range(2, len(hosts) + 1)
-    if (number := sum(math.perm(len(hosts), size) for size in sizes)) > _MOST_PLACEMENTS:
-        raise PlanError(
-            f"placements: 'all' of {len(hosts)} hosts are {number:,} placements; allowed: at most "
-            f"{_MOST_PLACEMENTS:,}, or a list of placements"
-        )
-    return tuple(itertools.chain(*(itertools.permutations(hosts, size) for size in sizes)))
-
-
-def _check_links(experiment: Experiment, placements: Sequence[tuple[str, ...]]) -> None:
-    """Refuse profiles that do not fit the pipelines they are for."""
-    for number, link in enumerate(experiment.links):
-        for placement in {len(placement): placement for placement in placements}.values():
-            if reason := link.misfit(len(placement)):
-                raise PlanError(
-                    f"links[{number}].{reason} (placement {readable(placement_label(placement))})"
-                )
 
 
 def _splits(
@@ -180,6 +168,7 @@ def _splits(
     for table in tables:
         of_model.setdefault(table.model, []).append(table)
     each_with = len(experiment.links) * len(experiment.backends) * len(experiment.window)
+    each_with *= sum(experiment.sources)
     points = 0
     for table in tables:
         splits.check(experiment, table, placements)
@@ -221,6 +210,7 @@ def _points(
     backend: str,
     asked: Sequence[tuple[CutTable, Split]],
     stages: Sequence[Host],
+    sources: int,
 ) -> Iterator[Point]:
     """Every point of one link, backend, model and placement, in the order of the splits."""
     known, hardest, blocked = _identity(link), link.hardest, _Blocked.of(link)
@@ -245,6 +235,7 @@ def _points(
                 "batch": table.batch,
                 "window": window,
                 "dtype": table.dtype,
+                **special({"sources": sources}),
             }
             predicted_s = _POINT_S + legs_s(experiment, in_flight, latency_s, busiest_s)
             yield Point(
@@ -264,6 +255,7 @@ def _points(
                 # times the window, since the last item waits for all the others.
                 deadline_s=round(blocked.allowed_s(_PATIENCE_S + 10 * latency_s * in_flight), 1),
                 memory_bytes=memory.needed(table, split, hops, in_flight),
+                sources=sources,
             )
 
 
