@@ -158,7 +158,7 @@ def _add_todo(commands: Commands) -> None:
 
 def _todo(options: argparse.Namespace) -> int:
     """Print the sessions that lack a complete set of records, with the points that lack it."""
-    from paretopipe_worker.plan import controller, memory, plan, resume, sending
+    from paretopipe_worker.plan import controller, lanes, memory, plan, resume, sending
 
     def pack(whole: str, share: sending.Share) -> str:
         from paretopipe_worker import prepare
@@ -167,6 +167,7 @@ def _todo(options: argparse.Namespace) -> int:
 
     read = plan.read(options.results / "plan.json")
     refusals = {} if options.memory is None else memory.refused(read, options.memory)
+    refusals = lanes.together(read, refusals)
     controller.refuse(read, options.results, refusals)
     made = resume.todo(
         read,
