@@ -141,7 +141,9 @@ class Watch:
         self._next_ns = end_ns + max(_PAUSE_NS, _PAUSE_PER_COST * (end_ns - begin_ns))
 
 
-def disturbances(health: Health, threads: int, cores: int | None = None) -> tuple[str, ...]:
+def disturbances(
+    health: Health, threads: int, cores: int | None = None, *, shared: bool = False
+) -> tuple[str, ...]:
     """Say in words which values of a host's health are outside the allowed range.
 
     Its temperature, and its clock under a governor that varies it, are recorded but not judged.
@@ -154,9 +156,12 @@ def disturbances(health: Health, threads: int, cores: int | None = None) -> tupl
         can show it.
     cores
         Cores of the machine; None stands for those of this one.
+    shared
+        Whether it is measured how processes take cores from one another. Then that is no
+        disturbance.
     """
     found = []
-    ratio, others = health.wall_over_cpu, health.others_cpu
+    ratio, others = (None, None) if shared else (health.wall_over_cpu, health.others_cpu)
     cores = cores or os.cpu_count() or 1
     if threads == 1 and ratio is not None and ratio > MOST_WALL_OVER_CPU:
         found.append(

@@ -118,8 +118,7 @@ def todo(
         if left:
             every = list(itertools.chain(*tried.values()))
             number = max((attempt.number for attempt in every), default=0) + 1
-            lanes = _lacking(group, left, Counter(attempt.in_hand for attempt in every))
-            tasks.append(_task(plan, lanes, number, sending))
+            tasks.append(_task(plan, _lacking(group, left, every), number, sending))
     seconds = sum(task["predicted_s"] for task in tasks)
     lines = _text(len(plan.groups), tasks, found, seconds), *memory.told(sending.refusals)
     return {
@@ -183,15 +182,16 @@ class _Remaining:
 
 
 def _lacking(
-    group: Sequence[Session], left: Collection[str], broke: Mapping[str | None, int]
+    group: Sequence[Session], left: Collection[str], tried: Sequence[Attempt]
 ) -> list[Session]:
     """The sessions of a group with the points that some lane lacks, alike in all lanes.
 
     A point at which a session broke may break the next one: all others come before it.
     """
+    broke = Counter(attempt.in_hand for attempt in tried)
     alike = zip(*(session.points for session in group), strict=True)
     lacking = [points for points in alike if set(left).intersection(points)]
-    lacking.sort(key=lambda points: sum(broke.get(point, 0) for point in points))
+    lacking.sort(key=lambda points: sum(broke[point] for point in points))
     return [
         session.only(points)
         for session, points in zip(group, zip(*lacking, strict=True), strict=True)

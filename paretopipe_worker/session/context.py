@@ -14,10 +14,12 @@ from paretopipe_worker.link.counters import RelayCounters
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.lanes import hosts_of
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import Writer
 from paretopipe_worker.records.lines import SHARES
 from paretopipe_worker.records.probes import Probe
+from paretopipe_worker.session.meeting import Lane
 from paretopipe_worker.transport.api import Counters, Transport
 
 _LATE = 0.99
@@ -68,7 +70,8 @@ class Context:
     `tcp` is the same one. On the source, `probe` is the latest measurement of the path. There,
     `references` is what the whole model returns for each input, by batch size, as the controller
     found it; it is empty where the source has the whole model. `images` are what the source sends
-    in place of drawn inputs, see :func:`paretopipe_worker.model.inputs.items`.
+    in place of drawn inputs, see :func:`paretopipe_worker.model.inputs.items`. `others` is the way
+    to the other sources that share the sink's host.
     """
 
     plan: Plan
@@ -85,12 +88,18 @@ class Context:
     references: Mapping[int, list[tuple[torch.Tensor, ...]]] = field(default_factory=dict)
     probe: Probe | None = None
     images: torch.Tensor | None = None
+    others: Lane = field(default_factory=Lane)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Data address and port of every rank."""
-        hosts = [self.plan.host(name) for name in self.session.placement]
+        hosts = hosts_of(self.plan, self.session)
         return [(host.data_address, host.data_port) for host in hosts]
+
+    @property
+    def shared(self) -> bool:
+        """Whether the stages of several sources share this rank's host."""
+        return self.session.sources > 1 and self.rank == len(self.session.placement) - 1
 
     def ready(self, point: Point, *, window: int, overlap: bool) -> None:
         """Have the transport ready for a leg of a point in which this rank takes part."""

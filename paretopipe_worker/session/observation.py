@@ -86,6 +86,6 @@ class Observation:
             leg=self.leg,
             window=self.window,
             health=health,
-            disturbed=disturbances(health, torch.get_num_threads()),
+            disturbed=disturbances(health, torch.get_num_threads(), shared=self.context.shared),
             energy=energy,
         )

@@ -103,6 +103,8 @@ class Source:
             ended = measurement.measure()
         except PointFailed as error:
             reason = str(error)
+        # A point counts only where all lanes measured it.
+        reason = self.context.others.end(reason)
         self.context.writer.write(
             PointEnd(
                 point=point.id,

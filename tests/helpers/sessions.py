@@ -199,7 +199,7 @@ def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> La
         {
             "name": name,
             "data_address": f"127.0.0.{number}",
-            "data_port": _port_pair(),
+            "data_port": _ports(2 * max(experiment.get("sources", [1]))),
             "threads": 1,
             **hosts.get(name, {}),
         }
@@ -246,13 +246,12 @@ def led(
         assert child.wait(timeout=30) == 0
 
 
-def _port_pair() -> int:
-    """A free port whose successor is free as well."""
+def _ports(count: int) -> int:
+    """The first of so many free ports that follow one another."""
     while True:
         [port] = free_ports(1)
-        try:
-            with socket.socket() as following:
-                following.bind(("127.0.0.1", port + 1))
-                return port
-        except (OSError, OverflowError):
-            continue
+        with contextlib.suppress(OSError, OverflowError), contextlib.ExitStack() as stack:
+            for number in range(1, count):
+                following = stack.enter_context(socket.socket())
+                following.bind(("127.0.0.1", port + number))
+            return port
