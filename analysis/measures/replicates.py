@@ -23,6 +23,7 @@ from analysis.measures.legs import (
     lateness,
     that_count,
 )
+from analysis.measures.sharing import sharing
 from analysis.run import Run
 from paretopipe_worker.plan.attempts import MEASURED, outcomes
 
@@ -52,6 +53,7 @@ def replicates(run: Run) -> pd.DataFrame:
         crossing(legs),
         lateness(counted),
         disturbances(legs),
+        sharing(run, counted),
         run.points.merge(complete, on=_TRY)[[*_TRY, "gate", "output", "max_relative_error"]],
     )
     for figure in figures:

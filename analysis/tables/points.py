@@ -37,7 +37,8 @@ def points(
     Returns
     -------
     The columns :data:`analysis.tables.columns.POINTS`, sorted by model, placement, link, backend,
-    batch and window, as the experiment and the inventory list them, and then along the model.
+    batch, window and sources, as the experiment and the inventory list them, and then along the
+    model.
     """
     measured = replicates(run) if measured is None else measured
     table = planned(run.plan).merge(outcomes(measured), on="point")
@@ -83,6 +84,7 @@ def planned(plan: Plan) -> pd.DataFrame:
             experiment.backends.index(point.backend),
             experiment.batch.index(point.batch),
             experiment.window.index(point.window),
+            experiment.sources.index(point.sources),
             row["position"],
         )
         rows.append((key, row))
