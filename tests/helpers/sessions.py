@@ -130,6 +130,21 @@ class Lab:
         assert [stage.returncode for stage in stages] == [0] * len(stages), "\n".join(texts)
         return Finished(self, session, attempt)
 
+    def start_group(self, attempt: int = 1) -> dict[tuple[str, str], subprocess.Popen[str]]:
+        """Start all stages of the plan's only group, by the hosts of their lane's source and own.
+
+        Those of the host that the sources share have one core, and all others have the rest.
+        """
+        [group] = self.plan.groups
+        cores = sorted(os.sched_getaffinity(0))
+        started = {}
+        for session in group:
+            source, *_, sink = session.placement
+            for host in session.placement:
+                started[source, host] = process = self.start(session, host, attempt)
+                os.sched_setaffinity(process.pid, cores[:1] if host == sink else cores[1:] or cores)
+        return started
+
     def written(self, session: Session, host: str, attempt: int = 1) -> list[Record]:
         """All records that one host's stage has written so far."""
         name = file_name(session.id, attempt)
