@@ -11,6 +11,7 @@ import pytest
 from paretopipe_worker.plan import attempts, identity, lanes, planner, resume, spec
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan, PlanError, Session
+from paretopipe_worker.plan.summary import summary
 from tests.helpers.attempts import write
 from tests.helpers.tables import table
 
@@ -62,6 +63,12 @@ def test_one_source_is_planned_as_ever() -> None:
     assert alone.sessions == said.sessions
     for of_alone, of_both in ((alone.points, both.points), (alone.sessions, both.sessions)):
         assert {each.id for each in of_alone} < {each.id for each in of_both}
+
+
+def test_people_are_told_which_hosts_send_at_the_same_time() -> None:
+    said = summary(make(1, 3)).splitlines()
+    assert "3 sources at the same time: edge > server and edge2 > server and edge3 > server" in said
+    assert any("2 sessions: 20 measurements" in line for line in said)
 
 
 def test_no_two_lanes_share_a_port_of_a_host() -> None:
