@@ -107,6 +107,7 @@ def one_in_flight(flights: Flights, result: LegResult, others: Lane) -> EndedBy:
     result.warmup_items, result.warmup_ended_by = flights.launched, warming.ended_by
     while True:
         result.count(flights.complete(flights.launch(warmup=False)))
+        others.check()
         if ended := result.ended():
             break
     others.announce(MINIMUM)
@@ -130,6 +131,7 @@ def window_in_flight(flights: Flights, result: LegResult, others: Lane) -> Ended
         item = flights.complete(flying.popleft())
         if item.phase != "warmup":
             result.count(item)
+            others.check()
             if ended := result.ended():
                 break
         elif not warming.ended_by:

@@ -3,7 +3,7 @@
 The sink of lane 0 runs the meeting in a thread, at the port after its data port, which is not
 shaped. Every lane's source has a connection to it, made like a control channel. A source announces
 that it has come to a step of its point, and when all have, the meeting tells each of them what all
-have said. Between two steps nothing is sent.
+have said. Between two steps nothing is sent, unless a lane is lost.
 
 The last step of a point is its `end`. A lane that failed comes there early: until the others come
 too, it counts as being at each of their steps, with its failure. A lane that is lost, or says that
@@ -105,6 +105,17 @@ class Lane:
         if time.monotonic() > self._until_s:
             raise ControlError(f"the other lanes did not come within {self.wait_s:g} s")
         return True
+
+    def check(self) -> None:
+        """Look whether the meeting is over, before this lane has come to the next step.
+
+        Raises
+        ------
+        ControlError
+            When a lane is lost; the text says which, and why.
+        """
+        if self.channel is not None and select.select([self.channel], [], [], 0)[0]:
+            raise ControlError(f"{self.channel.peer}: said {self.heard()} before the step")
 
     def heard(self) -> list[Message]:
         """Wait for the others; what each lane said at the step, by lane.
@@ -236,12 +247,20 @@ def _bring_together(channels: Mapping[int, Channel]) -> None:
                 if _LEFT in message:
                     selector.unregister(channel)
                 else:
-                    announced[key.data] = message
+                    announced[key.data] = _checked(message, channel.peer)
             if len(announced) == len(channels):
-                said = [announced[lane].get("said") for lane in sorted(channels)]
+                said = [announced[lane]["said"] for lane in sorted(channels)]
                 for lane in _answered(announced):
                     channels[lane].send({"said": said})
                     del announced[lane]
+
+
+def _checked(message: Message, peer: str) -> Message:
+    """An announcement, checked because it comes from another host."""
+    point, step, said = (message.get(key) for key in ("point", "step", "said"))
+    if type(point) is not int or type(step) is not str or not isinstance(said, dict):
+        raise ControlError(f"{peer}: sent {message}; allowed: a point, a step and what to say")
+    return message
 
 
 def _answered(announced: Mapping[int, Message]) -> list[int]:
@@ -252,9 +271,7 @@ def _answered(announced: Mapping[int, Message]) -> list[int]:
     ControlError
         When the lanes are at different steps.
     """
-    steps = {
-        lane: (message.get("point"), message.get("step")) for lane, message in announced.items()
-    }
+    steps = {lane: (message["point"], message["step"]) for lane, message in announced.items()}
     behind = [lane for lane, (_, step) in steps.items() if step != END] or list(steps)
     points, at = {point for point, _ in steps.values()}, {steps[lane] for lane in behind}
     if len(points) > 1 or len(at) > 1:

@@ -13,6 +13,7 @@ import pytest
 
 from analysis.run import read
 from analysis.tables.points import points
+from paretopipe_worker.host.health import MOST_WALL_OVER_CPU
 from paretopipe_worker.plan import resume
 from paretopipe_worker.records.lines import End, Item, PointEnd
 from tests.helpers.known import PHASES, went_well
@@ -109,6 +110,15 @@ def test_each_leg_begins_in_all_lanes_before_any_lane_has_done_with_its_warm_up(
                 begun.append(min(item.ready_ns for item in items))
                 counted.append(lane.legs(0, cut, phase)[0].start_ns)
             assert max(begun) < min(counted), (cut, phase)
+
+
+def test_that_sinks_take_the_core_from_one_another_is_recorded_and_no_disturbance(
+    shared: Lab,
+) -> None:
+    legs = [leg for lane in lanes(shared) for leg in lane.legs(1, "0", "throughput")]
+    ratios = [leg.health.wall_over_cpu for leg in legs if leg.health]
+    assert max(filter(None, ratios)) > MOST_WALL_OVER_CPU, ratios
+    assert not any("had the core" in words for leg in legs for words in leg.disturbed), legs
 
 
 def lost(made: Lab) -> tuple[Finished, ...]:

@@ -15,6 +15,7 @@ from paretopipe_worker.session.meeting import Lane
 from paretopipe_worker.transport.agreement import Agreement
 from paretopipe_worker.transport.handshake import Identity, Patience, PlanMismatch
 from tests.helpers.rings import free_ports
+from tests.helpers.waiting import until
 
 NAMES = ("edge > server", "edge2 > server", "edge3 > server")
 HERE = "127.0.0.1"
@@ -128,6 +129,26 @@ def test_the_others_hear_which_lane_was_lost(ends: Exception | None, reason: str
     gone = lanes.start(1, lost)
     assert [other.result(20) for other in others] == [reason] * 2
     assert type(gone.exception(20)) is type(ends)
+    over.result(20)
+
+
+def test_a_lane_that_measures_hears_between_two_items_that_another_was_lost() -> None:
+    lanes, begun = Lanes(2), threading.Event()
+    over = lanes.hold()
+
+    def lost(lane: Lane) -> None:
+        lane.meet("built")
+        assert begun.wait(20)
+        raise ControlError("edge2: its link broke")
+
+    other = lanes.start(1, lost)
+    refused = pytest.raises(ControlError, match="was lost: edge2: its link broke")
+    with refused, lanes.attended(0) as lane:
+        lane.meet("built")
+        lane.check()
+        begun.set()
+        until(lambda: lane.check(), "that the other lane was lost")
+    assert isinstance(other.exception(20), ControlError)
     over.result(20)
 
 
