@@ -215,14 +215,19 @@ def held(
 def _hold(listener: socket, own: Identity, names: Sequence[str], patience: Patience) -> None:
     """Let all lanes in, and bring them together until the last one has left."""
     channels: dict[int, Channel] = {}
+    missing = set(range(len(names)))
     with contextlib.ExitStack() as stack:
         try:
-            while missing := set(range(len(names))) - set(channels):
+            while missing:
                 link, said = accept(listener, own, missing, patience)
                 channel = stack.enter_context(contextlib.closing(Channel(link, names[said.rank])))
                 channels[said.rank] = channel
+                missing.remove(said.rank)
             _bring_together(channels)
-        except (ControlError, TransportError) as error:
+        except TransportError as error:
+            absent = " and ".join(names[lane] for lane in sorted(missing))
+            _dissolve(channels.values(), f"{absent} did not come to the meeting: {error}")
+        except ControlError as error:
             _dissolve(channels.values(), str(error))
 
 

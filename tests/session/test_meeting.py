@@ -34,12 +34,12 @@ class Lanes:
         [self.port] = free_ports(1)
         self.pool = ThreadPoolExecutor(number + 1)
 
-    def hold(self) -> Future[None]:
+    def hold(self, patience_s: float = 20) -> Future[None]:
         """Hold the meeting, as the sink of lane 0 does; done when its last lane has left."""
 
         def run() -> None:
             own = identity(len(self.names))
-            with meeting.held((HERE, self.port), own, self.names, Patience(20)):
+            with meeting.held((HERE, self.port), own, self.names, Patience(patience_s)):
                 pass
 
         return self.pool.submit(run)
@@ -160,6 +160,14 @@ def test_a_lane_does_not_wait_for_ever() -> None:
         lane.announce("built")
         while lane.missing:
             pass
+    over.result(20)
+
+
+def test_the_others_hear_which_lane_did_not_come() -> None:
+    lanes = Lanes(2)
+    over = lanes.hold(patience_s=0.3)
+    with lanes.attended(0) as lane, pytest.raises(ControlError, match=r"^edge2 > server did not"):
+        lane.meet("built")
     over.result(20)
 
 
