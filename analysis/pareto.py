@@ -161,7 +161,8 @@ def _doubts(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     Returns
     -------
     ``marked``: the link was not as asked for, and in what. ``late``: a relay was late, and by how
-    much. ``disturbed``: a host was disturbed. ``unclocked``: there is no forward latency, and why.
+    much. ``disturbed``: a host was disturbed. ``apart``: other sources were not measured for part
+    of the time. ``unclocked``: there is no forward latency, and why.
     ``unattributed``: the parts do not add up to the latency. ``rateless``: there is no throughput,
     and why. ``unsteady``: a leg began before its items were steady.
     """
@@ -175,6 +176,7 @@ def _doubts(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
         "marked": _named(table[marks.uncertified(table)], "link_certified", "link_certificate"),
         "late": _named(table[marks.late(table)], "relay_late_p99_ms"),
         "disturbed": _named(table[marks.disturbed(table)], "disturbances", "legs_again"),
+        "apart": _named(table[marks.apart(table)], "overlap_share", "overlap_note"),
         "unclocked": _named(table[ok & table["clock_note"].notna()], "clock_note"),
         "unattributed": _named(table[badly_attributed], "attributed_share"),
         "rateless": _named(rateless, "throughput_note"),

@@ -59,6 +59,8 @@ def text(document: dict[str, Any]) -> str:
         parts.append("\n".join(_late(document["late"])))
     if document["disturbed"]:
         parts.append("\n".join(_disturbed(document["disturbed"])))
+    if document["apart"]:
+        parts.append("\n".join(_apart(document["apart"])))
     if document["unclocked"]:
         parts.append("\n".join(_unclocked(document["unclocked"])))
     if document["unattributed"]:
@@ -171,6 +173,20 @@ def _disturbed(rows: list[dict[str, Any]]) -> list[str]:
         f"{_count(int(sum(row['legs_again'] for row in rows)), 'leg')} measured again:",
         *shown,
         *([f"  and {len(rows) - 5} more, see disturbances in points.csv"] if rows[5:] else []),
+    ]
+
+
+def _apart(rows: list[dict[str, Any]]) -> list[str]:
+    """How many points were measured while other sources were not for part of the time, by link."""
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        shares.setdefault(row["link"], []).append(row["overlap_share"])
+    said = (
+        f"{_count(len(rows), 'point')} not shared with all other sources for long (overlap_note):"
+    )
+    return [
+        said,
+        *(f"  {len(by)} over {link}: {min(by):.2f} at least" for link, by in shares.items()),
     ]
 
 

@@ -181,7 +181,7 @@ def _add_todo(commands: Commands) -> None:
 def _todo(options: argparse.Namespace) -> int:
     """Print the sessions that lack a complete set of records, with the points that lack it."""
     from paretopipe_worker.plan import abilities as of_hosts
-    from paretopipe_worker.plan import controller, memory, plan, resume, sending
+    from paretopipe_worker.plan import controller, lanes, memory, plan, resume, sending
 
     def pack(whole: str, share: sending.Share) -> str:
         from paretopipe_worker import prepare
@@ -192,6 +192,7 @@ def _todo(options: argparse.Namespace) -> int:
     refusals = {} if options.memory is None else memory.refused(read, options.memory)
     if options.abilities is not None:
         refusals |= of_hosts.refused(read, of_hosts.parse(options.abilities))
+    refusals = lanes.together(read, refusals)
     controller.refuse(read, options.results, refusals)
     made = resume.todo(
         read,

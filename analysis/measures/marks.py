@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from analysis.measures.sharing import LEAST_SHARE
+
 
 def uncertified(measured: pd.DataFrame) -> pd.Series:
     """Those whose link was not what was asked for, by its certificate."""
@@ -22,6 +24,11 @@ def disturbed(measured: pd.DataFrame) -> pd.Series:
     return _true(measured["disturbed"].eq(True))
 
 
+def apart(measured: pd.DataFrame) -> pd.Series:
+    """Those of several sources that were not measured together for long enough."""
+    return measured["overlap_share"].lt(LEAST_SHARE)
+
+
 def _true(flags: pd.Series) -> pd.Series:
     """Flags, false where one is null."""
     return flags.fillna(False).astype("bool")
@@ -31,6 +38,7 @@ MARKS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "uncertified": uncertified,
     "late": late,
     "disturbed": disturbed,
+    "apart": apart,
 }
 """All marks by name. Only points that are uncertified are left off fronts."""
 
@@ -38,5 +46,6 @@ MEANING = {
     "uncertified": "have a link that was not as asked for",
     "late": "were measured while a relay was late",
     "disturbed": "were measured on a disturbed host",
+    "apart": "were measured while another source was not for part of the time",
 }
 """What each mark says of points, replicates or pairs of them, in words."""

@@ -24,6 +24,7 @@ from analysis.measures.legs import (
     that_count,
 )
 from analysis.measures.packed import packed_bytes
+from analysis.measures.sharing import sharing
 from analysis.run import Run
 from paretopipe_worker.plan.attempts import MEASURED, outcomes
 
@@ -55,6 +56,7 @@ def replicates(run: Run) -> pd.DataFrame:
         lateness(counted),
         disturbances(legs),
         outputs(run.points.merge(complete, on=_TRY)),
+        sharing(run, counted),
     )
     for figure in figures:
         chosen = chosen.merge(figure, on=_TRY, how="left")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analysis.column import Column
-from analysis.measures import energy, forward, legs
+from analysis.measures import energy, forward, legs, sharing
 from analysis.measures.attribution_columns import TOTALS
 from analysis.measures.check_columns import (
     bytes_columns,
@@ -146,6 +146,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Devices": (*_DEVICES, *energy.COLUMNS),
     "Where the response latency went": TOTALS,
     "Warm-up, window and disturbances": tuple(legs.columns()),
+    "Several sources": sharing.COLUMNS,
     "Checks": (
         *bytes_columns(),
         WIRE_BYTES,

@@ -44,7 +44,8 @@ def points(
     Returns
     -------
     The columns :data:`analysis.tables.columns.POINTS`, sorted by model, placement, link, backend,
-    batch, window and wire, as the experiment and the inventory list them, and then along the model.
+    batch, window, wire and sources, as the experiment and the inventory list them, and then along
+    the model.
     """
     measured = replicates(run) if measured is None else measured
     table = planned(run.plan).merge(outcomes(measured), on="point")
@@ -91,6 +92,7 @@ def planned(plan: Plan) -> pd.DataFrame:
             experiment.batch.index(point.batch),
             experiment.window.index(point.window),
             experiment.wire.index(point.wire),
+            experiment.sources.index(point.sources),
             row["position"],
         )
         rows.append((key, row))

@@ -144,7 +144,7 @@ class Watch:
 
 
 def disturbances(
-    health: Health, threads: int, cores: int | None = None, load: int = 0
+    health: Health, threads: int, cores: int | None = None, *, load: int = 0, shared: bool = False
 ) -> tuple[str, ...]:
     """Say in words which values of a host's health are outside the allowed range.
 
@@ -161,9 +161,12 @@ def disturbances(
     load
         Cores that the host's background load may use. What it takes from the stage is what is to be
         measured: only what others use beside it is a disturbance.
+    shared
+        Whether it is measured how processes take cores from one another. Then that is no
+        disturbance.
     """
     found = []
-    ratio, others = health.wall_over_cpu, health.others_cpu
+    ratio, others = (None, None) if shared else (health.wall_over_cpu, health.others_cpu)
     cores = cores or os.cpu_count() or 1
     if load:
         if others is not None and others > load + MOST_OTHERS_CPU:

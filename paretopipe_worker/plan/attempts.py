@@ -7,13 +7,13 @@ does not count, and the analysis uses what does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from paretopipe_worker.plan.belonging import Belonging, ForeignRecords
 from paretopipe_worker.plan.experiment import MIN_ITEMS
+from paretopipe_worker.plan.outcome import Outcome, of_lanes
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import DamagedRecord, read_records
 from paretopipe_worker.records.lines import (
@@ -42,19 +42,6 @@ MOST_BREAKS = 2
 """Number of sessions broken at a point after which it has failed: one may be bad luck."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a point in one attempt, and the reason where it does not count.
-
-    An ``ok`` point counts. A ``failed`` one failed by itself and would most likely fail again: it
-    is measured again only on request. A ``lost`` one is missing because its session broke or its
-    records are incomplete: it is measured again.
-    """
-
-    status: Literal["ok", "failed", "lost"]
-    reason: str | None = None
-
-
 @dataclass
 class Attempt:
     """What the records of one attempt at a session hold.
@@ -78,6 +65,9 @@ class Attempt:
     damage
         What is wrong with each damaged file, by host, naming file and line. Nothing of such an
         attempt counts, since it cannot be known what else was lost.
+    beside
+        Where several sources share a sink: the same attempt in the other lanes, each with its
+        points by the ids of the points of this one.
     """
 
     session: Session
@@ -89,6 +79,7 @@ class Attempt:
     items: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     files: list[tuple[int, str, End | None]] = field(default_factory=list)
     damage: dict[str, str] = field(default_factory=dict)
+    beside: list[tuple[Attempt, dict[str, Point]]] = field(default_factory=list)
 
     def reading(self, path: Path, belonging: Belonging) -> Iterator[Record]:
         """Yield the records of one host's file, each after it was noted.
@@ -130,7 +121,21 @@ class Attempt:
                 self.ended[record.point] = record
 
     def outcome(self, point: Point) -> Outcome:
-        """Judge this attempt at a point.
+        """Judge this attempt at a point: it counts where all lanes measured it.
+
+        A point that failed by itself in one lane did so in all. The reason is that of the point's
+        own lane where it has one.
+        """
+        lanes = self.lanes(point)
+        found = [each.own_outcome(its) for each, its in lanes]
+        return of_lanes(found, [each.session.placement for each, _ in lanes])
+
+    def lanes(self, point: Point) -> list[tuple[Attempt, Point]]:
+        """Return this attempt and its point, and those of the other lanes."""
+        return [(self, point), *((other, points[point.id]) for other, points in self.beside)]
+
+    def own_outcome(self, point: Point) -> Outcome:
+        """Judge this attempt at a point, whatever became of other lanes.
 
         It counts when the source recorded that the point ended well, every active rank has the end
         of the last leg of both phases, the last legs have enough items for a median, and in every
@@ -161,9 +166,12 @@ class Attempt:
         """Whether it was ended from outside: a stage was told to end and all recorded their end.
 
         A stage that is killed outright, as when memory runs out, writes no last line. Then the
-        others may have been told to end, but only because that stage was gone.
+        others may have been told to end, but only because that stage was gone. The stages of all
+        lanes are looked at.
         """
-        ends = [end for rank, _, end in self.files if rank != CONTROLLER_RANK]
+        attempts = (self, *(other for other, _ in self.beside))
+        files = [file for attempt in attempts for file in attempt.files]
+        ends = [end for rank, _, end in files if rank != CONTROLLER_RANK]
         told = [end for end in ends if end is not None]
         return len(told) == len(ends) and any(end.interrupted for end in told)
 
@@ -247,10 +255,12 @@ def outcomes(tried: Iterable[Attempt], point: Point) -> Iterator[tuple[Attempt, 
     """
     breaks = 0
     for attempt in tried:
-        if point.id not in attempt.points:
+        lanes = attempt.lanes(point)
+        if not any(its.id in each.points for each, its in lanes):
             continue
         outcome = attempt.outcome(point)
-        if outcome.status == "lost" and attempt.in_hand == point.id and not attempt.interrupted:
+        broke = any(each.in_hand == its.id for each, its in lanes)
+        if outcome.status == "lost" and broke and not attempt.interrupted:
             breaks += 1
             if breaks >= MOST_BREAKS:
                 reason = f"in hand when the session broke {breaks} times: {outcome.reason}"
@@ -265,6 +275,7 @@ class Attempts:
         self.belonging = Belonging(plan)
         self._sessions = {session.id: session for session in plan.sessions}
         self._found: dict[str, dict[int, Attempt]] = {name: {} for name in self._sessions}
+        self._plan = plan
 
     def reading(self, path: Path) -> Iterator[Record]:
         """Yield the records of one file, each after its attempt has noted it.
@@ -278,13 +289,23 @@ class Attempts:
         if session not in self._sessions or not number.isdecimal():
             self.belonging.check_first(path)
             raise ForeignRecords(f"{path}: is of no session of this run's plan.json")
-        found = self._found[session]
-        if int(number) not in found:
-            found[int(number)] = Attempt(self._sessions[session], int(number))
-        yield from found[int(number)].reading(path, self.belonging)
+        if int(number) not in self._found[session]:
+            self._add(int(number), self._plan.lanes(self._sessions[session]))
+        yield from self._found[session][int(number)].reading(path, self.belonging)
+
+    def _add(self, number: int, sessions: Sequence[Session]) -> None:
+        """Add an attempt at sessions that are launched together."""
+        made = [Attempt(session, number) for session in sessions]
+        for attempt in made:
+            self._found[attempt.session.id][number] = attempt
+            for other in made:
+                if other is not attempt:
+                    theirs = map(self._plan.point, other.session.points)
+                    alike = dict(zip(attempt.session.points, theirs, strict=True))
+                    attempt.beside.append((other, alike))
 
     def of(self, session: str) -> list[Attempt]:
-        """The attempts at a session that left a file, in their order."""
+        """The attempts at a session that left a file, there or in another lane, in their order."""
         return [attempt for _, attempt in sorted(self._found[session].items())]
 
     @property

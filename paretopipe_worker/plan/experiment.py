@@ -83,6 +83,7 @@ _Batch = Annotated[int, Field(ge=1, le=4096)]
 _Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 _Wire = Annotated[str, AfterValidator(_known_format)]
 _InputDtype = Annotated[str, AfterValidator(_known_dtype)]
+_Sources = Annotated[int, Field(ge=1, le=64)]
 _Share = Annotated[float, Field(gt=0, le=2)]
 _Size = Annotated[int, Field(ge=1, le=8192)]
 _Shape = Annotated[tuple[_Size, ...], Field(min_length=1, max_length=4)]
@@ -315,6 +316,8 @@ class Experiment:
     By default there is one placement, the hosts of that group in their order. A `window` of
     ``auto`` is chosen for each point once its latency is known, so that it fills the path.
     `wire` names the formats in which tensors cross on their way forward.
+    `sources` are how many sources share the sink's host, each with a pipeline like the placement's
+    (:mod:`paretopipe_worker.plan.lanes`).
     `strategy` says which of the splits are measured: ``all``, or a sample. Without one all are, as
     long as the plan is within `limit`. Each entry of `runtimes` says what executes the stages: a
     runtime for all hosts, a mapping of hosts to runtimes, or ``inventory``, which also holds for
@@ -338,6 +341,7 @@ class Experiment:
     runtimes: Annotated[tuple[_Runtimes, ...], _SOME, AfterValidator(_differ)] = (INVENTORY,)
     wire: Annotated[tuple[_Wire, ...], _SOME, _DISTINCT] = (PLAIN,)
     busy: Annotated[tuple[bool, ...], _SOME, _DISTINCT] = (False,)
+    sources: Annotated[tuple[_Sources, ...], _SOME, _DISTINCT] = (1,)
     replicates: Annotated[int, Field(ge=1, le=1000)] = 1
     phases: PhaseSpec = PhaseSpec()
     certify: CertifySpec = CertifySpec()

@@ -24,6 +24,9 @@ from paretopipe_worker.execution.runtimes import RUNTIMES
 from paretopipe_worker.plan import faults
 from paretopipe_worker.usertext import shown
 
+MOST_PORT = 32766
+"""The highest data port, so that the control port after it lies below those that kernels choose."""
+
 _ALLOWED = "an IPv4 or IPv6 address of the host's own, such as 192.0.2.11 or 2001:db8::11"
 
 
@@ -107,6 +110,7 @@ class Host:
     data_port
         First of the two TCP ports its stage listens on: data, then control. It lies below the ports
         that the kernel chooses by itself, which links shape (`paretopipe_worker.shaping.egress`).
+        Where several sources share a sink, each has two more (`paretopipe_worker.plan.lanes`).
     threads
         Threads of one stage's computation; null for torch's default.
     device_emulated
@@ -131,7 +135,7 @@ class Host:
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
     data_address: Annotated[str, AfterValidator(_address)]
-    data_port: Annotated[int, Field(ge=1024, le=32766), _Text] = 29400
+    data_port: Annotated[int, Field(ge=1024, le=MOST_PORT), _Text] = 29400
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _Text] = None
     device_emulated: Annotated[float, Field(ge=1, le=1000), _Text] = 1.0
     speed_hint: Annotated[float, Field(gt=0, le=10_000), _Text] = 1.0

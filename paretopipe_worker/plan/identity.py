@@ -81,6 +81,8 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
         for model in experiment.models
     )
     document = _without(replace(experiment, models=models), "description", "limit")
+    if document["sources"] == (1,):
+        del document["sources"]
     if document["strategy"] in (None, "all"):
         del document["strategy"]
     if document["splits"]["max_tensors"] == 1:
@@ -109,7 +111,7 @@ _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 
 def special(point: dict[str, Any]) -> dict[str, Any]:
-    """Some fields of a point or host, without those of its circumstances that are as always.
+    """Some fields of a point, host or session, without circumstances that are as they always were.
 
     So a point keeps its id, and a plan its digest, from before there was a choice.
     """
@@ -119,6 +121,7 @@ def special(point: dict[str, Any]) -> dict[str, Any]:
 _BEFORE = {
     **{"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1},
     **{"device": "cpu", "cuda_graphs": False},
+    **{"group": "", "lane": 0},
 }
 _NONE = object()
 

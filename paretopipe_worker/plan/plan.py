@@ -113,7 +113,9 @@ class Session:
     """One launch of the stage processes: walks its points without restarting.
 
     `placement` is its ring, hosts by rank: with it begin the placements of its points. `busy` says
-    whether its hosts run their background load, as far as they have one.
+    whether its hosts run their background load, as far as they have one. Where several `sources`
+    share its sink's host, it is one `lane` of a `group`: the sessions of that name are launched
+    together (:mod:`paretopipe_worker.plan.lanes`).
     """
 
     id: str
@@ -125,6 +127,9 @@ class Session:
     points: tuple[str, ...]
     deadline_s: float
     busy: bool = False
+    group: str = ""
+    lane: int = 0
+    sources: int = 1
 
     def only(self, points: Sequence[str] | None) -> Session:
         """The same session with only these points, in this order; with all of them for None.
@@ -171,6 +176,24 @@ class Plan:
     def session(self, session_id: str) -> Session:
         """The session of this id."""
         return self._sessions[session_id]
+
+    def lanes(self, session: Session) -> tuple[Session, ...]:
+        """The sessions that are launched together with this one, itself included, by lane."""
+        return self._groups[session.group or session.id]
+
+    @property
+    def groups(self) -> tuple[tuple[Session, ...], ...]:
+        """All sessions, those together that are launched together, in order."""
+        return tuple(self._groups.values())
+
+    @cached_property
+    def _groups(self) -> dict[str, tuple[Session, ...]]:
+        """Sessions by the name under which they are launched."""
+        found: dict[str, tuple[Session, ...]] = {}
+        for session in self.sessions:
+            name = session.group or session.id
+            found[name] = (*found.get(name, ()), session)
+        return found
 
     @cached_property
     def _points(self) -> dict[str, Point]:

@@ -19,24 +19,22 @@ from typing import Any, Literal, TypeAlias
 from paretopipe_worker.cuts import FIRST, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
-from paretopipe_worker.plan import executing, memory, splits
+from paretopipe_worker.plan import executing, lanes, memory, splits
 from paretopipe_worker.plan.experiment import Experiment
-from paretopipe_worker.plan.fleet import Host, apart
+from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.identity import special
-from paretopipe_worker.plan.labels import placement_label, readable
+from paretopipe_worker.plan.placements import check_busy, check_links, placements_of
 from paretopipe_worker.plan.plan import Plan, PlanError, Point, Session, message_sizes, slug
 from paretopipe_worker.plan.predict import expected_s, legs_s, overhead_s
 from paretopipe_worker.plan.splits import Split
 from paretopipe_worker.plan.window import filling
-from paretopipe_worker.usertext import listed
 
 _POINT_S = 0.3
 _PATIENCE_S = 30.0
-_MOST_PLACEMENTS = 2_000
-"""Most placements that `all` may stand for: those of six hosts."""
 
-_Key: TypeAlias = tuple[str, str, str, tuple[str, ...], tuple[str, ...], bool]
-"""What the points of a session share: link, backend, model, placement, ring, and busy."""
+_Key: TypeAlias = tuple[str, str, str, tuple[str, ...], tuple[str, ...], bool, int]
+"""What the points of a session share: link, backend, model, placement, ring, busy, and the number
+of sources."""
 
 
 def make(
@@ -58,23 +56,15 @@ def make(
     PlanError
         When a placement names an unknown host or hosts that cannot reach one another, an entry of
         a list of cuts makes no split of a model, a link profile does not fit a placement, hosts are
-        to be busy of which none can be, or the plan is beyond its limit.
+        to be busy of which none can be, there are too few hosts for the sources, or the plan is
+        beyond its limit.
     """
     fleet = {host.name: host for host in hosts}
-    measured = list(dict.fromkeys(table.model for table in tables))
-    placements = _placements(experiment, fleet)
-    _check_links(experiment, placements)
+    placements = placements_of(experiment, fleet)
+    check_links(experiment, placements)
     executing.check(experiment, fleet)
-    _check_busy(experiment, hosts)
-    asked = _splits(experiment, tables, Counter(map(len, placements)))
-    inside: dict[_Key, list[Point]] = {}
-    for link, backend, model, placement, busy in itertools.product(
-        experiment.links, experiment.backends, measured, placements, experiment.busy
-    ):
-        stages = [fleet[host] for host in placement]
-        for point in _points(experiment, link, backend, asked[model, len(stages)], stages, busy):
-            key = (link.name, backend, model, placement, point.ring, busy)
-            inside.setdefault(key, []).append(point)
+    check_busy(experiment, hosts)
+    inside = _inside(experiment, fleet, tables, placements)
     numbers = {placement: number for number, placement in enumerate(placements)}
     points: dict[str, Point] = {}
     sessions: list[Session] = []
@@ -86,10 +76,13 @@ def make(
             name = _name(replicate, key, numbers)
             order = list(inside[key])
             random.Random(f"{experiment.seed} points {name}").shuffle(order)
-            points.update((point.id, point) for point in order)
-            session, predicted_s = _session(name, replicate, experiment, order)
-            sessions.append(session)
-            seconds += predicted_s
+            made = [
+                _session(name, replicate, experiment, of_lane, lane)
+                for lane, of_lane in enumerate(zip(*order, strict=True))
+            ]
+            points.update((point.id, point) for alike in order for point in alike)
+            sessions += [session for session, _ in made]
+            seconds += max(predicted_s for _, predicted_s in made)
     _hold_limit(experiment, "hours", seconds / 3600)
     return Plan(
         run=run,
@@ -102,24 +95,63 @@ def make(
     )
 
 
+def _inside(
+    experiment: Experiment,
+    fleet: Mapping[str, Host],
+    tables: Sequence[CutTable],
+    placements: Sequence[tuple[str, ...]],
+) -> dict[_Key, list[tuple[Point, ...]]]:
+    """The points of each session, one for each lane where several sessions run together."""
+    measured = list(dict.fromkeys(table.model for table in tables))
+    asked = _splits(experiment, tables, Counter(map(len, placements)))
+    lanes_of = lanes.planned(experiment, fleet, placements)
+    inside: dict[_Key, list[tuple[Point, ...]]] = {}
+    for link, backend, model, placement, busy, sources in itertools.product(
+        *(experiment.links, experiment.backends, measured, placements),
+        *(experiment.busy, experiment.sources),
+    ):
+        lane_hosts = [[fleet[host] for host in lane] for lane in lanes_of[placement, sources]]
+        if busy and not any(host.busy for stages in lane_hosts for host in stages):
+            continue  # it would be measured twice in the same way
+        splits_asked = asked[model, len(placement)]
+        of_lanes = [
+            list(_points(experiment, link, backend, splits_asked, stages, busy, sources))
+            for stages in lane_hosts
+        ]
+        if len(set(map(len, of_lanes))) > 1:
+            raise PlanError(
+                "runtimes: with several sources each entry must come to the same number of choices "
+                "on every lane; allowed: entries that do not name the hosts of single lanes"
+            )
+        for alike in zip(*of_lanes, strict=True):
+            key = (link.name, backend, model, placement, alike[0].ring, busy, sources)
+            inside.setdefault(key, []).append(alike)
+    return inside
+
+
 def _name(replicate: int, key: _Key, numbers: dict[tuple[str, ...], int]) -> str:
-    """Name of a session; where it reaches only the first hosts of a placement, it says how many."""
-    link, backend, model, placement, ring, busy = key
+    """Name of a session, or of the group of the sessions of several sources.
+
+    Where it reaches only the first hosts of a placement, it says how many.
+    """
+    link, backend, model, placement, ring, busy, sources = key
     name = f"r{replicate}-{link}-{backend}-{slug(model)}-p{numbers[placement]}"
-    name += "" if ring == placement else f"-first{len(ring)}"
-    return f"{name}-busy" if busy else name
+    name = name if ring == placement else f"{name}-first{len(ring)}"
+    name = f"{name}-busy" if busy else name
+    return name if sources == 1 else f"{name}-sources{sources}"
 
 
 def _session(
-    name: str, replicate: int, experiment: Experiment, points: Sequence[Point]
+    name: str, replicate: int, experiment: Experiment, points: Sequence[Point], lane: int
 ) -> tuple[Session, float]:
     """The session that measures these points in this order, and its predicted seconds."""
     first, *_ = points
+    alone = first.sources == 1
     points_s = [point.predicted_s for point in points]
     link = next(link for link in experiment.links if link.name == first.link)
     rest_s = overhead_s(experiment, link, len(first.ring), points_s)
     session = Session(
-        id=name,
+        id=name if alone else f"{name}-lane{lane}",
         replicate=replicate,
         link=first.link,
         backend=first.backend,
@@ -128,56 +160,11 @@ def _session(
         points=tuple(point.id for point in points),
         deadline_s=_session_deadline_s(experiment, rest_s, points),
         busy=first.busy,
+        group="" if alone else name,
+        lane=lane,
+        sources=first.sources,
     )
     return session, rest_s + sum(points_s)
-
-
-def _placements(experiment: Experiment, fleet: dict[str, Host]) -> tuple[tuple[str, ...], ...]:
-    """The placements to measure; all their hosts are known and can reach one another."""
-    if experiment.placements is None or experiment.placements == "all":
-        if reason := apart(list(fleet.values())):
-            raise PlanError(f"inventory: {reason}")
-        return _every_placement(tuple(fleet)) if experiment.placements else (tuple(fleet),)
-    for number, placement in enumerate(experiment.placements):
-        for rank, name in enumerate(placement):
-            if name not in fleet:
-                raise PlanError(
-                    f"placements[{number}][{rank}]: unknown host '{name}'; "
-                    f"the inventory's group 'stages' has: {listed(tuple(fleet))}"
-                )
-        if reason := apart([fleet[name] for name in placement]):
-            raise PlanError(f"placements[{number}]: {reason}")
-    return experiment.placements
-
-
-def _every_placement(hosts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """All sequences of at least two different hosts."""
-    sizes = range(2, len(hosts) + 1)
-    if (number := sum(math.perm(len(hosts), size) for size in sizes)) > _MOST_PLACEMENTS:
-        raise PlanError(
-            f"placements: 'all' of {len(hosts)} hosts are {number:,} placements; allowed: at most "
-            f"{_MOST_PLACEMENTS:,}, or a list of placements"
-        )
-    return tuple(itertools.chain(*(itertools.permutations(hosts, size) for size in sizes)))
-
-
-def _check_links(experiment: Experiment, placements: Sequence[tuple[str, ...]]) -> None:
-    """Refuse profiles that do not fit the pipelines they are for."""
-    for number, link in enumerate(experiment.links):
-        for placement in {len(placement): placement for placement in placements}.values():
-            if reason := link.misfit(len(placement)):
-                raise PlanError(
-                    f"links[{number}].{reason} (placement {readable(placement_label(placement))})"
-                )
-
-
-def _check_busy(experiment: Experiment, hosts: Sequence[Host]) -> None:
-    """Refuse to measure busy hosts where no host has a load."""
-    if any(experiment.busy) and not any(host.busy for host in hosts):
-        raise PlanError(
-            "busy: no host of the inventory's group 'stages' has the variable 'busy'; allowed: "
-            "false, or busy: {cores: N, memory_mb: N} at a host of the inventory"
-        )
 
 
 def _splits(
@@ -195,6 +182,7 @@ def _splits(
         of_model.setdefault(table.model, []).append(table)
     lists = (experiment.links, experiment.backends, experiment.window, experiment.busy)
     each_with = math.prod(map(len, (*lists, experiment.runtimes, experiment.wire)))
+    each_with *= sum(experiment.sources)
     points = 0
     for table in tables:
         splits.check(experiment, table, placements)
@@ -237,14 +225,13 @@ def _points(
     asked: Sequence[tuple[CutTable, Split]],
     stages: Sequence[Host],
     busy: bool,
+    sources: int,
 ) -> Iterator[Point]:
     """Every point of one link, backend, model and placement, in the order of the splits."""
-    if busy and not any(host.busy for host in stages):
-        return  # it would be measured twice in the same way
     known, hardest, blocked = _identity(link), link.hardest, _Blocked.of(link)
     placement = tuple(host.name for host in stages)
     varied: list[dict[str, Any]] = [
-        {"runtimes": runtimes, "wire": wire, "busy": busy}
+        {"runtimes": runtimes, "wire": wire, "busy": busy, "sources": sources}
         for runtimes in executing.chosen(experiment, stages)
         for wire in experiment.wire
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,11 +11,13 @@ from typing import Any
 
 from paretopipe_worker.plan import attempts, code, executing, refusals
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan.attempts import Attempt, Outcome
+from paretopipe_worker.plan.attempts import Attempt
 from paretopipe_worker.plan.belonging import Belonging
 from paretopipe_worker.plan.experiment import Experiment
 from paretopipe_worker.plan.fleet import Busy, Host
 from paretopipe_worker.plan.labels import split_label
+from paretopipe_worker.plan.lanes import hosts_of
+from paretopipe_worker.plan.outcome import Outcome
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.plan.predict import duration, overhead_s
 from paretopipe_worker.plan.sending import Sending
@@ -84,12 +87,12 @@ def todo(
 ) -> dict[str, Any]:
     """List the sessions that are not finished, in the plan's order, as the playbook needs them.
 
-    A point of a session is left to measure until one attempt at it counts. A point that failed by
-    itself is not left, unless `retry_failed` is set: it would most likely fail again (see
-    :class:`paretopipe_worker.plan.attempts.Outcome`). Points that were being measured when a
-    session broke come last. `failures` has a line for each point that failed by itself and has no
-    attempt that counts, `refused` one for each model that could not be planned, `files` the names
-    of all files that each host needs.
+    Sessions that are launched together are one entry. A point of a session is left to measure until
+    one attempt at it counts. A point that failed by itself is not left, unless `retry_failed` is
+    set: it would most likely fail again (see :class:`paretopipe_worker.plan.outcome.Outcome`).
+    Points that were being measured when a session broke come last. `failures` has a line for each
+    point that failed by itself and has no attempt that counts, `refused` one for each model that
+    could not be planned, `files` the names of all files that each host needs.
 
     Parameters
     ----------
@@ -105,88 +108,99 @@ def todo(
     RecordError
         When records are of another schema, run or plan, or of other code or another torch.
     """
-    tasks, failures, failed, again = [], [], 0, 0
     sending = sending or Sending(plan)
     read = attempts.read(plan, results)
     read.belonging.hold_code(code.digest(), _HERE)
     read.belonging.hold_torch(torch or {}, "now")
-    for session in plan.sessions:
-        tried = read.of(session.id)
-        doubted = (uncertified or {}).get(session.id, ())
-        found = _remaining(plan, session, tried, doubted, retry_failed, sending.refusals)
-        failures += found.failures
-        failed += found.failed
-        again += found.again
-        if found.left:
-            number = max((attempt.number for attempt in tried), default=0) + 1
-            tensors = sending.add(session)
-            tasks.append(_task(plan, session, number, found.left, tensors))
+    tasks, found = [], _Remaining()
+    for group in plan.groups:
+        tried = {session.id: read.of(session.id) for session in group}
+        left: list[str] = []
+        for session in group:
+            doubted = (uncertified or {}).get(session.id, ())
+            asked = (doubted, retry_failed, sending.refusals)
+            left += found.add(plan, session, tried[session.id], *asked)
+        if left:
+            every = list(itertools.chain(*tried.values()))
+            number = max((attempt.number for attempt in every), default=0) + 1
+            tasks.append(_task(plan, _lacking(group, left, every), number, sending))
     seconds = sum(task["predicted_s"] for task in tasks)
-    text = _text(len(plan.sessions), tasks, failed, again, seconds)
+    lines = _text(len(plan.groups), tasks, found, seconds), *refusals.told(sending.refusals)
     return {
-        "done": len(plan.sessions) - len(tasks),
+        "done": len(plan.groups) - len(tasks),
         "sessions": tasks,
-        "failed": failed,
-        "failures": failures,
+        "failed": found.failed,
+        "failures": found.failures,
         "files": sending.files,
         "refused": plan.refused,
         "predicted_s": round(seconds, 1),
-        "text": "\n".join([text, *refusals.told(sending.refusals), *read.damages]),
+        "text": "\n".join([*lines, *read.damages]),
     }
 
 
 @dataclass
 class _Remaining:
-    """The points of one session by what is to become of them.
+    """What is to become of the points of sessions that do not count yet.
 
     Parameters
     ----------
-    left
-        Points to measure, in order.
     again
-        Number of these that count already.
+        Number of points that are measured again though they count.
     failed
-        Number of points that failed by themselves and are not left.
+        Number of points that failed by themselves and are not measured again.
     failures
         A line for each point that failed by itself and has no attempt that counts.
     """
 
-    left: list[Point] = field(default_factory=list)
     again: int = 0
     failed: int = 0
     failures: list[str] = field(default_factory=list)
 
-
-def _remaining(
-    plan: Plan,
-    session: Session,
-    tried: Sequence[Attempt],
-    uncertified: Collection[str],
-    retry_failed: bool,
-    refused: Collection[str],
-) -> _Remaining:
-    """Decide for each point of a session whether it is left to measure."""
-    found = _Remaining()
-    for point in map(plan.point, session.points):
-        outcomes = [outcome for _, outcome in attempts.outcomes(tried, point)]
-        statuses = {outcome.status for outcome in outcomes}
-        if "ok" in statuses:
-            if point.id in uncertified:
-                found.left.append(point)
-                found.again += 1
-            continue
-        if point.id in refused:
-            continue
-        if "failed" in statuses:
-            found.failures.append(_failure(session, point, outcomes))
-            if not retry_failed:
-                found.failed += 1
+    def add(
+        self,
+        plan: Plan,
+        session: Session,
+        tried: Sequence[Attempt],
+        uncertified: Collection[str],
+        retry_failed: bool,
+        refused: Collection[str],
+    ) -> list[str]:
+        """Return the points of a session that are left to measure, and count the others."""
+        left = []
+        for point in map(plan.point, session.points):
+            outcomes = [outcome for _, outcome in attempts.outcomes(tried, point)]
+            statuses = {outcome.status for outcome in outcomes}
+            if "ok" in statuses:
+                if point.id in uncertified:
+                    left.append(point.id)
+                    self.again += 1
                 continue
-        found.left.append(point)
-    # A point at which a session broke may break the next one: all others come before it.
+            if point.id in refused:
+                continue
+            if "failed" in statuses:
+                self.failures.append(_failure(session, point, outcomes))
+                if not retry_failed:
+                    self.failed += 1
+                    continue
+            left.append(point.id)
+        return left
+
+
+def _lacking(
+    group: Sequence[Session], left: Collection[str], tried: Sequence[Attempt]
+) -> list[Session]:
+    """The sessions of a group with the points that some lane lacks, alike in all lanes.
+
+    A point at which a session broke may break the next one: all others come before it.
+    """
     broke = Counter(attempt.in_hand for attempt in tried)
-    found.left.sort(key=lambda point: broke[point.id])
-    return found
+    alike = zip(*(session.points for session in group), strict=True)
+    lacking = [points for points in alike if set(left).intersection(points)]
+    lacking.sort(key=lambda points: sum(broke[point] for point in points))
+    return [
+        session.only(points)
+        for session, points in zip(group, zip(*lacking, strict=True), strict=True)
+    ]
 
 
 def _failure(session: Session, point: Point, outcomes: Sequence[Outcome]) -> str:
@@ -195,68 +209,100 @@ def _failure(session: Session, point: Point, outcomes: Sequence[Outcome]) -> str
     return f"{session.id}, point {point.id} (split {split_label(point.split)}): {reason}"
 
 
-def _text(
-    sessions: int, tasks: list[dict[str, Any]], failed: int, again: int, seconds: float
-) -> str:
+def _text(sessions: int, tasks: list[dict[str, Any]], found: _Remaining, seconds: float) -> str:
     """A few lines for people about what is left."""
     text = f"{len(tasks)} of {sessions} sessions to go"
     if tasks:
-        points = sum(len(task["points"]) for task in tasks)
+        points = sum(len(lane["points"]) for task in tasks for lane in task["lanes"])
         text += f": {points} points, about {duration(seconds)} predicted"
-    if again:
-        text += f"\n{again} of them are measured again: their link was not as asked for"
-    if failed:
+    if found.again:
+        text += f"\n{found.again} of them are measured again: their link was not as asked for"
+    if found.failed:
         text += (
-            f"\n{failed} points failed by themselves and are not tried again; "
+            f"\n{found.failed} points failed by themselves and are not tried again; "
             "-e retry_failed=true does that"
         )
     return text
 
 
-def _task(
-    plan: Plan,
-    session: Session,
-    attempt: int,
-    left: Sequence[Point],
-    tensors: dict[str, str],
-) -> dict[str, Any]:
-    """One session as the playbook needs it, with the points that are left."""
-    hosts = [plan.host(name) for name in session.placement]
-    points_s = [point.predicted_s for point in left]
-    rest_s = overhead_s(plan.experiment, plan.link(session.link), len(hosts), points_s)
+def _task(plan: Plan, lanes: Sequence[Session], attempt: int, sending: Sending) -> dict[str, Any]:
+    """Sessions that are launched together, as the playbook needs them, with the points left.
+
+    Each of `lanes` has the name of the attempt's files, and its hosts by rank. There is one unless
+    several sources share a sink.
+    """
+    first, *_ = lanes
+    tensors: dict[str, str] = {}
+    addresses: dict[str, str] = {}
+    ranks: dict[str, int] = {}
+    ports: set[int] = set()
+    for session in lanes:
+        tensors |= sending.add(session)
+        for rank, host in enumerate(hosts_of(plan, session)):
+            ranks[host.name], addresses[host.name] = rank, host.data_address
+            ports.add(host.data_port)
     return {
-        "id": session.id,
+        "id": first.group or first.id,
         "attempt": attempt,
-        "replicate": session.replicate,
-        "backend": session.backend,
-        "model": session.model,
+        "name": f"{first.group or first.id}.{attempt}",
+        "replicate": first.replicate,
+        "backend": first.backend,
+        "model": first.model,
         "tensors": tensors,
-        "link": _link(plan, session),
+        "link": _link(plan, lanes),
         "tcp": asdict(plan.experiment.tcp),
-        "deadline_s": session.deadline_s,
-        "predicted_s": rest_s + sum(points_s),
-        "points": [point.id for point in left],
-        "planned": len(session.points),
-        "ranks": {host.name: rank for rank, host in enumerate(hosts)},
-        "addresses": [host.data_address for host in hosts],
-        "ports": [host.data_port for host in hosts],
-        "loads": {host.name: _options(host.busy) for host in hosts if host.busy and session.busy},
+        "deadline_s": max(session.deadline_s for session in lanes),
+        "predicted_s": max(_predicted_s(plan, session) for session in lanes),
+        "points": list(first.points),
+        "planned": len(plan.session(first.id).points),
+        "lanes": [
+            {
+                "session": session.id,
+                "name": f"{session.id}.{attempt}",
+                "points": list(session.points),
+                "hosts": list(session.placement),
+            }
+            for session in lanes
+        ],
+        "ranks": ranks,
+        "addresses": addresses,
+        "ports": sorted(ports),
+        "loads": {
+            host: _options(plan.host(host).busy) for host in ranks if _loaded(plan, first, host)
+        },
     }
 
 
-def _options(load: Busy) -> list[str]:
+def _loaded(plan: Plan, session: Session, host: str) -> bool:
+    """Whether a host runs its background load during a session."""
+    return session.busy and plan.host(host).busy is not None
+
+
+def _options(load: Busy | None) -> list[str]:
     """Options of the worker's ``launch`` for a background load."""
+    if load is None:
+        return []
     memory = [] if load.memory_mb is None else [f"--load-memory-mb={load.memory_mb:g}"]
     return [f"--load-cores={load.cores}", *memory]
 
 
-def _link(plan: Plan, session: Session) -> dict[str, Any]:
-    """A session's link profile as each of its hosts applies it: conditions for each peer."""
-    link, placement = plan.link(session.link), session.placement
-    ways: dict[str, list[dict[str, Any]]] = {host: [] for host in placement}
-    for (rank, peer), conditions in link.traced_ways(len(placement)).items():
-        first, *_ = trace = [condition.said for condition in conditions]
-        way = {"peer": plan.host(placement[peer]).data_address, "condition": first}
-        ways[placement[rank]].append(way | ({"trace": trace} if link.timetable else {}))
+def _predicted_s(plan: Plan, session: Session) -> float:
+    """Predicted seconds of a session."""
+    points_s = [plan.point(point).predicted_s for point in session.points]
+    link, ranks = plan.link(session.link), len(session.placement)
+    return overhead_s(plan.experiment, link, ranks, points_s) + sum(points_s)
+
+
+def _link(plan: Plan, lanes: Sequence[Session]) -> dict[str, Any]:
+    """The link profile as each host applies it: conditions for each peer, over all lanes."""
+    link = plan.link(lanes[0].link)
+    ways: dict[str, list[dict[str, Any]]] = {
+        host: [] for session in lanes for host in session.placement
+    }
+    for placement in (session.placement for session in lanes):
+        for (rank, peer), conditions in link.traced_ways(len(placement)).items():
+            first, *_ = trace = [condition.said for condition in conditions]
+            way = {"peer": plan.host(placement[peer]).data_address, "condition": first}
+            ways[placement[rank]].append(way | ({"trace": trace} if link.timetable else {}))
     timetable = {"timetable": asdict(link.timetable)} if link.timetable else {}
     return {"name": link.name, "ways": ways, **timetable}

@@ -106,7 +106,7 @@ def parse(document: object, source: str = "spec", folder: Path = Path()) -> Expe
 def _written_out(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Expand short forms: ``8`` to ``[8]``, ``resnet18`` to ``{name: resnet18}``."""
     full = dict(document)
-    for key in ("backends", "batch", "window", "dtype", "runtimes", "wire", "busy"):
+    for key in ("backends", "batch", "window", "dtype", "runtimes", "wire", "busy", "sources"):
         if key in full and not isinstance(full[key], list):
             full[key] = [full[key]]
     if isinstance(full.get("models"), list):

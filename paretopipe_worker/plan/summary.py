@@ -21,8 +21,9 @@ def summary(plan: Plan) -> str:
             f"{len(plan.points)} points "
             f"({len(_models(plan))} models, {len(experiment.links)} links, "
             f"{len(experiment.backends)} backends), {experiment.replicates} replicates, "
-            f"{len(plan.sessions)} sessions: {measured} measurements",
+            f"{len(plan.groups)} sessions: {measured} measurements",
             _about_placements(plan),
+            *_about_sources(plan),
             *_about_splits(plan),
             f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
             "the controller and each host's speed_hint",
@@ -105,6 +106,14 @@ def _about_placements(plan: Plan) -> str:
     sizes = sorted(Counter(map(len, placements)).items())
     each = ", ".join(f"{number} of {stages} stages" for stages, number in sizes)
     return f"{len(placements)} placements: {each}"
+
+
+def _about_sources(plan: Plan) -> Iterator[str]:
+    """A line for each group of sources that share a sink's host."""
+    groups = [group for group in plan.groups if len(group) > 1]
+    for placements in dict.fromkeys(tuple(lane.placement for lane in group) for group in groups):
+        lanes = " and ".join(readable(placement_label(hosts)) for hosts in placements)
+        yield f"{len(placements)} sources at the same time: {lanes}"
 
 
 def _about_splits(plan: Plan) -> Iterator[str]:

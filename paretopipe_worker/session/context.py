@@ -15,10 +15,12 @@ from paretopipe_worker.link.counters import RelayCounters
 from paretopipe_worker.link.state import LinkState
 from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.lanes import hosts_of
 from paretopipe_worker.plan.plan import Plan, Point, Session
 from paretopipe_worker.records.files import Writer
 from paretopipe_worker.records.lines import SHARES
 from paretopipe_worker.records.probes import Probe
+from paretopipe_worker.session.meeting import Lane
 from paretopipe_worker.session.packing import Packing
 from paretopipe_worker.transport.api import Counters, Transport
 
@@ -72,7 +74,7 @@ class Context:
     of the points, as the controller found it; float32 is not in it where the source has the whole
     model. `images` are what the source sends in place of drawn inputs, see
     :func:`paretopipe_worker.model.inputs.items`. `programs` is the folder of the files that this
-    host was sent.
+    host was sent. `others` is the way to the other sources that share the sink's host.
     """
 
     plan: Plan
@@ -92,16 +94,22 @@ class Context:
     probe: Probe | None = None
     images: torch.Tensor | None = None
     programs: Path = Path()
+    others: Lane = field(default_factory=Lane)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Data address and port of every rank."""
-        hosts = [self.plan.host(name) for name in self.session.placement]
+        hosts = hosts_of(self.plan, self.session)
         return [(host.data_address, host.data_port) for host in hosts]
 
     def packing(self, point: Point) -> Packing:
         """How this rank's messages are packed at a point."""
         return Packing(self.transport, point, self.rank, self.host.device_emulated)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the stages of several sources share this rank's host."""
+        return self.session.sources > 1 and self.rank == len(self.session.placement) - 1
 
     def replay(self) -> None:
         """Start the link's trace again from its beginning, if the link follows one."""

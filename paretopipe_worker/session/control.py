@@ -95,6 +95,19 @@ class Channel:
         """Descriptor that is readable when a message is there, while none is being received."""
         return self._link.fileno()
 
+    def finish(self) -> None:
+        """Say that this end sends nothing any more.
+
+        Raises
+        ------
+        ControlError
+            When the other end is gone.
+        """
+        try:
+            self._link.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise ControlError(f"{self.peer}: control connection broke: {error}") from error
+
     def close(self) -> None:
         """Close the connection."""
         self._lines.close()

@@ -19,15 +19,17 @@ from paretopipe_worker.model.partition import Partitioned
 from paretopipe_worker.plan import identity
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
+from paretopipe_worker.plan.lanes import hosts_of
 from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.records.files import Writer
 from paretopipe_worker.records.lines import SCHEMA, Ready
-from paretopipe_worker.session import control
+from paretopipe_worker.session import control, meeting
 from paretopipe_worker.session.context import Context, Shares
 from paretopipe_worker.session.control import Channel
+from paretopipe_worker.session.meeting import Lane, lane_names
 from paretopipe_worker.transport.agreement import Agreement
 from paretopipe_worker.transport.api import Endpoint, Transport, connect
-from paretopipe_worker.transport.handshake import Identity
+from paretopipe_worker.transport.handshake import Identity, Patience
 
 PATH_BACKEND = "tcp"
 """Backend over which every session measures its path."""
@@ -66,8 +68,8 @@ class Seat:
 
     @property
     def hosts(self) -> list[Host]:
-        """The hosts of the session by rank."""
-        return [self.plan.host(name) for name in self.session.placement]
+        """The hosts of the session by rank, with the ports of its lane."""
+        return hosts_of(self.plan, self.session)
 
     def endpoint(self, agreement: Agreement) -> Endpoint:
         """Where the rank is in the ring, and what it proves to its neighbours."""
@@ -114,6 +116,7 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
     with contextlib.ExitStack() as stack:
         with shares.kind("rendezvous"):
             path, transport = _connected(session.backend, seat.endpoint(agreement), stack)
+            others = stack.enter_context(_meeting(seat, agreement))
             channels = _channels(seat, agreement, numerics, stack)
         writer.write(
             Ready(
@@ -137,6 +140,7 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
             references=references,
             images=images,
             programs=seat.programs,
+            others=others,
         )
         yield context, channels
 
@@ -249,6 +253,33 @@ def _connected(
     transport = connect(backend, apart, deadline_s=RENDEZVOUS_S)
     stack.callback(transport.close)
     return path, transport
+
+
+@contextlib.contextmanager
+def _meeting(seat: Seat, agreement: Agreement) -> Iterator[Lane]:
+    """Hold the meeting of all sources, or attend it, where this rank has to."""
+    session, rank = seat.session, seat.rank
+    if session.sources == 1 or (rank > 0 and (session.lane, rank) != (0, len(seat.hosts) - 1)):
+        yield Lane()
+        return
+    names, patience = lane_names(seat.plan, session), Patience(RENDEZVOUS_S)
+    sink = seat.plan.host(session.placement[-1])
+    there = sink.data_address, sink.control_port
+    # The points of the lanes have different ids.
+    own = Identity(
+        "meeting",
+        session.lane if rank == 0 else session.sources,
+        f"{seat.plan.run}/{session.group}.{seat.attempt}",
+        replace(agreement, cuts=""),
+        seat.secret,
+    )
+    if rank > 0:
+        with meeting.held(there, own, names, patience):
+            yield Lane()
+        return
+    lane = Lane(None, session.lane, names, meeting.wait_s(seat.plan, session))
+    with meeting.attending(there, seat.hosts[0].data_address, own, lane, patience) as found:
+        yield found
 
 
 def _channels(

@@ -15,6 +15,7 @@ from paretopipe_worker.plan.warmup import Warmup
 from paretopipe_worker.records.lines import Item
 from paretopipe_worker.session.control import ControlError, Message
 from paretopipe_worker.session.flights import Flight, Flights
+from paretopipe_worker.session.meeting import Lane
 from paretopipe_worker.session.observation import LegPhase
 
 EndedBy: TypeAlias = Literal["minimum", "maximum"]
@@ -95,8 +96,15 @@ class LegResult:
         return window.rate_per_s(self.done_ns, self.window)
 
 
-def one_in_flight(flights: Flights, result: LegResult) -> EndedBy:
-    """Drive a leg of latency: each batch is sent when the output of the last one is back."""
+MINIMUM = "minimum"
+"""The step at which lanes meet that have what they need of a leg."""
+
+
+def one_in_flight(flights: Flights, result: LegResult, others: Lane) -> EndedBy:
+    """Drive a leg of latency: each batch is sent when the output of the last one is back.
+
+    It goes on, and no longer counts, until the other lanes have what they need.
+    """
     warming = Warmup(result.spec)
     while not warming.ended_by:
         item = flights.complete(flights.launch(warmup=True))
@@ -104,12 +112,21 @@ def one_in_flight(flights: Flights, result: LegResult) -> EndedBy:
     result.warmup_items, result.warmup_ended_by = flights.launched, warming.ended_by
     while True:
         result.count(flights.complete(flights.launch(warmup=False)))
+        others.check()
         if ended := result.ended():
-            return ended
+            break
+    others.announce(MINIMUM)
+    while others.missing:
+        flights.complete(flights.launch(warmup=True), phase="drain")
+    others.heard()
+    return ended
 
 
-def window_in_flight(flights: Flights, result: LegResult) -> EndedBy:
-    """Drive a leg of throughput: at all times the window is full of batches in flight."""
+def window_in_flight(flights: Flights, result: LegResult, others: Lane) -> EndedBy:
+    """Drive a leg of throughput: at all times the window is full of batches in flight.
+
+    It goes on, and no longer counts, until the other lanes have what they need.
+    """
     flying: deque[Flight] = deque()
     warming = Warmup(result.spec, filling=result.window)
     while True:
@@ -119,12 +136,19 @@ def window_in_flight(flights: Flights, result: LegResult) -> EndedBy:
         item = flights.complete(flying.popleft())
         if item.phase != "warmup":
             result.count(item)
+            others.check()
             if ended := result.ended():
                 break
         elif not warming.ended_by:
             warming.add(item.latency_ns or 0)
             if warming.ended_by:
                 result.warmup_items, result.warmup_ended_by = flights.launched, warming.ended_by
+    others.announce(MINIMUM)
+    while others.missing:
+        # The other ranks are not to count it either.
+        flying.append(flights.launch(warmup=True))
+        flights.complete(flying.popleft(), phase="drain")
+    others.heard()
     while flying:
         flights.complete(flying.popleft(), phase="drain")
     return ended

@@ -110,10 +110,13 @@ class PointMeasurement:
         with shares.kind("switch"):
             if failure := self._stages_built(failure):
                 raise PointFailed(failure)
+            self._meet("built")
         self.top1 = top1(context.plan.model(self.point.model), context.images, self._compared)
-        latency = self._measure_phase(one_in_flight, "latency", in_flight=1)
+        others = self.context.others
+        latency = self._measure_phase(partial(one_in_flight, others=others), "latency", in_flight=1)
         in_flight = self._window(latency)
-        throughput = self._measure_phase(window_in_flight, "throughput", in_flight=in_flight)
+        driver = partial(window_in_flight, others=others)
+        throughput = self._measure_phase(driver, "throughput", in_flight=in_flight)
         for result in (latency, throughput):
             if len(result.latencies_ns) < MIN_ITEMS:
                 raise PointFailed(
@@ -141,6 +144,19 @@ class PointMeasurement:
         """What the whole model returns in float32, for each input."""
         told = self.context.references
         return told[self._key] if self._key in told else self._references[self._key]
+
+    def _meet(self, step: str, **said: object) -> list[Message]:
+        """Wait until all lanes have come to a step of the point; what each said there.
+
+        Raises
+        ------
+        PointFailed
+            When another lane has failed at the point.
+        """
+        heard = self.context.others.meet(step, **said)
+        if failure := self.context.others.failure(heard):
+            raise PointFailed(failure)
+        return heard
 
     def _tell(self, command: Message) -> None:
         """Send one command to every other rank."""
@@ -214,7 +230,11 @@ class PointMeasurement:
         in_flight: int,
         offered_per_s: float | None = None,
     ) -> LegResult:
-        """Run legs of a phase until one was not disturbed or no retry is left; the last counts."""
+        """Run legs of a phase until one was not disturbed or no retry is left; the last counts.
+
+        A leg that was disturbed in one lane is measured again in all, for a lane has the others'
+        load only while they measure.
+        """
         phases = self.context.plan.experiment.phases
         for retry in range(phases.retries + 1):
             if retry:
@@ -223,7 +243,8 @@ class PointMeasurement:
             result = LegResult(phase, phases, self._legs_run, in_flight, offered_per_s)
             self._legs_run += 1
             self._run_leg(driver, result)
-            if not result.disturbed:
+            heard = self._meet(f"leg {result.leg}", disturbed=result.disturbed)
+            if not any(each.get("disturbed") for each in heard):
                 break
         return result
 

@@ -91,6 +91,8 @@ class Observation:
             leg=self.leg,
             window=self.window,
             health=health,
-            disturbed=disturbances(health, torch.get_num_threads(), load=load),
+            disturbed=disturbances(
+                health, torch.get_num_threads(), load=load, shared=self.context.shared
+            ),
             energy=energy,
         )

@@ -19,6 +19,7 @@ from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel
 from paretopipe_worker.session.legs import LegResult
 from paretopipe_worker.session.measure import PointMeasurement, References
+from paretopipe_worker.session.meeting import lane_names
 from paretopipe_worker.session.probe import probe
 
 
@@ -106,6 +107,8 @@ class Source:
             reason = str(error)
         finally:
             measurement.close()
+        # A point counts only where all lanes measured it.
+        reason = self.context.others.end(reason)
         self.context.writer.write(
             PointEnd(
                 point=point.id,
@@ -125,16 +128,18 @@ class Source:
         """Append one line to the progress file, which whoever launched the session may follow."""
         latency, throughput = ended or (None, None)
         rate_per_s = throughput.rate_per_s if throughput else None
+        context, session = self.context, self.context.session
         left_s = sum(each.predicted_s for each in self._points[number:])
         left_s += self._certificate_s * sum(place >= number for place in self._certified_after)
         line = {
             "point": point.id,
+            "lane": lane_names(context.plan, session)[session.lane] if session.group else None,
             "model": point.model,
             "link": point.link,
             "backend": point.backend,
             "split": split_label(point.split),
             "done": number,
-            "of": len(self.context.session.points),
+            "of": len(session.points),
             "predicted_left_s": round(left_s, 1),
             "latency_ms": latency and round(statistics.median(latency.latencies_ns) / 1e6, 3),
             "images_per_s": rate_per_s and round(point.batch * rate_per_s, 3),

@@ -44,7 +44,7 @@ _PROOF_BYTES = hashlib.sha256().digest_size
 _POLL_S = 0.2
 
 Role = Literal["caller", "listener"]
-Purpose = Literal["ring", "control"]
+Purpose = Literal["ring", "control", "meeting"]
 
 
 class HandshakeError(TransportError):

@@ -120,8 +120,9 @@ class FakeRun:
                 paths.append(writer.path)
                 writer.write(self.header(session, attempt, host, rank, header or {}))
                 writer.write(Ready({"congestion": "cubic"}, {}, weights))
-                # Sessions of one machine begin one after the other.
-                begin = _START_NS + attempt * 10**12 + 10**13 * self.plan.sessions.index(session)
+                # Sessions of one machine begin one after the other, lanes of a group together.
+                turn = self.plan.groups.index(self.plan.lanes(session))
+                begin = _START_NS + attempt * 10**12 + 10**13 * turn
                 if rank == 0:
                     self.compare(writer, "before", last, begin - 500_000_000)
                     writer.write(probe(self.plan, session, 0))

@@ -130,6 +130,21 @@ class Lab:
         assert [stage.returncode for stage in stages] == [0] * len(stages), "\n".join(texts)
         return Finished(self, session, attempt)
 
+    def start_group(self, attempt: int = 1) -> dict[tuple[str, str], subprocess.Popen[str]]:
+        """Start all stages of the plan's only group, by the hosts of their lane's source and own.
+
+        Those of the host that the sources share have one core, and all others have the rest.
+        """
+        [group] = self.plan.groups
+        cores = sorted(os.sched_getaffinity(0))
+        started = {}
+        for session in group:
+            source, *_, sink = session.placement
+            for host in session.placement:
+                started[source, host] = process = self.start(session, host, attempt)
+                os.sched_setaffinity(process.pid, cores[:1] if host == sink else cores[1:] or cores)
+        return started
+
     def written(self, session: Session, host: str, attempt: int = 1) -> list[Record]:
         """All records that one host's stage has written so far."""
         name = file_name(session.id, attempt)
@@ -199,7 +214,7 @@ def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> La
         {
             "name": name,
             "data_address": f"127.0.0.{number}",
-            "data_port": _port_pair(),
+            "data_port": _ports(2 * max(experiment.get("sources", [1]))),
             "threads": 1,
             **hosts.get(name, {}),
         }
@@ -246,13 +261,12 @@ def led(
         assert child.wait(timeout=30) == 0
 
 
-def _port_pair() -> int:
-    """A free port whose successor is free as well."""
+def _ports(count: int) -> int:
+    """The first of so many free ports that follow one another."""
     while True:
         [port] = free_ports(1)
-        try:
-            with socket.socket() as following:
-                following.bind(("127.0.0.1", port + 1))
-                return port
-        except (OSError, OverflowError):
-            continue
+        with contextlib.suppress(OSError, OverflowError), contextlib.ExitStack() as stack:
+            for number in range(1, count):
+                following = stack.enter_context(socket.socket())
+                following.bind(("127.0.0.1", port + number))
+            return port

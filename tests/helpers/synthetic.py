@@ -153,6 +153,11 @@ def burning() -> nn.Module:
     return _chain(Burn(), Burn())
 
 
+def wait_and_burn() -> nn.Module:
+    """Wait 5 ms, then compute 10 ms."""
+    return _chain(Wait(0.005, 100, 1000), Burn())
+
+
 @_operator("Tensor tensor")
 def exhaust(tensor: torch.Tensor) -> torch.Tensor:
     """Fail for want of memory when the stage on host `edge` runs it for the first time."""

@@ -233,7 +233,7 @@ def test_a_task_holds_what_the_playbook_needs(tmp_path: Path, made: Plan) -> Non
     tasks = {task["link"]["name"]: task for task in resume.todo(made, tmp_path)["sessions"]}
     task = tasks["slow"]
     assert task["ranks"] == {"edge": 0, "server": 1}
-    assert task["addresses"] == ["10.0.0.1", "10.0.0.2"]
+    assert task["addresses"] == {"edge": "10.0.0.1", "server": "10.0.0.2"}
     assert task["tensors"] == dict.fromkeys(("edge", "server"), "0" * 64 + ".safetensors")
     assert task["deadline_s"] > 0
     assert task["tcp"]["congestion_control"] == "cubic"

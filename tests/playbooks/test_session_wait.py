@@ -38,7 +38,7 @@ class Waiting:
         self.folder = folder
         self.plugin = plugin
         self.looks = 0
-        self.raised: Exception | None = None
+        self.said: str | None = None
         self.action = plugin.ActionModule.__new__(plugin.ActionModule)
         self.action.given = {
             "name": "s1.1",
@@ -47,8 +47,6 @@ class Waiting:
             "lease_s": 60.0,
             "poll_s": 0.01,
             "deadline_s": 60.0,
-            "records": str(folder / "records.jsonl"),
-            "progress": str(folder / "progress.jsonl"),
             "predicted_s": 100.0,
             "predicted_after_s": 200.0,
         }
@@ -63,10 +61,7 @@ class Waiting:
         return done.stdout
 
     def _run(self) -> None:
-        try:
-            self.action._wait()
-        except self.plugin.StageFailed as error:
-            self.raised = error
+        self.said = self.action.wait_for("s1.1")
 
     def start(self, program: str = WAIT) -> dict[str, Any]:
         """Launch a stage of sorts and begin to wait for it."""
@@ -81,13 +76,13 @@ class Waiting:
         """Let the instance of another host say that its stage failed, and be heard."""
         (self.folder / "s1.1@edge.failed").write_text("edge: stage exited with 1: link broke")
         seen = self.looks
-        until(lambda: self.looks > seen + 1 or self.raised, "two looks after that")
+        until(lambda: self.looks > seen + 1 or self.said, "two looks after that")
 
     def end(self) -> str | None:
         """Wait for its end; what it failed with."""
         self._thread.join(30)
         assert not self._thread.is_alive()
-        return None if self.raised is None else str(self.raised)
+        return self.said
 
 
 @pytest.fixture
@@ -127,7 +122,7 @@ def test_a_stage_that_ended_well_did_so_whatever_its_peers_say(waiting: Waiting)
 def test_the_reason_is_that_of_the_records_last_line_if_that_is_their_end(
     waiting: Waiting,
 ) -> None:
-    with Writer(waiting.folder / "records.jsonl") as writer:
+    with Writer(waiting.folder / "records/s1.1.jsonl") as writer:
         writer.write(HEADER)
         writer.write(End("failed", "server: out of memory", 0, 1, {}))
     waiting.start("raise SystemExit(1)")
@@ -135,7 +130,7 @@ def test_the_reason_is_that_of_the_records_last_line_if_that_is_their_end(
 
 
 def test_a_stage_killed_right_after_a_point_gets_no_reason_from_that(waiting: Waiting) -> None:
-    with Writer(waiting.folder / "records.jsonl") as writer:
+    with Writer(waiting.folder / "records/s1.1.jsonl") as writer:
         writer.write(HEADER)
         writer.write(PointEnd("p", "failed", "too slow", True, "exact", None))
     os.kill(waiting.start()["child_pid"], signal.SIGKILL)

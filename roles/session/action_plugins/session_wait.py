@@ -1,8 +1,9 @@
-"""Ansible action: wait for a host's stage, renewing the host's lease and showing its progress.
+"""Ansible action: wait for a host's stages, renewing the host's lease and showing its progress.
 
 One instance per host runs on the controller, all at the same time. Each polls its host every few
 seconds with one small shell command, since on inventory/local the controller shares two cores with
-the stages. When one stage fails, the other stages lose their links. They get a little time to end
+the stages. A host that several sources share has a stage for each; their ends are awaited one after
+the other. When one stage fails, the other stages lose their links. They get a little time to end
 and to say why, then the instances of their hosts give up too. So the reason of the stage that
 failed first is among those reported, whichever instance polls first.
 """
@@ -30,8 +31,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "lease_s": {"type": "float", "required": True},
     "poll_s": {"type": "float", "required": True},
     "deadline_s": {"type": "float", "required": True},
-    "records": {"type": "path", "required": True},
-    "progress": {"type": "path", "required": True},
+    "stages": {"type": "list", "elements": "str", "required": True},
     "predicted_s": {"type": "float", "required": True},
     "predicted_after_s": {"type": "float", "default": 0},
     "title": {"type": "str", "default": ""},
@@ -57,35 +57,46 @@ class StageFailed(Exception):
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Wait until the stage that was launched under a name has ended."""
+    """Wait until the stages that were launched under these names have ended.
+
+    `name` is that under which the instances of all hosts tell one another that a stage failed.
+    """
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return when the stage has ended well; fail when it, or that of another host, has not."""
+        """Return when all stages have ended well; fail when one, here or elsewhere, has not."""
         super().run(tmp, task_vars)
         _, given = self.validate_argument_spec(argument_spec=SPEC)
         self.given = given
         self.prepare((task_vars or {})["inventory_hostname"])
         if given["title"]:
             Display().display(f"\n  {given['title']}")
-        try:
-            self._wait()
-        except StageFailed as error:
-            self._tell_peers(str(error))
-            return {"failed": True, "msg": str(error)}
+        failures = list(filter(None, map(self.wait_for, given["stages"])))
+        if failures:
+            return {"failed": True, "msg": "; ".join(dict.fromkeys(failures))}
         return {"changed": False}
 
     def prepare(self, host: str) -> None:
         """Begin anew for a host that was not polled yet."""
         self.host = host
+        self.started_s = time.monotonic()
+
+    def wait_for(self, stage: str) -> str | None:
+        """Wait for one stage; return why it, or that of another host, failed, or None."""
+        self.stage = stage
         self.supervisor = "self"
         self.read_bytes = 0
-        self.started_s = time.monotonic()
+        try:
+            self._wait()
+        except StageFailed as error:
+            self._tell_peers(str(error))
+            return str(error)
+        return None
 
     def _wait(self) -> None:
         """Poll the host until its stage has ended, or shortly after a peer has failed."""
-        name, lease_s = self.given["name"], self.given["lease_s"]
+        name, lease_s = self.stage, self.given["lease_s"]
         playbook, reached_s = os.getppid(), time.monotonic()
         give_up_s = math.inf
         # If ansible-playbook was killed, this process must not renew the lease in its place.
@@ -118,12 +129,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
         If the stage is known to run, this takes `wait_s`, or less if the stage ends before.
         """
-        files = {key: shlex.quote(self.given[key]) for key in ("lease", "progress")}
-        status = shlex.quote(f"{self.given['run_dir']}/{self.given['name']}.status.json")
         output = self._shell(
             LOOK.format(
-                **files,
-                status=status,
+                lease=shlex.quote(self.given["lease"]),
+                progress=self._file("progress.jsonl"),
+                status=self._file("status.json"),
                 supervisor=self.supervisor,
                 position=self.read_bytes + 1,
                 wait_s=wait_s,
@@ -151,16 +161,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _ended(self, how: str) -> str:
         """Say how the stage ended, and why: by its records, else by the last line of its log."""
-        log = shlex.quote(f"{self.given['run_dir']}/{self.given['name']}.log")
-        records = shlex.quote(self.given["records"])
+        records = shlex.quote(f"{self.given['run_dir']}/records/{self.stage}.jsonl")
         end = self._shell(f"tail -n 1 {records} 2>/dev/null; true")
         with contextlib.suppress(ValueError):
             last = json.loads(end)
             if last["kind"] == "end":
                 reason = str(last["reason"]).removeprefix(f"{self.host}: ")
                 return f"{self.host}: stage {how}: {reason}"
-        said = self._shell(f"tail -n 20 {log} 2>/dev/null; true").split("\n")
+        said = self._shell(f"tail -n 20 {self._file('log')} 2>/dev/null; true").split("\n")
         return ": ".join([f"{self.host}: stage {how}", *[line for line in said if line][-1:]])
+
+    def _file(self, kind: str) -> str:
+        """Path of one of the stage's files on the host, quoted for its shell."""
+        return shlex.quote(f"{self.given['run_dir']}/{self.stage}.{kind}")
 
     def _show(self, text: str) -> None:
         """Print the points that were finished since the last poll."""
@@ -209,7 +222,8 @@ def progress_line(point: dict[str, Any], left_s: float) -> str:
         if point["status"] == "ok"
         else f"failed: {point.get('reason')}"
     )
-    condition = f"{point['model']} {point['link']} {point['backend']}"
+    lane = f"{point['lane']}  " if point.get("lane") else ""
+    condition = f"{lane}{point['model']} {point['link']} {point['backend']}"
     return (
         f"  {condition}  split {point['done']:{width}} of {point['of']}  {point['split']:<14} "
         f"{numbers}  {time_left(left_s)}"
