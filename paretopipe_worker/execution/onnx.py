@@ -40,6 +40,11 @@ class OnnxRuntime:
         self._sets: list[_Bound] = []
         self._next = 0
 
+    @property
+    def options(self) -> Any:
+        """The options that the session was made with."""
+        return self._session.get_session_options()
+
     def begin(self, window: int) -> None:
         """Take memory for the outputs of a window, and one more that may still be read."""
         while len(self._sets) < window + 1:

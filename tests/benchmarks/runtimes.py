@@ -8,10 +8,12 @@ call and without any of the project's code around it: the function that torch wa
 counted. The stages of a latency leg take turns as well, so that both find caches that the other
 stage has used.
 
-Of each leg and each loop the median item counts. `ratio` is the loop's time over the pipeline's in
-the same round, the loop's being the mean of that before and that after it: 1 says that the seam
-costs nothing. The median over all rounds counts. `over_eager` is eager's time over the runtime's,
-both inside the pipeline, for the two stages together.
+Of each leg and each loop the lower quartile of the items counts, since other processes may take a
+core for a while. `ratio` is the loop's time over the pipeline's in the same round, the loop's being
+the mean of that before and that after it: 1 says that the seam costs nothing. `cpu_ratio` is the
+same of the computing thread's CPU time, on which other processes have less influence. The median
+over all rounds counts. `over_eager` is eager's time over the runtime's, both inside the pipeline,
+for the two stages together.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -119,8 +121,15 @@ def _rows(name: str, rounds: int) -> list[dict[str, Any]]:
     return [_row(name, each, rank, seen) for each in RUNTIMES for rank in (0, 1)]
 
 
-_Round = list[tuple[float, float]]
-"""Seconds of each rank's stage: in the bare loop, and in the pipeline."""
+class _Times(NamedTuple):
+    """Seconds of a stage, and its CPU seconds."""
+
+    wall: float
+    cpu: float
+
+
+_Round = list[tuple[_Times, _Times]]
+"""Of each rank's stage: in the bare loop, and in the pipeline."""
 
 
 def _round(source: Source, finished: Finished, point: Point, stages: Sequence[Bare]) -> _Round:
@@ -131,36 +140,42 @@ def _round(source: Source, finished: Finished, point: Point, stages: Sequence[Ba
     after = _loop(stages, example)
     found = []
     for rank, bare in enumerate(zip(before, after, strict=True)):
+        loop = _Times(*map(statistics.mean, zip(*bare, strict=True)))
         # The records grow: those of this time are behind the last warm-up of a first leg.
         lines = finished.lab.written(finished.session, finished.session.placement[rank])
-        taken = list[int]()
+        taken = list[_Times]()
         for line in lines:
             if getattr(line, "point", None) != point.id or line.kind != "item":
                 continue
             if line.leg == 0 and line.phase == "warmup":
                 taken.clear()
             if line.phase == "latency":
-                taken.append(line.computed_ns - line.start_ns)
-        found.append((statistics.mean(bare), statistics.median(taken) / 1e9))
+                taken.append(_Times((line.computed_ns - line.start_ns) / 1e9, line.cpu_ns / 1e9))
+        found.append((loop, _typical(taken)))
     return found
 
 
-def _loop(stages: Sequence[Bare], example: torch.Tensor) -> list[float]:
-    """Median seconds of each stage, run one after the other."""
-    times: list[list[float]] = [[] for _ in stages]
+def _typical(times: Sequence[_Times]) -> _Times:
+    """The lower quartiles of times."""
+    return _Times(*(statistics.quantiles(each, n=4)[0] for each in zip(*times, strict=True)))
+
+
+def _loop(stages: Sequence[Bare], example: torch.Tensor) -> list[_Times]:
+    """Seconds of each stage, run one after the other."""
+    times: list[list[_Times]] = [[] for _ in stages]
     end = time.perf_counter() + LOOP_S
     number = 0
-    while number < 2 * WARMUP or time.perf_counter() < end:
+    while number < 3 * WARMUP or time.perf_counter() < end:
         crossing: Tensors = (example.clone(),)
         for rank, stage in enumerate(stages):
-            start = time.perf_counter()
+            cpu, start = time.thread_time(), time.perf_counter()
             crossing = stage(crossing)
-            taken = time.perf_counter() - start
+            taken = _Times(time.perf_counter() - start, time.thread_time() - cpu)
             if number >= WARMUP:
                 times[rank].append(taken)
             crossing = tuple(each.clone() for each in crossing)
         number += 1
-    return [statistics.median(each) for each in times]
+    return [_typical(each) for each in times]
 
 
 def _bare(context: Context, point: Point) -> list[Bare]:
@@ -199,19 +214,20 @@ def _session(data: bytes) -> Bare:
 def _row(model: str, runtime: str, rank: int, seen: dict[str, list[_Round]]) -> dict[str, Any]:
     """One stage under one runtime."""
     rounds = [each[rank] for each in seen[runtime]]
-    both = {name: [sum(times[1] for times in each) for each in seen[name]] for name in seen}
+    both = {name: [sum(inside.wall for _, inside in each) for each in seen[name]] for name in seen}
     gains = [eager / own for eager, own in zip(both[EAGER], both[runtime], strict=True)]
-    ratios = [bare / inside for bare, inside in rounds]
+    ratios = [bare.wall / inside.wall for bare, inside in rounds]
     return {
         "model": model,
         "cut": CUTS[model],
         "runtime": runtime,
         "rank": rank,
-        "bare_ms": 1e3 * statistics.median(bare for bare, _ in rounds),
-        "pipeline_ms": 1e3 * statistics.median(inside for _, inside in rounds),
+        "bare_ms": 1e3 * statistics.median(bare.wall for bare, _ in rounds),
+        "pipeline_ms": 1e3 * statistics.median(inside.wall for _, inside in rounds),
         "ratio": statistics.median(ratios),
         "least_ratio": min(ratios),
         "most_ratio": max(ratios),
+        "cpu_ratio": statistics.median(bare.cpu / inside.cpu for bare, inside in rounds),
         "over_eager": statistics.median(gains),
     }
 
