@@ -46,7 +46,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
 
 def _host(host: Host, experiment: Experiment) -> dict[str, Any]:
     """What of a host decides what is measured."""
-    document = _without(host, "speed_hint", "memory_mb")
+    document = special(_without(host, "speed_hint", "memory_mb"))
     if host.busy is None or not any(experiment.busy):
         del document["busy"]
     return document
@@ -107,14 +107,17 @@ _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 
 def special(point: dict[str, Any]) -> dict[str, Any]:
-    """Some fields of a point, without those of its circumstances that are as they always were.
+    """Some fields of a point or host, without those of its circumstances that are as always.
 
     So a point keeps its id, and a plan its digest, from before there was a choice.
     """
     return {name: value for name, value in point.items() if value != _BEFORE.get(name, _NONE)}
 
 
-_BEFORE = {"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1}
+_BEFORE = {
+    **{"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1},
+    **{"device": "cpu", "cuda_graphs": False},
+}
 _NONE = object()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,8 +69,9 @@ class Context:
     `tcp` is the same one. On the source, `probe` is the latest measurement of the path. There,
     `references` is what the whole model in float32 returns for each input, by batch size and dtype
     of the points, as the controller found it; float32 is not in it where the source has the whole
-    model. `images` are what the source sends
-    in place of drawn inputs, see :func:`paretopipe_worker.model.inputs.items`.
+    model. `images` are what the source sends in place of drawn inputs, see
+    :func:`paretopipe_worker.model.inputs.items`. `programs` is the folder of the files that this
+    host was sent.
     """
 
     plan: Plan
@@ -88,6 +90,7 @@ class Context:
     )
     probe: Probe | None = None
     images: torch.Tensor | None = None
+    programs: Path = Path()
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

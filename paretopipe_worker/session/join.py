@@ -136,6 +136,7 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
             shares=shares,
             references=references,
             images=images,
+            programs=seat.programs,
         )
         yield context, channels
 

@@ -104,6 +104,8 @@ class Source:
             ended = measurement.measure()
         except PointFailed as error:
             reason = str(error)
+        finally:
+            measurement.close()
         self.context.writer.write(
             PointEnd(
                 point=point.id,

@@ -35,6 +35,7 @@ def test_hosts_keep_the_order_of_the_inventory() -> None:
         ({**SERVER, "busy": {}}, "'server': busy.cores: ", "required"),
         ({**SERVER, "busy": {"cores": 1, "cpu": 1}}, "busy.cpu: ", "allowed: cores, memory_mb"),
         ({**SERVER, "busy": True}, "'server': busy: ", "got True"),
+        ({**SERVER, "device": "gpu"}, "'server': device: ", "such as cuda:0"),
         ({"name": "server"}, "'server': data_address: ", "required"),
         ({**SERVER, "speed": 2}, "'server': speed: ", "allowed: name, data_address"),
         ({**SERVER, "data_address": "10.0.0.1"}, "data_address 10.0.0.1", "each needs its own"),
