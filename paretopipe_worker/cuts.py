@@ -138,14 +138,14 @@ class CutTable:
     `weights_sha256` its tensors and those of the programs for other batch sizes. `program_error` is
     the largest difference between what the program and the model itself return, relative to the
     largest value; 0 for equal bits. `footprint` says what memory stages need, and
-    `references_sha256` identifies the file of what the program returned on the controller; tables
-    of earlier versions have neither. `images_sha256` identifies the file of the images that are
-    sent; it is empty where inputs are drawn. `operators` are those of the program that do not come
-    with torch, with their overloads, such as ``torchvision::nms.default``: a host needs the
-    packages that register them. `exporter` names what wrote its stages for other runtimes, with
-    versions and settings; it is empty where torch executes all of them. `tensors_sha256` identifies
-    the file of tensors where that holds those of several dtypes; where it is empty,
-    `weights_sha256` does.
+    `references_sha256` identifies the file of what the program for float32 returned on the
+    controller; tables of earlier versions have neither. `images_sha256` identifies the file of the
+    images that are sent; it is empty where inputs are drawn. `operators` are those of the program
+    that do not come with torch, with their overloads, such as ``torchvision::nms.default``: a host
+    needs the packages that register them. `exporter` names what wrote its stages for other
+    runtimes, with versions and settings; it is empty where torch executes all of them.
+    `tensors_sha256` identifies the file of tensors where that holds those of several dtypes; where
+    it is empty, `weights_sha256` does.
     """
 
     model: str

@@ -129,11 +129,6 @@ class PointMeasurement:
         self.check.verdict()
         return latency, throughput
 
-    def close(self) -> None:
-        """Close what executed this rank's stage."""
-        if self._executor is not None:
-            self._executor.close()
-
     @property
     def _key(self) -> tuple[int, str]:
         """Batch size and dtype of the point."""
@@ -144,6 +139,11 @@ class PointMeasurement:
         """What the whole model returns in float32, for each input."""
         told = self.context.references
         return told[self._key] if self._key in told else self._references[self._key]
+
+    def close(self) -> None:
+        """Close what executed this rank's stage."""
+        if self._executor is not None:
+            self._executor.close()
 
     def _meet(self, step: str, **said: object) -> list[Message]:
         """Wait until all lanes have come to a step of the point; what each said there.
