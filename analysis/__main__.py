@@ -14,11 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Write a run's manifest, tables and figures, and print its fronts; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
-    for name in ("--facts", "--inventory"):
-        parser.add_argument(name, metavar="JSON", help="as python -m analysis.manifest takes it")
+    parser.add_argument("--hosts", metavar="FILE", help="as python -m analysis.manifest takes it")
     options = parser.parse_args(arguments)
-    known = {"--facts": options.facts, "--inventory": options.inventory}
-    told = [word for name, value in known.items() if value is not None for word in (name, value)]
+    told = ["--hosts", options.hosts] if options.hosts else []
     with contextlib.redirect_stdout(sys.stderr):
         if status := manifest.main([str(options.run), *told]):
             return status

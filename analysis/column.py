@@ -27,6 +27,38 @@ UNMEASURED = "no replicate was measured"
 OBJECTIVES = {"latency_median_ms": "min", "throughput_images_s": "max"}
 """The objectives of a front: columns, and whether less or more of each is better."""
 
+CHOICES = {
+    "latency": "latency_median_ms",
+    "throughput": "throughput_images_s",
+    "error": "max_relative_error",
+    "energy": "energy_j_per_image",
+    "bytes": "payload_bytes",
+}
+"""Columns that people may choose as objectives, by the names that they choose them by. Of all but
+the objectives above less is better."""
+
+
+def chosen_objectives(names: Iterable[str]) -> dict[str, str]:
+    """Objectives by their names: columns, and whether less or more of each is better.
+
+    Raises
+    ------
+    ValueError
+        When a name is unknown, or none is given.
+
+    Examples
+    --------
+    >>> chosen_objectives(["throughput", "error"])
+    {'throughput_images_s': 'max', 'max_relative_error': 'min'}
+    """
+    asked = list(names)
+    unknown = [name for name in asked if name not in CHOICES]
+    if unknown or not asked:
+        found = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"objectives: allowed are some of {', '.join(CHOICES)}; got {found}")
+    columns = [CHOICES[name] for name in asked]
+    return {column: OBJECTIVES.get(column, "min") for column in columns}
+
 
 @dataclass(frozen=True)
 class Over:

@@ -48,6 +48,10 @@ class CompareError(ValueError):
     """Two runs cannot be compared: the message says what differs or is missing."""
 
 
+class TooFew(CompareError):
+    """Two runs measured the same, but too seldom to tell whether they agree."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print how two runs differ; return 0, or 2 where they cannot be compared."""
     parser = argparse.ArgumentParser(
@@ -117,7 +121,7 @@ def compare(first: Run, second: Run, *, uncertified: bool = False) -> dict[str, 
     rows, too_few = _rows(kept, both)
     left_out = [_left_out(side, counted) for side, counted in zip(every, kept, strict=True)]
     if not rows:
-        raise CompareError(_nothing(first, second, too_few, left_out))
+        raise TooFew(_nothing(first, second, too_few, left_out))
     return {
         "runs": [first.plan.run, second.plan.run],
         "confidence": CONFIDENCE,

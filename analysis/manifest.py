@@ -38,14 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
     parser.add_argument(
-        "--facts", type=_object, metavar="JSON", help="Ansible's facts, by host name"
-    )
-    parser.add_argument(
-        "--inventory", type=_object, metavar="JSON", help="variables of the hosts, by host name"
+        "--hosts",
+        type=argparse.FileType(encoding="utf-8"),
+        metavar="FILE",
+        help="a JSON object with Ansible's `facts` and the `inventory`'s variables, both by host "
+        "name; - for standard input",
     )
     options = parser.parse_args(arguments)
     try:
-        document = manifest(read(options.run), options.facts, options.inventory)
+        # By a file: of hundreds of hosts this is more than an argument may hold.
+        known = _known(options.hosts.read()) if options.hosts else {}
+        document = manifest(read(options.run), known.get("facts"), known.get("inventory"))
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -213,14 +216,20 @@ def _environments(run: Run, host: str) -> dict[str, Any]:
     return {"environments": found}
 
 
-def _object(text: str) -> dict[str, Any]:
-    """A JSON object from the command line."""
+def _known(text: str) -> dict[str, dict[str, Any]]:
+    """What is known of the hosts beside the records.
+
+    Raises
+    ------
+    RunError
+        When it is not what the command takes.
+    """
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("must be a JSON object, host name to facts")
+        raise RunError(f"--hosts: is not JSON: {error}") from error
+    if not isinstance(value, dict) or not all(isinstance(part, dict) for part in value.values()):
+        raise RunError("--hosts: must be a JSON object of objects: facts and inventory, by host")
     return value
 
 

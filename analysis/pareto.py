@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import backends, report
+from analysis.column import CHOICES, OBJECTIVES, chosen_objectives
 from analysis.figures import front_figure
 from analysis.measures import marks
 from analysis.measures.attribution import attribution
@@ -43,9 +45,19 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="let points on the front whose link was measured to be other than asked for",
     )
+    parser.add_argument(
+        "--objectives",
+        type=_objectives,
+        default=OBJECTIVES,
+        metavar="NAME,...",
+        help=f"what the fronts weigh: some of {', '.join(CHOICES)} (default: latency,throughput); "
+        "with error, number formats, runtimes and wire formats compete with one another",
+    )
     options = parser.parse_args(arguments)
     try:
-        document = analyse(options.run, uncertified=options.uncertified)
+        document = analyse(
+            options.run, uncertified=options.uncertified, objectives=options.objectives
+        )
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,7 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
+def _objectives(text: str) -> dict[str, str]:
+    """Objectives as people name them."""
+    try:
+        return chosen_objectives(text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def analyse(
+    path: Path, *, uncertified: bool = False, objectives: Mapping[str, str] = OBJECTIVES
+) -> dict[str, Any]:
     """Write the tables and ``figures/`` of a run, and say what is in them.
 
     Parameters
@@ -64,20 +86,20 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
         The run's directory.
     uncertified
         Whether points whose link was not as asked for may be on a front.
+    objectives
+        Those of the fronts, see :func:`analysis.tables.front.mark`.
 
     Returns
     -------
     A document of plain values:
 
-    - ``run``: the name of the run;
-    - ``points``: how many points have each status;
+    - ``run``: its name; ``points``: how many have each status;
     - ``failures``: the points without figures, the reason, and how often they were tried;
     - those of :func:`_doubts`, each a list of points;
     - ``processes``: see :func:`analysis.run.processes`;
-    - ``uncertified``: as above;
-    - ``front``: the rows of ``front.csv``;
-    - ``load``: the rows of ``load.csv``, which is written if load was offered;
-    - ``backends``: the rows of ``backends.csv``, which is written if there are several;
+    - ``uncertified`` and ``objectives``: as above;
+    - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
+      ``backends.csv``, which are written if load was offered and if there are several backends;
     - ``files``: the files written. ``segments.csv`` is among them if a link follows a trace;
     - ``warnings``: see :class:`analysis.run.Run`.
 
@@ -88,7 +110,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     """
     run = read(path)
     measured = replicates(run)
-    tables = _tables(run, measured, uncertified=uncertified)
+    tables = _tables(run, measured, objectives, uncertified=uncertified)
     for name, content in tables.items():
         content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
     table, curve = tables["points.csv"], tables.get("load.csv")
@@ -106,6 +128,7 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
         **_doubts(table),
         "processes": processes(run),
         "uncertified": uncertified,
+        "objectives": dict(objectives),
         "front": _rows(tables["front.csv"]),
         "load": [] if curve is None else _rows(curve),
         "backends": [] if compared is None else _rows(compared),
@@ -114,13 +137,15 @@ def analyse(path: Path, *, uncertified: bool = False) -> dict[str, Any]:
     }
 
 
-def _tables(run: Run, measured: pd.DataFrame, *, uncertified: bool) -> dict[str, pd.DataFrame]:
+def _tables(
+    run: Run, measured: pd.DataFrame, objectives: Mapping[str, str], *, uncertified: bool
+) -> dict[str, pd.DataFrame]:
     """The tables of a run, by file name, but for those that need several backends."""
-    table = points(run, uncertified=uncertified, measured=measured)
+    table = points(run, uncertified=uncertified, measured=measured, objectives=objectives)
     curve = load_curve(run, table, measured)
     tables = {
         "points.csv": table,
-        "front.csv": front.fronts(table)[list(FRONT)],
+        "front.csv": front.fronts(table, objectives)[list(FRONT)],
         "stages.csv": stages(run, measured),
         "attribution.csv": attribution(run.items, run.plan, measured, comparisons(run)),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from analysis import backends
 from analysis.tables import front
 from paretopipe_worker.plan.labels import (
+    USUAL,
     circumstances,
     cuts_of,
     everything_on,
@@ -37,8 +39,11 @@ def text(document: dict[str, Any]) -> str:
             why = "no point was measured"
         parts.append(f"{why}: there is no front")
     else:
-        for group, rows in best.groupby(list(front.GROUP), sort=False):
-            parts.append(f"{_title(dict(zip(front.GROUP, group, strict=True)))}\n{_table(rows)}")
+        objectives = document["objectives"]
+        shared = front.group_of(objectives)
+        for group, rows in best.groupby(shared, sort=False):
+            title = _title(dict(zip(shared, group, strict=True)))
+            parts.append(f"{title}\n{_table(rows, objectives)}")
     counts = document["points"]
     total = sum(counts.values())
     said = f"{counts['ok']} of {total} points measured"
@@ -69,20 +74,35 @@ def text(document: dict[str, Any]) -> str:
 
 def _title(group: dict[str, Any]) -> str:
     """What a front is of."""
-    special = circumstances(*(group[name] for name in front.CIRCUMSTANCES))
+    special = circumstances(*(group.get(name, USUAL[name]) for name in front.CIRCUMSTANCES))
+    further = [group["dtype"]] if "dtype" in group else []
     return (
         f"{group['model']} over link {group['link']}: {readable(group['placement'])}, "
-        f"{group['backend']}, batch {group['batch']}, window {group['window']}, "
-        + ", ".join([group["dtype"], *special])
+        + ", ".join(
+            [
+                group["backend"],
+                f"batch {group['batch']}",
+                f"window {group['window']}",
+                *further,
+                *special,
+            ]
+        )
     )
 
 
-def _table(rows: pd.DataFrame) -> str:
-    """The points of one front, lowest latency first."""
+def _table(rows: pd.DataFrame, objectives: Mapping[str, str]) -> str:
+    """The points of one front, best first: what differs between them, and all objectives."""
     pairs = zip(rows["split"], rows["placement"], strict=True)
     splits = [everything_on(cuts_of(split), hosts_of(hosts)) or split for split, hosts in pairs]
-    shown = rows[list(_SHOWN)].assign(split=splits).rename(columns=_SHOWN)
-    return shown.to_string(index=False, float_format=lambda value: f"{value:.2f}")
+    differ = [name for name in front.GROUP if rows[name].nunique() > 1]
+    columns = ["split", *differ, *_SHOWN, *(name for name in objectives if name not in _SHOWN)]
+    shown = rows.assign(split=splits)[list(dict.fromkeys(columns))]
+    return shown.rename(columns=_SHOWN).to_string(index=False, float_format=_number)
+
+
+def _number(value: float) -> str:
+    """A figure: with two decimals, or two digits where it is small."""
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
 
 
 def _reasons(failures: list[dict[str, Any]]) -> list[str]:

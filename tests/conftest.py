@@ -1,4 +1,4 @@
-"""What all tests share: a test that must run in CI may not be skipped there."""
+"""What all tests share: which are skipped, and that one that must run in CI may not be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import os
 from collections.abc import Generator
 
 import pytest
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip(f"torch {torch.__version__} finds no GPU")
 
 
 @pytest.hookimpl(wrapper=True)

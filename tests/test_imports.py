@@ -25,7 +25,10 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "plan": {"cuts", "usertext", "link", "records", "transport"},
         "host": {"records"},
         "shaping": {"usertext", "link", "host"},
-        "session": {"cuts", "link", "records", "transport", "model", "plan", "host"},
+        "execution": {"cuts", "model"},
+        "session": {
+            *("cuts", "link", "records", "transport", "model", "plan", "host", "execution"),
+        },
         "prepare": {"cuts", "usertext", "model", "plan"},
     },
     "analysis": {
@@ -119,6 +122,7 @@ def test_no_package_imports_what_its_machine_need_not_have(package: str) -> None
         ("import analysis.pareto", ["torch", "ansible"]),
         ("import paretopipe_worker.session.stage", ["pandas", "ansible", "torchvision"]),
         ("from paretopipe_worker.wire import formats", ["torch", "zstandard", "lz4"]),
+        ("from paretopipe_worker.execution import runtimes", ["torch", "onnxruntime"]),
         ("from paretopipe_worker.wire import fixed", ["zstandard", "lz4"]),
         ("from paretopipe_worker.plan import controller, planner, resume", ["torch"]),
     ],

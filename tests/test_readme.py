@@ -40,6 +40,11 @@ ELSEWHERE = {
     LINKS_SWEEP: "playbooks/test_sweep_local.py, with each kind of profile in a smaller experiment",
     BACKENDS_SWEEP: "session/test_backends.py, its sessions; playbooks/test_sweep_local.py",
     THREE_STAGES_SWEEP: "playbooks/test_sweep_three.py, with a smaller experiment",
+    ".venv/bin/python -m analysis.reproduce experiments/paper.yml -i inventory/lab": (
+        "playbooks/test_reproduce.py, with a smaller experiment"
+    ),
+    ".venv/bin/python -m analysis.reproduce --from results/paper-20261126T120000.zip "
+    "-i inventory/lab": "playbooks/test_reproduce.py, with a smaller run",
     ".venv/bin/python -m analysis.pareto results/latest": "playbooks/test_sweep_local.py",
     ".venv/bin/python -m analysis.compare results/first results/second": "analysis/test_compare.py",
 }

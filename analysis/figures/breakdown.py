@@ -38,6 +38,7 @@ _REST = "latency - compute (not attributed)"
 _FORWARD = "wire forward"
 _HOP = "wire {} to {}"
 _BACK = "wire back"
+_PACK, _COPY = "pack and unpack", "copy to and from a device"
 _AROUND = "wire, there and back"
 _HOPS = (
     {"facecolor": "#dcebe4", "hatch": "////"},
@@ -49,10 +50,15 @@ _OTHERS: dict[str, dict[str, Any]] = {
     _BACK: {"facecolor": "#a9cdbd", "hatch": "\\\\\\\\"} | _WIRE,
     _AROUND: {"facecolor": "#dcebe4", "hatch": "xxxx"} | _WIRE,
     "serialise": {"facecolor": "#a5323c"},
+    _PACK: {"facecolor": "#e9b7bb", "edgecolor": "#a5323c", "hatch": "xxxx"},
+    _COPY: {"facecolor": "#f3e3f5", "edgecolor": "#7b4b94", "hatch": "////"},
     "queue": {"facecolor": "white", "edgecolor": "0.2", "hatch": "....."},
     _REST: {"facecolor": "#d9d9d9", "edgecolor": "0.65", "hatch": "----"},
 }
-_KINDS = {"serialise": "serialise", "queue": "queue", "send_queue": "queue"}
+_KINDS = {
+    **{"serialise": "serialise", "queue": "queue", "send_queue": "queue"},
+    **{"pack": _PACK, "unpack": _PACK, "copy_in": _COPY, "copy_out": _COPY},
+}
 
 
 def parts_of(ranks: int) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,10 @@ from numpy.typing import ArrayLike
 
 from analysis.figures import names
 from analysis.measures.marks import disturbed, late, uncertified
-from paretopipe_worker.plan.labels import hosts_of, readable
+from paretopipe_worker.plan.labels import USUAL, hosts_of, readable
+
+LINK = "link"
+_NONE = object()
 
 CONDITION = [
     *("placement", "backend", "batch", "window", "dtype"),
@@ -69,15 +72,23 @@ def _stroke(radius_pt: float) -> dict[str, Any]:
     return {"marker": STROKE, "ms": size, "mew": width, "color": colour, "mfc": "none", "ls": ""}
 
 
-def conditions(points: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of each condition, with the part of their panels' titles that names it."""
-    several = [name for name in CONDITION if points[name].nunique() > 1]
-    for values, table in points.groupby(CONDITION, sort=False):
-        known = dict(zip(CONDITION, values, strict=True))
-        yield "".join(f", {_value(name, known[name])}" for name in several), table
+def conditions(
+    points: pd.DataFrame, by: Sequence[str] = CONDITION
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each condition, with the part of their panels' titles that names it.
+
+    Parameters
+    ----------
+    by
+        The columns that tell conditions apart.
+    """
+    several = [name for name in by if points[name].nunique() > 1]
+    for values, table in points.groupby(list(by), sort=False):
+        known = dict(zip(by, values, strict=True))
+        yield "".join(f", {worded(name, known[name])}" for name in several), table
 
 
-def _value(name: str, value: object) -> str:
+def worded(name: str, value: object) -> str:
     """One condition in words; a number gets its name, a name needs none."""
     if name == "busy":
         return "busy hosts" if value else "idle hosts"
@@ -97,7 +108,7 @@ def marker_of(rank: int) -> str:
 
 
 def front_legend(points: pd.DataFrame, colours: dict[str, Any]) -> list[Line2D | Patch]:
-    """Legend of markers and colours."""
+    """Legend of markers, and of colours by label where there are several."""
     ranks = range(max(len(hosts_of(placement)) for placement in points["placement"].unique()))
     hosts = hosts_by_rank(points) or [f"rank {rank}" for rank in ranks]
 
@@ -189,7 +200,9 @@ def explain(
         Further notes.
     """
     alike = [name for name in CONDITION if points[name].nunique() == 1]
-    title = [_value(name, points[name].iloc[0]) for name in alike]
+    common = {name: points[name].iloc[0] for name in alike}
+    told = {name: value for name, value in common.items() if value != USUAL.get(name, _NONE)}
+    title = [worded(name, value) for name, value in told.items()]
     said = [*_emulation(points, stages), *_links(points), *_disturbances(points)]
     said += [*_abbreviations(points), *notes]
     lost = int((points["status"] != "ok").sum())

@@ -18,7 +18,9 @@ def thin(rows: pd.DataFrame, most: int) -> pd.DataFrame:
     return rows.iloc[np.linspace(0, len(rows) - 1, max(most, 0)).round().astype(int)]
 
 
-def chosen(shown: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
+def chosen(
+    shown: pd.DataFrame, latency: str, throughput: str, series: str = "link"
+) -> pd.DataFrame:
     """Choose the points of a panel that get a name.
 
     Parameters
@@ -27,6 +29,8 @@ def chosen(shown: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
         Rows of ``points.csv``, all that the panel shows.
     latency, throughput
         The columns of the axes: less latency is better, and more throughput.
+    series
+        The column that tells the panel's fronts apart.
 
     Returns
     -------
@@ -38,8 +42,8 @@ def chosen(shown: pd.DataFrame, latency: str, throughput: str) -> pd.DataFrame:
     if len(order) <= NAMED:
         return order
     best = order[order["on_front"]]
-    by_link = best.groupby("link", sort=False)
-    ends = [*by_link[latency].idxmin(), *by_link[throughput].idxmax()]
+    fronts = best.groupby(series, sort=False)
+    ends = [*fronts[latency].idxmin(), *fronts[throughput].idxmax()]
     endpoints = order.index[sole(order).notna()]
     first = order.loc[list(dict.fromkeys([*ends, *endpoints]))[:NAMED]]
     rest = best.drop(first.index, errors="ignore")

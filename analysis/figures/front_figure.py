@@ -25,7 +25,6 @@ from analysis.figures.captions import (
     conditions,
     explain,
     front_legend,
-    link_title,
     marker_of,
     strike,
     stroke_pt,
@@ -34,8 +33,10 @@ from analysis.figures.crowded import NAMED, chosen
 from analysis.figures.load_figure import load_figure
 from analysis.figures.names import called, sole
 from analysis.figures.pages import GRIDS, Grid, laid_out
-from analysis.figures.style import STYLE, freeze, palette, save
+from analysis.figures.series import Series
+from analysis.figures.style import STYLE, freeze, save
 from analysis.measures.marks import disturbed, uncertified
+from analysis.tables.front import is_nondominated
 from paretopipe_worker.plan.plan import slug
 
 LATENCY = "latency_median_ms"
@@ -105,9 +106,11 @@ def draw(
 def front(points: pd.DataFrame, stages: pd.DataFrame) -> list[Figure]:
     """Draw one model's Pareto fronts: a panel per link.
 
-    Where there are several links, the first panel shows how the front moves from one to the next.
-    Each further condition (placement, backend, batch, window, dtype) has its own panels in a new
-    row. A panel with few points names all of them, see :func:`analysis.figures.crowded.chosen`.
+    A panel has the points of one value of the figure's series: a link, or a wire format where there
+    are several of these, see :class:`analysis.figures.series.Series`. The first panel shows how the
+    front moves from one value to the next. Each further condition, such as a placement, has its own
+    panels in a new row. A panel with few points names all of them, see
+    :func:`analysis.figures.crowded.chosen`.
 
     Parameters
     ----------
@@ -121,34 +124,34 @@ def front(points: pd.DataFrame, stages: pd.DataFrame) -> list[Figure]:
     A figure for each page.
     """
     with sns.axes_style("ticks"), mpl.rc_context(STYLE):
-        panels = list(_panels(points))
+        series = Series(points)
+        panels = list(_panels(points, series))
         crowded = any(len(shown) > NAMED for row in panels for _, shown in row)
-        notes = [_CROWDED] if crowded else []
-        colours = _colours(points)
+        notes = [*series.notes(points), *([_CROWDED] if crowded else [])]
+        labels = {series.label(value): colour for value, colour in series.colours.items()}
         for grid in GRIDS:
-            caption = explain(points, stages, front_legend(points, colours), *notes)
-            figures, unnamed = _front(points, panels, colours, grid, caption)
+            caption = explain(points, stages, front_legend(points, labels), *notes)
+            figures, unnamed = _front(points, panels, series, grid, caption)
             if not unnamed:
                 return figures
-        legend = front_legend(points, colours)
+        legend = front_legend(points, labels)
         caption = explain(points, stages, legend, *notes, _NO_ROOM)
-        return _front(points, panels, colours, GRIDS[-1], caption)[0]
+        return _front(points, panels, series, GRIDS[-1], caption)[0]
 
 
 _Panel = tuple[str, pd.DataFrame]
 
 
-def _panels(points: pd.DataFrame) -> Iterator[list[_Panel]]:
+def _panels(points: pd.DataFrame, series: Series) -> Iterator[list[_Panel]]:
     """Title and points of each panel, grouped by condition."""
-    links = [str(link) for link in points["link"].unique()]
-    for title, table in conditions(points):
+    for title, table in conditions(points, series.conditions):
         measured = table[(table["status"] == "ok") & table[THROUGHPUT].notna()]
-        best = measured[measured["on_front"]]
+        best, values = measured[measured["on_front"]], table[series.name].unique()
         yield [
-            *([(f"fronts of all links{title}", best)] if len(links) > 1 else []),
+            *([(f"fronts of all {series.kind}{title}", best)] if len(values) > 1 else []),
             *(
-                (f"{link_title(table, link)}{title}", measured[measured["link"] == link])
-                for link in links
+                (f"{series.title(table, value)}{title}", measured[measured[series.name] == value])
+                for value in values
             ),
         ]
 
@@ -156,7 +159,7 @@ def _panels(points: pd.DataFrame) -> Iterator[list[_Panel]]:
 def _front(
     points: pd.DataFrame,
     panels: Sequence[list[_Panel]],
-    colours: dict[str, Any],
+    series: Series,
     grid: Grid,
     caption: Caption,
 ) -> tuple[list[Figure], int]:
@@ -165,31 +168,27 @@ def _front(
     figures, unnamed = [], 0
     for figure, places in laid_out(panels, grid, caption):
         for axes, (_, shown) in places:
-            for name, part in shown.groupby("link", sort=False):
-                _points(axes, part, colours[str(name)], len(shown) > NAMED)
+            for value, part in shown.groupby(series.name, sort=False):
+                _points(axes, part, series.colours[value], len(shown) > NAMED)
             _scales(axes, shown)
         freeze(figure)
-        unnamed += sum(_name(axes, shown, names, colours) for axes, (_, shown) in places)
+        unnamed += sum(_name(axes, shown, names, series) for axes, (_, shown) in places)
         figures.append(figure)
     return figures, unnamed
 
 
-def _colours(points: pd.DataFrame) -> dict[str, Any]:
-    """One colour per link, the same in all panels."""
-    links = [str(link) for link in points["link"].unique()]
-    return dict(zip(links, itertools.cycle(palette()), strict=False))
-
-
 def _points(axes: Axes, points: pd.DataFrame, colour: Any, crowded: bool) -> None:
-    """Draw one link's points; those on the front are filled and joined by a step line.
+    """Draw one series' points; those on the front are filled and joined by a step line.
 
     Points whose link was not as asked for are hollow and marked, whether on the front or not.
     Points of a disturbed host are struck out.
     """
     best = points[points["on_front"]].sort_values([LATENCY, THROUGHPUT])
-    axes.plot(
-        best[LATENCY], best[THROUGHPUT], drawstyle="steps-post", color=colour, lw=1.1, zorder=3
-    )
+    # A front of other objectives is no line in this plane.
+    if is_nondominated(best[[LATENCY, THROUGHPUT]], ["min", "max"]).all():
+        axes.plot(
+            best[LATENCY], best[THROUGHPUT], drawstyle="steps-post", color=colour, lw=1.1, zorder=3
+        )
     alone = sole(points).fillna(-1)
     looks = [_radii(points, crowded), uncertified(points), disturbed(points), alone]
     alike: Any = points.groupby([*looks, "on_front"])
@@ -243,15 +242,15 @@ def _scales(axes: Axes, points: pd.DataFrame) -> None:
         axes.set(xticks=[], yticks=[])
 
 
-def _name(axes: Axes, shown: pd.DataFrame, names: pd.Series, colours: dict[str, Any]) -> int:
+def _name(axes: Axes, shown: pd.DataFrame, names: pd.Series, series: Series) -> int:
     """Name points of a panel, the front first; return how many names found no room."""
     radii = _radii(shown, len(shown) > NAMED)
     radii = radii.mask(disturbed(shown), radii + radii.map(stroke_pt))
-    named = chosen(shown, LATENCY, THROUGHPUT)
-    several = shown["link"].nunique() > 1
+    named = chosen(shown, LATENCY, THROUGHPUT, series.name)
+    several = shown[series.name].nunique() > 1
     avoided = [
         _along(axes, part.sort_values([LATENCY, THROUGHPUT])[[LATENCY, THROUGHPUT]].to_numpy("f8"))
-        for _, part in shown[shown["on_front"]].groupby("link", sort=False)
+        for _, part in shown[shown["on_front"]].groupby(series.name, sort=False)
     ]
     avoided.append(shown.drop(named.index)[[LATENCY, THROUGHPUT]].to_numpy("f8"))
     return labels.place(
@@ -261,8 +260,8 @@ def _name(axes: Axes, shown: pd.DataFrame, names: pd.Series, colours: dict[str, 
         list(radii[named.index]),
         np.vstack(avoided),
         [
-            colours[link] if several else "black" if on_front else "0.35"
-            for link, on_front in zip(named["link"], named["on_front"], strict=True)
+            series.colours[value] if several else "black" if on_front else "0.35"
+            for value, on_front in zip(named[series.name], named["on_front"], strict=True)
         ],
     )
 

@@ -115,8 +115,9 @@ def _outcome() -> Iterator[Column]:
         "",
         "Whether no other point of the same model, placement, link, backend, batch, window, "
         "dtype, runtimes, wire, busy and sources is at least as good in latency and throughput and "
-        "better in one. Points whose `link_certified` is false are left off and beat no other, "
-        "unless `--uncertified` asks for them.",
+        "better in one; `--objectives` of `analysis.pareto` names others. Points whose "
+        "`link_certified` is false are left off and beat no other, unless `--uncertified` asks for "
+        "them.",
     )
 
 

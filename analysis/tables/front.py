@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.column import OBJECTIVES
+from analysis.column import CHOICES, OBJECTIVES
 from analysis.measures import marks
 
 CIRCUMSTANCES = ("runtimes", "wire", "busy", "sources")
@@ -78,32 +78,53 @@ def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.
     return front
 
 
-def mark(points: pd.DataFrame, *, uncertified: bool = False) -> pd.DataFrame:
-    """Add the column ``on_front``; each group (:data:`GROUP`) has a front of its own.
+def group_of(objectives: Mapping[str, str]) -> list[str]:
+    """The columns that all points of a front share.
+
+    Points that compute or send other numbers have fronts of their own, because what that does to
+    the output would go unseen. Where the output's error is an objective, they compete.
+    """
+    return [name for name in GROUP if name not in _ROUNDING or ERROR not in objectives]
+
+
+ERROR = CHOICES["error"]
+_ROUNDING = ("dtype", "runtimes", "wire")
+
+
+def mark(
+    points: pd.DataFrame,
+    *,
+    uncertified: bool = False,
+    objectives: Mapping[str, str] = OBJECTIVES,
+) -> pd.DataFrame:
+    """Add the column ``on_front``; each group (:func:`group_of`) has a front of its own.
 
     Parameters
     ----------
     points
-        One row per point, with the columns of :data:`GROUP` and
-        :data:`analysis.column.OBJECTIVES`; rows without figures are on no front.
+        One row per point, with the columns of :data:`GROUP` and those of the objectives; rows that
+        lack a figure are on no front.
     uncertified
         Whether points whose link was not as asked for count. If not, they are on no front and beat
         no other point.
+    objectives
+        Columns, and whether less (``min``) or more (``max``) of each is better.
     """
     on_front = pd.Series(False, index=points.index)
     counted = points if uncertified else points[~marks.uncertified(points)]
-    for _, group in counted.groupby(list(GROUP), sort=False):
-        values = group[list(OBJECTIVES)].to_numpy(dtype=np.float64, na_value=np.nan)
-        on_front[group.index] = is_nondominated(values, list(OBJECTIVES.values()))
+    for _, group in counted.groupby(group_of(objectives), sort=False):
+        values = group[list(objectives)].to_numpy(dtype=np.float64, na_value=np.nan)
+        on_front[group.index] = is_nondominated(values, list(objectives.values()))
     return points.assign(on_front=on_front)
 
 
-def fronts(points: pd.DataFrame) -> pd.DataFrame:
+def fronts(points: pd.DataFrame, objectives: Mapping[str, str] = OBJECTIVES) -> pd.DataFrame:
     """The table ``front.csv``: the points on a front by group, best first."""
     front = points[points["on_front"]]
     # Groups keep the order of the table, which is that of the experiment.
-    order = pd.DataFrame({name: pd.factorize(front[name])[0] for name in GROUP}, index=front.index)
-    order = order.assign(**{name: front[name] for name in (*OBJECTIVES, "position")})
-    ascending = [OBJECTIVES.get(str(name)) != "max" for name in order.columns]
+    group = group_of(objectives)
+    order = pd.DataFrame({name: pd.factorize(front[name])[0] for name in group}, index=front.index)
+    order = order.assign(**{name: front[name] for name in (*objectives, "position")})
+    ascending = [objectives.get(str(name)) != "max" for name in order.columns]
     ranked = order.sort_values(list(order.columns), ascending=ascending, kind="stable")
     return front.loc[ranked.index].reset_index(drop=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from analysis.column import OBJECTIVES
 from analysis.measures.certificate import asked_of
 from analysis.measures.reduction import reduced
 from analysis.measures.replicates import replicates
@@ -20,7 +21,11 @@ from paretopipe_worker.plan.plan import Plan
 
 
 def points(
-    run: Run, *, uncertified: bool = False, measured: pd.DataFrame | None = None
+    run: Run,
+    *,
+    uncertified: bool = False,
+    measured: pd.DataFrame | None = None,
+    objectives: Mapping[str, str] = OBJECTIVES,
 ) -> pd.DataFrame:
     """Every point of a run's plan, with what was measured of it.
 
@@ -33,6 +38,8 @@ def points(
     measured
         The run's replicates, if they are known already, see
         :func:`analysis.measures.replicates.replicates`.
+    objectives
+        Those of the fronts, see :func:`analysis.tables.front.mark`.
 
     Returns
     -------
@@ -44,7 +51,7 @@ def points(
     table = planned(run.plan).merge(outcomes(measured), on="point")
     means = reduced(measured[measured["status"] == "ok"], ["point"], COLUMNS)
     table = table.merge(means, on="point", how="left")
-    return front.mark(table, uncertified=uncertified)[list(POINTS)]
+    return front.mark(table, uncertified=uncertified, objectives=objectives)[list(POINTS)]
 
 
 def planned(plan: Plan) -> pd.DataFrame:

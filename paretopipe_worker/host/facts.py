@@ -15,7 +15,7 @@ from paretopipe_worker.host.daemons import Process
 from paretopipe_worker.host.machine import cpu_field, machine, network
 from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 
-_PACKAGES = ("numpy", "nvidia-ml-py", "orjson", "pydantic", "PyYAML", "safetensors")
+_PACKAGES = ("numpy", "nvidia-ml-py", "onnxruntime", "orjson", "pydantic", "PyYAML", "safetensors")
 
 _STEERING = ("GLIBC_TUNABLES", "LD_PRELOAD", "OMP_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
 """Other environment variables that change how a process computes and allocates memory."""

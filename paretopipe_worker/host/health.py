@@ -72,17 +72,19 @@ class Watch:
         self._busy_ns, self._own_ns = self._sensors.busy_ns(), time.process_time_ns()
 
     def add(
-        self, wall_ns: int, cpu_ns: int, asked_ns: int = 0, overslept_ns: int | None = None
+        self, wall_ns: int, cpu_ns: int | None, asked_ns: int = 0, overslept_ns: int | None = None
     ) -> None:
         """Count one item's computation: its wall time, without stretching, and its CPU time.
 
+        The latter is None where a device beside the CPU computes.
+
         Where it was stretched, also how long it should have taken and how late it ended.
         """
-        if cpu_ns >= _SHORTEST_NS:
+        if cpu_ns is not None and cpu_ns >= _SHORTEST_NS:
             self._computed_ns.append((wall_ns, cpu_ns))
-            if overslept_ns is not None:
-                self._asked_ns += asked_ns
-                self._overslept_ns += overslept_ns
+        if overslept_ns is not None and (wall_ns if cpu_ns is None else cpu_ns) >= _SHORTEST_NS:
+            self._asked_ns += asked_ns
+            self._overslept_ns += overslept_ns
         if time.perf_counter_ns() >= self._next_ns:
             self._sample()
 

@@ -262,11 +262,13 @@ def restoring(layout: Layout) -> Callable[[torch.Tensor], torch.Tensor]:
     dtype = getattr(torch, layout.dtype)
 
     def restored(tensor: torch.Tensor) -> torch.Tensor:
-        target = torch.empty_strided(layout.shape, layout.strides, dtype=dtype)
+        device = tensor.device
+        target = torch.empty_strided(layout.shape, layout.strides, dtype=dtype, device=device)
         return target.copy_(tensor)
 
     def overlapping(tensor: torch.Tensor) -> torch.Tensor:
-        memory = torch.empty(length, dtype=dtype).scatter_(0, places, tensor.view(-1))
+        memory = torch.empty(length, dtype=dtype, device=tensor.device)
+        memory.scatter_(0, places.to(tensor.device), tensor.view(-1))
         return memory.as_strided(layout.shape, layout.strides)
 
     length = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -49,6 +50,13 @@ def _address(value: str) -> str:
     return str(address)
 
 
+def _device(value: str) -> str:
+    """Refuse what names no device."""
+    if not re.fullmatch(r"cpu|cuda:(0|[1-9][0-9]?)", value):
+        raise ValueError("must be cpu, or cuda:N with the number of a GPU, such as cuda:0")
+    return value
+
+
 def _number(value: object) -> object:
     """Convert a number written as text; leave everything else as it is."""
     if not isinstance(value, str):
@@ -87,6 +95,10 @@ class Host:
     speed_hint
         Estimate of how many times slower than the controller the host is, used only to predict how
         long a sweep takes.
+    device
+        What computes its stages: ``cpu`` or ``cuda:N``, the N-th GPU from 0 on.
+    cuda_graphs
+        Whether torch starts a stage on a GPU as one CUDA graph, not kernel by kernel.
     memory_mb
         The most memory, in MB of a million bytes, that a stage may take; null for what the host has
         free. Points whose stages need more are not measured.
@@ -99,6 +111,8 @@ class Host:
     device_emulated: Annotated[float, Field(ge=1, le=1000), _Text] = 1.0
     speed_hint: Annotated[float, Field(gt=0, le=10_000), _Text] = 1.0
     memory_mb: Annotated[Annotated[float, Field(gt=0)] | None, _Text] = None
+    device: Annotated[str, AfterValidator(_device)] = "cpu"
+    cuda_graphs: bool = False
 
     @property
     def control_port(self) -> int:

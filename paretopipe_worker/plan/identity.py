@@ -35,7 +35,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
     return {
         "run": plan.run,
         "experiment": _asked(plan.experiment),
-        "inventory": [_without(host, "speed_hint", "memory_mb") for host in plan.hosts],
+        "inventory": [special(_without(host, "speed_hint", "memory_mb")) for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
         "models": [_captured(table, plan.schema) for table in plan.tables],
         "points": [special(_without(point, *_PREDICTED, "memory_bytes")) for point in plan.points],
@@ -95,7 +95,7 @@ _PREDICTED = ("predicted_latency_s", "predicted_s", "deadline_s")
 
 
 def special(point: dict[str, Any]) -> dict[str, Any]:
-    """Some fields of a point or a session, without circumstances that are as they always were.
+    """Some fields of a point, session or host, without circumstances that are as always.
 
     So a point keeps its id, and a plan its digest, from before there was a choice.
     """
@@ -105,6 +105,7 @@ def special(point: dict[str, Any]) -> dict[str, Any]:
 _BEFORE = {
     **{"runtimes": (), "wire": PLAIN, "busy": False, "sources": 1},
     **{"group": "", "lane": 0},
+    **{"device": "cpu", "cuda_graphs": False},
 }
 _NONE = object()
 

@@ -71,6 +71,10 @@ def runtimes_label(runtimes: Sequence[str]) -> str:
     return ">".join(runtimes if len(set(runtimes)) > 1 else runtimes[:1]) or EAGER
 
 
+USUAL: dict[str, object] = {"runtimes": EAGER, "wire": PLAIN, "busy": False, "sources": 1}
+"""The circumstances of most points, by column, which need no mention."""
+
+
 def circumstances(runtimes: str, wire: str, busy: bool, sources: int) -> list[str]:
     """In words what a point differs in from one as most are: eager, fp32, idle hosts, one source.
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from paretopipe_worker.cuts import PLAIN, CutTable, TensorSpec, payload_bytes
+from paretopipe_worker.cuts import EAGER, FIRST, LAST, PLAIN, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.plan.experiment import Experiment, ModelSpec
 from paretopipe_worker.plan.fleet import Host
@@ -79,6 +79,15 @@ class Point:
     def crosses(self) -> bool:
         """Whether anything leaves the source's host."""
         return bool(self.hops[0])
+
+    def ends(self, rank: int) -> tuple[str, str]:
+        """Names of the cuts, or endpoints, between which the stage of a rank lies."""
+        ends = (LAST, *self.split, FIRST)
+        return ends[rank], ends[rank + 1]
+
+    def runtime(self, rank: int) -> str:
+        """What executes the stage of a rank."""
+        return self.runtimes[rank] if self.runtimes else EAGER
 
     @property
     def active_ranks(self) -> tuple[int, ...]:

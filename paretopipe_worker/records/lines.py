@@ -107,7 +107,8 @@ class Item:
     sent_ns
         The stage's output was handed to the transport; null where nothing is sent.
     compute_ns, cpu_ns
-        Wall time of the computation without stretching, and the CPU time of the computing thread.
+        Wall time of the computation without stretching and copies, and the CPU time of the
+        computing thread; the latter is null where a device beside the CPU computes.
     done_ns
         On the source: the output was back. Null on other stages.
     latency_ns
@@ -142,7 +143,7 @@ class Item:
     start_ns: int
     computed_ns: int
     compute_ns: int
-    cpu_ns: int
+    cpu_ns: int | None
     sent_ns: int | None = None
     done_ns: int | None = None
     latency_ns: int | None = None

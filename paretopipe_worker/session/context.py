@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,8 +71,9 @@ class Context:
     `tcp` is the same one. On the source, `probe` is the latest measurement of the path. There,
     `references` is what the whole model returns for each input, by batch size, as the controller
     found it; it is empty where the source has the whole model. `images` are what the source sends
-    in place of drawn inputs, see :func:`paretopipe_worker.model.inputs.items`. `others` is the way
-    to the other sources that share the sink's host.
+    in place of drawn inputs, see :func:`paretopipe_worker.model.inputs.items`. `programs` is the
+    folder of the files that this host was sent, `others` the way to the other sources that share
+    the sink's host.
     """
 
     plan: Plan
@@ -88,6 +90,7 @@ class Context:
     references: Mapping[int, list[tuple[torch.Tensor, ...]]] = field(default_factory=dict)
     probe: Probe | None = None
     images: torch.Tensor | None = None
+    programs: Path = Path()
     others: Lane = field(default_factory=Lane)
 
     @property

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from paretopipe_worker.model.flat import Stage
+from paretopipe_worker.execution.api import Computed, Executor
 from paretopipe_worker.records.lines import Item, Phase
 from paretopipe_worker.session.check import Check
-from paretopipe_worker.session.compute import Computed, compute
 from paretopipe_worker.session.observation import Observation
 from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag
 
@@ -36,8 +35,8 @@ class Flights:
     ----------
     observation
         The leg as the source sees it.
-    stage
-        The source's part of the model; None where all of it runs elsewhere.
+    executor
+        Executes the source's part of the model.
     inputs, references
         Inputs, which are sent in turn, and the outputs that must come back for each.
     check
@@ -45,7 +44,7 @@ class Flights:
     """
 
     observation: Observation
-    stage: Stage | None
+    executor: Executor
     inputs: list[tuple[torch.Tensor, ...]]
     references: list[tuple[torch.Tensor, ...]]
     check: Check
@@ -67,7 +66,7 @@ class Flights:
         given = self.inputs[tag.seq % len(self.inputs)]
         self.launched += 1
         position, ready_ns = self.context.position(), arrived_ns or time.perf_counter_ns()
-        computed = compute(self.stage, given, self.context.host.device_emulated)
+        computed = self.executor.run(given)
         packed_ns = sent_ns = None
         if self.point.crosses:
             packed_ns = self.context.transport.send(tag, computed.tensors)
@@ -101,6 +100,8 @@ class Flights:
             departed_ns=departed_ns,
             segment=self.context.segment(flight.position, flight.ready_ns),
             overslept_ns=flight.computed.overslept_ns,
+            copy_in_ns=flight.computed.copy_in_ns,
+            copy_out_ns=flight.computed.copy_out_ns,
         )
         self.context.writer.write(item)
         if item.phase == self.observation.phase:

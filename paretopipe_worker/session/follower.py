@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from paretopipe_worker.model.flat import Stage
-from paretopipe_worker.model.partition import split
+from paretopipe_worker.execution.api import Executor
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.records.lines import COUNTED_PHASES, Item
-from paretopipe_worker.session import clocks, hold
-from paretopipe_worker.session.compute import compute, failure
+from paretopipe_worker.session import clocks, executing, hold
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel, ControlError, Message, bounded
 from paretopipe_worker.session.observation import Observation
@@ -26,7 +24,7 @@ class _Leg:
     """One leg of a point, as it goes on here."""
 
     observation: Observation
-    stage: Stage | None
+    executor: Executor
     messages: int = 0
     start_ns: int = 0
     end_ns: int = 0
@@ -39,7 +37,7 @@ class Follower:
         self.context = context
         self.channel = channel
         self._point: Point | None = None
-        self._stage: Stage | None = None
+        self._executor: Executor | None = None
         self._ran: _Leg | None = None
 
     def run(self) -> None:
@@ -72,39 +70,44 @@ class Follower:
                     with shares.kind("switch"):
                         self._report()
                 case "end":
+                    self._close()
                     return
                 case _:
                     raise ControlError(f"{self.channel.peer}: unknown command {command}")
 
     def _take(self, point: Point) -> None:
         """Build this rank's stage of a point, and tell rank 0 whether that went well."""
-        self._point, self._stage, self._ran = point, None, None
+        self._close()
+        self._point, self._ran = point, None
         try:
-            self._stage = self._built(point)
+            self._executor = executing.built(self.context, point)
         except Exception as error:
-            self.channel.send({"failed": failure(error)})
+            self.channel.send({"failed": executing.failure(error)})
         else:
             self.channel.send({"ready": True})
 
-    def _built(self, point: Point) -> Stage | None:
-        """Build this rank's stage of a point."""
-        rank = self.context.rank
-        return split(self.context.model(point), point.split, only=rank)[rank]
+    def _close(self) -> None:
+        """Close what executed the last point's stage."""
+        if self._executor is not None:
+            self._executor.close()
+        self._executor = None
 
     def _open(self, command: Message) -> _Leg:
         """Get ready for a leg of the point."""
         phase, point, context = command.get("phase"), self._point, self.context
-        if phase not in COUNTED_PHASES or point is None:
-            allowed = f"allowed: a phase of {', '.join(COUNTED_PHASES)}, once a point was named"
+        executor = self._executor
+        if phase not in COUNTED_PHASES or point is None or executor is None:
+            allowed = f"allowed: a phase of {', '.join(COUNTED_PHASES)}, once a point is built"
             raise ControlError(f"{self.channel.peer}: cannot run a leg by {command}; {allowed}")
         peer = self.channel.peer
         leg, window = (
             bounded(command, "leg", 0, _MOST, peer),
             bounded(command, "window", 1, _MOST, peer),
         )
+        executor.begin(window)
         context.replay()
         context.ready(point, window=window, overlap=phase != "latency")
-        return _Leg(Observation(context, point, phase, leg, window), self._stage)
+        return _Leg(Observation(context, point, phase, leg, window), executor)
 
     def _run(self, leg: _Leg) -> None:
         """Receive, compute and send until the mark comes by."""
@@ -112,7 +115,7 @@ class Follower:
         seen = leg.observation
         while (message := transport.recv()).tag != MARK:
             leg.messages += 1
-            computed = compute(leg.stage, message.tensors, self.context.host.device_emulated)
+            computed = leg.executor.run(message.tensors)
             packed_ns = transport.send(message.tag, computed.tensors)
             sent_ns = time.perf_counter_ns()
             counts = PHASES[message.tag.phase] == seen.phase
@@ -135,6 +138,8 @@ class Follower:
                     packed_ns=packed_ns,
                     departed_ns=message.departed_ns,
                     overslept_ns=computed.overslept_ns,
+                    copy_in_ns=computed.copy_in_ns,
+                    copy_out_ns=computed.copy_out_ns,
                 )
             )
         self._ran = leg

@@ -137,6 +137,7 @@ def joined(seat: Seat, writer: Writer, shares: Shares) -> Iterator[tuple[Context
             shares=shares,
             references=references,
             images=images,
+            programs=seat.programs,
             others=others,
         )
         yield context, channels

@@ -14,15 +14,15 @@ from typing import TypeAlias
 
 import torch
 
-from paretopipe_worker.model.flat import Stage
+from paretopipe_worker.execution.api import Executor
 from paretopipe_worker.model.inputs import items
 from paretopipe_worker.model.partition import check_split, split
 from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.plan import arrivals, window
 from paretopipe_worker.plan.experiment import MIN_ITEMS, LoadSpec
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.session import compute
-from paretopipe_worker.session.check import Check, PointFailed
+from paretopipe_worker.session import executing
+from paretopipe_worker.session.check import Check, PointFailed, allowed
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel, ControlError, Message
 from paretopipe_worker.session.flights import Flights
@@ -68,12 +68,13 @@ class PointMeasurement:
         ranks = {channel.hello["numerics"] for channel in channels}
         # Where the references are the controller's, it may compute in another way.
         alike = context.model(point).complete and ranks == {context.numerics}
-        self.check = Check(exact_wanted=not point.crosses or alike)
+        hosts = [context.plan.host(name) for name in context.session.placement]
+        self.check = Check(allowed(point, hosts, alike=alike))
         table = self.context.plan.table(point.model, point.batch, point.dtype)
         seed = self.context.plan.experiment.seed
         self._inputs = items(table.inputs, seed=seed, images=context.images)
         self._references = references
-        self._stage: Stage | None = None
+        self._executor: Executor | None = None
         self._legs_run = 0
 
     def measure(self) -> tuple[LegResult, LegResult]:
@@ -94,9 +95,10 @@ class PointMeasurement:
         with shares.kind("gate"):
             try:
                 self._pass_gate()
+                self._executor = executing.built(self.context, self.point)
             except Exception as error:
                 # Nothing has crossed yet, so whatever the model raises fails only this point.
-                failure = compute.failure(error)
+                failure = executing.failure(error)
         with shares.kind("switch"):
             if failure := self._stages_built(failure):
                 raise PointFailed(failure)
@@ -117,6 +119,11 @@ class PointMeasurement:
             self._offer(load, rate_per_s, latency, throughput.window)
         self.check.verdict()
         return latency, throughput
+
+    def close(self) -> None:
+        """Close what executed this rank's stage."""
+        if self._executor is not None:
+            self._executor.close()
 
     def _meet(self, step: str, **said: object) -> list[Message]:
         """Wait until all lanes have come to a step of the point; what each said there.
@@ -147,13 +154,12 @@ class PointMeasurement:
         return failure
 
     def _pass_gate(self) -> None:
-        """Build all stages here and check that in sequence they return what the model returns.
+        """Check that torch's stages, in sequence, return what the whole program returns here.
 
-        Where not all of the model's tensors are here, only the stage of this rank is built.
+        It proves the split, whatever executes the stages. It needs all of the model's tensors.
         """
         model = self.context.model(self.point)
         if not model.complete:
-            self._stage = split(model, self.point.split, only=0)[0]
             return
         stages = split(model, self.point.split)
         if self.point.batch not in self._references:
@@ -167,7 +173,6 @@ class PointMeasurement:
                 "the stages, run one after the other on this host, do not return what the whole "
                 f"program returns: they differ by {gate.largest_error:.2g} of its largest value"
             )
-        self._stage = stages[0]
 
     def _window(self, latency: LegResult) -> int:
         """Batches in flight for throughput: as asked for, or what fills the path just measured.
@@ -228,9 +233,10 @@ class PointMeasurement:
         context = self.context
         with context.shares.kind("switch"):
             seen = self._open_leg(result)
+        assert self._executor is not None
         flights = Flights(
             observation=seen,
-            stage=self._stage,
+            executor=self._executor,
             inputs=self._inputs,
             references=self._references[self.point.batch],
             check=self.check,
@@ -263,6 +269,8 @@ class PointMeasurement:
     def _open_leg(self, result: LegResult) -> Observation:
         """Have every rank that takes part ready for a leg; from then on this one is observed."""
         phase, window = result.phase, result.window
+        assert self._executor is not None
+        self._executor.begin(window)
         if self.point.crosses:
             self._tell({"do": "leg", "phase": phase, "leg": result.leg, "window": window})
             self.context.ready(self.point, window=window, overlap=phase != "latency")

@@ -8,11 +8,11 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from paretopipe_worker.execution.api import Computed
 from paretopipe_worker.host.energy import Meter
 from paretopipe_worker.host.health import Watch, disturbances
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.records.lines import LegEnd
-from paretopipe_worker.session.compute import Computed
 from paretopipe_worker.session.context import Context
 
 LegPhase: TypeAlias = Literal["latency", "throughput", "load"]

@@ -104,6 +104,8 @@ class Source:
             ended = measurement.measure()
         except PointFailed as error:
             reason = str(error)
+        finally:
+            measurement.close()
         # A point counts only where all lanes measured it.
         reason = self.context.others.end(reason)
         self.context.writer.write(

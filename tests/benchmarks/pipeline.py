@@ -30,13 +30,14 @@ from typing import Any
 
 import torch
 
+from paretopipe_worker.execution.api import Passing
+from paretopipe_worker.execution.eager import Eager
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import Partitioned, split
 from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.window import rate_per_s
-from paretopipe_worker.session.compute import compute
 from paretopipe_worker.transport.backends import BACKENDS
 from tests.benchmarks.report import Check, Rows, parser, show
 from tests.benchmarks.wire import Wire, wire
@@ -230,7 +231,7 @@ def _apart(
     for _ in range(piece.repeats):
         tensors: tuple[torch.Tensor, ...] = (example.clone(),)
         for rank, stage in enumerate(split(model, point.split)):
-            done = compute(stage, tensors, 1.0)
+            done = (Eager(stage) if stage else Passing()).run(tensors)
             tensors = done.tensors
             times[rank].append((done.computed_ns - done.start_ns) / 1e9)
     there, back = point.hop_bytes

@@ -326,3 +326,12 @@ def test_without_the_package_of_nvml_there_is_no_gpu(host: FakeHost) -> None:
 
 def test_sensors_are_looked_for_once(host: FakeHost) -> None:
     assert Watch(host.root)._sensors is Watch(host.root)._sensors
+
+
+def test_what_a_device_computes_says_nothing_of_a_core_but_may_be_stretched(
+    host: FakeHost,
+) -> None:
+    watch = Watch(host.root)
+    watch.add(5_000_000, None, asked_ns=10_000_000, overslept_ns=1_000_000)
+    health = watch.end()
+    assert (health.wall_over_cpu, health.overslept) == (None, 0.1)

@@ -30,6 +30,7 @@ def test_hosts_keep_the_order_of_the_inventory() -> None:
         ({**SERVER, "threads": 0}, "'server': threads: ", "equal to 1"),
         ({**SERVER, "device_emulated": 0.5}, "'server': device_emulated: ", "equal to 1"),
         ({**SERVER, "memory_mb": 0}, "'server': memory_mb: ", "greater than 0"),
+        ({**SERVER, "device": "gpu"}, "'server': device: ", "such as cuda:0"),
         ({"name": "server"}, "'server': data_address: ", "required"),
         ({**SERVER, "speed": 2}, "'server': speed: ", "allowed: name, data_address"),
         ({**SERVER, "data_address": "10.0.0.1"}, "data_address 10.0.0.1", "each needs its own"),

@@ -12,9 +12,11 @@ from typing import Any, cast
 import pytest
 import torch
 
+from paretopipe_worker.execution.api import Computed
+from paretopipe_worker.execution.eager import Eager
 from paretopipe_worker.host import timers
 from paretopipe_worker.model.flat import Stage
-from paretopipe_worker.session.compute import Computed, compute
+from paretopipe_worker.session.executing import Stretched
 
 WAIT_NS = 20_000_000
 
@@ -48,7 +50,7 @@ def waiting(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def stretched(stage: Any, factor: float) -> Computed:
     """One batch through a stage that is stretched."""
-    return compute(cast(Stage, stage), (torch.zeros(1),), factor)
+    return Stretched(Eager(cast(Stage, stage)), factor).run((torch.zeros(1),))
 
 
 @pytest.mark.parametrize("cpu_us", [100, 500])
@@ -77,12 +79,11 @@ def test_of_several_threads_the_wall_time_is_stretched() -> None:
 
 def test_how_late_stretching_ended_is_told() -> None:
     done = stretched(burning(100_000), 3.0)
-    assert done.overslept_ns is not None and done.overslept_ns >= 0
+    assert done.overslept_ns is not None and done.overslept_ns >= 0 and done.cpu_ns is not None
     own_ns = min(done.cpu_ns, done.compute_ns)
     lasted_ns = done.computed_ns - done.start_ns
     assert lasted_ns - done.overslept_ns == done.compute_ns + 2 * own_ns
-    assert stretched(burning(1000), 1.0).overslept_ns is None
-    assert compute(None, (torch.zeros(1),), 3.0).overslept_ns is None
+    assert Eager(burning(1000)).run((torch.zeros(1),)).overslept_ns is None
 
 
 @pytest.mark.alone

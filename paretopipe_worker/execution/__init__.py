@@ -1,0 +1,1 @@
+"""What executes a stage: one module per runtime and kind of device."""
