@@ -149,6 +149,16 @@ def test_what_one_lane_lacks_is_measured_again_in_all(tmp_path: Path) -> None:
     assert (found["sessions"], found["done"]) == ([], 1)
 
 
+def test_a_point_whose_link_was_off_in_one_lane_is_measured_again_in_all(tmp_path: Path) -> None:
+    made = make(2)
+    group = first, second = group_of(made, 2)
+    for session in group:
+        write(made, tmp_path, session, ok=session.points)
+    found = resume.todo(made, tmp_path, uncertified={second.id: second.points[1:2]})
+    [task] = found["sessions"]
+    assert [lane["points"] for lane in task["lanes"]] == [[first.points[1]], [second.points[1]]]
+
+
 def test_halves_of_two_attempts_are_no_whole_one(tmp_path: Path) -> None:
     made = make(2)
     first, second = group_of(made, 2)
