@@ -41,7 +41,7 @@ lint: .venv/.dev
 
 .venv: .venv/.sweep
 
-.venv/.sweep: requirements.txt requirements-worker.txt requirements.lock
+.venv/.sweep: requirements.txt requirements-worker.txt requirements-runtimes.txt requirements.lock
 	@PYTHON="$(PYTHON)" bash .ci/setup requirements.txt
 	@touch $@
 
@@ -49,13 +49,13 @@ lint: .venv/.dev
 	@PYTHON="$(PYTHON)" bash .ci/setup requirements-dev.txt
 	@touch $@
 
-# What the tests over SSH and those with a kernel of their own need beyond Python; without root they
-# skip and say so. That kernel is packaged for one processor only.
+# What the tests over SSH, of busy hosts and with a kernel of their own need beyond Python; without
+# root they skip and say so. That kernel is packaged for one processor only.
 UML := $(if $(filter x86_64,$(shell uname -m)),user-mode-linux busybox-static kmod gcc libc6-dev)
 
 .PHONY: .test-packages
 .test-packages:
-	@bash .ci/apt openssh-server sudo iproute2 $(UML)
+	@bash .ci/apt openssh-server sudo iproute2 stress-ng $(UML)
 
 lock:
 	rm -rf .venv/.sweep .venv/.dev .lock-venv

@@ -111,7 +111,7 @@ def test_every_place_that_contributing_names_is_there() -> None:
         assert (ROOT / path).exists(), path
     for name, file in (
         ("BACKENDS", "paretopipe_worker/transport/backends.py"),
-        ("OBJECTIVES", "analysis/column.py"),
+        ("CHOICES", "analysis/column.py"),
         ("TOLD", "analysis/measures/hosts.py"),
         ("SECTIONS", "analysis/tables/columns.py"),
         ("class Condition", "paretopipe_worker/link/conditions.py"),

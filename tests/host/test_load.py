@@ -109,6 +109,7 @@ def test_stop_ends_the_load_of_a_killed_supervisor(host: SupervisedHost) -> None
     assert not alive(left)
 
 
+@pytest.mark.must_run
 @pytest.mark.skipif(shutil.which(load.TOOL) is None, reason=f"{load.TOOL} is not installed")
 @pytest.mark.parametrize("ended_by", ["process", "kill"])
 def test_all_of_stress_ng_ends_with_the_supervisor(host: SupervisedHost, ended_by: str) -> None:

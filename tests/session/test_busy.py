@@ -21,6 +21,7 @@ from tests.helpers.waiting import until
 
 pytestmark = [
     pytest.mark.alone,
+    pytest.mark.must_run,
     pytest.mark.skipif(shutil.which(load.TOOL) is None, reason=f"{load.TOOL} is not installed"),
 ]
 
