@@ -19,6 +19,12 @@ from analysis.figures import names
 from analysis.measures.marks import disturbed, late, uncertified
 from paretopipe_worker.plan.labels import USUAL, hosts_of, readable
 
+_LETTERS_PER_IN = 13
+"""Letters of a legend's size beside each other."""
+
+_KEY_LETTERS = 8
+"""Room for an entry's sign, in letters."""
+
 LINK = "link"
 _NONE = object()
 
@@ -85,7 +91,11 @@ def conditions(
     several = [name for name in by if points[name].nunique() > 1]
     for values, table in points.groupby(list(by), sort=False):
         known = dict(zip(by, values, strict=True))
-        yield "".join(f", {worded(name, known[name])}" for name in several), table
+        words = (
+            link_title(table, known[name]) if name == LINK else worded(name, known[name])
+            for name in several
+        )
+        yield "".join(f", {each}" for each in words), table
 
 
 def worded(name: str, value: object) -> str:
@@ -149,7 +159,7 @@ class Caption:
     def height_in(self, width_in: float) -> float:
         """Its height on a page of this width, in inches."""
         title, notes = self._lines(width_in)
-        rows = -(-len(self.legend) // _columns(width_in))
+        rows = -(-len(self.legend) // self._columns(width_in))
         return 0.21 * title.count("\n") + 0.14 * len(notes) + 0.185 * rows + 0.45
 
     def write(self, figure: Figure, page: str = "") -> None:
@@ -160,22 +170,23 @@ class Caption:
         figure.legend(
             handles=list(self.legend),
             loc="outside lower left",
-            ncols=_columns(width_in),
+            ncols=self._columns(width_in),
             frameon=False,
             title="\n".join(notes) or None,
             title_fontsize=8,
             alignment="left",
         )
 
+    def _columns(self, width_in: float) -> int:
+        """Columns of the legend: as many as its longest entry leaves room for."""
+        longest = max((len(str(entry.get_label())) for entry in self.legend), default=0)
+        room = int(_LETTERS_PER_IN * width_in / (longest + _KEY_LETTERS))
+        return max(1, min(4 if width_in > 9 else 2, room))
+
     def _lines(self, width_in: float) -> tuple[str, list[str]]:
         """The title and the lines of the notes, wrapped."""
         lines = [line for note in self.notes for line in textwrap.wrap(note, int(14 * width_in))]
         return textwrap.fill(self.title, int(10 * width_in)), lines
-
-
-def _columns(width_in: float) -> int:
-    """Columns of a legend."""
-    return 4 if width_in > 9 else 2
 
 
 def page_of(number: int, count: int) -> str:

@@ -44,8 +44,8 @@ def points(
     Returns
     -------
     The columns :data:`analysis.tables.columns.POINTS`, sorted by model, placement, link, backend,
-    batch, window, wire and sources, as the experiment and the inventory list them, and then along
-    the model.
+    batch, window, dtype, runtimes, wire, busy and sources, most as the experiment and the inventory
+    list them, and then along the model.
     """
     measured = replicates(run) if measured is None else measured
     table = planned(run.plan).merge(outcomes(measured), on="point")
@@ -91,8 +91,11 @@ def planned(plan: Plan) -> pd.DataFrame:
             experiment.backends.index(point.backend),
             experiment.batch.index(point.batch),
             experiment.window.index(point.window),
+            experiment.dtype.index(point.dtype),
+            (len(set(point.runtimes)), row["runtimes"]),
             experiment.wire.index(point.wire),
-            experiment.sources.index(point.sources),
+            point.busy,
+            point.sources,
             row["position"],
         )
         rows.append((key, row))
