@@ -92,7 +92,7 @@ def conditions(
     for values, table in points.groupby(list(by), sort=False):
         known = dict(zip(by, values, strict=True))
         words = (
-            link_title(table, known[name]) if name == LINK else worded(name, known[name])
+            link_title(table, str(known[name])) if name == LINK else worded(name, known[name])
             for name in several
         )
         yield "".join(f", {each}" for each in words), table

@@ -46,7 +46,9 @@ def tables(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def titles(*pages: Figure) -> list[str]:
-    return [axes.get_title(loc="left") for figure in pages for axes in figure.axes]
+    """The titles of all panels, whose lines may be broken."""
+    panels = [axes for figure in pages for axes in figure.axes]
+    return [" ".join(axes.get_title(loc="left").split()) for axes in panels]
 
 
 def legend(figure: Figure) -> list[str]:
@@ -59,7 +61,7 @@ def test_wire_formats_have_colours_and_links_rows(
     pages = front_figure.front(*tables)
     assert titles(*pages) == [
         f"{panel}, {link}"
-        for link in ("none", "rate20")
+        for link in ("none (unshaped)", "rate20 (20 Mbit/s)")
         for panel in ("fronts of all wire formats", *ERRORS)
     ]
     colours = {
