@@ -30,6 +30,14 @@ THREE_STAGES_SWEEP = (
     ".venv/bin/ansible-playbook sweep.yml -i inventory/three "
     "-e experiment=experiments/three-stages.yml"
 )
+RUNTIMES_SWEEP, WIRE_SWEEP = (
+    f".venv/bin/ansible-playbook sweep.yml -i inventory/local -e experiment=experiments/{name}.yml"
+    for name in ("runtimes", "wire")
+)
+SHARED_SWEEP = (
+    ".venv/bin/ansible-playbook sweep.yml -i inventory/shared "
+    "-e experiment=experiments/shared-server.yml"
+)
 ELSEWHERE = {
     "make test": "what CI runs",
     "make sweep": "playbooks/test_sweep_local.py, with a smaller experiment",
@@ -39,6 +47,9 @@ ELSEWHERE = {
     SWEEP_OVER_SSH: "playbooks/test_sweep_ssh.py, with an inventory and an experiment of its own",
     LINKS_SWEEP: "playbooks/test_sweep_local.py, with each kind of profile in a smaller experiment",
     BACKENDS_SWEEP: "session/test_backends.py, its sessions; playbooks/test_sweep_local.py",
+    RUNTIMES_SWEEP: "playbooks/test_sweep_runtimes.py, with a smaller experiment",
+    WIRE_SWEEP: "session/test_wire_sessions.py, its sessions",
+    SHARED_SWEEP: "playbooks/test_sweep_shared.py, with a smaller experiment",
     THREE_STAGES_SWEEP: "playbooks/test_sweep_three.py, with a smaller experiment",
     ".venv/bin/python -m analysis.reproduce experiments/paper.yml -i inventory/lab": (
         "playbooks/test_reproduce.py, with a smaller experiment"

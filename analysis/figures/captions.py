@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -178,10 +179,15 @@ class Caption:
         )
 
     def _columns(self, width_in: float) -> int:
-        """Columns of the legend: as many as its longest entry leaves room for."""
-        longest = max((len(str(entry.get_label())) for entry in self.legend), default=0)
-        room = int(_LETTERS_PER_IN * width_in / (longest + _KEY_LETTERS))
-        return max(1, min(4 if width_in > 9 else 2, room))
+        """Columns of the legend, each as wide as its own entries: as many as there is room for."""
+        lengths = [_KEY_LETTERS + len(str(entry.get_label())) for entry in self.legend]
+        most = min(4 if width_in > 9 else 2, len(lengths))
+        for columns in range(most, 1, -1):
+            # As matplotlib fills them.
+            parts = np.array_split(lengths, columns)
+            if sum(part.max() for part in parts) <= _LETTERS_PER_IN * width_in:
+                return columns
+        return 1
 
     def _lines(self, width_in: float) -> tuple[str, list[str]]:
         """The title and the lines of the notes, wrapped."""

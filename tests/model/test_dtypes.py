@@ -131,4 +131,4 @@ def test_a_model_that_runs_in_no_format_that_was_asked_for_is_refused(tmp_path: 
 
 def test_a_format_that_there_is_not_is_refused() -> None:
     with pytest.raises(SpecError, match=r"dtype\[0\]: .*'bfloat16'"):
-        spec.parse({"models": [TINY], "dtype": "int8"})
+        spec.parse({"models": [TINY], "dtype": "float8"})
