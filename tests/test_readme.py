@@ -102,7 +102,17 @@ def test_the_other_benchmarks_run(name: str) -> None:
     benchmark(f"tests.benchmarks.{name}")
 
 
-@pytest.mark.parametrize("command", HERE)
+DEAR = ("tests.benchmarks.memory", "tests.benchmarks.transport")
+"""Benchmarks whose short form takes more than ten seconds all the same."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(each, marks=[pytest.mark.long] if any(name in each for name in DEAR) else [])
+        for each in HERE
+    ],
+)
 def test_a_command_of_the_readme_runs(command: str) -> None:
     if ".benchmarks." in command:
         benchmark(command.split()[2])

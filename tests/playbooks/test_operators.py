@@ -99,6 +99,7 @@ def test_the_package_of_an_operator_is_imported(paths: list[Path], there: bool) 
 @pytest.mark.alone
 @pytest.mark.must_run
 @pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces())
+@pytest.mark.long
 def test_points_that_need_an_operator_are_refused_and_the_rest_is_measured(copy: Checkout) -> None:
     done = copy.sweep(copy.write("experiments/waits.yml", EXPERIMENT), "waits")
     said = f"package 'paretopipe_test' is not there or has no {WAIT}, which programs of this sweep"
