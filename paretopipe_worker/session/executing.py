@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.execution import api as execution
 from paretopipe_worker.execution.api import (
@@ -13,12 +11,12 @@ from paretopipe_worker.execution.api import (
     Executor,
     Tensors,
 )
-from paretopipe_worker.host.timers import wait_until
 from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.usercode import told
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.session.context import Context
+from paretopipe_worker.session.stretching import stretch
 from paretopipe_worker.wire.api import WireError
 
 
@@ -51,12 +49,7 @@ def built(context: Context, point: Point) -> Executor:
 
 
 class Stretched:
-    """Has a stage take longer by a factor, so that one machine can act as a slower one.
-
-    A slower device takes longer to compute, but not longer to wait while others have the core. So
-    with one thread its CPU time is stretched; with several, only one of which reports its CPU time,
-    or with a device that computes by itself, the time of the computation is.
-    """
+    """Has a stage take longer by a factor, see :mod:`paretopipe_worker.session.stretching`."""
 
     def __init__(self, executor: Executor, factor: float) -> None:
         self._executor, self._factor = executor, factor
@@ -65,14 +58,9 @@ class Stretched:
     def run(self, inputs: Tensors) -> Computed:
         """Run the stage, then wait until its time has been stretched."""
         found = self._executor.run(inputs)
-        own_ns = found.compute_ns
-        if found.cpu_ns is not None and torch.get_num_threads() == 1:
-            # Reading the clocks takes CPU time too, which is not the stage's.
-            own_ns = min(found.cpu_ns, own_ns)
-        due_ns = found.computed_ns + round((self._factor - 1) * own_ns)
-        # Waiting leaves the core to the other stages, which run on devices of their own.
-        computed_ns = wait_until(due_ns)
-        return found._replace(computed_ns=computed_ns, overslept_ns=computed_ns - due_ns)
+        times = found.computed_ns, self._factor, found.compute_ns, found.cpu_ns
+        computed_ns, overslept_ns = stretch(*times)
+        return found._replace(computed_ns=computed_ns, overslept_ns=overslept_ns)
 
 
 def failure(error: Exception) -> str:

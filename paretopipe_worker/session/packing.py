@@ -14,8 +14,8 @@ from typing import TypeVar
 import torch
 
 from paretopipe_worker.cuts import PLAIN, TensorSpec, Varying
-from paretopipe_worker.host.timers import wait_until
 from paretopipe_worker.plan.plan import Point
+from paretopipe_worker.session.stretching import stretch
 from paretopipe_worker.transport.api import Transport
 from paretopipe_worker.wire.formats import packer
 
@@ -108,13 +108,11 @@ class Packing:
         """Do something, and say how long that took; a slower host takes longer for it, too."""
         cpu_ns, start_ns = time.thread_time_ns(), time.perf_counter_ns()
         made = work()
-        took_ns = time.perf_counter_ns() - start_ns
+        ended_ns = time.perf_counter_ns()
         if self._stretch > 1:
             cpu_ns = time.thread_time_ns() - cpu_ns
-            own_ns = min(cpu_ns, took_ns) if torch.get_num_threads() == 1 else took_ns
-            due_ns = start_ns + took_ns + round((self._stretch - 1) * own_ns)
-            took_ns = wait_until(due_ns) - start_ns
-        return made, took_ns
+            ended_ns, _ = stretch(ended_ns, self._stretch, ended_ns - start_ns, cpu_ns)
+        return made, ended_ns - start_ns
 
 
 def _message(sizes: range) -> tuple[TensorSpec, ...]:

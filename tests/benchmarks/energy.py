@@ -12,10 +12,8 @@ which starts as a program does but needs not wait for the firmware.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,12 +25,12 @@ import torch
 
 from paretopipe_worker.cuts import InputSpec
 from paretopipe_worker.host.powers import Power, Sampler, power
-from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.model import zoo
 from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import Partitioned, split
 from paretopipe_worker.model.sources import default_input
 from paretopipe_worker.model.trial import cut_table
+from tests.benchmarks.apart import apart
 from tests.benchmarks.report import Check, Rows, main
 from tests.helpers.fake_host import FakeHost
 from tests.helpers.pmic import PMIC
@@ -40,12 +38,11 @@ from tests.helpers.pmic import PMIC
 MODELS = ("mobilenet_v2", "resnet18")
 BLOCK_S, ROUNDS = 1.0, 40
 QUICK_S, QUICK_ROUNDS = 0.2, 2
-MODEL_S = 600
 
 
 def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
     """Measure every model in a process of its own; a quick run only the first."""
-    rows = [row for name in MODELS[: 1 if quick else None] for row in _apart(name, quick)]
+    rows = apart("tests.benchmarks.energy", MODELS[: 1 if quick else None], quick)
     return rows, [
         Check(
             f"{row['model']}: an item while {row['source']} is sampled over one without",
@@ -55,20 +52,6 @@ def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
         )
         for row in rows
     ]
-
-
-def _apart(name: str, quick: bool) -> list[dict[str, Any]]:
-    """Rows of one model, from a process with the environment of a stage process."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.energy", "--model", name, json.dumps(quick)],
-        env={**os.environ, **STAGE_ENVIRONMENT},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=MODEL_S,
-    )
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
-    return rows
 
 
 def _sources(folder: Path) -> dict[str, Power]:

@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +32,6 @@ import torch
 
 from paretopipe_worker.cuts import EAGER
 from paretopipe_worker.execution.runtimes import RUNTIMES
-from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.model import loading
 from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import split
@@ -42,6 +39,7 @@ from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.source import Source
+from tests.benchmarks.apart import apart
 from tests.benchmarks.report import Check, Rows, main
 from tests.helpers.runtimes import executed_by
 from tests.helpers.sessions import Finished, lab, led
@@ -51,7 +49,6 @@ CUTS = {"mobilenet_v2": "features.7", "resnet18": "layer2.1", "resnet50": "layer
 ROUNDS, QUICK_ROUNDS = 9, 1
 PHASES = {"min_items": 25, "min_s": 0.5, "max_s": 60, "retries": 0}
 LOOP_S, WARMUP = 0.5, 3
-SESSION_S = 900
 LEAST = 0.97
 
 Tensors = tuple[torch.Tensor, ...]
@@ -60,7 +57,7 @@ Bare = Callable[[Tensors], Tensors]
 
 def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
     """Measure every model in a process of its own; a quick run only the first."""
-    rows = [row for name in MODELS[: 1 if quick else None] for row in _apart(name, quick)]
+    rows = apart("tests.benchmarks.runtimes", MODELS[: 1 if quick else None], quick)
     checks = [
         Check(
             f"{row['model']}, {row['runtime']}, stage {row['rank']}: bare loop over pipeline",
@@ -80,20 +77,6 @@ def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
             for (model, runtime), gain in gains.items()
         ),
     ]
-
-
-def _apart(name: str, quick: bool) -> list[dict[str, Any]]:
-    """Rows of one model, from a process that runs its source."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.runtimes", "--model", name, json.dumps(quick)],
-        env={**os.environ, **STAGE_ENVIRONMENT},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=SESSION_S,
-    )
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
-    return rows
 
 
 def _rows(name: str, rounds: int) -> list[dict[str, Any]]:

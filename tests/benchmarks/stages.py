@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,12 +21,12 @@ from typing import Any
 import torch
 
 from paretopipe_worker.cuts import InputSpec
-from paretopipe_worker.host.supervise import STAGE_ENVIRONMENT
 from paretopipe_worker.model import zoo
 from paretopipe_worker.model.inputs import example_input
 from paretopipe_worker.model.partition import Partitioned, split
 from paretopipe_worker.model.sources import default_input
 from paretopipe_worker.model.trial import cut_table
+from tests.benchmarks.apart import apart
 from tests.benchmarks.report import Check, Rows, main
 
 LIGHT = ("mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5")
@@ -40,12 +38,11 @@ MODELS = (
 )
 SHARES = (0.25, 0.5, 0.75)
 ROUNDS, QUICK_ROUNDS, WARMUP = 60, 3, 3
-MODEL_S = 600
 
 
 def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
     """Measure every model in a process of its own; a quick run only the first two."""
-    rows = [row for name in MODELS[: 2 if quick else None] for row in _apart(name, quick)]
+    rows = apart("tests.benchmarks.stages", MODELS[: 2 if quick else None], quick)
     light = [
         Check(
             f"{name}: both stages over the model, worst cut",
@@ -62,20 +59,6 @@ def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
         Check("both stages over the model, median", statistics.median(ratios), 0.98, "lower"),
         Check("both stages over the model, worst cut", max(ratios), 1.03, "lower"),
     ]
-
-
-def _apart(name: str, quick: bool) -> list[dict[str, Any]]:
-    """Rows of one model, from a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.stages", "--model", name, json.dumps(quick)],
-        env={**os.environ, **STAGE_ENVIRONMENT},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=MODEL_S,
-    )
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
-    return rows
 
 
 def _rows(name: str, rounds: int) -> list[dict[str, Any]]:

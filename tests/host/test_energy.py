@@ -10,13 +10,12 @@ https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paretopipe_worker.host import counters, energy, powers
+from paretopipe_worker.host import counters, energy
 from paretopipe_worker.host.counters import Counter, UnknownEnergyError, used_uj
 from paretopipe_worker.host.energy import Meter, at_rest
 from paretopipe_worker.records.energy import Energy
@@ -24,16 +23,6 @@ from tests.helpers.fake_host import FakeHost
 
 RANGE_UJ = 262_143_328_850
 """As Intel's desktop processors have it."""
-
-
-@pytest.fixture(autouse=True)
-def looking_anew() -> Iterator[None]:
-    """What tells energy is looked for once in a process: here, once in each test."""
-    counters.counters.cache_clear()
-    powers.power.cache_clear()
-    yield
-    counters.counters.cache_clear()
-    powers.power.cache_clear()
 
 
 @pytest.fixture

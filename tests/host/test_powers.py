@@ -10,12 +10,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from paretopipe_worker.host import counters, energy, powers
+from paretopipe_worker.host import energy, powers
 from paretopipe_worker.host.counters import UnknownEnergyError
 from paretopipe_worker.host.energy import Meter
 from paretopipe_worker.host.powers import LEAST_SAMPLES, STILL_SAMPLES, Power, Sampler, joules
@@ -25,16 +25,6 @@ from tests.helpers.waiting import until
 
 MISSING = 'error=1 error_msg="Command not registered"'
 """What the firmware of a Raspberry Pi 4 answers."""
-
-
-@pytest.fixture(autouse=True)
-def looking_anew() -> Iterator[None]:
-    """What tells energy is looked for once in a process: here, once in each test."""
-    powers.power.cache_clear()
-    counters.counters.cache_clear()
-    yield
-    powers.power.cache_clear()
-    counters.counters.cache_clear()
 
 
 @pytest.fixture
