@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 
 from tests import ROOT
 from tests.helpers import venvs
-from tests.helpers.sshd import fleet, reason_without_sshd
+from tests.helpers.machines import reason_without_sshd
+from tests.helpers.sshd import fleet
 from tests.helpers.sweeps import Checkout, checkout
 
 pytestmark = [
