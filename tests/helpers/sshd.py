@@ -96,7 +96,9 @@ def fleet(
         }
         # Connections are kept by address, and another test's hosts have the same.
         environment = {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "connections")}
-        yield Fleet(controller, tuple(hosts), yaml.safe_dump(inventory, sort_keys=False), environment)
+        yield Fleet(
+            controller, tuple(hosts), yaml.safe_dump(inventory, sort_keys=False), environment
+        )
 
 
 @contextmanager
