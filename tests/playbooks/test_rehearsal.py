@@ -199,7 +199,7 @@ def test_every_point_of_three_hosts_is_measured_over_links_as_asked_for(
     share = PAYLOAD / FRAME
     for split, forward_mbit in {"1+3": 40, "@last+@last": 40, "@last+@first": 100}.items():
         row = points.loc[split]
-        # The session of the first run's points at which a host was rebooted was not certified again.
+        # The reboot ended a session of the first run before its links were measured again.
         for when in ("before", "after") if run == "second" else ("before",):
             forward, back = (f"link_{way}goodput_{when}_mbit" for way in ("", "return_"))
             assert row[forward] == pytest.approx(forward_mbit * share, rel=0.1), split

@@ -137,6 +137,22 @@ def test_a_stage_killed_right_after_a_point_gets_no_reason_from_that(waiting: Wa
     assert waiting.end() == "server: stage killed by SIGKILL"
 
 
+def test_a_supervisor_whose_pid_another_process_has_after_a_reboot_is_gone(
+    waiting: Waiting,
+) -> None:
+    launched = waiting.start()
+    until(lambda: waiting.action.supervisor == str(launched["pid"]), "a look at the supervisor")
+    # Its status says that it runs, for as long as nobody is left who could say otherwise.
+    status = waiting.folder / "s1.1.status.json"
+    text = status.read_text()
+    kept = waiting.folder / "of this test.json"
+    kept.write_text(text.replace(f'"pid": {launched["pid"]}', f'"pid": {os.getpid()}'))
+    kept.rename(status)
+    said = waiting.end()
+    assert said == "server: stage and its supervisor were killed, as a reboot does"
+    status.write_text(text)
+
+
 def test_a_finished_point_is_one_line_for_people(plugin: ModuleType) -> None:
     point = {
         "model": "mobilenet_v2",

@@ -41,11 +41,12 @@ LOOK = """\
 touch {lease} || exit 1
 [ {supervisor} = self ] || timeout {wait_s} tail --pid={supervisor} -s 0.2 -f /dev/null
 cat {status} 2>/dev/null || echo null
-[ -e /proc/{supervisor} ] && echo true || echo false
+[ "$(cut -d " " -f 22 /proc/{supervisor}/stat 2>/dev/null)" = {ticks} ] && echo true || echo false
 tail -c +{position} {progress} 2>/dev/null
 true"""
 """The script of one poll. It renews the lease and waits until the supervisor of the stage ends,
 for at most `wait_s`. Then it prints the status, whether the supervisor is alive, and new progress.
+After a reboot another process may have the pid, which was then started at another time.
 """
 
 AFTER_PEERS_S, AFTER_PEERS_POLL_S = 5.0, 0.5
@@ -85,7 +86,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def wait_for(self, stage: str) -> str | None:
         """Wait for one stage; return why it, or that of another host, failed, or None."""
         self.stage = stage
-        self.supervisor = "self"
+        self.supervisor, self.ticks = "self", 0
         self.read_bytes = 0
         try:
             self._wait()
@@ -135,6 +136,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 progress=self._file("progress.jsonl"),
                 status=self._file("status.json"),
                 supervisor=self.supervisor,
+                ticks=self.ticks,
                 position=self.read_bytes + 1,
                 wait_s=wait_s,
             )
@@ -147,8 +149,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 return True
             raise StageFailed(self._ended(found["reason"]))
         if self.supervisor != "self" and not json.loads(second):
-            raise StageFailed(self._ended("and its supervisor were killed"))
-        self.supervisor = str(found.get("pid", "self"))
+            raise StageFailed(self._ended("and its supervisor were killed, as a reboot does"))
+        self.supervisor, self.ticks = str(found.get("pid", "self")), found.get("start_ticks", 0)
         return False
 
     def _shell(self, script: str) -> str:
