@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -14,13 +15,14 @@ from tests.helpers.machines import HOME, Kind, reason_without_sshd
 from tests.helpers.real_labs import made
 from tests.helpers.sweeps import Done
 
-CLOCK = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
-"""What makes a host's clock wrong (package faketime); on another processor its path differs."""
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+"""What makes the clock of a host wrong."""
 
 pytestmark = [
     pytest.mark.alone,
     pytest.mark.must_run,
     pytest.mark.skipif(bool(reason_without_sshd()), reason=reason_without_sshd()),
+    pytest.mark.skipif(not FAKETIME, reason="libfaketime (package faketime) is not installed"),
 ]
 
 FULL = """\
@@ -30,11 +32,11 @@ dd if=/dev/zero of=".$HOME/photos" bs=4k || :
 """
 # Debian's Python reads this file whenever it starts.
 OLD = """\
-cat >etc/python3.11/sitecustomize.py <<END
+cat >"$(echo etc/python3.*/sitecustomize.py)" <<END
 import collections, sys
 names = "major minor micro releaselevel serial"
 sys.version_info = collections.namedtuple("version_info", names)(3, 9, 2, "final", 0)
-sys.version = sys.version.replace("3.11.2", "3.9.2")
+sys.version = "3.9.2" + sys.version[sys.version.index(" "):]
 END
 """
 ILLEGAL = """\
@@ -53,7 +55,7 @@ FLEET = {
     "sudoless": Kind("rm etc/sudoers.d/$USER"),
     "old": Kind(OLD),
     "illegal": Kind(ILLEGAL, {"worker_python": f"{HOME}/python"}),
-    "late": Kind(f"echo SetEnv LD_PRELOAD={CLOCK} FAKETIME=+3600 >>etc/ssh/the_config"),
+    "late": Kind(f"echo SetEnv LD_PRELOAD={FAKETIME} FAKETIME=+3600 >>etc/ssh/the_config"),
     "taken": Kind(),
 }
 PROBLEMS = {
