@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
 
 from tests import ROOT
 from tests.helpers import venvs
@@ -32,9 +31,7 @@ DEADLINE_S = 2000.0
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with what ``requirements-worker.txt`` lists and nothing else."""
     folder = tmp_path_factory.mktemp("bare") / "venv"
-    lines = (ROOT / "requirements-worker.txt").read_text(encoding="utf-8").splitlines()
-    wanted = [Requirement(line).name for line in lines if line and not line.startswith("#")]
-    python = venvs.made(folder, *wanted)
+    python = venvs.made(folder, *venvs.worker_packages())
     look = "import importlib.util, sys; sys.exit(any(map(importlib.util.find_spec, sys.argv[1:])))"
     subprocess.run([python, "-I", "-c", look, "torchvision", "timm", "ansible"], check=True)
     return folder
