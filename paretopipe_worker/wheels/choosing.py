@@ -8,6 +8,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from packaging.utils import canonicalize_name
+
 from paretopipe_worker.usertext import listed
 from paretopipe_worker.wheels import house
 from paretopipe_worker.wheels.builds import fitting
@@ -274,7 +276,7 @@ def _new(
     wheels: Sequence[Wheel], described: Described, wanted: Mapping[str, str], missing: Sequence[str]
 ) -> tuple[Wheel, ...]:
     """Those wheels that a host has not; a package of the right public version stays as it is."""
-    there = {name.lower().replace("_", "-"): v for name, v in described.installed.items()}
+    there = {str(canonicalize_name(name)): v for name, v in described.installed.items()}
     return tuple(
         wheel
         for wheel in wheels
