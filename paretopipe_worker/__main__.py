@@ -21,6 +21,7 @@ from typing import TypeAlias
 from paretopipe_worker import abilities, model_command, operators
 from paretopipe_worker.host import governor, preflight, supervise
 from paretopipe_worker.shaping import command as link_command
+from paretopipe_worker.wheels import command as wheels_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     preflight.add_parser(commands)
     operators.add_parser(commands)
     abilities.add_parser(commands)
+    wheels_command.add_parser(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:

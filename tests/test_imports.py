@@ -30,6 +30,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
             *("cuts", "link", "records", "transport", "wire", "model", "plan", "host"),
             "execution",
         },
+        "wheels": {"usertext"},
         "exports": {"cuts", "model", "plan"},
         "prepare": {"cuts", "usertext", "model", "plan", "exports"},
     },
