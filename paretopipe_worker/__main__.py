@@ -100,7 +100,9 @@ def _links(options: argparse.Namespace) -> int:
 def _add_prepare(commands: Commands) -> None:
     parser = commands.add_parser("prepare", help="check spec and inventory, make the plan")
     parser.add_argument("--experiment", type=Path, required=True, help="experiments/NAME.yml")
-    parser.add_argument("--fleet", required=True, help="JSON list of the hosts of group 'stages'")
+    parser.add_argument(
+        "--fleet", required=True, help="JSON list of the hosts of group 'stages'; - is stdin"
+    )
     parser.add_argument("--run", required=True, help="name of the run", dest="run_name")
     parser.add_argument("--results", type=Path, required=True, help="results/RUN")
     parser.add_argument("--cache", type=Path, required=True, help="where programs are kept")
@@ -113,7 +115,7 @@ def _prepare(options: argparse.Namespace) -> int:
     from paretopipe_worker.plan import fleet, resume, spec, summary
 
     experiment = spec.read(options.experiment)
-    hosts = fleet.parse(options.fleet)
+    hosts = fleet.parse(sys.stdin.read() if options.fleet == "-" else options.fleet)
     made = resume.planned(experiment, hosts, options.results, options.cache)
     if made is None:
         from paretopipe_worker.prepare import prepare
@@ -153,24 +155,15 @@ def _add_todo(commands: Commands) -> None:
         "--retry-failed", action="store_true", help="also the points that failed by themselves"
     )
     parser.add_argument(
-        "--uncertified",
-        type=argparse.FileType(),
+        "--known",
+        type=argparse.FileType(encoding="utf-8"),
         metavar="FILE",
-        help="also the points that `python -m analysis.uncertified` listed in it; - is stdin",
+        help="JSON with what is known of the hosts (paretopipe_worker/plan/known.py); - is stdin",
     )
     parser.add_argument(
-        "--torch", type=json.loads, default={}, metavar="JSON", help="version of torch, by host"
-    )
-    parser.add_argument(
-        "--memory",
-        type=json.loads,
-        metavar="JSON",
-        help="free bytes by host, or null: record as failed the points whose stages do not fit",
-    )
-    parser.add_argument(
-        "--abilities",
-        metavar="JSON",
-        help="what each host can do: record as failed the points that need more",
+        "--side-by-side",
+        action="store_true",
+        help="sessions without a common host may run at the same time",
     )
     parser.add_argument(
         "--cache",
@@ -183,7 +176,7 @@ def _add_todo(commands: Commands) -> None:
 def _todo(options: argparse.Namespace) -> int:
     """Print the sessions that lack a complete set of records, with the points that lack it."""
     from paretopipe_worker.plan import abilities as of_hosts
-    from paretopipe_worker.plan import controller, lanes, memory, plan, resume, sending
+    from paretopipe_worker.plan import controller, known, lanes, memory, plan, resume, sending
 
     def pack(whole: str, share: sending.Share) -> str:
         from paretopipe_worker import prepare
@@ -191,18 +184,21 @@ def _todo(options: argparse.Namespace) -> int:
         return prepare.pack(read, whole, share, options.cache)
 
     read = plan.read(options.results / "plan.json")
-    refusals = {} if options.memory is None else memory.refused(read, options.memory)
-    if options.abilities is not None:
-        refusals |= of_hosts.refused(read, of_hosts.parse(options.abilities))
+    # By a file: of hundreds of hosts this is more than an argument may hold.
+    told = known.parse(options.known.read()) if options.known else known.Known()
+    refusals = {} if told.memory is None else memory.refused(read, told.memory)
+    if told.abilities is not None:
+        refusals |= of_hosts.refused(read, told.abilities)
     refusals = lanes.together(read, refusals)
     controller.refuse(read, options.results, refusals)
     made = resume.todo(
         read,
         options.results,
         retry_failed=options.retry_failed,
-        uncertified=json.load(options.uncertified) if options.uncertified else None,
-        torch=options.torch,
+        uncertified=told.uncertified,
+        torch=told.torch,
         sending=sending.Sending(read, refusals, pack if options.cache else None),
+        side_by_side=options.side_by_side,
     )
     print(json.dumps(made))
     return 0
@@ -213,7 +209,7 @@ def _add_record_failure(commands: Commands) -> None:
     parser.add_argument("--results", type=Path, required=True, help="results/RUN")
     parser.add_argument("--session", required=True)
     parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--reason", required=True)
+    parser.add_argument("--reason", required=True, help="why; - reads it from stdin")
     _add_points(parser)
     parser.set_defaults(run=_record_failure)
 
@@ -225,6 +221,14 @@ def _add_points(parser: argparse.ArgumentParser) -> None:
         metavar="ID,...",
         help="only these points of the session",
     )
+    # By a file: thousands of points are more than an argument may hold.
+    parser.add_argument(
+        "--points-from",
+        type=lambda path: tuple(Path(path).read_text(encoding="utf-8").split()),
+        dest="points",
+        metavar="FILE",
+        help="the same from a file, apart by white space",
+    )
 
 
 def _record_failure(options: argparse.Namespace) -> int:
@@ -234,7 +238,11 @@ def _record_failure(options: argparse.Namespace) -> int:
     made = plan.read(options.results / "plan.json")
     session = made.session(options.session).only(options.points)
     path = controller.record_failure(
-        made, session, options.attempt, options.results, options.reason
+        made,
+        session,
+        options.attempt,
+        options.results,
+        sys.stdin.read() if options.reason == "-" else options.reason,
     )
     print(path)
     return 0

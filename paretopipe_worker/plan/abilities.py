@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import field
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from paretopipe_worker.execution.runtimes import RUNTIMES, kind
 from paretopipe_worker.plan import executing
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
-from paretopipe_worker.plan.plan import Plan, PlanError, Point
+from paretopipe_worker.plan.plan import Plan, Point
 from paretopipe_worker.plan.refusals import Refusal
 
 _TOLERANT = ConfigDict(extra="ignore")
@@ -45,25 +45,6 @@ class Abilities:
     runtimes: Mapping[str, Installed] | None = None
     devices: Mapping[str, Device] | None = None
     lacking: Mapping[str, str] = field(default_factory=dict)
-
-
-_ADAPTER = TypeAdapter(dict[str, Abilities])
-
-
-def parse(document: str) -> dict[str, Abilities]:
-    """Read what hosts can do from JSON, by host.
-
-    Raises
-    ------
-    PlanError
-        When it is something else.
-    """
-    try:
-        return _ADAPTER.validate_json(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise PlanError(f"abilities of the hosts: {where}: {first['msg']}") from error
 
 
 def refused(plan: Plan, found: Mapping[str, Abilities]) -> dict[str, Refusal]:

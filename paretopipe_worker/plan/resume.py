@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.plan import attempts, code, executing, refusals
+from paretopipe_worker.plan import attempts, code, executing, refusals, turns
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Attempt
 from paretopipe_worker.plan.belonging import Belonging
@@ -84,6 +84,7 @@ def todo(
     uncertified: Mapping[str, Collection[str]] | None = None,
     torch: Mapping[str, str] | None = None,
     sending: Sending | None = None,
+    side_by_side: bool = False,
 ) -> dict[str, Any]:
     """List the sessions that are not finished, in the plan's order, as the playbook needs them.
 
@@ -92,16 +93,17 @@ def todo(
     set: it would most likely fail again (see :class:`paretopipe_worker.plan.outcome.Outcome`).
     Points that were being measured when a session broke come last. `failures` has a line for each
     point that failed by itself and has no attempt that counts, `refused` one for each model that
-    could not be planned, `files` the names of all files that each host needs.
+    could not be planned, `files` the names of all files that each host needs, `turns` the places of
+    its `sessions`.
 
     Parameters
     ----------
-    uncertified
-        Points by session that count but are to be measured again, since their link was off.
-    torch
-        Public version of torch by host, where it is known.
+    uncertified, torch
+        As in :class:`paretopipe_worker.plan.known.Known`.
     sending
         What hosts are sent, and the points that do not fit; by default all tensors, and none.
+    side_by_side
+        Whether sessions without a common host may run at the same time.
 
     Raises
     ------
@@ -112,19 +114,16 @@ def todo(
     read = attempts.read(plan, results)
     read.belonging.hold_code(code.digest(), _HERE)
     read.belonging.hold_torch(torch or {}, "now")
-    tasks, found = [], _Remaining()
+    found = _Remaining(sending.refusals, retry_failed, uncertified or {})
+    tasks = []
     for group in plan.groups:
         tried = {session.id: read.of(session.id) for session in group}
-        left: list[str] = []
-        for session in group:
-            doubted = (uncertified or {}).get(session.id, ())
-            asked = (doubted, retry_failed, sending.refusals)
-            left += found.add(plan, session, tried[session.id], *asked)
-        if left:
+        lists = (found.add(plan, session, tried[session.id]) for session in group)
+        if left := list(itertools.chain(*lists)):
             every = list(itertools.chain(*tried.values()))
             number = max((attempt.number for attempt in every), default=0) + 1
             tasks.append(_task(plan, _lacking(group, left, every), number, sending))
-    seconds = sum(task["predicted_s"] for task in tasks)
+    seconds = turns.arrange(tasks, side_by_side)
     lines = _text(len(plan.groups), tasks, found, seconds), *refusals.told(sending.refusals)
     return {
         "done": len(plan.groups) - len(tasks),
@@ -132,6 +131,7 @@ def todo(
         "failed": found.failed,
         "failures": found.failures,
         "files": sending.files,
+        "turns": turns.of_hosts(tasks, [host.name for host in plan.hosts]),
         "refused": plan.refused,
         "predicted_s": round(seconds, 1),
         "text": "\n".join([*lines, *read.damages]),
@@ -144,6 +144,8 @@ class _Remaining:
 
     Parameters
     ----------
+    refused, retry_failed, uncertified
+        Points that are not measured, and what `todo` was given.
     again
         Number of points that are measured again though they count.
     failed
@@ -152,34 +154,29 @@ class _Remaining:
         A line for each point that failed by itself and has no attempt that counts.
     """
 
+    refused: Collection[str]
+    retry_failed: bool
+    uncertified: Mapping[str, Collection[str]]
     again: int = 0
     failed: int = 0
     failures: list[str] = field(default_factory=list)
 
-    def add(
-        self,
-        plan: Plan,
-        session: Session,
-        tried: Sequence[Attempt],
-        uncertified: Collection[str],
-        retry_failed: bool,
-        refused: Collection[str],
-    ) -> list[str]:
+    def add(self, plan: Plan, session: Session, tried: Sequence[Attempt]) -> list[str]:
         """Return the points of a session that are left to measure, and count the others."""
-        left = []
+        left, doubted = [], self.uncertified.get(session.id, ())
         for point in map(plan.point, session.points):
             outcomes = [outcome for _, outcome in attempts.outcomes(tried, point)]
             statuses = {outcome.status for outcome in outcomes}
             if "ok" in statuses:
-                if point.id in uncertified:
+                if point.id in doubted:
                     left.append(point.id)
                     self.again += 1
                 continue
-            if point.id in refused:
+            if point.id in self.refused:
                 continue
             if "failed" in statuses:
                 self.failures.append(_failure(session, point, outcomes))
-                if not retry_failed:
+                if not self.retry_failed:
                     self.failed += 1
                     continue
             left.append(point.id)

@@ -23,7 +23,7 @@ extends_documentation_fragment:
   - result_format_callback
 """
 
-REFUSALS = (".fail", ".assert", "check_variables", "session_wait")
+REFUSALS = (".fail", ".assert", "check_variables")
 """Actions whose errors are written for people."""
 
 
@@ -49,7 +49,7 @@ class CallbackModule(Default):  # type: ignore[misc]
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         """Announce a task that prints while it runs; other tasks are announced with a result."""
         super().v2_playbook_on_task_start(task, is_conditional)
-        if task.action == "session_wait":
+        if task.action == "session_walk":
             self._print_task_banner(task)
 
     def v2_playbook_on_include(self, included_file: Any) -> None:

@@ -17,9 +17,11 @@ from tests.helpers.sessions import Lab
 def todo(made: Lab, **free_bytes: int | None) -> dict[str, Any]:
     """What a sweep has left to do, once it knows the memory that is free on each host."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        memory = json.dumps(dict.fromkeys([h.name for h in made.plan.hosts]) | free_bytes)
+        memory = dict.fromkeys([h.name for h in made.plan.hosts]) | free_bytes
+        known = made.results / "known.json"
+        known.write_text(json.dumps({"memory": memory}))
         where = ("--results", str(made.results), "--cache", str(made.cache))
-        assert main(["todo", *where, "--memory", memory]) == 0
+        assert main(["todo", *where, "--known", str(known)]) == 0
     found: dict[str, Any] = json.loads(printed.getvalue())
     return found
 

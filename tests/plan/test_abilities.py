@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from paretopipe_worker.cuts import FIRST, LAST, Footprint
-from paretopipe_worker.plan import abilities, controller, planner, resume, spec
+from paretopipe_worker.plan import abilities, controller, known, planner, resume, spec
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.abilities import needs
 from paretopipe_worker.plan.plan import Plan, PlanError
@@ -37,9 +37,14 @@ def planned(hosts: Any = HOSTS, operators: tuple[str, ...] = (), **keys: Any) ->
     return planner.make("test", experiment, hosts, tables)
 
 
+def parsed(found: dict[str, Any]) -> dict[str, abilities.Abilities]:
+    """What hosts can do, as a sweep hands it over."""
+    return known.parse(json.dumps({"abilities": found})).abilities or {}
+
+
 def refused(made: Plan, **found: Any) -> tuple[list[str], set[tuple[str, ...]]]:
     """The lines about refused points, and where these are split."""
-    refusals = abilities.refused(made, abilities.parse(json.dumps(found)))
+    refusals = abilities.refused(made, parsed(found))
     return told(refusals), {made.point(point).split for point in refusals}
 
 
@@ -105,8 +110,8 @@ def test_what_models_need_and_a_host_lacks_refuses_the_points_of_these_models() 
 
 
 def test_what_a_host_tells_is_checked() -> None:
-    with pytest.raises(PlanError, match=r"abilities of the hosts: edge\.devices\.cpu\.dtypes: "):
-        abilities.parse('{"edge": {"devices": {"cpu": {}}}}')
+    with pytest.raises(PlanError, match=r"abilities\.edge\.devices\.cpu\.dtypes: "):
+        parsed({"edge": {"devices": {"cpu": {}}}})
 
 
 def test_hosts_are_asked_only_for_what_their_points_need() -> None:
@@ -124,7 +129,7 @@ def test_hosts_are_asked_only_for_what_their_points_need() -> None:
 def test_refused_points_are_recorded_and_the_rest_is_left_to_measure(tmp_path: Path) -> None:
     made = planned(runtimes=["eager", ORT])
     (tmp_path / "plan.json").write_text(plans.dump(made))
-    refusals = abilities.refused(made, abilities.parse(json.dumps({"edge": {"runtimes": {}}})))
+    refusals = abilities.refused(made, parsed({"edge": {"runtimes": {}}}))
     controller.refuse(made, tmp_path, refusals)
     [task] = resume.todo(made, tmp_path, sending=Sending(made, refusals))["sessions"]
     # No stage of `@last` is on the edge.

@@ -110,7 +110,7 @@ def test_the_sweep_says_what_it_does_and_prints_the_front(measured: Measured) ->
         assert any(tuple(map(float, figures)) == expected for figures in shown), output
     assert "Validating arguments" not in output
     assert "WARNING" not in output
-    waiting = output.index("Wait for the stages of")
+    waiting = output.index("TASK [session : Run the sessions of the host]")
     assert waiting < output.index("session 1 of 2:") < output.index(f"split 1 of {len(SPLITS)}")
 
 
@@ -218,6 +218,6 @@ def test_the_same_run_again_measures_nothing(measured: Measured) -> None:
     done = measured.checkout.sweep(TINY, "tiny").succeeded()
     assert "0 of 2 sessions to go" in done.output
     assert "16 of 16 points measured" in done.output
-    assert "Launch the stage" not in done.output
+    assert "  session 1 of" not in done.output
     assert measured.results.raw() == records
     nothing_left(measured.checkout)
