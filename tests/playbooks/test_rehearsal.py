@@ -12,14 +12,17 @@ a Raspberry Pi take to install. The hosts' Python is that of the tests.
 from __future__ import annotations
 
 import socket
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from tests.helpers import venvs
 from tests.helpers.machines import USER_ID, Host, Kind, Task, reason_without_sshd
 from tests.helpers.real_labs import ANSIBLE, Lab, made, stages
 from tests.helpers.shaped_link import FRAME, PAYLOAD
@@ -92,7 +95,14 @@ class Provisioned:
 
 @pytest.fixture(scope="module")
 def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provisioned]:
-    with made(tmp_path_factory.mktemp("rehearsal"), FLEET) as lab:
+    folder = tmp_path_factory.mktemp("rehearsal")
+    # The first host gets a Python of its own, the others have one, as on an image with torch.
+    variables = {
+        "worker_python": "",
+        "worker_wheelhouse": str(venvs.wheels(folder / "wheels", *venvs.worker_packages())),
+        "ansible_python_interpreter": str(Path(sys.executable).resolve()),
+    }
+    with made(folder, {**FLEET, "pi": Kind(variables=variables)}) as lab:
         links = [host.link for host in lab.hosts]
         files = [host.files() for host in lab.hosts]
         first, second = (lab.play("playbooks/provision.yml") for _ in range(2))
