@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
-from paretopipe_worker import abilities, model_command, operators
+from paretopipe_worker import abilities, fleet_check, model_command, operators
 from paretopipe_worker.host import governor, preflight, supervise
 from paretopipe_worker.shaping import command as link_command
 from paretopipe_worker.wheels import command as wheels_command
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     link_command.add_parser(commands)
     governor.add_parser(commands)
     preflight.add_parser(commands)
+    fleet_check.add_parsers(commands)
     operators.add_parser(commands)
     abilities.add_parser(commands)
     wheels_command.add_parser(commands)

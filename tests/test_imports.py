@@ -25,6 +25,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "execution": {"cuts", "model"},
         "plan": {"cuts", "usertext", "link", "records", "transport", "wire", "execution"},
         "host": {"records"},
+        "fitness": {"usertext", "plan", "host"},
         "shaping": {"usertext", "link", "host"},
         "session": {
             *("cuts", "link", "records", "transport", "wire", "model", "plan", "host"),

@@ -62,13 +62,17 @@ class Tried:
     torch: str
 
 
-def torch_works(home: Path) -> Tried:
+def torch_works(home: Path, told: Tried | None = None, *, keep: bool = True) -> Tried:
     """Have torch compute, unless the same build already passed on this host.
 
     Parameters
     ----------
     home
         Folder whose ``preflight.json`` keeps the last check that passed.
+    told
+        A check that passed since, which was not kept there.
+    keep
+        Whether the check is kept there if it passes.
 
     Raises
     ------
@@ -76,12 +80,15 @@ def torch_works(home: Path) -> Tried:
         When torch cannot be imported, does not compute, or computes wrongly.
     """
     kept, build = home / "preflight.json", _build()
-    before = _read(kept)
     now = (processor(), sys.executable, build)
-    if before and (before.processor, before.python, before.build) == now:
-        return before
-    tried = Tried(*now, torch=_run())
-    write_json(kept, asdict(tried))
+    for before in filter(None, (_read(kept), told)):
+        if (before.processor, before.python, before.build) == now:
+            tried = before
+            break
+    else:
+        tried = Tried(*now, torch=_run())
+    if keep and tried != _read(kept):
+        write_json(kept, asdict(tried))
     return tried
 
 
@@ -105,7 +112,13 @@ def _read(path: Path) -> Tried | None:
         found = read_json(path) or {}
     except ValueError:
         return None
-    return Tried(**found) if set(found) == set(Tried.__dataclass_fields__) else None
+    return _tried(found)
+
+
+def _tried(found: Any) -> Tried | None:
+    """A check that passed as a dictionary has it; None where that is something else."""
+    fields = set(Tried.__dataclass_fields__)
+    return Tried(**found) if isinstance(found, dict) and set(found) == fields else None
 
 
 def _run() -> str:
@@ -154,11 +167,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "preflight", help="check that torch works on this host; its free memory"
     )
     parser.add_argument("--home", type=Path, required=True, metavar="DIR", help="of the worker")
+    parser.add_argument(
+        "--told", type=json.loads, metavar="JSON", help="a check that passed and was not kept"
+    )
     parser.set_defaults(run=_preflight)
 
 
 def _preflight(options: argparse.Namespace) -> int:
     """``preflight``: print the check that passed, and the memory that is free now, as JSON."""
-    found: dict[str, Any] = asdict(torch_works(options.home))
+    found: dict[str, Any] = asdict(torch_works(options.home, _tried(options.told)))
     print(json.dumps(found | {"free_bytes": free_bytes()}))
     return 0

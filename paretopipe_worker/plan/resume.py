@@ -246,7 +246,7 @@ def _task(plan: Plan, lanes: Sequence[Session], attempt: int, sending: Sending) 
         "backend": first.backend,
         "model": first.model,
         "tensors": tensors,
-        "link": _link(plan, lanes),
+        "link": link_of(plan, lanes),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": max(session.deadline_s for session in lanes),
         "predicted_s": max(_predicted_s(plan, session) for session in lanes),
@@ -290,7 +290,7 @@ def _predicted_s(plan: Plan, session: Session) -> float:
     return overhead_s(plan.experiment, link, ranks, points_s) + sum(points_s)
 
 
-def _link(plan: Plan, lanes: Sequence[Session]) -> dict[str, Any]:
+def link_of(plan: Plan, lanes: Sequence[Session]) -> dict[str, Any]:
     """The link profile as each host applies it: conditions for each peer, over all lanes."""
     link = plan.link(lanes[0].link)
     ways: dict[str, list[dict[str, Any]]] = {

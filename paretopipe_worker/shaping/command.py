@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,13 @@ def _egress(profile: str, args: argparse.Namespace) -> EgressSpec:
         raise ShapingError(
             f"--ports: numbers from 1024 to 32766; got {shown(args.ports)}"
         ) from error
+    return _chosen(profile, ports, args.emulate)
+
+
+def _chosen(profile: str, ports: tuple[int, ...], emulate: bool) -> EgressSpec:
+    """Read a profile, and choose who shapes."""
     egress = EgressSpec.parse(profile, ports)
-    return replace(egress, engine=engine_for(egress, args.emulate))
+    return replace(egress, engine=engine_for(egress, emulate))
 
 
 def _run_check(args: argparse.Namespace) -> dict[str, Any]:
@@ -119,14 +124,32 @@ def _run_check(args: argparse.Namespace) -> dict[str, Any]:
     asked = [_egress(json.dumps(profile), args) for profile in profiles]
     return {
         "engines": {egress.name: egress.engine for egress in asked},
-        "warnings": [
-            f"{args.host}: profile {egress.name} will be shaped by htb, because this kernel has no "
-            f"netem. Below {htb.CERTIFIED_FROM_MBIT:g} Mbit/s htb delivers single transfers early, "
-            "by up to the time of a frame: the certificate of the link will say so"
-            for egress in asked
-            if egress.engine == "htb" and not all(map(htb.certifiable, egress.conditions))
-        ],
+        "warnings": [f"{args.host}: {text}" for text in warnings(asked)],
     }
+
+
+def trial(
+    profiles: Sequence[Mapping[str, Any]], ports: tuple[int, ...], emulate: bool
+) -> list[str]:
+    """Try who would shape a host's links to these profiles; return what there is to warn of.
+
+    Raises
+    ------
+    ShapingError
+        When nobody can.
+    """
+    return warnings([_chosen(json.dumps(profile), ports, emulate) for profile in profiles])
+
+
+def warnings(asked: Sequence[EgressSpec]) -> list[str]:
+    """Links that the certificate will probably reject."""
+    return [
+        f"profile {egress.name} will be shaped by htb, because this kernel has no "
+        f"netem. Below {htb.CERTIFIED_FROM_MBIT:g} Mbit/s htb delivers single transfers early, "
+        "by up to the time of a frame: the certificate of the link will say so"
+        for egress in asked
+        if egress.engine == "htb" and not all(map(htb.certifiable, egress.conditions))
+    ]
 
 
 def _run_apply(args: argparse.Namespace) -> Change:
