@@ -48,12 +48,15 @@ class Index:
         Where it tells how large a wheel is: ``json`` and ``head``, or neither.
     asked
         Method and path of every request.
+    broken
+        Name of a wheel that it lists and cannot send.
     """
 
     root: Path
     url: str
     sizes: frozenset[str]
     asked: list[str] = field(default_factory=list)
+    broken: str = ""
 
     @property
     def fetched(self) -> list[str]:
@@ -102,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = index.root / self.path.strip("/").replace("%2B", "+")
         if path.suffix == ".metadata":
             self._send(_metadata(path.with_suffix("")), "text/plain", whole=whole)
-        elif path.is_file():
+        elif path.is_file() and path.name != index.broken:
             if not whole and "head" not in index.sizes:
                 self._send(b"", "text/plain", HTTPStatus.METHOD_NOT_ALLOWED)
             else:
@@ -150,9 +153,9 @@ def fleet_of_wheels(root: Path) -> None:
     gpu = ["nvidia-cublas==1.0; platform_system == 'Linux'", "sympy"]
     for machine in ("x86_64", "aarch64"):
         tag = f"py3-none-manylinux_2_28_{machine}"
-        wheel(pypi / "torch", "torch", "9.0", tag, gpu)
-        wheel(pytorch / "cpu/torch", "torch", "9.0+cpu", tag, ["sympy", "filelock"])
-        wheel(pytorch / "cu126/torch", "torch", "9.0+cu126", tag, gpu)
+        wheel(pypi / "torch", "torch", "2.0", tag, gpu)
+        wheel(pytorch / "cpu/torch", "torch", "2.0+cpu", tag, ["sympy", "filelock"])
+        wheel(pytorch / "cu126/torch", "torch", "2.0+cu126", tag, gpu)
         wheel(pypi / "nvidia-cublas", "nvidia-cublas", "1.0", tag)
         wheel(pypi / "quick", "quick", "2.0", tag, ["onarm; platform_machine == 'aarch64'"])
     for name in ("sympy", "filelock", "onarm", "runner"):

@@ -14,7 +14,7 @@ from paretopipe_worker.wheels.needs import Described
 from paretopipe_worker.wheels.resolving import Sources
 from tests.helpers.indexes import Index, fleet_of_wheels, serving, wheel
 
-WANTED = {"torch": "9.0", "quick": "2.0"}
+WANTED = {"torch": "2.0", "quick": "2.0"}
 RUNTIMES = {"runner": "1.0"}
 X86 = Described(
     machine="x86_64", bits=64, python="3.11", libc="glibc", libc_version="2.36", page_bytes=4096
@@ -54,14 +54,14 @@ def test_each_host_gets_exactly_what_its_architecture_and_its_device_need(
     hosts = (Host("pi", PI, "cpu", own), Host("x", X86, "cpu", own), Host("g", GPU, "cuda", own))
     found = chosen(tmp_path, *hosts)
     assert found.problems == {}
-    plain = {"torch": "9.0+cpu", "quick": "2.0", "sympy": "1.0", "filelock": "1.0"}
+    plain = {"torch": "2.0+cpu", "quick": "2.0", "sympy": "1.0", "filelock": "1.0"}
     assert versions(found.hosts["pi"]) == plain | {"onarm": "1.0"}
     assert versions(found.hosts["x"]) == plain
-    gpu = {"torch": "9.0+cu126", "quick": "2.0", "sympy": "1.0", "nvidia-cublas": "1.0"}
+    gpu = {"torch": "2.0+cu126", "quick": "2.0", "sympy": "1.0", "nvidia-cublas": "1.0"}
     assert versions(found.hosts["g"]) == gpu
     assert index.fetched == []
     files = [each.file for each in found.hosts["pi"].wheels if each.name == "torch"]
-    assert files == ["torch-9.0+cpu-py3-none-manylinux_2_28_aarch64.whl"]
+    assert files == ["torch-2.0+cpu-py3-none-manylinux_2_28_aarch64.whl"]
 
 
 def test_sizes_are_told_by_the_index_or_by_the_server_or_said_to_be_unknown(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_sizes_are_told_by_the_index_or_by_the_server_or_said_to_be_unknown(tmp_
     for how in ("json", "head"):
         with serving(tmp_path / "root", how) as index:
             told = chosen(tmp_path / how, Host("x", X86, "cpu", sources(index))).hosts["x"].told
-        assert told.startswith("x86_64, glibc 2.36, Python 3.11: torch 9.0+cpu and 3 more, "), told
+        assert told.startswith("x86_64, glibc 2.36, Python 3.11: torch 2.0+cpu and 3 more, "), told
         assert f"{size / 1e6:.1f} MB to download from 127.0.0.1:" in told
     with serving(tmp_path / "root") as index:
         told = chosen(tmp_path / "none", Host("x", X86, "cpu", sources(index))).hosts["x"].told
@@ -94,31 +94,31 @@ def test_a_host_without_a_gpu_is_refused_what_only_gpus_use(tmp_path: Path, inde
 
 
 def test_a_gpu_is_refused_a_torch_for_the_cpu(tmp_path: Path, index: Index) -> None:
-    wheel(index.root / "pypi/torch", "torch", "9.0+cpu", "py3-none-manylinux_2_28_x86_64")
+    wheel(index.root / "pypi/torch", "torch", "2.0+cpu", "py3-none-manylinux_2_28_x86_64")
     found = chosen(tmp_path, Host("g", GPU, "cuda:0", sources(index, torch_index="")))
     assert "have torch for the CPU only" in found.problems["g"]
 
 
 def test_wheels_in_a_folder_of_this_computer_are_sent(tmp_path: Path, index: Index) -> None:
     tag = "py3-none-manylinux_2_28_x86_64"
-    own = wheel(tmp_path / "links", "torch", "9.0+cpu", tag)
+    own = wheel(tmp_path / "links", "torch", "2.0+cpu", tag)
     links = (str(tmp_path / "links"),)
     host = Host("x", X86, "cpu", sources(index, torch_index="", links=links))
     choice = chosen(tmp_path, host).hosts["x"]
     assert choice.files == [str(own)]
     [line] = [line for line in choice.lines("/home/Ada L/w") if line.startswith("torch")]
-    assert line.startswith(f"torch @ file:///home/Ada%20L/w/torch-9.0%2Bcpu-{tag}.whl#sha256=")
+    assert line.startswith(f"torch @ file:///home/Ada%20L/w/torch-2.0%2Bcpu-{tag}.whl#sha256=")
 
 
 def test_what_is_there_is_neither_fetched_nor_asked_for(tmp_path: Path) -> None:
-    there = PI.model_copy(update={"installed": {"torch": "9.0+cpu", "quick": "2.0"}})
+    there = PI.model_copy(update={"installed": {"torch": "2.0+cpu", "quick": "2.0"}})
     away = Sources("http://127.0.0.1:9/pypi", "http://127.0.0.1:9/pytorch")
     found = chosen(tmp_path, Host("pi", there, "cpu", away))
     assert (found.hosts["pi"].told, found.problems) == ("has its packages", {})
 
 
 def test_only_what_is_lacking_is_fetched(tmp_path: Path, index: Index) -> None:
-    there = X86.model_copy(update={"installed": {"torch": "9.0", "quick": "2.0", "sympy": "1.0"}})
+    there = X86.model_copy(update={"installed": {"torch": "2.0", "quick": "2.0", "sympy": "1.0"}})
     host = Host("x", there, "cpu", sources(index), more=("runner",))
     # Its torch, of whatever build, stays; what that build needs has its own reason to be there.
     assert versions(chosen(tmp_path, host).hosts["x"]) == {"runner": "1.0", "filelock": "1.0"}

@@ -18,7 +18,7 @@ from paretopipe_worker.wheels.needs import Described, Target, WheelsError
 from paretopipe_worker.wheels.resolving import Sources, Wheel
 from tests.helpers.indexes import Index, fleet_of_wheels, serving, wheel
 
-WANTED = {"torch": "9.0", "quick": "2.0"}
+WANTED = {"torch": "2.0", "quick": "2.0"}
 X86 = Described(
     machine="x86_64", bits=64, python="3.11", libc="glibc", libc_version="2.36", page_bytes=4096
 )
@@ -62,7 +62,7 @@ def test_it_holds_what_each_kind_of_host_needs_and_nothing_else(index: Index, fo
     names = {path.name for path in folder.glob("*.whl")}
     arm = {name for name in names if "aarch64" in name}
     assert arm == {
-        f"{each}-py3-none-manylinux_2_28_aarch64.whl" for each in ("torch-9.0+cpu", "quick-2.0")
+        f"{each}-py3-none-manylinux_2_28_aarch64.whl" for each in ("torch-2.0+cpu", "quick-2.0")
     }
     assert {name.partition("-")[0] for name in names - arm} == {
         *("torch", "quick", "sympy", "filelock", "onarm", "nvidia_cublas")
@@ -107,7 +107,7 @@ def test_a_wheelhouse_that_a_host_must_use_says_what_it_lacks(index: Index, fold
     host = Host("x", X86, "cpu", AWAY, wheelhouse=folder)
     text = choose([host], WANTED, {}, folder, folder.parent / "cache").problems["x"]
     assert "for x86_64, glibc 2.36, Python 3.11 (cpu); it has: aarch64" in text
-    newer = {"torch": "9.1", "quick": "2.0"}
+    newer = {"torch": "2.1", "quick": "2.0"}
     host = Host("pi", PI, "cpu", AWAY, wheelhouse=folder)
     text = choose([host], newer, {}, folder, folder.parent / "cache").problems["pi"]
     assert "no wheels of the versions that this checkout wants" in text
@@ -149,7 +149,7 @@ def test_wheels_of_versions_that_nothing_names_any_longer_are_removed(
     wheel(index.root / "pypi/quick", "quick", "2.0.post1", "py3-none-manylinux_2_28_x86_64")
     wheel(index.root / "pypi/quick", "quick", "2.1", "py3-none-manylinux_2_28_x86_64")
     own = Sources(f"{index.url}/pypi", f"{index.url}/pytorch")
-    newer = {"torch": "9.0", "quick": "2.1"}
+    newer = {"torch": "2.0", "quick": "2.1"}
     collected([Host("x", X86, "cpu", own)], newer, {}, folder, folder.parent / "cache2", False)
     assert [path.name.split("-")[1] for path in folder.glob("quick-*")] == ["2.1"]
 
