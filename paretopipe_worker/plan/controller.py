@@ -26,6 +26,7 @@ def refuse(plan: Plan, results: Path, refusals: Mapping[str, Refusal]) -> None:
     They count as failed. A point that was measured before stays measured.
     """
     read = attempts.read(plan, results) if refusals else None
+    digest = identity.digest(plan)
     for session in plan.sessions if read else ():
         tried = read.of(session.id) if read else []
         ends = []
@@ -39,16 +40,17 @@ def refuse(plan: Plan, results: Path, refusals: Mapping[str, Refusal]) -> None:
         if ends:
             number = max((attempt.number for attempt in tried), default=0) + 1
             only = session.only([end.point for end in ends])
-            _record(plan, only, number, results, ends, None)
+            _record(plan, digest, only, number, results, ends, None)
 
 
 def record_failure(plan: Plan, session: Session, attempt: int, results: Path, reason: str) -> Path:
     """Record that the controller saw a session fail; return the path of the file."""
-    return _record(plan, session, attempt, results, (), reason)
+    return _record(plan, identity.digest(plan), session, attempt, results, (), reason)
 
 
 def _record(
     plan: Plan,
+    digest: str,
     session: Session,
     attempt: int,
     results: Path,
@@ -70,7 +72,7 @@ def _record(
                 link=session.link,
                 model=session.model,
                 points=session.points,
-                plan_sha256=identity.digest(plan),
+                plan_sha256=digest,
                 code_sha256=code.digest(),
                 torch="",
                 device_emulated=1.0,

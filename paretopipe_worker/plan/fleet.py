@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -176,8 +177,9 @@ def parse(document: str) -> tuple[Host, ...]:
     if len(hosts) < 2:
         raise FleetError(f"inventory: group 'stages' has {len(hosts)} hosts; at least 2 are needed")
     ends = [(host.data_address, host.data_port) for host in hosts]
+    times = Counter(ends)
     for host, end in zip(hosts, ends, strict=True):
-        if ends.count(end) > 1:
+        if times[end] > 1:
             raise FleetError(
                 f"inventory: {host.name}: data_address {end[0]} with data_port {end[1]} is used by "
                 "another host of 'stages' too; each needs its own"

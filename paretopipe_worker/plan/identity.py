@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from paretopipe_worker.cuts import PLAIN, CutTable
@@ -18,7 +18,8 @@ def digest(plan: Plan) -> str:
 
     The description, predicted values and memory are not part of it: none changes a result.
     """
-    text = json.dumps(_measured(plan), sort_keys=True, separators=(",", ":"))
+    # Of thousands of points `asdict` would make copies, for seconds.
+    text = json.dumps(_measured(plan), sort_keys=True, separators=(",", ":"), default=_fields)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -39,8 +40,8 @@ def _measured(plan: Plan) -> dict[str, Any]:
         "inventory": [_host(host, plan.experiment) for host in plan.hosts],
         "weights": {table.model: table.weights_sha256 for table in plan.tables},
         "models": [_captured(table, plan.schema) for table in plan.tables],
-        "points": [special(_without(point, *_PREDICTED, "memory_bytes")) for point in plan.points],
-        "sessions": [special(_without(session, *_PREDICTED)) for session in plan.sessions],
+        "points": [special(_fields(point, *_PREDICTED, "memory_bytes")) for point in plan.points],
+        "sessions": [special(_fields(session, *_PREDICTED)) for session in plan.sessions],
     }
 
 
@@ -127,5 +128,12 @@ _NONE = object()
 
 
 def _without(part: Any, *names: str) -> dict[str, Any]:
-    """The fields of a dataclass, except some."""
+    """The fields of a dataclass, except some, as plain data."""
     return {name: value for name, value in asdict(part).items() if name not in names}
+
+
+def _fields(part: Any, *names: str) -> dict[str, Any]:
+    """The fields of a dataclass, except some, as they are."""
+    return {
+        field.name: getattr(part, field.name) for field in fields(part) if field.name not in names
+    }

@@ -207,11 +207,11 @@ class Plan:
 
     def host(self, name: str) -> Host:
         """The host of this name."""
-        return next(host for host in self.hosts if host.name == name)
+        return self._hosts[name]
 
     def link(self, name: str) -> LinkSpec:
         """The link profile of this name, resolved."""
-        return next(link for link in self.experiment.links if link.name == name)
+        return self._links[name]
 
     def model(self, name: str) -> ModelSpec:
         """The model as the spec describes it."""
@@ -223,9 +223,31 @@ class Plan:
 
     def table(self, model: str, batch: int, dtype: str) -> CutTable:
         """The cut table of a model at a batch size."""
-        return next(
-            table for table in self.tables_of(model) if (table.batch, table.dtype) == (batch, dtype)
-        )
+        return self._tables[model, batch, dtype]
+
+    def points_on(self, model: str, host: str) -> tuple[Point, ...]:
+        """The points of a model in whose placements a host is, in order."""
+        return self._points_on.get((model, host), ())
+
+    @cached_property
+    def _hosts(self) -> dict[str, Host]:
+        return {host.name: host for host in self.hosts}
+
+    @cached_property
+    def _links(self) -> dict[str, LinkSpec]:
+        return {link.name: link for link in self.experiment.links}
+
+    @cached_property
+    def _tables(self) -> dict[tuple[str, int, str], CutTable]:
+        return {(table.model, table.batch, table.dtype): table for table in self.tables}
+
+    @cached_property
+    def _points_on(self) -> dict[tuple[str, str], tuple[Point, ...]]:
+        found: dict[tuple[str, str], list[Point]] = {}
+        for point in self.points:
+            for host in point.placement:
+                found.setdefault((point.model, host), []).append(point)
+        return {key: tuple(points) for key, points in found.items()}
 
 
 class PlanError(ValueError):

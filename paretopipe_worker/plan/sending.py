@@ -97,11 +97,7 @@ def share_of(plan: Plan, model: str, host: str, refused: Collection[str]) -> Sha
     -------
     None where these stages hold all tensors between them, or the plan does not tell what they hold.
     """
-    points = [
-        point
-        for point in plan.points
-        if point.model == model and host in point.placement and point.id not in refused
-    ]
+    points = [point for point in plan.points_on(model, host) if point.id not in refused]
     share: dict[tuple[str, str, str], None] = {}
     whole = True
     for table in plan.tables_of(model):
