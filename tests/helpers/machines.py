@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import stat
@@ -99,6 +100,12 @@ SSHD = (
 PATHS = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
+OWN = re.compile(
+    "/var/log/(lastlog|wtmp|btmp)$|/run/(utmp$|sudo)|/var/lib/sudo|.*/[.]ansible(/tmp)?$"
+)
+"""Files that logins and sudo write, and Ansible's empty folder for what it sends and removes."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a host has that others have not.
@@ -181,17 +188,26 @@ class Host:
         return Path(f"/proc/{self.init}/root", path.lstrip("/"))
 
     def files(self) -> dict[str, str]:
-        """Everything that was written on it, in memory too: what it is, whose, and its content."""
+        """What was written on it, in memory too: what each file is, whose, and its content.
+
+        What logins and Ansible itself leave is left out: see `OWN`.
+        """
         disk = Path(f"/proc/{self._disk.pid}/root{self.folder}/{self.name}.scratch")
         parts = {
             "": disk / "upper",
             "/home": disk / "home",
             **{f"/{part}": self.file(part) for part in ("run", "tmp", "dev/shm")},
         }
-        return {
-            f"{place}/{path.relative_to(root)}": _told(path)
+        found = {
+            f"{place}/{path.relative_to(root)}": path
             for place, root in parts.items()
             for path in sorted(root.rglob("*"))
+        }
+        return {
+            name: _told(path)
+            for name, path in found.items()
+            # An overlay has a copy of each folder below which something was written.
+            if not OWN.match(name) and not (path.is_dir() and Path(name).is_dir())
         }
 
     def start(self) -> None:

@@ -96,10 +96,14 @@ class Provisioned:
 @pytest.fixture(scope="module")
 def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provisioned]:
     folder = tmp_path_factory.mktemp("rehearsal")
+    wheels = venvs.wheels(folder / "wheels", *venvs.worker_packages())
+    (folder / "empty").mkdir()
     # The first host gets a Python of its own, the others have one, as on an image with torch.
     variables = {
         "worker_python": "",
-        "worker_wheelhouse": str(venvs.wheels(folder / "wheels", *venvs.worker_packages())),
+        "worker_find_links": [str(wheels)],
+        "worker_index_url": (folder / "empty").as_uri(),
+        "worker_torch_index_url": "",
         "ansible_python_interpreter": str(Path(sys.executable).resolve()),
     }
     with made(folder, {**FLEET, "pi": Kind(variables=variables)}) as lab:
@@ -258,6 +262,8 @@ def restored(reproduced: Reproduced) -> Restored:
     dead = reaches(near, far)
     again = lab.play("shape.yml", *DEAD)
     done = lab.play("playbooks/restore.yml")
+    for host in lab.hosts:
+        host.file(f"{WORKER_HOME}/lease").unlink()
     return Restored(
         lab.changed(announced),
         lab.changed(shaped),
@@ -278,6 +284,21 @@ def test_a_link_that_loses_all_is_announced_shaped_and_put_back(
     assert restored.reached == (True, True, False, True)
     assert restored.links == provisioned.links
     assert restored.tasks == [[], [], []]
+
+
+def test_nothing_is_left_of_what_was_installed(
+    provisioned: Provisioned, restored: Restored
+) -> None:
+    lab = provisioned.lab
+    done = lab.play("playbooks/uninstall.yml")
+    assert min(lab.changed(done).values()) > 0
+    # Users and groups are files, too.
+    for host, before in zip(lab.hosts, provisioned.files, strict=True):
+        after = host.files()
+        left = {path: told for path, told in after.items() if before.get(path) != told}
+        assert not left and not before.keys() - after.keys(), f"{host.name}: {left}"
+    assert [host.link for host in lab.hosts] == provisioned.links
+    assert [host.tasks for host in lab.hosts] == [[], [], []]
 
 
 def reaches(near: Host, far: Host) -> bool:
