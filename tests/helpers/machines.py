@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
@@ -22,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.namespaces import Namespace, reason_without_namespaces
+from tests.helpers.namespaces import Namespace
 from tests.helpers.waiting import until
 
 CARD = "eth0"
@@ -301,17 +300,6 @@ class Host:
                     yield Task(int(entry.name), entry.stat().st_uid, command)
             except OSError:
                 continue  # ended meanwhile
-
-
-def reason_without_sshd() -> str:
-    """Why no host with sshd can be made here; empty where one can."""
-    if os.geteuid() != 0:
-        return "hosts with a root and an sshd of their own need root"
-    needed = {"/usr/sbin/sshd": "openssh-server", "sudo": "sudo", "ssh": "openssh-client"}
-    missing = [package for command, package in needed.items() if shutil.which(command) is None]
-    if missing:
-        return f"packages are not installed: {', '.join(missing)}"
-    return reason_without_namespaces()
 
 
 def run(*command: str) -> str:

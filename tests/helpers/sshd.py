@@ -5,6 +5,8 @@ The controller, in a network namespace too, is on the same network as the hosts;
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -20,7 +22,7 @@ import yaml
 from paretopipe_worker.host.daemons import Process
 from tests import ROOT
 from tests.helpers.machines import HOME, USER, Host, Kind, run
-from tests.helpers.namespaces import Namespace
+from tests.helpers.namespaces import Namespace, reason_without_namespaces
 
 SWITCH = "switch"
 """The bridge in the controller's namespace that joins all hosts."""
@@ -40,6 +42,17 @@ class Fleet:
     hosts: tuple[Host, ...]
     inventory: str
     environment: dict[str, str]
+
+
+def reason_without_sshd() -> str:
+    """Why no host with sshd can be made here; empty where one can."""
+    if os.geteuid() != 0:
+        return "hosts with a root and an sshd of their own need root"
+    needed = {"/usr/sbin/sshd": "openssh-server", "sudo": "sudo", "ssh": "openssh-client"}
+    missing = [package for command, package in needed.items() if shutil.which(command) is None]
+    if missing:
+        return f"packages are not installed: {', '.join(missing)}"
+    return reason_without_namespaces()
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.machines import HOME, Kind, reason_without_sshd
+from tests.helpers.machines import HOME, Kind
 from tests.helpers.real_labs import made
+from tests.helpers.sshd import reason_without_sshd
 from tests.helpers.sweeps import Done
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)

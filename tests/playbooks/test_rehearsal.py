@@ -23,10 +23,10 @@ import pandas as pd
 import pytest
 
 from tests.helpers import venvs
-from tests.helpers.machines import USER_ID, Host, Kind, Task, reason_without_sshd
+from tests.helpers.machines import USER_ID, Host, Kind, Task
 from tests.helpers.real_labs import ANSIBLE, Lab, made, stages
 from tests.helpers.shaped_link import FRAME, PAYLOAD
-from tests.helpers.sshd import WORKER_HOME
+from tests.helpers.sshd import WORKER_HOME, reason_without_sshd
 from tests.helpers.sweeps import Done
 
 pytestmark = [

@@ -11,8 +11,7 @@ import yaml
 
 from tests import ROOT
 from tests.helpers import venvs
-from tests.helpers.machines import reason_without_sshd
-from tests.helpers.sshd import fleet
+from tests.helpers.sshd import fleet, reason_without_sshd
 from tests.helpers.sweeps import Checkout, checkout
 
 pytestmark = [

@@ -8,8 +8,8 @@ import pytest
 
 from paretopipe_worker.records.files import read_records
 from paretopipe_worker.records.lines import End
-from tests.helpers.machines import reason_without_sshd
 from tests.helpers.real_labs import made, stages
+from tests.helpers.sshd import reason_without_sshd
 from tests.helpers.waiting import until
 
 pytestmark = [
