@@ -44,18 +44,18 @@ ELSEWHERE = {
     ".venv/bin/ansible-playbook playbooks/restore.yml -i inventory/local": (
         "playbooks/test_sweep_failures.py"
     ),
-    SWEEP_OVER_SSH: "playbooks/test_sweep_ssh.py, with an inventory and an experiment of its own",
+    SWEEP_OVER_SSH: "playbooks/test_rehearsal.py, with an inventory and an experiment of its own",
     LINKS_SWEEP: "playbooks/test_sweep_local.py, with each kind of profile in a smaller experiment",
     BACKENDS_SWEEP: "session/test_backends.py, its sessions; playbooks/test_sweep_local.py",
     RUNTIMES_SWEEP: "playbooks/test_sweep_runtimes.py, with a smaller experiment",
     WIRE_SWEEP: "session/test_wire_sessions.py, its sessions",
     SHARED_SWEEP: "playbooks/test_sweep_shared.py, with a smaller experiment",
-    THREE_STAGES_SWEEP: "playbooks/test_sweep_three.py, with a smaller experiment",
+    THREE_STAGES_SWEEP: "playbooks/test_rehearsal.py, over SSH and with a smaller experiment",
     ".venv/bin/python -m analysis.reproduce experiments/paper.yml -i inventory/lab": (
-        "playbooks/test_reproduce.py, with a smaller experiment"
+        "playbooks/test_rehearsal.py, with an inventory and an experiment of its own"
     ),
     ".venv/bin/python -m analysis.reproduce --from results/paper-20261126T120000.zip "
-    "-i inventory/lab": "playbooks/test_reproduce.py, with a smaller run",
+    "-i inventory/lab": "playbooks/test_rehearsal.py, with a smaller run",
     ".venv/bin/python -m analysis.pareto results/latest": "playbooks/test_sweep_local.py",
     ".venv/bin/python -m analysis.compare results/first results/second": "analysis/test_compare.py",
 }

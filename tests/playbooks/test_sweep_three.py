@@ -14,7 +14,7 @@ from tests.helpers.sweeps import Results
 
 pytestmark = [
     pytest.mark.alone,
-    pytest.mark.must_run,
+    pytest.mark.long,  # test_rehearsal.py holds the same on three hosts over SSH
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
 
