@@ -83,9 +83,8 @@ if [ ! -d ".$HOME" ]; then
     eval "$FURNISH"
 fi
 
-echo $init
-# Be process 1 and nothing else: reap what others leave behind.
-exec chroot . /bin/sh -c 'while :; do sleep 1000 & wait; done'
+# Be process 1 and nothing else: reap what others leave behind. Its root must be there when it tells.
+exec chroot . /bin/sh -c 'echo "$0"; while :; do sleep 1000 & wait; done' $init
 """
 """What makes a host, run in its namespaces as their first process."""
 
