@@ -83,7 +83,8 @@ if [ ! -d ".$HOME" ]; then
     eval "$FURNISH"
 fi
 
-# Be process 1 and nothing else: reap what others leave behind. Its root must be there when it tells.
+# Be process 1 and nothing else, which reaps what others leave behind. When it is told, its root
+# is there.
 exec chroot . /bin/sh -c 'echo "$0"; while :; do sleep 1000 & wait; done' $init
 """
 """What makes a host, run in its namespaces as their first process."""

@@ -24,7 +24,7 @@ from tests.helpers.sweeps import Checkout, Done, Running
 from tests.helpers.waiting import until
 
 pytestmark = [
-    pytest.mark.alone,
+    pytest.mark.slow,
     pytest.mark.must_run,
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
@@ -96,7 +96,7 @@ def interrupt(copy: Checkout, send: Callable[[Running], None]) -> Interrupted:
         assert "session 2 of 3" not in running.output, "the seed puts another point first"
         meanwhile = lab.links()
         send(running)
-        done = running.wait(30)
+        done = running.wait()
         nothing_left(copy, 2 * LEASE_S + 10)
         return Interrupted(copy, done, before, meanwhile, lab.links())
 

@@ -28,7 +28,7 @@ from tests.helpers.sweeps import Checkout, Running
 from tests.helpers.waiting import until
 
 pytestmark = [
-    pytest.mark.alone,
+    pytest.mark.slow,
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
 
