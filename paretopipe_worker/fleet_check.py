@@ -6,9 +6,7 @@ import argparse
 import json
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,7 +44,7 @@ def _questions(options: argparse.Namespace) -> int:
 
 def _judge(options: argparse.Namespace) -> int:
     """``judge``: the table, and the number of problems and notes, as JSON."""
-    from paretopipe_worker.fitness import answers, findings
+    from paretopipe_worker.fitness import answers, findings, judging
     from paretopipe_worker.plan import fleet, plan
 
     given = json.load(sys.stdin)
@@ -55,9 +53,8 @@ def _judge(options: argparse.Namespace) -> int:
     read = plan.read(options.results / "plan.json") if options.results else None
     with zipfile.ZipFile(options.package) as package:
         size = sum(entry.file_size for entry in package.infolist())
-    found = findings.allowed(
-        _findings(hosts, told, read, options.run_name, size, options.cache), given["allow"]
-    )
+    sweep = judging.Sweep(read, options.run_name, size, options.cache)
+    found = findings.allowed(judging.judge(hosts, told, sweep), given["allow"])
     print(
         json.dumps(
             {
@@ -69,30 +66,3 @@ def _judge(options: argparse.Namespace) -> int:
         )
     )
     return 0
-
-
-def _findings(
-    hosts: Any, told: Mapping[str, Any], read: Any, run: str, package_bytes: int, cache: Path
-) -> Iterator[Any]:
-    """Everything that is wrong, or worth a note."""
-    from paretopipe_worker.fitness import machine, needs, network
-
-    fleet = {host.name: host for host in hosts if host.name in told}
-    for name, answer in told.items():
-        yield from machine.access(name, answer)
-        if answer.root is not None:
-            yield from network.sweeps(name, answer.root.sweeps, run)
-        user = answer.user
-        if user is None:
-            continue
-        yield from machine.machine(name, user)
-        yield from machine.worker(name, user)
-        yield from machine.state(name, user, answer.given.governor)
-        yield from network.clock(name, user, answer.sent_unix_ns, answer.received_unix_ns)
-        yield from network.ports(fleet[name], answer, run)
-        yield from needs.disk(name, user, read, package_bytes, cache)
-        yield from needs.devices(fleet[name], user)
-        yield from needs.links(name, answer)
-    yield from network.paths(hosts, told)
-    if read is not None:
-        yield from needs.memory_left(read, told, fleet)

@@ -43,10 +43,10 @@ def access(host: str, answer: Answer) -> Iterator[Finding]:
     if answer.system is not None and answer.system != "Linux":
         yield Finding(host, "system", f"a host needs Linux; this one has {answer.system}")
         return
-    if answer.python_problem is not None:
-        yield Finding(host, "python", f"{answer.python_problem}; {_SET_PYTHON}")
-    elif answer.python is not None and _version(answer.python) < PYTHON:
+    if answer.python is not None and _version(answer.python) < PYTHON:
         yield Finding(host, "python", f"it is {answer.python}; {_SET_PYTHON}")
+    elif answer.python_problem is not None:
+        yield Finding(host, "python", f"{answer.python_problem}; {_SET_PYTHON}")
     elif answer.user is None:
         yield Finding(host, "reachable", f"it cannot be asked: {answer.user_problem}")
     elif answer.root is None and answer.sudo_problem is None:

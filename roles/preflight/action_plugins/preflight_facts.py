@@ -52,8 +52,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if found["rc"] == 0 and len(words) == 2:
             system = "Linux" if words[1].startswith("linux") else words[1]
             why = f"{path} is {words[0]} and cannot run Ansible's modules: {done.get('msg')}"
-            old = tuple(map(int, words[0].split("."))) < (3, 11)
-            return {"system": system, "python": words[0], "python_problem": None if old else why}
+            return {"system": system, "python": words[0], "python_problem": why}
         why = last_line(found["stderr"]) or f"it ended with {found['rc']}"
         return {"python_problem": f"{path} does not run: {why}"}
 
