@@ -36,8 +36,8 @@ class Given(BaseModel):
         """The same, checked; relative paths begin in `checkout`."""
         if unknown := [name for name in self.packages if name not in runtimes]:
             raise needs.WheelsError(
-                f"{self.name}: packages: no version is known of {listed(unknown)}; allowed are those "
-                f"of requirements-runtimes.txt ({listed(list(runtimes))})"
+                f"{self.name}: packages: no version is known of {listed(unknown)}; allowed are "
+                f"those of requirements-runtimes.txt ({listed(list(runtimes))})"
             )
         try:
             described = needs.described(self.described)

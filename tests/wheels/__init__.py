@@ -1,0 +1,1 @@
+"""Tests of which wheels hosts get."""
