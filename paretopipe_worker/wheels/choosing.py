@@ -94,8 +94,8 @@ class Choice:
     @property
     def files(self) -> list[str]:
         """Files on this computer that the host must be sent."""
-        urls = [urlsplit(wheel.url) for wheel in self.wheels]
-        return [url2pathname(url.path) for url in urls if url.scheme == "file"]
+        here = [wheel for wheel in self.wheels if _lies_here(wheel)]
+        return [url2pathname(urlsplit(wheel.url).path) for wheel in here]
 
     def lines(self, folder: str) -> list[str]:
         """A requirements file for pip: every wheel by its place, sent ones in `folder` on the host.
@@ -228,7 +228,7 @@ def _choice(
             for k in shelf.wheels
         ]
         new = _new(kept, host.described, wanted, missing)
-        return Choice(f"{told}: {_named(new)} from {folder}, {told_size(new)} to send", new)
+        return Choice(f"{told}: {_named(new)} from {folder}, {_ways(new)}", new)
     try:
         _, wheels = best(host, wanted, builds, resolved)
     except UnreachableError as error:
@@ -236,7 +236,7 @@ def _choice(
             f"lacks {listed(missing)}, and no index can be reached: {error}"
         ) from None
     new = _new(wheels, host.described, wanted, missing)
-    return Choice(f"{told}: {_named(new)}, {told_size(new)} to download from {_hosts(new)}", new)
+    return Choice(f"{told}: {_named(new)}, {_ways(new)}", new)
 
 
 def _shelf(
@@ -295,15 +295,25 @@ def _named(wheels: Sequence[Wheel]) -> str:
     return " and ".join(filter(None, (torch, f"{more} {'more' if torch else 'packages'}")))
 
 
-def _hosts(wheels: Sequence[Wheel]) -> str:
-    """Where wheels are downloaded from."""
-    return listed(sorted({urlsplit(w.url).netloc or "this computer" for w in wheels}))
+def _ways(wheels: Sequence[Wheel]) -> str:
+    """How much a host is sent from this computer, and how much it downloads, and from where."""
+    sent = [wheel for wheel in wheels if _lies_here(wheel)]
+    loaded = [wheel for wheel in wheels if not _lies_here(wheel)]
+    servers = listed(sorted({urlsplit(wheel.url).netloc for wheel in loaded}))
+    words = [f"{told_size(sent)} to send from this computer"] if sent else []
+    words += [f"{told_size(loaded)} to download from {servers}"] if loaded else []
+    return ", ".join(words)
+
+
+def _lies_here(wheel: Wheel) -> bool:
+    """Whether a wheel lies on this computer."""
+    return urlsplit(wheel.url).scheme == "file"
 
 
 def _place(wheel: Wheel, folder: str) -> str:
     """URL of a wheel for pip on the host, with its checksum if that is known."""
     url = wheel.url
-    if urlsplit(url).scheme == "file":
+    if _lies_here(wheel):
         url = Path(folder, wheel.file).as_uri()
     return f"{url}#sha256={wheel.sha256}" if wheel.sha256 else url
 

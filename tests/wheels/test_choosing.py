@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,6 +107,9 @@ def test_wheels_in_a_folder_of_this_computer_are_sent(tmp_path: Path, index: Ind
     host = Host("x", X86, "cpu", sources(index, torch_index="", links=links))
     choice = chosen(tmp_path, host).hosts["x"]
     assert choice.files == [str(own)]
+    assert re.search(
+        r"torch 2\.0\+cpu and 1 more, 0\.0 MB to send .*, 0\.0 MB to download", choice.told
+    )
     [line] = [line for line in choice.lines("/home/Ada L/w") if line.startswith("torch")]
     assert line.startswith(f"torch @ file:///home/Ada%20L/w/torch-2.0%2Bcpu-{tag}.whl#sha256=")
 
