@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from analysis.column import Column, table
+from analysis.links_columns import LINKS, TRANSFERS
 from analysis.measures.attribution_columns import ATTRIBUTION
 from analysis.tables import backend_costs, load_curve, stages, trace_segments
 from analysis.tables.columns import SECTIONS
@@ -32,6 +33,15 @@ _OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
         "One row per cut, backend and quantity, where a run has several backends; `python -m\n"
         "analysis.backends results/RUN` makes this table alone.",
         backend_costs.COLUMNS,
+    ),
+    "links.csv": (
+        "One row per ordered pair of hosts, where `playbooks/links.yml` has measured their links;\n"
+        "`python -m analysis.links results/links-TIME` makes the tables from what was measured.",
+        LINKS,
+    ),
+    "transfers.csv": (
+        "One row per ordered pair of hosts, size and kind of connection in a table of links.",
+        TRANSFERS,
     ),
 }
 """Further tables, each with a description and its columns."""

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
-from paretopipe_worker import abilities, fleet_check, model_command, operators
+from paretopipe_worker import abilities, fleet_check, model_command, operators, pairs_command
 from paretopipe_worker.host import governor, preflight, supervise
 from paretopipe_worker.shaping import command as link_command
 from paretopipe_worker.wheels import command as wheels_command
@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     operators.add_parser(commands)
     abilities.add_parser(commands)
     wheels_command.add_parser(commands)
+    pairs_command.add_parsers(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:

@@ -128,6 +128,7 @@ def test_no_package_imports_what_its_machine_need_not_have(package: str) -> None
         ("from paretopipe_worker.wire import formats", ["torch", "zstandard", "lz4"]),
         ("from paretopipe_worker.execution import runtimes", ["torch", "onnxruntime"]),
         ("from paretopipe_worker.wire import fixed", ["zstandard", "lz4"]),
+        ("import paretopipe_worker.session.pair", ["torch", "pydantic", "numpy"]),
         ("from paretopipe_worker.plan import controller, planner, resume", ["torch"]),
     ],
 )

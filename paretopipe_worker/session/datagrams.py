@@ -11,18 +11,53 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.records.probes import Datagrams
 from paretopipe_worker.session.control import Channel, ControlError, bounded
 
 COUNT = 600
+"""How many a session sends, and the most that are sent."""
+
+Ends = Sequence[tuple[str, int]]
+"""Data address and port of every rank."""
 
 _FORMAT = struct.Struct("<4sI")  # magic, number
 _MAGIC = b"PPUD"
 _WIRE_BITS = 8 * 74
 _FASTEST_S, _SLOWEST_S = 0.002, 0.05
 _READY_S = 30
+
+
+class PortInUse(ControlError):
+    """A host's data port cannot be had for UDP; the ranks stay in step."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many datagrams are sent, seconds between two, and how long the last may take."""
+
+    count: int
+    between_s: float
+    longest_s: float
+
+
+class Came(NamedTuple):
+    """What became of them: counts by hop without duplicates, and round trips in ns.
+
+    The round trips are those of the datagrams that came back, in the order in which they came.
+    """
+
+    sent: tuple[int, ...]
+    received: tuple[int, ...]
+    round_trip_ns: tuple[int, ...]
+
+
+def schedule(path: Sequence[Condition]) -> Schedule:
+    """Choose the schedule by what was asked of each hop."""
+    longest_s = sum(c.delay_ms + 6 * c.jitter_ms for c in path) / 1e3 + 0.5
+    return Schedule(COUNT, interval_s(path), longest_s)
 
 
 def interval_s(path: Sequence[Condition]) -> float:
@@ -32,50 +67,48 @@ def interval_s(path: Sequence[Condition]) -> float:
     return min(_SLOWEST_S, max(_FASTEST_S, jitter_s / 2, 4 * _WIRE_BITS / slowest))
 
 
-def send(
-    path: Sequence[Condition],
-    channels: Sequence[Channel],
-    addresses: Sequence[tuple[str, int]],
-) -> Datagrams:
+def send(chosen: Schedule, channels: Sequence[Channel], addresses: Ends) -> Came:
     """Send the datagrams around the ring as rank 0, and ask every rank how many it received.
 
     Raises
     ------
+    PortInUse
+        When a data port is taken, here or at another rank.
     ControlError
-        When a rank is lost, a port is in use, or a rank reports an impossible count.
+        When a rank is lost, or reports an impossible count.
     """
-    between_s = interval_s(path)
-    longest_s = sum(c.delay_ms + 6 * c.jitter_ms for c in path) / 1e3 + 0.5
-    deadline_s = _READY_S + round(COUNT * between_s + longest_s)
+    deadline_s = _READY_S + round(chosen.count * chosen.between_s + chosen.longest_s)
     with _socket(addresses[0]) as link:
         for channel in channels:
             channel.send({"do": "datagrams", "deadline_s": deadline_s})
-        for channel in channels:
-            if "listening" not in channel.receive(_READY_S):
-                raise ControlError(f"{channel.peer}: did not listen for datagrams")
-        times = _exchange(link, addresses[1], addresses[-1], between_s, longest_s)
-        counts = [_count(channel) for channel in channels] + [len(times)]
-    return Datagrams(
-        interval_ns=round(between_s * 1e9),
-        sent=(COUNT, *counts[:-1]),
-        received=tuple(counts),
-        round_trip_ns=tuple(times),
-    )
+        answers = [(channel, channel.receive(_READY_S)) for channel in channels]
+        for channel, answer in answers:
+            if "listening" not in answer:
+                said = answer.get("failed") or "did not listen for datagrams"
+                raise PortInUse(f"{channel.peer}: {said}")
+        times = _exchange(link, addresses[1], addresses[-1], chosen)
+        counts = [_count(channel, chosen.count) for channel in channels] + [len(times)]
+    return Came((chosen.count, *counts[:-1]), tuple(counts), tuple(times))
 
 
-def pass_on(
-    rank: int, channel: Channel, addresses: Sequence[tuple[str, int]], deadline_s: float
-) -> None:
+def pass_on(rank: int, channel: Channel, addresses: Ends, deadline_s: float) -> None:
     """Forward each datagram once, as another rank, until rank 0 asks how many there were.
 
     Raises
     ------
+    PortInUse
+        When the port is taken here; rank 0 has been told.
     ControlError
-        When rank 0 is lost, or the port is in use.
+        When rank 0 is lost.
     """
     before, following = addresses[rank - 1], addresses[(rank + 1) % len(addresses)]
     seen: set[int] = set()
-    with _socket(addresses[rank]) as link:
+    try:
+        link = _socket(addresses[rank])
+    except PortInUse as error:
+        channel.send({"failed": str(error)})
+        raise
+    with link:
         channel.send({"listening": True})
         while True:
             waiting = [link.fileno(), channel.fileno()]
@@ -97,16 +130,16 @@ def _exchange(
     link: socket.socket,
     following: tuple[str, int],
     before: tuple[str, int],
-    between_s: float,
-    longest_s: float,
+    chosen: Schedule,
 ) -> list[int]:
     """Send all datagrams on schedule; return the round trips of those that came back, in ns."""
     sent_ns: list[int] = []
     times: dict[int, int] = {}
     start = time.perf_counter()
-    end = start + COUNT * between_s + longest_s
-    while (now := time.perf_counter()) < end and len(times) < COUNT:
-        due = start + len(sent_ns) * between_s if len(sent_ns) < COUNT else end
+    count, between_s = chosen.count, chosen.between_s
+    end = start + count * between_s + chosen.longest_s
+    while (now := time.perf_counter()) < end and len(times) < count:
+        due = start + len(sent_ns) * between_s if len(sent_ns) < count else end
         if now >= due:
             sent_ns.append(time.perf_counter_ns())
             link.sendto(_FORMAT.pack(_MAGIC, len(sent_ns) - 1), following)
@@ -117,10 +150,10 @@ def _exchange(
     return list(times.values())
 
 
-def _count(channel: Channel) -> int:
+def _count(channel: Channel, most: int) -> int:
     """Ask a rank how many datagrams it received."""
     channel.send({"do": "counted"})
-    return bounded(channel.receive(_READY_S), "received", 0, COUNT, channel.peer)
+    return bounded(channel.receive(_READY_S), "received", 0, most, channel.peer)
 
 
 def _receive(link: socket.socket, sender: tuple[str, int]) -> int | None:
@@ -139,7 +172,7 @@ def _socket(own: tuple[str, int]) -> socket.socket:
         link.bind(own)
     except OSError as error:
         link.close()
-        raise ControlError(
+        raise PortInUse(
             f"cannot bind UDP port {own[0]}:{own[1]}: {error.strerror}; a host's data port must be "
             "free for UDP as well"
         ) from error

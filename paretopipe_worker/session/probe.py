@@ -15,7 +15,7 @@ import torch
 
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.link.conditions import Condition
-from paretopipe_worker.records.probes import Probe, Transfer
+from paretopipe_worker.records.probes import Datagrams, Probe, Transfer
 from paretopipe_worker.session import datagrams
 from paretopipe_worker.session.control import Channel, ControlError, bounded
 from paretopipe_worker.transport.api import MARK, PHASES, ProtocolError, Tag, Transport
@@ -119,7 +119,7 @@ def probe(
     hops = range(len(path))
     brief, erratic = segment is not None, any(condition.erratic for condition in path)
     if brief and erratic:
-        alone = datagrams.send(path, channels, addresses)
+        alone = _datagrams(path, channels, addresses)
         return Probe(after_points, (), (), (), datagrams=alone, segment=segment)
     greetings, _ = ring.exchange([_SMALL_BYTES] * len(path), 2)
     chosen = pace(path, min(greetings) / 1e9, brief=brief)
@@ -131,7 +131,7 @@ def probe(
         round_trip_ns=round_trips,
         goodput_mbit=goodput,
         transfers=transfers,
-        datagrams=datagrams.send(path, channels, addresses) if erratic else None,
+        datagrams=_datagrams(path, channels, addresses) if erratic else None,
         segment=segment,
     )
 
@@ -312,6 +312,15 @@ def answer(
             _send_chunks(transport, outbound)
         case "receive":
             channel.send({"span_ns": _receive_chunks(transport)})
+
+
+def _datagrams(
+    path: Sequence[Condition], channels: Sequence[Channel], addresses: datagrams.Ends
+) -> Datagrams:
+    """Send datagrams around the ring, as rank 0."""
+    chosen = datagrams.schedule(path)
+    came = datagrams.send(chosen, channels, addresses)
+    return Datagrams(round(chosen.between_s * 1e9), *came)
 
 
 def _configure(

@@ -27,13 +27,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, Self
-
-import torch
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
 
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.transport.agreement import Agreement
 from paretopipe_worker.transport.backends import BACKENDS
+
+if TYPE_CHECKING:  # whoever only measures a path, as `session.pair` does, needs no torch
+    import torch
 
 
 class TransportError(RuntimeError):

@@ -142,7 +142,7 @@ def test_a_udp_port_in_use_is_named() -> None:
         with pytest.raises(
             ControlError, match=rf"cannot bind UDP port 127.0.0.1:{addresses[0][1]}"
         ):
-            datagrams.send([OPEN, OPEN], [], addresses)
+            datagrams.send(datagrams.schedule([OPEN, OPEN]), [], addresses)
 
 
 @pytest.mark.parametrize("count", [-1, 601, "all", None])
@@ -160,6 +160,6 @@ def test_a_count_that_makes_no_sense_is_refused(count: object) -> None:
 
         lying = pool.submit(lie)
         with pytest.raises(ControlError, match=r"rank 1: sent received .*; allowed: 0 to 600"):
-            datagrams.send([OPEN, OPEN], [channel], addresses)
+            datagrams.send(datagrams.schedule([OPEN, OPEN]), [channel], addresses)
         lying.result(timeout=30)
         channel.close()
