@@ -101,6 +101,10 @@ class Tormented:
             else:
                 os.kill(self.stage(self.ring(session)[VICTIMS[victim]]), signal.SIGKILL)
             self.killed[victim] += 1
+        return self.finish(running)
+
+    def finish(self, running: Running) -> int:
+        """Wait for the end of a sweep and note what it reported; its exit status."""
         code = running.wait().code
         self.output += running.output
         for session, text in by_session(running.output).items():
@@ -238,8 +242,12 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resumed]:
         killed = tormented.sweep(["source", "sink", "controller"])
         first = secret(tormented.copy)
         # As talkative as Ansible can be, to see what it must not tell.
-        finished = tormented.sweep([], "-vvv", "--diff")
-        yield Resumed(tormented, (killed, finished), (first, secret(tormented.copy)))
+        talkative = ("-e", "session_poll_s=0.3", "-vvv", "--diff")
+        running = tormented.copy.start_sweep(tormented.experiment, RUN, *talkative)
+        running.prints("session 1 of")
+        second = secret(tormented.copy)
+        finished = tormented.finish(running)
+        yield Resumed(tormented, (killed, finished), (first, second))
 
 
 @pytest.mark.must_run
@@ -258,7 +266,8 @@ def test_the_secret_is_the_hosts_alone_and_told_nowhere(resumed: Resumed) -> Non
     assert second != first, "each sweep makes its own"
     root = resumed.tormented.copy.root
     found = [*root.glob("results/**/*"), *root.glob(".lab/**/*")]
-    files = [path for path in found if path.is_file() and path.name != "secret"]
+    files = [path for path in found if path.is_file()]
+    assert not [path for path in files if path.name == "secret"], "it is needed no more"
     told = [path.read_bytes().decode(errors="replace") for path in files]
     told += [resumed.tormented.output]
     assert "TASK [worker : Send the secret" in resumed.tormented.output
