@@ -12,10 +12,11 @@ a Raspberry Pi take to install. The hosts' Python is that of the tests.
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,9 @@ pytestmark = [
 ]
 
 FLEET = {"pi": Kind(), "pi2": Kind(), "server": Kind()}
+MIRROR = "http://10.78.0.254:8000"
+"""Where the controller serves packages to its fleet."""
+
 NAME = "experiments/rehearsal.yml"
 EXPERIMENT = """\
 models: [paretopipe_worker.model.tiny:network]
@@ -93,20 +97,39 @@ class Provisioned:
     changed: tuple[dict[str, int], dict[str, int]]
 
 
+@contextmanager
+def mirror(lab: Lab, folder: Path) -> Iterator[None]:
+    """Serve wheels of this environment's packages to the fleet, beside an index that has none."""
+    venvs.wheels(folder / "wheels", *venvs.worker_packages())
+    (folder / "index").mkdir()
+    address, port = MIRROR.removeprefix("http://").split(":")
+    serve = (sys.executable, "-u", "-m", "http.server", port, "--bind", address)
+    with lab.fleet.controller.entered():
+        server = subprocess.Popen(
+            serve, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+    assert server.stdout
+    with server:
+        assert "Serving" in server.stdout.readline()
+        try:
+            yield
+        finally:
+            server.kill()
+
+
 @pytest.fixture(scope="module")
 def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provisioned]:
     folder = tmp_path_factory.mktemp("rehearsal")
-    wheels = venvs.wheels(folder / "wheels", *venvs.worker_packages())
-    (folder / "empty").mkdir()
     # The first host gets a Python of its own, the others have one, as on an image with torch.
     variables = {
         "worker_python": "",
-        "worker_find_links": [str(wheels)],
-        "worker_index_url": (folder / "empty").as_uri(),
+        "worker_index_url": f"{MIRROR}/index",
         "worker_torch_index_url": "",
+        "worker_find_links": [f"{MIRROR}/wheels/"],
         "ansible_python_interpreter": str(Path(sys.executable).resolve()),
     }
-    with made(folder, {**FLEET, "pi": Kind(variables=variables)}) as lab:
+    kinds = {**FLEET, "pi": Kind(variables=variables)}
+    with made(folder, kinds) as lab, mirror(lab, folder / "mirror"):
         links = [host.link for host in lab.hosts]
         files = [host.files() for host in lab.hosts]
         first, second = (lab.play("playbooks/provision.yml") for _ in range(2))
