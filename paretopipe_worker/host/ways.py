@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from errno import ECONNREFUSED
 from typing import Any
 
 _CALL_S = 2.0
@@ -130,10 +131,14 @@ async def _listening(
 async def _reached(question: Question, call: Mapping[str, Any], until_s: float) -> dict[str, Any]:
     """Call a port again and again until the peer answers; say what went wrong last."""
     loop = asyncio.get_running_loop()
+    told = {"peer": call["peer"], "port": call["port"], "problem": os.strerror(ECONNREFUSED)}
     while True:
         problem = await _called(question, call)
-        if problem is None or loop.time() >= until_s:
-            return {"peer": call["peer"], "port": call["port"], "problem": problem}
+        # A peer that does not listen yet, or no longer, says nothing about the way to it.
+        if problem != os.strerror(ECONNREFUSED):
+            told["problem"] = problem
+        if told["problem"] is None or loop.time() >= until_s:
+            return told
         await asyncio.sleep(_AGAIN_S)
 
 
