@@ -15,6 +15,7 @@ from tests.helpers.namespaces import Namespace, joined_pair
 from tests.helpers.uml_link import DATA_PORT, Worker, profile
 
 WAYS = {"10.77.0.2": Condition(delay_ms=50, jitter_ms=1, rate_mbit=20, loss_percent=0.5)}
+AS_ROOT = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "paretopipe_worker"]
 RUNS = {"check": ("check", "main"), "real": ("main", "main", "restore")}
 """Runs of ansible-playbook, the first in check mode: the task files of the role in each."""
 
@@ -34,7 +35,7 @@ def playbook(files: tuple[str, ...], folder: Path) -> list[dict[str, Any]]:
         "netem_lease": str(folder / "lease"),
         "netem_lease_s": 600,
         "netem_state_dir": str(folder / "state"),
-        "worker_runtime": {"python": sys.executable, "site": str(ROOT)},
+        "worker_runtime": {"root": AS_ROOT},
     }
     tasks = [
         {"ansible.builtin.include_role": {"name": "netem", "tasks_from": file}} for file in files

@@ -179,7 +179,9 @@ def test_the_worker_role_sets_the_governor_and_puts_it_back(host: FakeHost, tmp_
         into = f"cat /sys/devices/system/cpu/cpufreq/*/scaling_governor >{tmp_path}/{number}"
         return {"name": "Look", "ansible.builtin.shell": into, "check_mode": False}
 
-    runtime = {"python": sys.executable, "site": str(ROOT), "home": str(tmp_path)}
+    runtime = {
+        "root": ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "paretopipe_worker.root"]
+    }
     tasks = [
         role("governor", worker_governor=""),
         shown(1),

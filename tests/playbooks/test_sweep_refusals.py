@@ -59,6 +59,7 @@ all:
         ansible_become: false
         worker_home: "{{{{ local_lab_dir }}}}/{{{{ inventory_hostname }}}}/home"
         worker_python: "{{{{ ansible_playbook_python }}}}"
+        worker_root_dir: "{{{{ local_lab_dir }}}}/{{{{ inventory_hostname }}}}/root"
         worker_governor: ""
         netem_state_dir: "{{{{ local_lab_dir }}}}/{{{{ inventory_hostname }}}}/link"
         local_lab_dir: "{{{{ inventory_dir }}}}/.lab"

@@ -164,7 +164,9 @@ def test_the_role_takes_rates_on_a_host_without_netem_and_refuses_delay_there(
         "ansible_become": False,
         "netem_profiles": profiles,
         "netem_ports": [DATA_PORT, DATA_PORT],
-        "worker_runtime": {"python": sys.executable, "site": str(ROOT)},
+        "worker_runtime": {
+            "root": ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "paretopipe_worker"]
+        },
     }
     book = [{"hosts": "all", "gather_facts": False, "vars": variables, "tasks": tasks}]
     (tmp_path / "book.json").write_text(json.dumps(book))

@@ -12,7 +12,7 @@ DOCUMENTATION = """
 module: netem_link
 short_description: Shape the link between stages, or put it back
 description:
-  - Calls C(python -m paretopipe_worker link) on the host, which does the work.
+  - Calls the worker package on the host, by what root runs of it, which does the work.
   - Supports check and diff mode. A second call with the same arguments changes nothing.
 author: The ParetoPipe developers
 options:
@@ -52,13 +52,13 @@ options:
     description: Folder on the host that keeps the state of the link from before.
     type: path
     required: true
-  python:
-    description: The worker's Python.
-    type: path
-    required: true
-  site:
-    description: Folder the worker package is installed in.
-    type: path
+  user:
+    description: Id of the user who renews the lease; by default the one who runs the module.
+    type: int
+  command:
+    description: The beginning of the command by which root runs the worker package.
+    type: list
+    elements: str
     required: true
 """
 
@@ -74,14 +74,12 @@ EXAMPLES = """
     lease: /home/pi/.paretopipe/runs/first/lease
     lease_s: 30
     state_dir: /run/paretopipe
-    python: /usr/bin/python3
-    site: /home/pi/.paretopipe/site
+    command: [/usr/bin/python3, -I, -S, /opt/paretopipe/paretopipe.pyz]
 - name: Put the link back as it was
   netem_link:
     state: restored
     state_dir: /run/paretopipe
-    python: /usr/bin/python3
-    site: /home/pi/.paretopipe/site
+    command: [/usr/bin/python3, -I, -S, /opt/paretopipe/paretopipe.pyz]
 """
 
 RETURN = """
@@ -109,15 +107,15 @@ SPEC: dict[str, dict[str, Any]] = {
     "lease": {"type": "path"},
     "lease_s": {"type": "float"},
     "state_dir": {"type": "path", "required": True},
-    "python": {"type": "path", "required": True},
-    "site": {"type": "path", "required": True},
+    "user": {"type": "int"},
+    "command": {"type": "list", "elements": "str", "required": True},
 }
 NEEDED = ("profile", "address", "ports", "lease", "lease_s")
 
 
 def arguments(given: dict[str, Any], check_mode: bool) -> list[str]:
     """Return the worker's command line for these module arguments; the profile goes to stdin."""
-    command = [given["python"], "-m", "paretopipe_worker", "link"]
+    command = [*given["command"], "link"]
     if given["state"] == "restored":
         command += ["restore"]
     else:
@@ -131,20 +129,38 @@ def arguments(given: dict[str, Any], check_mode: bool) -> list[str]:
     return [*command, "--check"] if check_mode else command
 
 
+def renew(lease: str, user: int | None) -> str:
+    """Renew a lease as the user to whom it belongs; return why that failed, or an empty text.
+
+    The lease is in the user's folder, where a link may lead anywhere: root must not follow it.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            if user is not None and user != os.geteuid():
+                os.setgroups([])
+                os.setresuid(user, user, user)
+            os.utime(lease)
+        except OSError as error:
+            os._exit(error.errno or 1)
+        os._exit(0)
+    number = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return f"{lease}: the lease cannot be renewed: {os.strerror(number)}" if number else ""
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         SPEC, required_if=[("state", "shaped", NEEDED)], supports_check_mode=True
     )
     given = module.params
-    if given["lease"] and not module.check_mode:
-        os.utime(given["lease"])
-    # Root must not leave bytecode files in the user's folder.
-    environment = {"PYTHONPATH": given["site"], "PYTHONDONTWRITEBYTECODE": "1"}
+    renewed = given["lease"] and not module.check_mode
+    if renewed and (failed := renew(given["lease"], given["user"])):
+        module.fail_json(msg=failed)
     command = arguments(given, module.check_mode)
     # The profile goes through standard input: a trace may be longer than an argument can be.
     profile = json.dumps(given["profile"])
-    code, output, errors = module.run_command(command, environ_update=environment, data=profile)
+    code, output, errors = module.run_command(command, data=profile)
     if code != 0:
         module.fail_json(msg=errors.strip() or output.strip(), rc=code, cmd=command)
     result = json.loads(output)
