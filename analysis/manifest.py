@@ -12,12 +12,14 @@ import argparse
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis import turns
 from analysis.measures.certificate import COLUMNS, certificates, paths_of
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
 from analysis.run import Run, RunError, of_stages, processes, read
@@ -66,7 +68,8 @@ def manifest(
     """Everything needed to repeat a run, and where its time went.
 
     ``spec`` asks for the same as the experiment's file, and ``experiment`` has its links resolved.
-    Each of ``hosts`` begins with what the plan knows of it.
+    Each of ``hosts`` begins with what the plan knows of it. ``beside`` lists the attempts that ran
+    at the same time as a session's, by the controller's clock; it is null where nobody knows.
 
     Parameters
     ----------
@@ -77,7 +80,7 @@ def manifest(
         kept (see :mod:`analysis.provenance`).
     """
     plan = run.plan
-    verdicts = certificates(run)
+    verdicts, at_once = certificates(run), turns.beside(run.path)
     return {
         "run": plan.run,
         "experiment": resolved(plan.experiment),
@@ -103,7 +106,7 @@ def manifest(
             for host in plan.hosts
         ],
         "sessions": [
-            _session(run, files, verdicts)
+            _session(run, files, verdicts, at_once)
             for _, files in run.sessions.groupby(["session", "attempt"])
         ],
         "stage_processes": processes(run),
@@ -137,7 +140,12 @@ def overhead(files: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
-def _session(run: Run, files: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, Any]:
+def _session(
+    run: Run,
+    files: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    at_once: Mapping[turns.Attempt, list[str]],
+) -> dict[str, Any]:
     """How one attempt at a session ended on each host, its link, and where its time went."""
     session, attempt = str(files["session"].iloc[0]), int(files["attempt"].iloc[0])
     walked = run.points[(run.points["session"] == session) & (run.points["attempt"] == attempt)]
@@ -163,6 +171,7 @@ def _session(run: Run, files: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str,
         },
         "certificate": _certificate(run, session, attempt, verdicts),
         "overhead": spent,
+        "beside": at_once.get((session, attempt)),
     }
 
 

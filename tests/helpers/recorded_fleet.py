@@ -71,9 +71,13 @@ class Recorded:
         here, there = (self._recorded(each) for each in (session, until))
         here.with_suffix(".until").write_text(str(there.with_suffix(".began")), encoding="utf-8")
 
-    def _recorded(self, session: Session) -> Path:
-        """The records of a session's source."""
-        folder = self.checkout.root / "fleet/python/recorded" / session.placement[0]
+    def lose(self, session: Session, host: str) -> None:
+        """Take away the records of a host's stage, which fails for that."""
+        self._recorded(session, host).unlink()
+
+    def _recorded(self, session: Session, host: str | None = None) -> Path:
+        """The records of a stage, by default that of the source."""
+        folder = self.checkout.root / "fleet/python/recorded" / (host or session.placement[0])
         return folder / f"{session.id}.1.jsonl"
 
 

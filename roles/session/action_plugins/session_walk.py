@@ -256,7 +256,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _note_time(self, session: dict[str, Any], began_ns: int) -> None:
         """Write down when the session ran, by the controller's clock, for readers who doubt."""
         line = {
-            "session": session["id"],
+            "sessions": [lane["session"] for lane in session["lanes"]],
             "attempt": session["attempt"],
             "began_unix_ns": began_ns,
             "ended_unix_ns": time.time_ns(),
@@ -286,8 +286,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     @contextmanager
     def _presence(self) -> Iterator[None]:
         """Hold a lock for as long as this instance lives, by which others see that it does."""
-        with self._file("walk", self.host, "lock").open("w") as file:
+        path = self._file("walk", self.host, "lock")
+        with path.with_suffix(".new").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            # Under its own name nobody ever finds it without the lock.
+            path.with_suffix(".new").rename(path)
             yield
 
     def _lost(self, host: str) -> bool:

@@ -1,0 +1,68 @@
+"""Which sessions ran at the same time, by the clock of the controller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from analysis.run import RunError
+
+FILE = "sessions.jsonl"
+"""File of a run in which ``ansible-playbook`` writes a line for each session that has ended."""
+
+Attempt: TypeAlias = tuple[str, int]
+"""A session and the number of an attempt at it."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Turn:
+    """When the sessions of all lanes of a launch began, and when their last host had ended them."""
+
+    sessions: tuple[str, ...]
+    attempt: int
+    began_unix_ns: int
+    ended_unix_ns: int
+
+    def overlaps(self, other: Turn) -> bool:
+        """Whether there was a moment at which both ran."""
+        begins_before = self.began_unix_ns < other.ended_unix_ns
+        return begins_before and other.began_unix_ns < self.ended_unix_ns
+
+
+_ADAPTER = TypeAdapter(Turn)
+
+
+def beside(run: Path) -> dict[Attempt, list[str]]:
+    """The attempts that ran at the same time as each attempt, without the other lanes of its own.
+
+    Attempts that were interrupted are missing, and so are all of runs from before there was such a
+    file. Attempts are named ``SESSION.ATTEMPT``.
+
+    Raises
+    ------
+    RunError
+        When a line is damaged, naming it. The last one may have been cut short.
+    """
+    path = run / FILE
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
+    turns = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            turns.append(_ADAPTER.validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RunError(f"{path}, line {number}: {where}: {first['msg']}") from error
+    return {
+        (session, turn.attempt): [
+            f"{name}.{other.attempt}"
+            for other in turns
+            if other is not turn and turn.overlaps(other)
+            for name in other.sessions
+        ]
+        for turn in turns
+        for session in turn.sessions
+    }

@@ -1,0 +1,112 @@
+"""How the controller's walks along the sessions of hosts meet, and what they do without one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests import ROOT
+from tests.helpers.role_code import module
+from tests.helpers.waiting import until
+
+
+@pytest.fixture(scope="module")
+def plugin() -> ModuleType:
+    """The action's own module."""
+    return module(ROOT / "roles/session/action_plugins/session_walk.py")
+
+
+class Walk:
+    """The walk of one host, whose sessions do what `measure` does."""
+
+    def __init__(
+        self, plugin: ModuleType, folder: Path, host: str, measure: Callable[[], object]
+    ) -> None:
+        self.recorded: list[str] = []
+        self.measured: list[str] = []
+        self.action = action = plugin.ActionModule.__new__(plugin.ActionModule)
+        action.given, action.host, action.playbook = {}, host, os.getppid()
+        action._file = lambda name, host, kind: folder / f"{name}@{host}.{kind}"
+        action._fetch = action._stop = action._note_time = lambda *_: None
+        action._record_failure = lambda _, reason: self.recorded.append(reason)
+
+        def measured(session: dict[str, Any]) -> None:
+            self.measured.append(session["name"])
+            measure()
+
+        action._measure = measured
+
+    def start(self, *sessions: dict[str, Any]) -> threading.Thread:
+        """Walk sessions in a thread."""
+
+        def walk() -> None:
+            with self.action._presence():
+                for each in sessions:
+                    self.action._walk(each)
+
+        thread = threading.Thread(target=walk)
+        thread.start()
+        return thread
+
+
+def session(name: str, hosts: str, after: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A session as far as walks look at it; each letter is a host."""
+    ranks = {host: rank for rank, host in enumerate(hosts)}
+    return {"name": name, "id": name, "number": 1, "ranks": ranks, "after": after}
+
+
+def end(thread: threading.Thread) -> None:
+    """Hold that a walk ends."""
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_session_begins_when_all_its_hosts_have_come(plugin: ModuleType, tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=30)
+    walks = [Walk(plugin, tmp_path, host, both.wait) for host in "ab"]
+    threads = [walk.start(session("one", "ab"), session("two", "ba")) for walk in walks]
+    for thread in threads:
+        end(thread)
+    assert [walk.measured for walk in walks] == [["one", "two"]] * 2
+
+
+def test_one_after_the_other_means_that_all_hosts_have_left_the_one_before(
+    plugin: ModuleType, tmp_path: Path
+) -> None:
+    held = threading.Event()
+    first = Walk(plugin, tmp_path, "a", lambda: held.wait(30))
+    second = Walk(plugin, tmp_path, "b", lambda: None)
+    one = first.start(session("one", "a"))
+    until(lambda: first.measured, "a session that has begun")
+    two = second.start(session("two", "b", after={"name": "one", "hosts": ["a"]}))
+    until((tmp_path / "two@b.came").exists, "a host that has come to the second session")
+    assert not second.measured
+    held.set()
+    end(one)
+    end(two)
+    assert second.measured == ["two"]
+
+
+def test_every_reason_is_recorded_once_and_by_the_first_host(
+    plugin: ModuleType, tmp_path: Path
+) -> None:
+    def fail() -> None:
+        raise plugin.SessionFailed("b: stage killed by SIGKILL")
+
+    walks = [Walk(plugin, tmp_path, host, fail) for host in "ab"]
+    for thread in [walk.start(session("one", "ab")) for walk in walks]:
+        end(thread)
+    assert [walk.recorded for walk in walks] == [["b: stage killed by SIGKILL"], []]
+
+
+def test_nobody_waits_for_a_host_whose_walk_has_ended(plugin: ModuleType, tmp_path: Path) -> None:
+    end(Walk(plugin, tmp_path, "b", lambda: None).start())
+    alone = Walk(plugin, tmp_path, "a", lambda: None)
+    end(alone.start(session("one", "ab")))
+    assert alone.measured == ["one"]
