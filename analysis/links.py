@@ -229,9 +229,6 @@ def write(found: Links, path: Path) -> list[Path]:
 def text(found: Links) -> str:
     """The table for people: a line per ordered pair, then what is missing and why."""
     links = found.links
-    wide = found.transfers.pivot(
-        index=["source", "sink"], columns=["idle", "bytes"], values="median_ms"
-    ).sort_index(axis="columns")
     shown = pd.DataFrame(
         {
             "from": links["source"],
@@ -246,10 +243,12 @@ def text(found: Links) -> str:
         }
     )
     keys = pd.MultiIndex.from_frame(links[["source", "sink"]])
-    for key in wide.columns.to_flat_index():
-        idle, size = key
-        title = f"{_size(size)} {'idle' if idle else 'warm'} ms"
-        shown[title] = wide[key].reindex(keys).map(_number).to_numpy()
+    sizes = found.transfers.set_index(["source", "sink"])
+    for idle in (False, True):
+        for size in sorted(set(sizes["bytes"])):
+            times = sizes.loc[sizes["idle"].eq(idle) & sizes["bytes"].eq(size), "median_ms"]
+            title = f"{_size(size)} {'idle' if idle else 'warm'} ms"
+            shown[title] = times.reindex(keys).map(_number).to_numpy()
     lines = [shown.to_string(index=False)]
     missing = links.dropna(subset="reason")
     lines += [f"{row.source} to {row.sink}: {row.reason}" for row in missing.itertuples()]

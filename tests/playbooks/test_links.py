@@ -1,4 +1,4 @@
-"""A table of links, measured by the playbook on the hosts of inventory/three, and one that is off."""
+"""A table of links, measured by the playbook on two hosts of inventory/three; the third is off."""
 
 from __future__ import annotations
 
