@@ -152,7 +152,7 @@ def test_the_command_prints_and_writes_the_table(
     heading, line, *_ = printed.splitlines()
     titles = ("from", "to", "round trip ms", "Mbit/s", "1 KB warm ms", "100 MB warm ms")
     assert all(title in heading for title in titles)
-    assert line.split() == ["pi", "hub", "2.5", "2", "..", "3", "1", "1", "80", "3", "-", "5"]
+    assert line.split() == ["pi", "hub", "2.5", "2", "..", "3", "1", "1", "80", "3", "-", "5", "-"]
     written = pd.read_csv(folder / "links.csv")
     assert written["goodput_mbit"].tolist() == pytest.approx([80] * 6)
     assert len(pd.read_csv(folder / "transfers.csv")) == 18
