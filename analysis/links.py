@@ -25,8 +25,9 @@ from paretopipe_worker.records.pairs import SCHEMA, Goodput, Pair, Place, Table,
 PERCENTILE_DATAGRAMS = 130
 """Datagrams that must have come back for the 5th and 95th percentile (see `analysis.column`)."""
 
-_TABLE: TypeAdapter[Table] = TypeAdapter(Table)
-_PAIR: TypeAdapter[Pair] = TypeAdapter(Pair)
+TABLE: TypeAdapter[Table] = TypeAdapter(Table)
+PAIR: TypeAdapter[Pair] = TypeAdapter(Pair)
+"""Reads what one host found."""
 
 
 class LinksError(ValueError):
@@ -63,7 +64,7 @@ def read(path: Path) -> Links:
     """
     file = path / "links.json"
     try:
-        table = _TABLE.validate_json(file.read_bytes())
+        table = TABLE.validate_json(file.read_bytes())
     except FileNotFoundError as error:
         raise LinksError(f"{path}: no table of links (it has no links.json)") from error
     except ValidationError as error:
@@ -86,7 +87,7 @@ def _pair(path: Path, source: str, sink: str) -> Pair:
     """What `source` measured; where that cannot be read, a pair with nothing but the reason."""
     file = path / "pairs" / source / f"{sink}.json"
     try:
-        pair = _PAIR.validate_json(file.read_bytes())
+        pair = PAIR.validate_json(file.read_bytes())
     except FileNotFoundError:
         return Pair(source, sink, reasons={"all": "nothing was left: measuring was broken off"})
     except ValidationError as error:
@@ -228,7 +229,6 @@ def write(found: Links, path: Path) -> list[Path]:
 def text(found: Links) -> str:
     """The table for people: a line per ordered pair, then what is missing and why."""
     links = found.links
-    wide = found.transfers.pivot(index=["source", "sink"], columns=["idle", "bytes"])["median_ms"]
     shown = pd.DataFrame(
         {
             "from": links["source"],
@@ -243,9 +243,12 @@ def text(found: Links) -> str:
         }
     )
     keys = pd.MultiIndex.from_frame(links[["source", "sink"]])
-    for idle, size in wide.columns:
-        title = f"{_size(size)} {'idle' if idle else 'warm'} ms"
-        shown[title] = wide[(idle, size)].reindex(keys).map(_number).to_numpy()
+    sizes = found.transfers.set_index(["source", "sink"])
+    for idle in (False, True):
+        for size in sorted(set(sizes["bytes"])):
+            times = sizes.loc[sizes["idle"].eq(idle) & sizes["bytes"].eq(size), "median_ms"]
+            title = f"{_size(size)} {'idle' if idle else 'warm'} ms"
+            shown[title] = times.reindex(keys).map(_number).to_numpy()
     lines = [shown.to_string(index=False)]
     missing = links.dropna(subset="reason")
     lines += [f"{row.source} to {row.sink}: {row.reason}" for row in missing.itertuples()]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from paretopipe_worker.plan import faults
@@ -36,7 +36,7 @@ class SettingsError(ValueError):
     """What is to be measured of each pair was refused: the variable, and what is allowed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class _Asked:
     """The settings with their bounds, as the role's variables give them."""
 

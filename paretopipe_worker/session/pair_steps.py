@@ -89,7 +89,7 @@ def goodput(path: Path, round_trip_s: float) -> Goodput:
     _send(path.data, _LAST)
     path.data.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
     answer = path.channel.receive(PATIENCE_S + lasts_s)
-    arrivals = _arrivals(answer, sent + 1, path.channel.peer)
+    arrivals = checked(answer, sent + 1, path.channel.peer)
     return Goodput(arrivals, sent + 1, sent_bytes(path.data)[1] - before[1])
 
 
@@ -158,7 +158,7 @@ def answer(command: dict[str, Any], path: Path) -> None:
                 return  # the other end knows, and goes on
         case unknown:
             raise ControlError(
-                f"{other}: asked for {unknown!r}, which is no step of measuring a pair"
+                f"{other}: asked for {str(unknown)[:60]!r}, which is no step of measuring a pair"
             )
 
 
@@ -211,7 +211,7 @@ def _arriving(data: socket.socket) -> list[tuple[int, int]]:
             arrivals, gap_ns = arrivals[::2], 2 * gap_ns
 
 
-def _arrivals(message: dict[str, Any], sent: int, other: str) -> tuple[tuple[int, int], ...]:
+def checked(message: dict[str, Any], sent: int, other: str) -> tuple[tuple[int, int], ...]:
     """Check what the other end says of its arrivals, because it comes from another host."""
     try:
         found = tuple((ns, count) for ns, count in message["arrivals"])
