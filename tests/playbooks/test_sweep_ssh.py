@@ -244,7 +244,7 @@ def test_a_host_that_is_down_is_named_and_nothing_is_started(lab: Lab) -> None:
     near, far = lab.hosts
     far.kill_sshd()
     running = lab.start_sweep(SHORT)
-    running.wait(DEADLINE_S).refused(f"{far.name} reachable ", far.address)
+    running.wait(DEADLINE_S).refused(f"fatal: [{far.name}]: UNREACHABLE!", far.address)
     assert not lab.checkout.results("run").raw()
     assert [near.tasks, far.tasks] == [[], []]
 
