@@ -62,7 +62,8 @@ def _judge(options: argparse.Namespace) -> int:
     told = {name: answers.parse(answer) for name, answer in given["answers"].items()}
     read = plan.read(options.results / "plan.json") if options.results else None
     size = sum(file.stat().st_size for file in _files("**/*.py"))
-    sweep = judging.Sweep(read, options.run_name, size, options.cache)
+    plan_size = (options.results / "plan.json").stat().st_size if options.results else 0
+    sweep = judging.Sweep(read, options.run_name, size, plan_size, options.cache)
     found = findings.allowed(judging.judge(hosts, told, sweep), given["allow"])
     print(
         json.dumps(

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from paretopipe_worker.fitness.answers import Answer, OfUser
 from paretopipe_worker.fitness.findings import Finding
-from paretopipe_worker.plan import executing, memory, refusals
+from paretopipe_worker.plan import executing, refusals
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan
+from paretopipe_worker.plan.refusals import Refusal
 
 _MB = 1_000_000
 
 
-def disk(
-    host: str, told: OfUser, plan: Plan | None, package_bytes: int, cache: Path
-) -> Iterator[Finding]:
+def disk(host: str, told: OfUser, package_bytes: int, sent: int | None) -> Iterator[Finding]:
     """Whether what the host is sent fits on its disk.
 
     Parameters
     ----------
     package_bytes
         Size of the worker package, unpacked.
-    cache
-        Where the controller keeps programs.
+    sent
+        Bytes that it is sent for a plan (:func:`sent_bytes`); None without a plan.
     """
     found = told.disk
     if not found.writable:
@@ -35,12 +34,11 @@ def disk(
             f"{told.user} may not write to worker_home {found.path}, or to the folder that it is "
             "to be made in",
         )
-    sent = sent_bytes(plan, host, cache) if plan else 0
     # What is there from before may be what is to be sent: it is not sent twice.
-    need = package_bytes + max(0, sent - found.held_bytes)
+    need = package_bytes + max(0, (sent or 0) - found.held_bytes)
     if found.free_bytes < need:
         parts = f"{_mb(package_bytes)} MB for the worker package"
-        if plan:
+        if sent is not None:
             parts += f", {_mb(sent)} MB for programs, tensors and the plan"
         yield Finding(
             host,
@@ -50,15 +48,21 @@ def disk(
         )
 
 
-def sent_bytes(plan: Plan, host: str, cache: Path) -> int:
-    """Bytes of the files that a host is sent for a plan, as far as the controller knows them.
+def sent_bytes(plan: Plan, host: str, cache: Path, refused: Collection[str]) -> int:
+    """Bytes of programs and tensors that a host is sent, as far as the controller knows them.
 
     Of tensors these are the ones that its stages hold. Files that the controller makes later count
     nothing.
+
+    Parameters
+    ----------
+    cache
+        Where the controller keeps programs.
+    refused
+        Ids of points that are not measured.
     """
-    folder = plans.kept(cache)
-    total = len(plans.dump(plan).encode())
-    points = [point for point in plan.points if host in point.ring]
+    folder, total = plans.kept(cache), 0
+    points = [point for point in plan.points if host in point.ring and point.id not in refused]
     for model in dict.fromkeys(point.model for point in points):
         held = 0
         for table in plan.tables_of(model):
@@ -77,28 +81,21 @@ def sent_bytes(plan: Plan, host: str, cache: Path) -> int:
     return total
 
 
-def memory_left(
-    plan: Plan, answers: Mapping[str, Answer], fleet: Mapping[str, Host]
-) -> Iterator[Finding]:
-    """Points whose stages do not fit into what hosts have free: a note, since the rest is measured.
+def too_large(refused: Mapping[str, Refusal], fleet: Mapping[str, Host]) -> Iterator[Finding]:
+    """Points whose stages do not fit into what hosts have free: notes, since the rest is measured.
 
     Parameters
     ----------
+    refused
+        These points by id (:func:`paretopipe_worker.plan.memory.refused`).
     fleet
         The hosts that are asked, by name.
     """
-    free = {
-        name: answer.user.free_memory_bytes if answer.user else None
-        for name, answer in answers.items()
-    }
-    found = memory.refused(plan, free)
+    by_host: dict[str, dict[str, Refusal]] = {}
+    for point, refusal in refused.items():
+        by_host.setdefault(refusal.where.partition(", ")[0], {})[point] = refusal
     for name in fleet:
-        own = {
-            point: refusal
-            for point, refusal in found.items()
-            if refusal.where.partition(", ")[0] == name
-        }
-        for line in refusals.told(own):
+        for line in refusals.told(by_host.get(name, {})):
             yield Finding(name, "memory", line.removeprefix(f"{name}, "), note=True)
 
 

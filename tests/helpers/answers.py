@@ -52,7 +52,7 @@ def judged(
     answers: dict[str, Answer], plan: Plan | None = None, run: str = "", package_bytes: int = 10**6
 ) -> list[Finding]:
     """What is found of the hosts of made-up plans."""
-    sweep = judging.Sweep(plan, run, package_bytes, Path("/nowhere"))
+    sweep = judging.Sweep(plan, run, package_bytes, 10**6, Path("/nowhere"))
     return list(judging.judge(HOSTS, answers, sweep))
 
 
