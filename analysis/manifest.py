@@ -50,11 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         # By a file: of hundreds of hosts this is more than an argument may hold.
         known = _known(options.hosts.read()) if options.hosts else {}
-        document = manifest(read(options.run), known.get("facts"), known.get("inventory"))
+        file = options.run / "manifest.json"
+        facts, inventory = (_with_earlier(file, key, known) for key in ("facts", "inventory"))
+        document = manifest(read(options.run), facts, inventory)
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    file = options.run / "manifest.json"
     file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(file)
     return 0
@@ -223,6 +224,20 @@ def _environments(run: Run, host: str) -> dict[str, Any]:
         else:
             found.append(environment | {"sessions": [name]})
     return {"environments": found}
+
+
+def _with_earlier(file: Path, key: str, known: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """What is known of each host under a key, else what the manifest from before says of it.
+
+    A run may be analysed again when its hosts are not there to be asked.
+    """
+    try:
+        hosts = json.loads(file.read_text(encoding="utf-8"))["hosts"]
+        earlier = {host["name"]: host[key] for host in hosts if host[key]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        earlier = {}  # there is none, or it is damaged: it is written anew
+    now = {host: told for host, told in known.get(key, {}).items() if told}
+    return {**earlier, **now} or None
 
 
 def _known(text: str) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from paretopipe_worker.plan.experiment import Experiment
 
 VARIABLES = (
     *("data_address", "data_port", "threads", "device_emulated", "speed_hint", "memory_mb"),
-    *("device", "cuda_graphs", "runtime", "busy"),
+    *("device", "cuda_graphs", "runtime", "busy", "side_by_side"),
     *("lease_s", "worker_home", "worker_python", "worker_governor", "worker_state_dir"),
     *("common_install", "netem_emulate", "netem_state_dir"),
     *("ansible_connection", "ansible_python_interpreter", "ansible_become"),

@@ -67,7 +67,8 @@ def read(path: Path) -> Experiment:
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise SpecError(f"{path}: cannot be read{where}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: is not valid YAML: {error}") from error
     return parse(document, str(path), path.parent)

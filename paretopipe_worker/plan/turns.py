@@ -19,9 +19,10 @@ def arrange(tasks: Sequence[dict[str, Any]], side_by_side: bool) -> float:
     ----------
     tasks
         Sessions in the plan's order, as :func:`paretopipe_worker.plan.resume.todo` lists them. They
-        gain `number`, counted from 1, and `of`, the number of all; `after`, the `name` and `hosts`
-        of the session that must have ended on all its hosts before, or None; and
-        `predicted_after_s`, seconds from its predicted end to that of the sweep.
+        gain `number`, counted from 1, and `of`, the number of all; `label`, their hosts, where
+        some of them are to overlap; `after`, the `name` and `hosts` of the session that must have
+        ended on all its hosts before, or None; and `predicted_after_s`, seconds from its predicted
+        end to that of the sweep.
     side_by_side
         Whether sessions without a common host may run at the same time.
     """
@@ -36,10 +37,12 @@ def arrange(tasks: Sequence[dict[str, Any]], side_by_side: bool) -> float:
         ends_s.append(begin_s + task["predicted_s"])
         free_s.update(dict.fromkeys(task["ranks"], ends_s[-1]))
     total_s = max(ends_s, default=0.0)
+    overlap = total_s < sum(task["predicted_s"] for task in tasks)
     for number, (task, end_s) in enumerate(zip(tasks, ends_s, strict=True), start=1):
         task |= {
             "number": number,
             "of": len(tasks),
+            "label": " > ".join(task["ranks"]) if overlap else "",
             "after": None if side_by_side else before,
             "predicted_after_s": round(total_s - end_s, 1),
         }

@@ -19,12 +19,14 @@ def test_a_host_of_two_sessions_delays_only_those_that_need_it() -> None:
     assert [each["predicted_after_s"] for each in tasks] == [90, 0, 70]
     assert [each["after"] for each in tasks] == [None] * 3
     assert [(each["number"], each["of"]) for each in tasks] == [(1, 3), (2, 3), (3, 3)]
+    assert [each["label"] for each in tasks] == ["a > b", "c > d", "b > e"]
 
 
 def test_where_hosts_share_a_machine_each_session_waits_for_the_one_before() -> None:
     tasks = [task("one", "ab", 10), task("two", "cd", 100), task("three", "be", 20)]
     assert turns.arrange(tasks, side_by_side=False) == 130
     assert [each["predicted_after_s"] for each in tasks] == [120, 20, 0]
+    assert [each["label"] for each in tasks] == [""] * 3
     assert [each["after"] for each in tasks] == [
         None,
         {"name": "one", "hosts": ["a", "b"]},

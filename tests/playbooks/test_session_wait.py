@@ -49,6 +49,7 @@ class Waiting:
             "deadline_s": 60.0,
             "predicted_s": 100.0,
             "predicted_after_s": 200.0,
+            "label": "",
         }
         self.action.prepare("server")
         self.action._shell = self._shell

@@ -50,6 +50,9 @@ def test_sessions_without_a_common_host_run_at_the_same_time(swept: Swept) -> No
     assert f"{second}.1" in beside[first] and f"{first}.1" in beside[second]
     for number in (1, 2, 3):
         assert f"  session {number} of 3: " in swept.done.output
+    assert "  h002 > h003  paretopipe_worker.model.tiny:network none tcp  split 3 of 3" in (
+        swept.done.output
+    )
 
 
 def test_a_session_that_fails_beside_others_is_recorded_with_its_reason(swept: Swept) -> None:

@@ -34,6 +34,17 @@ phases: {min_items: 20, min_s: 0.1, max_s: 30, retries: 0}
 """
 """All of the model's tensors are 0.75 MB; its stages at these cuts hold about half each."""
 
+MISSPELT = """\
+all:
+  children:
+    stages:
+      hosts:
+        edge: {data_prot: 29500}
+        server: {my_note: mine, used_below: 29500, data_port: "{{ used_below }}"}
+      vars: {worker_govenor: powersave}
+"""
+"""Beside the inventory for which it is given; two of its variables are misspelt."""
+
 TO_THE_ATTIC = SMALLEST + "placements: [[edge, attic]]\n"
 
 WITH_A_HOST_THAT_IS_DOWN = """\
@@ -111,7 +122,15 @@ def test_how_a_sweep_cannot_be_started_is_said_before_any_host_is_touched(copy: 
     cases = {
         ("--limit", "edge"): ["--limit edge leaves out server, localhost", "placements"],
         ("--limit", "server,localhost"): ["--limit server,localhost leaves out edge:"],
-        ("--tags", "plan"): ["--tags and --skip-tags leave out tasks"],
+        ("--tags", "plan"): ["--tags plan: leaves out tasks", "prepare, sweep, analyse"],
+        ("--skip-tags", "sweep"): ["--skip-tags sweep: leaves out tasks that others need"],
+        ("--tags", "sweep"): ["--tags sweep goes on with a run", "no results/a/plan.json"],
+        ("-i", "misspelt.yml"): [
+            "edge, server: worker_govenor: nothing reads this variable of the inventory (did you "
+            "mean 'worker_governor'?)",
+            "edge: data_prot: nothing reads this variable of the inventory (did you mean "
+            "'data_port'?)",
+        ],
         ("-e", variables): [
             "-e spec: nothing reads a variable of this name; allowed: experiment, run, retry",
             "-e experimnt: nothing reads a variable of this name (did you mean 'experiment'?)",
@@ -120,6 +139,7 @@ def test_how_a_sweep_cannot_be_started_is_said_before_any_host_is_touched(copy: 
         ],
         ("-e", "lease_s=1"): ["lease_s: a number of seconds above 2; got 1.0"],
     }
+    copy.write("misspelt.yml", MISSPELT)
     started = {words: copy.start_sweep(TINY, "a", *words) for words in cases}
     for words, running in started.items():
         running.wait().refused(*cases[words])

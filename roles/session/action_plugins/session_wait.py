@@ -35,6 +35,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "predicted_s": {"type": "float", "required": True},
     "predicted_after_s": {"type": "float", "default": 0},
     "title": {"type": "str", "default": ""},
+    "label": {"type": "str", "default": ""},
 }
 
 LOOK = """\
@@ -183,6 +184,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self.read_bytes += len(complete.encode())
         for line in complete.splitlines():
             point = json.loads(line)
+            # Of sessions that run side by side, a line says whose it is.
+            point["lane"] = point.get("lane") or self.given["label"]
             Display().display(progress_line(point, self._left_s(point["predicted_left_s"])))
 
     def _left_s(self, session_s: float) -> float:

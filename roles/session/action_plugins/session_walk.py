@@ -189,6 +189,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "name": session["name"],
             "stages": stages,
             "title": title if first else "",
+            "label": session["label"],
             "deadline_s": session["deadline_s"],
             "predicted_s": session["predicted_s"],
             "predicted_after_s": session["predicted_after_s"],

@@ -27,10 +27,10 @@ author: The ParetoPipe developers
 options:
   state:
     description:
-      - With V(present) the archive is installed, with V(found) it is looked for, and with V(absent)
-        every archive is removed, and the folder if nothing else is in it.
+      - With V(present) the archive is installed, with V(found) that which was installed last is
+        looked for.
     type: str
-    choices: [present, found, absent]
+    choices: [present, found]
     default: present
   folder:
     description: Folder of the archives.
@@ -65,7 +65,7 @@ command:
 """
 
 SPEC: dict[str, dict[str, Any]] = {
-    "state": {"type": "str", "choices": ["present", "found", "absent"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "found"], "default": "present"},
     "folder": {"type": "str", "required": True},
     "version": {"type": "str"},
     "content": {"type": "str", "no_log": True},
@@ -151,20 +151,6 @@ def install(folder: Path, version: str, content: bytes, *, check: bool) -> bool:
     return True
 
 
-def remove(folder: Path, *, check: bool) -> bool:
-    """Remove every archive, and the folder if it is empty then; return whether there was any."""
-    if not folder.is_dir():
-        return False
-    there = [*folder.iterdir()]
-    ours = [path for path in there if path.name.startswith(("paretopipe", PARTIAL))]
-    if not check:
-        for path in ours:
-            path.unlink()
-        if there == ours:
-            folder.rmdir()
-    return bool(ours) or not there
-
-
 def main() -> None:
     """Run the module."""
     needed = [("state", "present", ("version", "content"))]
@@ -178,8 +164,6 @@ def main() -> None:
         if given["guarded"]:
             for path in (Path(sys.executable), Path(os.__file__).parent, folder):
                 hold(path)
-        if given["state"] == "absent":
-            changed = remove(folder, check=module.check_mode)
         if given["state"] == "present":
             name = f"paretopipe-{given['version']}.pyz"
             content = base64.b64decode(given["content"])
