@@ -33,6 +33,7 @@ from tests.helpers.sweeps import Done
 pytestmark = [
     pytest.mark.alone,
     pytest.mark.must_run,
+    pytest.mark.timeout(900),  # its fixtures run up to two sweeps each
     pytest.mark.skipif(bool(reason_without_sshd()), reason=reason_without_sshd()),
 ]
 
