@@ -112,6 +112,8 @@ def collected(
                 known, wheels = choosing.best(host, own, builds, resolved)
                 shelves[goal, known] = (own, wheels)
             names.setdefault((goal, known), []).append(host.name)
+        except resolving.UnreachableError as error:
+            refused.append(f"{host.name}: no index can be reached: {error}")
         except needs.WheelsError as error:
             refused.append(f"{host.name}: {error}")
     if refused:

@@ -8,6 +8,7 @@ metadata of packages without the packages. The dry run of pip can do neither bef
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -34,6 +35,9 @@ _NOT_FOUND = 1
 """How uv ends where the index answers and has no set of packages that fits."""
 
 _SECONDS = 20
+
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+"""What stands before the host in a URL, and must be shown to nobody."""
 
 
 class UnreachableError(WheelsError):
@@ -62,7 +66,8 @@ class Sources:
     def __str__(self) -> str:
         """As an error names them."""
         own = f"{self.torch_index} (for torch)" if self.torch_index else ""
-        return ", ".join(filter(None, (own, self.index, *self.links)))
+        named = ", ".join(filter(None, (own, self.index, *self.links)))
+        return _CREDENTIALS.sub("//", named)
 
 
 @dataclass(frozen=True, order=True)
@@ -137,26 +142,32 @@ def _uv(
     folder: Path, target: Target, sources: Sources, cache: Path
 ) -> subprocess.CompletedProcess[str]:
     """Have uv resolve the project in a folder."""
-    own = Path(sysconfig.get_path("scripts"), "uv")
-    uv = str(own) if own.exists() else shutil.which("uv")
+    beside = Path(sysconfig.get_path("scripts"), "uv")
+    uv = str(beside) if beside.exists() else shutil.which("uv")
     if uv is None:
         raise WheelsError("uv is not installed on this computer: run make .venv")
-    minor = max(m for m in _GLIBCS if m <= int(target.glibc.partition(".")[2]))
+    newest = int(target.glibc.partition(".")[2])
+    minor = max((each for each in _GLIBCS if each <= newest), default=_GLIBCS[0])
     links = [word for link in sources.links for word in ("--find-links", link)]
     command = [
         *(uv, "pip", "compile", "pyproject.toml", "--quiet", "--output-file", "pylock.toml"),
         *("--python-platform", f"{target.machine}-manylinux_2_{minor}"),
         *("--python-version", target.python, "--no-python-downloads", "--only-binary", ":all:"),
-        *("--default-index", sources.index, *links, "--cache-dir", str(cache / "uv")),
+        *(*links, "--cache-dir", str(cache / "uv")),
         *("--system-certs", "--color", "never"),
     ]
     # What a person has set for uv elsewhere must not decide what hosts get.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("UV_")}
-    patience = {"UV_HTTP_RETRIES": "1", "UV_HTTP_TIMEOUT": str(_SECONDS)}
+    own = {
+        # Not an argument, which other users of this computer could read: it may hold a password.
+        "UV_DEFAULT_INDEX": sources.index,
+        "UV_HTTP_RETRIES": "1",
+        "UV_HTTP_TIMEOUT": str(_SECONDS),
+    }
     return subprocess.run(
         command,
         cwd=folder,
-        env=inherited | patience,
+        env=inherited | own,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -170,7 +181,8 @@ def _words(said: str) -> str:
     lines = [line.strip().removeprefix("error: ") for line in said.splitlines()]
     plain = [line for line in lines if line and not line.startswith("cause: ")]
     causes = [line.removeprefix("cause: ") for line in lines if line.startswith("cause: ")]
-    return " ".join(": ".join([" ".join(plain), *causes[:1], *causes[1:][-1:]]).split())[:600]
+    text = ": ".join([" ".join(plain), *causes[:1], *causes[1:][-1:]])
+    return _CREDENTIALS.sub("//", " ".join(text.split()))[:600]
 
 
 def _wheels(lock: Mapping[str, object]) -> list[Wheel]:

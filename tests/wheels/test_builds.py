@@ -131,6 +131,32 @@ def test_this_host_describes_itself_in_words_that_are_understood(tmp_path: Path)
     assert described(json.loads(environment.stdout)).installed["pydantic"]
 
 
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo '550.54.14, 8.6'; echo '550.54.14, 9.0'", ("550.54.14", "8.6")),
+        # Drivers before 510 do not know the field; some GPUs have none.
+        ("case $1 in *cap*) exit 2;; *) echo 470.82.01;; esac", ("470.82.01", None)),
+        ("echo '550.54.14, [N/A]'", ("550.54.14", None)),
+        ("echo 'NVIDIA-SMI has failed'; exit 9", (None, None)),
+    ],
+)
+def test_a_gpu_is_what_nvidia_smi_says(
+    tmp_path: Path, script: str, found: tuple[str | None, str | None]
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, ROOT / "roles/worker/files/describe.py", tmp_path],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        check=True,
+    )
+    told = described(json.loads(done.stdout))
+    assert (told.driver, told.capability) == found
+
+
 def test_what_a_host_says_of_itself_is_not_believed_unchecked() -> None:
     told = PI.model_dump() | {"machine": "aarch64; rm -r /"}
     with pytest.raises(WheelsError, match="not understood: machine"):

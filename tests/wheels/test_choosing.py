@@ -152,6 +152,19 @@ def test_without_an_index_every_host_says_so_and_the_kinds_to_collect_for_are_li
     ]
 
 
+def test_no_password_of_an_index_is_shown(tmp_path: Path, index: Index) -> None:
+    url = f"{index.url}/pypi".replace("//", "//ada:sesame@")
+    away = "http://ada:sesame@127.0.0.1:9/pypi"
+    hosts = [
+        Host("refused", X86, "cpu", Sources(url, "")),
+        Host("away", X86, "cpu", Sources(away, "")),
+        Host("none", X86, "cpu", Sources(url, f"{url}/nothing")),
+    ]
+    found = chosen(tmp_path, *hosts)
+    assert list(found.problems) == ["refused", "away", "none"]
+    assert "sesame" not in str(found.problems), found.problems
+
+
 def test_a_version_that_no_index_has_is_named(tmp_path: Path, index: Index) -> None:
     hosts = [Host("x", X86, "cpu", sources(index))]
     found = choose(hosts, {"quick": "3.0"}, {}, tmp_path / "no house", tmp_path / "cache")
