@@ -11,6 +11,7 @@ a Raspberry Pi take to install. The hosts' Python is that of the tests.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -275,7 +276,9 @@ def restored(reproduced: Reproduced) -> Restored:
     lab = reproduced.lab
     lab.checkout.write("shape.yml", SHAPE)
     for host in lab.hosts:
-        host.file(f"{WORKER_HOME}/lease").touch()
+        lease = host.file(f"{WORKER_HOME}/lease")
+        lease.touch()
+        os.chown(lease, USER_ID, USER_ID)
     near, far, _ = lab.hosts
     before = reaches(near, far)
     announced = lab.play("shape.yml", *DEAD, "--check", "--diff")
