@@ -217,6 +217,7 @@ def test_ansible_goes_on_over_the_card_of_a_link_that_loses_all_and_restores_it(
     lab.checkout.write("shape.yml", SHAPE)
     for host in lab.hosts:
         host.file(f"{WORKER_HOME}/lease").touch()
+        os.chown(host.file(f"{WORKER_HOME}/lease"), USER_ID, USER_ID)
     # Nothing reaches the data port any more, while Ansible goes through the same card.
     dead = ("-e", '{"shaped_condition": {"loss_percent": 100}}')
     if not probe_kernel()["netem"]:
