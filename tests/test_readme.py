@@ -97,7 +97,7 @@ def benchmark(module: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["energy", "pipeline", "relay"])
+@pytest.mark.parametrize("name", ["energy", "fleet", "pipeline", "relay"])
 def test_the_other_benchmarks_run(name: str) -> None:
     benchmark(f"tests.benchmarks.{name}")
 

@@ -111,7 +111,7 @@ def recorded_fleet(
     checkout.write(EXPERIMENT, yaml.safe_dump(asked))
     python = _environment(root / "fleet/python")
     with _networks(f"pp{root.parent.name[-6:]}", own) as prefix:
-        variables = _variables(root, python)
+        variables = _variables(root)
         if connection == "local":
             _enter(root, prefix, own)
         else:
@@ -120,7 +120,7 @@ def recorded_fleet(
         checkout.write(INVENTORY, yaml.safe_dump(inventory))
         plan = _planned(root, asked, names, own)
         _record(plan, python.parent.parent / "recorded")
-        _prepare(root, names)
+        _prepare(root, names, _facts(root, python))
         with ExitStack() as stack:
             for name in names if connection == "ssh" else ():
                 stack.enter_context(_sshd(root / "fleet", Namespace(f"{prefix}{name}", "", "")))
@@ -138,7 +138,7 @@ def _environment(folder: Path) -> Path:
     return folder / "bin/python"
 
 
-def _variables(root: Path, python: Path) -> dict[str, Any]:
+def _variables(root: Path) -> dict[str, Any]:
     """What all hosts have in common. Each keeps to a folder of its own."""
     home = f"{root}/fleet/{{{{ inventory_hostname }}}}"
     return {
@@ -148,15 +148,6 @@ def _variables(root: Path, python: Path) -> dict[str, Any]:
         "threads": 1,
         "worker_governor": "",
         "worker_state_dir": f"{home}/state",
-        # What role worker would find out.
-        "worker_runtime": {
-            "python": str(python),
-            "site": str(root),
-            "home": f"{home}/home",
-            "root": ["/usr/bin/env", f"PYTHONPATH={root}", str(python), "-m", "paretopipe_worker"],
-        },
-        "worker_torch": torch.__version__.partition("+")[0],
-        "worker_free_bytes": None,
         "netem_state_dir": f"{home}/link",
         # No link is shaped: whether this kernel could is not asked.
         "netem_emulate": True,
@@ -210,7 +201,22 @@ def _progress(plan: Plan, session: Session) -> Iterator[str]:
         yield json.dumps(told | {"images_per_s": None, "latency_ms": 1.0}) + "\n"
 
 
-def _prepare(root: Path, names: list[str]) -> None:
+def _facts(root: Path, python: Path) -> dict[str, Any]:
+    """What role ``worker`` finds out about each host."""
+    package = ["/usr/bin/env", f"PYTHONPATH={root}", str(python), "-m", "paretopipe_worker"]
+    return {
+        "worker_runtime": {
+            "python": str(python),
+            "site": str(root),
+            "home": f"{root}/fleet/{{{{ inventory_hostname }}}}/home",
+            "root": package,
+        },
+        "worker_torch": torch.__version__.partition("+")[0],
+        "worker_free_bytes": None,
+    }
+
+
+def _prepare(root: Path, names: list[str], facts: dict[str, Any]) -> None:
     """Leave what a sweep leaves on hosts before its sessions, and its playbook without that."""
     for name in names:
         run = root / "fleet" / name / "home/runs" / RUN
@@ -221,7 +227,15 @@ def _prepare(root: Path, names: list[str]) -> None:
     plays = yaml.safe_load((root / "playbooks/sweep.yml").read_text(encoding="utf-8"))
     kept = [play for play in plays if play["name"] in _KEPT]
     assert len(kept) == len(_KEPT)
-    (root / PLAYBOOK).write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
+    prepared = {
+        "name": "Take the hosts as prepared",
+        "hosts": "stages",
+        "gather_facts": False,
+        "tasks": [{"name": "Note it", "ansible.builtin.set_fact": facts}],
+    }
+    # After the check, which takes all that is known of hosts for their inventory.
+    text = yaml.safe_dump([kept[0], prepared, *kept[1:]], sort_keys=False)
+    (root / PLAYBOOK).write_text(text, encoding="utf-8")
 
 
 def _stop(root: Path, names: list[str], python: Path) -> None:

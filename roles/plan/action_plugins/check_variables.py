@@ -78,7 +78,8 @@ def options(roles: Path) -> tuple[dict[str, str], dict[str, str]]:
         for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].values():
             for name, option in entry.get("options", {}).items():
                 long[name] = option["type"]
-                if found := _SHORT.match(str(option.get("default", ""))):
+                found = _SHORT.match(str(option.get("default", "")))
+                if found and not found[1].startswith(ANSIBLES):
                     short[found[1]] = option["type"]
     return short, long
 
