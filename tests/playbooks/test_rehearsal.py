@@ -84,7 +84,7 @@ SHAPE = """\
         netem_lease_s: 120
         shaped_peers: >-
           {{ groups.stages | map('extract', hostvars, 'data_address')
-             | difference([data_address]) }}
+             | difference([data_address]) | sort }}
 """
 DEAD = ("-e", '{"shaped_condition": {"loss_percent": 100}}')
 
