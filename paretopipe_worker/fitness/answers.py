@@ -47,9 +47,9 @@ class Tried:
 
 @dataclass(frozen=True, config=_TOLERANT)
 class Worker:
-    """The worker's own Python: what it lacks, and how torch fared in it."""
+    """The worker's own Python by its path: what it lacks, and how torch fared in it."""
 
-    path: str
+    name: str
     python: tuple[int, int, int] | None = None
     missing: tuple[str, ...] = ()
     torch: Tried | None = None

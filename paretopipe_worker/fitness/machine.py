@@ -89,14 +89,12 @@ def worker(host: str, told: OfUser) -> Iterator[Finding]:
     if found.python is not None and found.python[:2] < PYTHON:
         is_ = ".".join(map(str, found.python))
         least = ".".join(map(str, PYTHON))
-        yield Finding(
-            host, "python", f"worker_python {found.path} is {is_}; allowed: {least} or later"
-        )
+        yield Finding(host, "python", f"{found.name} is {is_}; allowed: {least} or later")
     elif found.missing:
         yield Finding(
             host,
             "torch" if "torch" in found.missing else "python",
-            f"worker_python {found.path} lacks: {', '.join(found.missing)}",
+            f"{found.name} lacks: {', '.join(found.missing)}",
         )
     if found.problem is not None:
         yield Finding(host, "torch", found.problem)

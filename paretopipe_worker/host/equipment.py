@@ -89,7 +89,8 @@ def worker(python: str, home: Path, package: str) -> dict[str, Any] | None:
     path = python or str(home / "venv/bin/python")
     if not python and not Path(path).exists():
         return None
-    found: dict[str, Any] = {"path": path}
+    name = f"worker_python {path}" if python else path
+    found: dict[str, Any] = {"name": name}
     number = package.removeprefix("/proc/self/fd/")
     try:
         done = subprocess.run(
@@ -103,12 +104,14 @@ def worker(python: str, home: Path, package: str) -> dict[str, Any] | None:
             timeout=2 * PATIENCE_S,
         )
         return {**found, **json.loads(done.stdout)}
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return found | {"problem": str(error)}
+    except OSError as error:
+        return found | {"problem": f"{name}: {error.strerror}"}
+    except subprocess.TimeoutExpired as error:
+        return found | {"problem": f"{name} does not end within {error.timeout:g} s"}
     except ValueError:
         said = [text for text in done.stderr.splitlines() if text.strip()]
         why = said[-1] if said else f"it ended with {done.returncode}"
-        return found | {"problem": f"{path} does not run: {why}"}
+        return found | {"problem": f"{name} does not run: {why}"}
 
 
 def _release(root: Path) -> str | None:

@@ -12,7 +12,7 @@ from paretopipe_worker.fitness.findings import CHECKS, AllowError, Finding, allo
 from tests.helpers.answers import NOON_NS, answer, judged, raw
 
 TRIED = {"processor": "p", "python": "/p", "build": "b", "torch": "2.5.0"}
-PYTHON = {"path": "/opt/python", "python": [3, 11, 2], "missing": [], "torch": TRIED}
+PYTHON = {"name": "worker_python /opt/python", "python": [3, 11, 2], "missing": [], "torch": TRIED}
 SWEPT = {
     **{"run": "other", "user": "bob", "started_unix_s": 1.7e9, "lease_s": 30.0},
     **{"renewing": True, "renewed_s": 1.0},
