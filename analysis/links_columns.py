@@ -53,7 +53,8 @@ LINKS: tuple[Column, ...] = (
         "goodput_mbit",
         "Mbit/s",
         "Bulk data over one TCP connection by the sink's clock: what came in the second half of "
-        "the time in which data came, over that half. In the first half TCP finds the rate.",
+        "the time in which data came, over that half. In the first half TCP finds the rate. Of "
+        "links of several Gbit/s the processes that send and receive may be the bound.",
         "no bulk data was sent, or all of it came at once",
     ),
     Column(
