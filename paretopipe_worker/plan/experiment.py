@@ -100,12 +100,14 @@ def _window(value: object) -> Window:
     raise ValueError(f"must be a whole number from 1 to {MOST}, or 'auto'")
 
 
-def _placements(value: object) -> Literal["all"] | tuple[tuple[str, ...], ...] | None:
-    """Accept ``all``, or a list of placements."""
-    if value is None or value == "all":
+def _placements(value: object) -> Literal["all", "pairs"] | tuple[tuple[str, ...], ...] | None:
+    """Accept ``all``, ``pairs``, or a list of placements."""
+    if value is None or value == "all" or value == "pairs":
         return value
     if not isinstance(value, list | tuple):
-        raise ValueError("must be 'all' or a list of placements, which are lists of hosts by rank")
+        raise ValueError(
+            "must be 'all', 'pairs' or a list of placements, which are lists of hosts by rank"
+        )
     return _PLACEMENTS.validate_python(value)
 
 
@@ -135,7 +137,7 @@ def _differ(values: tuple[Any, ...]) -> tuple[Any, ...]:
 # name of its own for the alternative. A function says once what is allowed.
 _Window = Annotated[Window, PlainValidator(_window)]
 _Placements = Annotated[
-    Literal["all"] | tuple[tuple[str, ...], ...] | None, PlainValidator(_placements)
+    Literal["all", "pairs"] | tuple[tuple[str, ...], ...] | None, PlainValidator(_placements)
 ]
 
 
@@ -312,8 +314,8 @@ class Experiment:
 
     `links` are written as `paretopipe_worker.link.profiles` describes, and hold resolved profiles
     here. `tcp` applies to all of them. `placements` lists inventory hosts by rank, source first;
-    ``all`` are all sequences of at least two different hosts of the inventory's group ``stages``.
-    By default there is one placement, the hosts of that group in their order. A `window` of
+    ``all`` are all sequences of at least two different hosts of the inventory's group ``stages``,
+    ``pairs`` its hosts two by two. By default there is one placement, these hosts in their order. A `window` of
     ``auto`` is chosen for each point once its latency is known, so that it fills the path.
     `wire` names the formats in which tensors cross on their way forward.
     `sources` are how many sources share the sink's host, each with a pipeline like the placement's

@@ -27,13 +27,16 @@ def placements_of(experiment: Experiment, fleet: Mapping[str, Host]) -> tuple[tu
     Raises
     ------
     PlanError
-        When a host is unknown or cannot reach the others, or `all` stands for too many placements.
+        When a host is unknown or cannot reach the others, `all` stands for too many placements, or
+        `pairs` leaves a host without another.
     """
-    if experiment.placements is None or experiment.placements == "all":
+    asked = experiment.placements
+    if asked is None or asked == "all":
         if reason := apart(list(fleet.values())):
             raise PlanError(f"inventory: {reason}")
-        return _every_placement(tuple(fleet)) if experiment.placements else (tuple(fleet),)
-    for number, placement in enumerate(experiment.placements):
+        return _every_placement(tuple(fleet)) if asked else (tuple(fleet),)
+    placements = _pairs(tuple(fleet)) if asked == "pairs" else asked
+    for number, placement in enumerate(placements):
         for rank, name in enumerate(placement):
             if name not in fleet:
                 raise PlanError(
@@ -42,7 +45,17 @@ def placements_of(experiment: Experiment, fleet: Mapping[str, Host]) -> tuple[tu
                 )
         if reason := apart([fleet[name] for name in placement]):
             raise PlanError(f"placements[{number}]: {reason}")
-    return experiment.placements
+    return placements
+
+
+def _pairs(hosts: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The first and the second host, the third and the fourth, and so on."""
+    if len(hosts) % 2:
+        raise PlanError(
+            f"placements: 'pairs' of {len(hosts)} hosts leave {hosts[-1]} without another; "
+            "allowed: an even number of hosts in group 'stages', or a list of placements"
+        )
+    return tuple(zip(hosts[::2], hosts[1::2], strict=True))
 
 
 def _every_placement(hosts: Sequence[str]) -> tuple[tuple[str, ...], ...]:

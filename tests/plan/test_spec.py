@@ -155,7 +155,7 @@ def test_faults_of_links_do_not_hide_others() -> None:
         ({"placements": [["edge", "edge"]]}, "placements[0]", "must not repeat"),
         ({"placements": [["edge", 5]]}, "placements[0][1]", "valid string"),
         ({"placements": [["a", "b"]] * 2}, "placements", "must not repeat"),
-        ({"placements": "edge"}, "placements", "must be 'all' or a list of placements"),
+        ({"placements": "edge"}, "placements", "must be 'all', 'pairs' or a list"),
         ({"models": ["a b"]}, "models[0].name", "pattern"),
         ({"models": [{"name": "x", "input": [3, 0, 1]}]}, "models[0].input[1]", "equal to 1"),
         ({"models": ["timm/"]}, "models[0].name", "pattern"),

@@ -134,6 +134,13 @@ def test_all_placements_are_all_sequences_of_hosts() -> None:
     assert "\nsplits into 4 stages, beside 4 endpoints: tiny 1\n" in told
 
 
+def test_pairs_are_the_hosts_two_by_two() -> None:
+    made = make(4, placements="pairs", splits={"cuts": ["layer0"]})
+    assert {point.placement for point in made.points} == {("h0", "h1"), ("h2", "h3")}
+    with pytest.raises(plans.PlanError, match="'pairs' of 3 hosts leave h2 without another"):
+        make(3, placements="pairs", splits={"cuts": ["layer0"]})
+
+
 def test_placements_of_too_many_hosts_are_refused_with_their_number() -> None:
     with pytest.raises(PlanError) as refused:
         make(7, placements="all", strategy={"sample": 1})
