@@ -3,6 +3,7 @@
 #   make check      for every commit: lint, and the quick tests, which need neither root nor namespaces
 #   make test       set-up and all tests but the long ones
 #   make test-long  the exhaustive forms too
+#   make test-arm64 provision a Debian for arm64 under an emulator, as root
 #   make lint       ruff, mypy, yamllint, ansible-lint
 #   make lock       write requirements.lock anew from what the requirements resolve to
 #   make clean      remove what these targets made, results apart
@@ -17,7 +18,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone$(1)" -n 2 --dis
 
 ROLE_CODE := $(wildcard roles/*/files/*.py roles/*/library/*.py roles/*/action_plugins/*.py)
 
-.PHONY: sweep check test test-long lint lock clean .venv
+.PHONY: sweep check test test-long test-arm64 lint lock clean .venv
 
 sweep: .venv
 	$(BIN)/ansible-playbook sweep.yml -i inventory/local $(if $(ARGS),$(ARGS))
@@ -30,6 +31,10 @@ test: .venv/.dev .test-packages lint
 
 test-long: .venv/.dev .test-packages lint
 	$(call PYTEST,)
+
+test-arm64: .venv/.dev
+	@bash .ci/apt qemu-user-static mmdebstrap
+	$(BIN)/python -m pytest tests/arm64
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -55,7 +60,7 @@ UML := $(if $(filter x86_64,$(shell uname -m)),user-mode-linux busybox-static km
 
 .PHONY: .test-packages
 .test-packages:
-	@bash .ci/apt openssh-server sudo iproute2 stress-ng $(UML)
+	@bash .ci/apt openssh-server sudo iproute2 stress-ng faketime $(UML)
 
 lock:
 	rm -rf .venv/.sweep .venv/.dev .lock-venv

@@ -315,9 +315,9 @@ class Experiment:
     `links` are written as `paretopipe_worker.link.profiles` describes, and hold resolved profiles
     here. `tcp` applies to all of them. `placements` lists inventory hosts by rank, source first;
     ``all`` are all sequences of at least two different hosts of the inventory's group ``stages``,
-    ``pairs`` its hosts two by two. By default there is one placement, these hosts in their order. A `window` of
-    ``auto`` is chosen for each point once its latency is known, so that it fills the path.
-    `wire` names the formats in which tensors cross on their way forward.
+    ``pairs`` its hosts two by two. By default there is one placement, these hosts in their order.
+    A `window` of ``auto`` is chosen for each point once its latency is known, so that it fills the
+    path. `wire` names the formats in which tensors cross on their way forward.
     `sources` are how many sources share the sink's host, each with a pipeline like the placement's
     (:mod:`paretopipe_worker.plan.lanes`).
     `strategy` says which of the splits are measured: ``all``, or a sample. Without one all are, as
