@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run", help="name of the run; an earlier run of this name is resumed")
     parser.add_argument("--out", type=Path, help="the new archive (default: results/RUN.zip)")
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be measured, how long that takes"
+        "--dry-run", action="store_true", help="say what would be measured, its hours and disk"
     )
     parser.add_argument(
         "-K", "--ask-become-pass", action="store_true", help="ask for the password of sudo"

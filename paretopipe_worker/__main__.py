@@ -114,7 +114,7 @@ def _add_prepare(commands: Commands) -> None:
 
 def _prepare(options: argparse.Namespace) -> int:
     """Check the spec and the inventory, then make the plan and print its summary."""
-    from paretopipe_worker.plan import fleet, resume, spec, summary
+    from paretopipe_worker.plan import disk, fleet, resume, spec, summary
 
     experiment = spec.read(options.experiment)
     hosts = fleet.parse(sys.stdin.read() if options.fleet == "-" else options.fleet)
@@ -132,6 +132,7 @@ def _prepare(options: argparse.Namespace) -> int:
         )
     resume.hold(made, options.results)
     print(summary.summary(made))
+    print(disk.told(made, options.cache))
     return 0
 
 

@@ -45,6 +45,14 @@ ELSEWHERE = {
         "playbooks/test_sweep_failures.py"
     ),
     SWEEP_OVER_SSH: "playbooks/test_rehearsal.py, with an inventory and an experiment of its own",
+    **{
+        f".venv/bin/ansible-playbook playbooks/{name}.yml -i inventory/lab": f"playbooks/{test}.py"
+        for name, test in (
+            ("check", "test_bad_hosts"),
+            ("links", "test_links"),
+            ("uninstall", "test_rehearsal"),
+        )
+    },
     LINKS_SWEEP: "playbooks/test_sweep_local.py, with each kind of profile in a smaller experiment",
     BACKENDS_SWEEP: "session/test_backends.py, its sessions; playbooks/test_sweep_local.py",
     RUNTIMES_SWEEP: "playbooks/test_sweep_runtimes.py, with a smaller experiment",

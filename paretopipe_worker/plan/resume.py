@@ -249,7 +249,7 @@ def _task(plan: Plan, lanes: Sequence[Session], attempt: int, sending: Sending) 
         "link": link_of(plan, lanes),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": max(session.deadline_s for session in lanes),
-        "predicted_s": max(_predicted_s(plan, session) for session in lanes),
+        "predicted_s": max(predicted_session_s(plan, session) for session in lanes),
         "points": list(first.points),
         "planned": len(plan.session(first.id).points),
         "lanes": [
@@ -283,7 +283,7 @@ def _options(load: Busy | None) -> list[str]:
     return [f"--load-cores={load.cores}", *memory]
 
 
-def _predicted_s(plan: Plan, session: Session) -> float:
+def predicted_session_s(plan: Plan, session: Session) -> float:
     """Predicted seconds of a session."""
     points_s = [plan.point(point).predicted_s for point in session.points]
     link, ranks = plan.link(session.link), len(session.placement)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from paretopipe_worker.plan import abilities, memory, refusals, splits
+from paretopipe_worker.plan import abilities, memory, refusals, splits, turns
 from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.labels import placement_label, readable
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.predict import MOST_LOSS, duration
+from paretopipe_worker.plan.resume import predicted_session_s
 
 
 def summary(plan: Plan) -> str:
@@ -27,6 +28,7 @@ def summary(plan: Plan) -> str:
             *_about_splits(plan),
             f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
             "the controller and each host's speed_hint",
+            *_about_overlap(plan),
             *(f"NOT MEASURED: {line}" for line in plan.refused),
             *_about_hopeless(plan),
             *_about_losses(plan),
@@ -36,6 +38,24 @@ def summary(plan: Plan) -> str:
             *_about_traces(plan),
         )
     )
+
+
+def _about_overlap(plan: Plan) -> Iterator[str]:
+    """A line with the time that sessions take which run side by side, if any can."""
+    tasks = [
+        {
+            "name": group[0].id,
+            "ranks": dict.fromkeys(host for lane in group for host in lane.placement),
+            "predicted_s": max(predicted_session_s(plan, lane) for lane in group),
+        }
+        for group in plan.groups
+    ]
+    together_s = turns.arrange(tasks, side_by_side=True)
+    if together_s < turns.arrange(tasks, side_by_side=False):
+        yield (
+            f"about {duration(together_s)} where sessions without a common host may run side by "
+            "side (side_by_side)"
+        )
 
 
 def _models(plan: Plan) -> list[str]:

@@ -137,6 +137,7 @@ def test_all_placements_are_all_sequences_of_hosts() -> None:
 def test_pairs_are_the_hosts_two_by_two() -> None:
     made = make(4, placements="pairs", splits={"cuts": ["layer0"]})
     assert {point.placement for point in made.points} == {("h0", "h1"), ("h2", "h3")}
+    assert "where sessions without a common host may run side by side" in summary.summary(made)
     with pytest.raises(plans.PlanError, match="'pairs' of 3 hosts leave h2 without another"):
         make(3, placements="pairs", splits={"cuts": ["layer0"]})
 
