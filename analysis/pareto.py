@@ -20,7 +20,7 @@ from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
 from analysis.run import Run, RunError, processes, read
-from analysis.tables import backend_costs, front
+from analysis.tables import backend_costs, certainty, front
 from analysis.tables.columns import FRONT
 from analysis.tables.load_curve import load_curve
 from analysis.tables.points import points
@@ -164,7 +164,8 @@ def _doubts(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     much. ``disturbed``: a host was disturbed. ``apart``: other sources were not measured for part
     of the time. ``unclocked``: there is no forward latency, and why.
     ``unattributed``: the parts do not add up to the latency. ``rateless``: there is no throughput,
-    and why. ``unsteady``: a leg began before its items were steady.
+    and why. ``unsteady``: a leg began before its items were steady. ``unresolved``: the replicates
+    do not tell whether it is on the front.
     """
     ok = table["status"] == "ok"
     never = [
@@ -180,8 +181,15 @@ def _doubts(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
         "unclocked": _named(table[ok & table["clock_note"].notna()], "clock_note"),
         "unattributed": _named(table[badly_attributed], "attributed_share"),
         "rateless": _named(rateless, "throughput_note"),
+        "unresolved": _named(table[_open(table)], *(each.name for each in certainty.COLUMNS)),
         "unsteady": _named(table[np.logical_or.reduce(never)]),
     }
+
+
+def _open(table: pd.DataFrame) -> pd.Series:
+    """Points that are neither surely on the front nor surely off it."""
+    sure = table["front_probability"]
+    return (sure > 1 - certainty.SURE) & (sure < certainty.SURE)
 
 
 def _named(rows: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
