@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import backends, report
+from analysis.answers.splitting import verdicts
 from analysis.column import CHOICES, OBJECTIVES, chosen_objectives
 from analysis.figures import front_figure
 from analysis.measures import marks
@@ -98,6 +99,7 @@ def analyse(
     - those of :func:`_doubts`, each a list of points;
     - ``processes``: see :func:`analysis.run.processes`;
     - ``uncertified`` and ``objectives``: as above;
+    - ``verdicts``: see :func:`analysis.answers.splitting.verdicts`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
     - ``files``: the files written. ``segments.csv`` is among them if a link follows a trace;
@@ -129,6 +131,7 @@ def analyse(
         "processes": processes(run),
         "uncertified": uncertified,
         "objectives": dict(objectives),
+        "verdicts": _plain(verdicts(table, measured, uncertified=uncertified)),
         "front": _rows(tables["front.csv"]),
         "load": [] if curve is None else _rows(curve),
         "backends": [] if compared is None else _rows(compared),
@@ -195,6 +198,12 @@ def _open(table: pd.DataFrame) -> pd.Series:
 def _named(rows: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
     """Points with what identifies them and some further columns."""
     return _rows(rows[["point", *front.GROUP, "split", *columns]])
+
+
+def _plain(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with numbers of Python in place of numpy's."""
+    plain: list[dict[str, Any]] = json.loads(json.dumps(values, default=lambda each: each.item()))
+    return plain
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

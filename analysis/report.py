@@ -75,7 +75,13 @@ def text(document: dict[str, Any]) -> str:
         parts.append(backends.text(pd.DataFrame(document["backends"])))
     parts.append(_processes(document["processes"]))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
+    parts.append("\n".join(["Where to split?", *_answers(document["verdicts"])]))
     return "\n\n".join(parts)
+
+
+def _answers(verdicts: list[dict[str, Any]]) -> list[str]:
+    """The verdict on each group in a sentence."""
+    return [f"  {_title(group)}: {group['text']}." for group in verdicts]
 
 
 def _title(group: dict[str, Any]) -> str:
