@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import backends, report
+from analysis.answers import limits
+from analysis.answers.choosing import choices
+from analysis.answers.limits import Limit
 from analysis.answers.splitting import verdicts
 from analysis.column import CHOICES, OBJECTIVES, chosen_objectives
 from analysis.figures import front_figure
@@ -54,10 +57,14 @@ def main(arguments: list[str] | None = None) -> int:
         help=f"what the fronts weigh: some of {', '.join(CHOICES)} (default: latency,throughput); "
         "with error, number formats, runtimes and wire formats compete with one another",
     )
+    limits.add_options(parser)
     options = parser.parse_args(arguments)
     try:
         document = analyse(
-            options.run, uncertified=options.uncertified, objectives=options.objectives
+            options.run,
+            uncertified=options.uncertified,
+            objectives=options.objectives,
+            limited=limits.given(options),
         )
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,7 +84,11 @@ def _objectives(text: str) -> dict[str, str]:
 
 
 def analyse(
-    path: Path, *, uncertified: bool = False, objectives: Mapping[str, str] = OBJECTIVES
+    path: Path,
+    *,
+    uncertified: bool = False,
+    objectives: Mapping[str, str] = OBJECTIVES,
+    limited: Sequence[Limit] = (),
 ) -> dict[str, Any]:
     """Write the tables and ``figures/`` of a run, and say what is in them.
 
@@ -89,6 +100,8 @@ def analyse(
         Whether points whose link was not as asked for may be on a front.
     objectives
         Those of the fronts, see :func:`analysis.tables.front.mark`.
+    limited
+        Limits within which a split is chosen.
 
     Returns
     -------
@@ -99,7 +112,8 @@ def analyse(
     - those of :func:`_doubts`, each a list of points;
     - ``processes``: see :func:`analysis.run.processes`;
     - ``uncertified`` and ``objectives``: as above;
-    - ``verdicts``: see :func:`analysis.answers.splitting.verdicts`;
+    - ``verdicts``: see :func:`analysis.answers.splitting.verdicts`; ``choices``: see
+      :func:`analysis.answers.choosing.choices`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
     - ``files``: the files written. ``segments.csv`` is among them if a link follows a trace;
@@ -132,6 +146,7 @@ def analyse(
         "uncertified": uncertified,
         "objectives": dict(objectives),
         "verdicts": _plain(verdicts(table, measured, uncertified=uncertified)),
+        "choices": _plain(choices(table, limited, objectives, uncertified=uncertified)),
         "front": _rows(tables["front.csv"]),
         "load": [] if curve is None else _rows(curve),
         "backends": [] if compared is None else _rows(compared),

@@ -75,13 +75,17 @@ def text(document: dict[str, Any]) -> str:
         parts.append(backends.text(pd.DataFrame(document["backends"])))
     parts.append(_processes(document["processes"]))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
-    parts.append("\n".join(["Where to split?", *_answers(document["verdicts"])]))
+    parts.append("\n".join(["Where to split?", *_answers(document)]))
     return "\n\n".join(parts)
 
 
-def _answers(verdicts: list[dict[str, Any]]) -> list[str]:
-    """The verdict on each group in a sentence."""
-    return [f"  {_title(group)}: {group['text']}." for group in verdicts]
+def _answers(document: dict[str, Any]) -> list[str]:
+    """What to take in each group, and the verdict on splitting, in a sentence each."""
+    lines = []
+    for choice in document["choices"]:
+        taken = f"take {choice['split']}: the {choice['why']}"
+        lines.append(f"  {_title(choice)}: {taken if choice['split'] else choice['why']}.")
+    return lines + [f"  {_title(group)}: {group['text']}." for group in document["verdicts"]]
 
 
 def _title(group: dict[str, Any]) -> str:

@@ -104,6 +104,7 @@ def test_the_report_ends_with_the_answer(
     run = FakeRun(tmp_path / "run", make(tiny_table()), items=8).all_sessions().path
     assert main([str(run), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    heading, answer = text(document).splitlines()[-2:]
+    heading, choice, answer = text(document).splitlines()[-3:]
     assert heading == "Where to split?"
+    assert "take all on server: the knee of the front of latency and throughput." in choice
     assert "splitting does not pay: no cut answers sooner than all on server" in answer
