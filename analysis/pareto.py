@@ -14,9 +14,8 @@ import pandas as pd
 
 from analysis import backends, report
 from analysis.answers import limits
-from analysis.answers.choosing import choices
 from analysis.answers.limits import Limit
-from analysis.answers.splitting import verdicts
+from analysis.answers.telling import answers
 from analysis.column import CHOICES, OBJECTIVES, chosen_objectives
 from analysis.figures import front_figure
 from analysis.measures import marks
@@ -107,13 +106,10 @@ def analyse(
     -------
     A document of plain values:
 
-    - ``run``: its name; ``points``: how many have each status;
-    - ``failures``: the points without figures, the reason, and how often they were tried;
-    - those of :func:`_doubts`, each a list of points;
+    - ``run``: its name; what :func:`_doubts` returns;
     - ``processes``: see :func:`analysis.run.processes`;
     - ``uncertified`` and ``objectives``: as above;
-    - ``verdicts``: see :func:`analysis.answers.splitting.verdicts`; ``choices``: see
-      :func:`analysis.answers.choosing.choices`;
+    - those of :func:`analysis.answers.telling.answers`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
     - ``files``: the files written. ``segments.csv`` is among them if a link follows a trace;
@@ -136,17 +132,13 @@ def analyse(
     compared = backend_costs.compare(run, measured) if backend_costs.several(run) else None
     if compared is not None:
         drawn += backends.write(compared, path)
-    counts = table["status"].value_counts()
     return {
         "run": run.plan.run,
-        "points": {name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing")},
-        "failures": _named(table[table["status"] != "ok"], "status", "reason", "tries"),
         **_doubts(table),
         "processes": processes(run),
         "uncertified": uncertified,
         "objectives": dict(objectives),
-        "verdicts": _plain(verdicts(table, measured, uncertified=uncertified)),
-        "choices": _plain(choices(table, limited, objectives, uncertified=uncertified)),
+        **_plain(answers(table, measured, objectives, limited, uncertified=uncertified)),
         "front": _rows(tables["front.csv"]),
         "load": [] if curve is None else _rows(curve),
         "backends": [] if compared is None else _rows(compared),
@@ -173,12 +165,13 @@ def _tables(
     return tables
 
 
-def _doubts(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """The points of whose figures something is missing or in doubt.
+def _doubts(table: pd.DataFrame) -> dict[str, Any]:
+    """How many points were measured, and those whose figures are missing or in doubt.
 
     Returns
     -------
-    ``marked``: the link was not as asked for, and in what. ``late``: a relay was late, and by how
+    ``points``: how many have each status. The others are lists of points. ``failures``: those
+    without figures, why, and how often they were tried. ``marked``: the link was not as asked for, and in what. ``late``: a relay was late, and by how
     much. ``disturbed``: a host was disturbed. ``apart``: other sources were not measured for part
     of the time. ``unclocked``: there is no forward latency, and why.
     ``unattributed``: the parts do not add up to the latency. ``rateless``: there is no throughput,
@@ -191,7 +184,10 @@ def _doubts(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     ]
     badly_attributed = table["attribution_ok"].eq(False).fillna(False)
     rateless = table[ok & table[front_figure.THROUGHPUT].isna()]
+    counts = table["status"].value_counts()
     return {
+        "points": {name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing")},
+        "failures": _named(table[~ok], "status", "reason", "tries"),
         "marked": _named(table[marks.uncertified(table)], "link_certified", "link_certificate"),
         "late": _named(table[marks.late(table)], "relay_late_p99_ms"),
         "disturbed": _named(table[marks.disturbed(table)], "disturbances", "legs_again"),
@@ -215,9 +211,9 @@ def _named(rows: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
     return _rows(rows[["point", *front.GROUP, "split", *columns]])
 
 
-def _plain(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """The same with numbers of Python in place of numpy's."""
-    plain: list[dict[str, Any]] = json.loads(json.dumps(values, default=lambda each: each.item()))
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=lambda each: each.item()))
     return plain
 
 

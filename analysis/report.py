@@ -8,15 +8,13 @@ from typing import Any
 import pandas as pd
 
 from analysis import backends
+from analysis.answers.telling import title, told
 from analysis.tables import front
 from analysis.tables.certainty import MOST_FURTHER
 from paretopipe_worker.plan.labels import (
-    USUAL,
-    circumstances,
     cuts_of,
     everything_on,
     hosts_of,
-    readable,
 )
 
 _SHOWN = {
@@ -46,8 +44,8 @@ def text(document: dict[str, Any]) -> str:
         objectives = document["objectives"]
         shared = front.group_of(objectives)
         for group, rows in best.groupby(shared, sort=False):
-            title = _title(dict(zip(shared, group, strict=True)))
-            parts.append(f"{title}\n{_table(rows, objectives)}")
+            heading = title(dict(zip(shared, group, strict=True)))
+            parts.append(f"{heading}\n{_table(rows, objectives)}")
     if document["unresolved"]:
         parts.append("\n".join(_unresolved(document["unresolved"])))
     counts = document["points"]
@@ -75,35 +73,8 @@ def text(document: dict[str, Any]) -> str:
         parts.append(backends.text(pd.DataFrame(document["backends"])))
     parts.append(_processes(document["processes"]))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
-    parts.append("\n".join(["Where to split?", *_answers(document)]))
+    parts.append("\n".join(["Where to split?", *told(document)]))
     return "\n\n".join(parts)
-
-
-def _answers(document: dict[str, Any]) -> list[str]:
-    """What to take in each group, and the verdict on splitting, in a sentence each."""
-    lines = []
-    for choice in document["choices"]:
-        taken = f"take {choice['split']}: the {choice['why']}"
-        lines.append(f"  {_title(choice)}: {taken if choice['split'] else choice['why']}.")
-    return lines + [f"  {_title(group)}: {group['text']}." for group in document["verdicts"]]
-
-
-def _title(group: dict[str, Any]) -> str:
-    """What a front is of."""
-    special = circumstances(*(group.get(name, USUAL[name]) for name in front.CIRCUMSTANCES))
-    further = [group["dtype"]] if "dtype" in group else []
-    return (
-        f"{group['model']} over link {group['link']}: {readable(group['placement'])}, "
-        + ", ".join(
-            [
-                group["backend"],
-                f"batch {group['batch']}",
-                f"window {group['window']}",
-                *further,
-                *special,
-            ]
-        )
-    )
 
 
 def _table(rows: pd.DataFrame, objectives: Mapping[str, str]) -> str:
