@@ -106,9 +106,8 @@ def analyse(
     -------
     A document of plain values:
 
-    - ``run``: its name; what :func:`_doubts` returns;
+    - ``run``: its name; ``uncertified`` and ``objectives``: as above; what :func:`_doubts` returns;
     - ``processes``: see :func:`analysis.run.processes`;
-    - ``uncertified`` and ``objectives``: as above;
     - those of :func:`analysis.answers.telling.answers`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
@@ -123,12 +122,10 @@ def analyse(
     run = read(path)
     measured = replicates(run)
     tables = _tables(run, measured, objectives, uncertified=uncertified)
-    for name, content in tables.items():
-        content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
+    _write(tables, path)
     table, curve = tables["points.csv"], tables.get("load.csv")
-    drawn = front_figure.draw(
-        table, tables["stages.csv"], path / "figures", curve, tables["attribution.csv"]
-    )
+    stages_, parts = tables["stages.csv"], tables["attribution.csv"]
+    drawn = front_figure.draw(table, stages_, path / "figures", curve, parts)
     compared = backend_costs.compare(run, measured) if backend_costs.several(run) else None
     if compared is not None:
         drawn += backends.write(compared, path)
@@ -145,6 +142,12 @@ def analyse(
         "files": [str(file) for file in (*(path / name for name in tables), *drawn)],
         "warnings": list(run.warnings),
     }
+
+
+def _write(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    """Write tables by their file names."""
+    for name, content in tables.items():
+        content.to_csv(folder / name, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def _tables(
@@ -171,9 +174,10 @@ def _doubts(table: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     ``points``: how many have each status. The others are lists of points. ``failures``: those
-    without figures, why, and how often they were tried. ``marked``: the link was not as asked for, and in what. ``late``: a relay was late, and by how
-    much. ``disturbed``: a host was disturbed. ``apart``: other sources were not measured for part
-    of the time. ``unclocked``: there is no forward latency, and why.
+    without figures, why, and how often they were tried. ``marked``: the link was not as asked for,
+    and in what. ``late``: a relay was late, and by how much. ``disturbed``: a host was disturbed.
+    ``apart``: other sources were not measured for part of the time. ``unclocked``: there is no
+    forward latency, and why.
     ``unattributed``: the parts do not add up to the latency. ``rateless``: there is no throughput,
     and why. ``unsteady``: a leg began before its items were steady. ``unresolved``: the replicates
     do not tell whether it is on the front.
