@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import backends, report
+from analysis.answers import limits
+from analysis.answers.limits import Limit
+from analysis.answers.telling import answers
 from analysis.column import CHOICES, OBJECTIVES, chosen_objectives
 from analysis.figures import front_figure
 from analysis.measures import marks
@@ -20,7 +23,7 @@ from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
 from analysis.run import Run, RunError, processes, read
-from analysis.tables import backend_costs, front
+from analysis.tables import backend_costs, certainty, front
 from analysis.tables.columns import FRONT
 from analysis.tables.load_curve import load_curve
 from analysis.tables.points import points
@@ -53,10 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
         help=f"what the fronts weigh: some of {', '.join(CHOICES)} (default: latency,throughput); "
         "with error, number formats, runtimes and wire formats compete with one another",
     )
+    limits.add_options(parser)
     options = parser.parse_args(arguments)
     try:
         document = analyse(
-            options.run, uncertified=options.uncertified, objectives=options.objectives
+            options.run,
+            uncertified=options.uncertified,
+            objectives=options.objectives,
+            limited=limits.given(options),
         )
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -76,7 +83,11 @@ def _objectives(text: str) -> dict[str, str]:
 
 
 def analyse(
-    path: Path, *, uncertified: bool = False, objectives: Mapping[str, str] = OBJECTIVES
+    path: Path,
+    *,
+    uncertified: bool = False,
+    objectives: Mapping[str, str] = OBJECTIVES,
+    limited: Sequence[Limit] = (),
 ) -> dict[str, Any]:
     """Write the tables and ``figures/`` of a run, and say what is in them.
 
@@ -88,16 +99,16 @@ def analyse(
         Whether points whose link was not as asked for may be on a front.
     objectives
         Those of the fronts, see :func:`analysis.tables.front.mark`.
+    limited
+        Limits within which a split is chosen.
 
     Returns
     -------
     A document of plain values:
 
-    - ``run``: its name; ``points``: how many have each status;
-    - ``failures``: the points without figures, the reason, and how often they were tried;
-    - those of :func:`_doubts`, each a list of points;
+    - ``run``: its name; ``uncertified`` and ``objectives``: as above; what :func:`_doubts` returns;
     - ``processes``: see :func:`analysis.run.processes`;
-    - ``uncertified`` and ``objectives``: as above;
+    - those of :func:`analysis.answers.telling.answers`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
     - ``files``: the files written. ``segments.csv`` is among them if a link follows a trace;
@@ -111,30 +122,32 @@ def analyse(
     run = read(path)
     measured = replicates(run)
     tables = _tables(run, measured, objectives, uncertified=uncertified)
-    for name, content in tables.items():
-        content.to_csv(path / name, index=False, float_format="%.9g", lineterminator="\n")
+    _write(tables, path)
     table, curve = tables["points.csv"], tables.get("load.csv")
-    drawn = front_figure.draw(
-        table, tables["stages.csv"], path / "figures", curve, tables["attribution.csv"]
-    )
+    stages_, parts = tables["stages.csv"], tables["attribution.csv"]
+    drawn = front_figure.draw(table, stages_, path / "figures", curve, parts)
     compared = backend_costs.compare(run, measured) if backend_costs.several(run) else None
     if compared is not None:
         drawn += backends.write(compared, path)
-    counts = table["status"].value_counts()
     return {
         "run": run.plan.run,
-        "points": {name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing")},
-        "failures": _named(table[table["status"] != "ok"], "status", "reason", "tries"),
         **_doubts(table),
         "processes": processes(run),
         "uncertified": uncertified,
         "objectives": dict(objectives),
+        **_plain(answers(table, measured, objectives, limited, uncertified=uncertified)),
         "front": _rows(tables["front.csv"]),
         "load": [] if curve is None else _rows(curve),
         "backends": [] if compared is None else _rows(compared),
         "files": [str(file) for file in (*(path / name for name in tables), *drawn)],
         "warnings": list(run.warnings),
     }
+
+
+def _write(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    """Write tables by their file names."""
+    for name, content in tables.items():
+        content.to_csv(folder / name, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def _tables(
@@ -155,16 +168,19 @@ def _tables(
     return tables
 
 
-def _doubts(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """The points of whose figures something is missing or in doubt.
+def _doubts(table: pd.DataFrame) -> dict[str, Any]:
+    """How many points were measured, and those whose figures are missing or in doubt.
 
     Returns
     -------
-    ``marked``: the link was not as asked for, and in what. ``late``: a relay was late, and by how
-    much. ``disturbed``: a host was disturbed. ``apart``: other sources were not measured for part
-    of the time. ``unclocked``: there is no forward latency, and why.
+    ``points``: how many have each status. The others are lists of points. ``failures``: those
+    without figures, why, and how often they were tried. ``marked``: the link was not as asked for,
+    and in what. ``late``: a relay was late, and by how much. ``disturbed``: a host was disturbed.
+    ``apart``: other sources were not measured for part of the time. ``unclocked``: there is no
+    forward latency, and why.
     ``unattributed``: the parts do not add up to the latency. ``rateless``: there is no throughput,
-    and why. ``unsteady``: a leg began before its items were steady.
+    and why. ``unsteady``: a leg began before its items were steady. ``unresolved``: the replicates
+    do not tell whether it is on the front.
     """
     ok = table["status"] == "ok"
     never = [
@@ -172,7 +188,10 @@ def _doubts(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     ]
     badly_attributed = table["attribution_ok"].eq(False).fillna(False)
     rateless = table[ok & table[front_figure.THROUGHPUT].isna()]
+    counts = table["status"].value_counts()
     return {
+        "points": {name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing")},
+        "failures": _named(table[~ok], "status", "reason", "tries"),
         "marked": _named(table[marks.uncertified(table)], "link_certified", "link_certificate"),
         "late": _named(table[marks.late(table)], "relay_late_p99_ms"),
         "disturbed": _named(table[marks.disturbed(table)], "disturbances", "legs_again"),
@@ -180,13 +199,26 @@ def _doubts(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
         "unclocked": _named(table[ok & table["clock_note"].notna()], "clock_note"),
         "unattributed": _named(table[badly_attributed], "attributed_share"),
         "rateless": _named(rateless, "throughput_note"),
+        "unresolved": _named(table[_open(table)], *(each.name for each in certainty.COLUMNS)),
         "unsteady": _named(table[np.logical_or.reduce(never)]),
     }
+
+
+def _open(table: pd.DataFrame) -> pd.Series:
+    """Points that are neither surely on the front nor surely off it."""
+    sure = table["front_probability"]
+    return (sure > 1 - certainty.SURE) & (sure < certainty.SURE)
 
 
 def _named(rows: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
     """Points with what identifies them and some further columns."""
     return _rows(rows[["point", *front.GROUP, "split", *columns]])
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with numbers of Python in place of numpy's."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=lambda each: each.item()))
+    return plain
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -22,10 +22,14 @@ VARIABLES = (
     *("data_address", "data_port", "threads", "device_emulated", "speed_hint", "memory_mb"),
     *("device", "cuda_graphs", "runtime", "busy", "side_by_side"),
     *("lease_s", "worker_home", "worker_python", "worker_governor", "worker_state_dir"),
+    "worker_root_dir",
     *("common_install", "netem_emulate", "netem_state_dir"),
     *("ansible_connection", "ansible_python_interpreter", "ansible_become"),
 )
 """Host variables that describe how a host took part."""
+
+UNTOLD = ("worker_index_url", "worker_torch_index_url", "worker_find_links", "worker_wheelhouse")
+"""Places of packages, which may hold a password. What was installed from them is in the records."""
 
 FACTS = (
     *("architecture", "machine", "kernel", "kernel_version", "system", "os_family"),

@@ -8,14 +8,13 @@ from typing import Any
 import pandas as pd
 
 from analysis import backends
+from analysis.answers.telling import title, told
 from analysis.tables import front
+from analysis.tables.certainty import MOST_FURTHER
 from paretopipe_worker.plan.labels import (
-    USUAL,
-    circumstances,
     cuts_of,
     everything_on,
     hosts_of,
-    readable,
 )
 
 _SHOWN = {
@@ -25,6 +24,9 @@ _SHOWN = {
     "payload_bytes": "payload bytes",
     "output": "output",
 }
+
+_PROBABILITY = "front_probability"
+_SHOWN_OPEN = 5
 
 
 def text(document: dict[str, Any]) -> str:
@@ -42,8 +44,10 @@ def text(document: dict[str, Any]) -> str:
         objectives = document["objectives"]
         shared = front.group_of(objectives)
         for group, rows in best.groupby(shared, sort=False):
-            title = _title(dict(zip(shared, group, strict=True)))
-            parts.append(f"{title}\n{_table(rows, objectives)}")
+            heading = title(dict(zip(shared, group, strict=True)))
+            parts.append(f"{heading}\n{_table(rows, objectives)}")
+    if document["unresolved"]:
+        parts.append("\n".join(_unresolved(document["unresolved"])))
     counts = document["points"]
     total = sum(counts.values())
     said = f"{counts['ok']} of {total} points measured"
@@ -69,25 +73,8 @@ def text(document: dict[str, Any]) -> str:
         parts.append(backends.text(pd.DataFrame(document["backends"])))
     parts.append(_processes(document["processes"]))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
+    parts.append("\n".join(["Where to split?", *told(document)]))
     return "\n\n".join(parts)
-
-
-def _title(group: dict[str, Any]) -> str:
-    """What a front is of."""
-    special = circumstances(*(group.get(name, USUAL[name]) for name in front.CIRCUMSTANCES))
-    further = [group["dtype"]] if "dtype" in group else []
-    return (
-        f"{group['model']} over link {group['link']}: {readable(group['placement'])}, "
-        + ", ".join(
-            [
-                group["backend"],
-                f"batch {group['batch']}",
-                f"window {group['window']}",
-                *further,
-                *special,
-            ]
-        )
-    )
 
 
 def _table(rows: pd.DataFrame, objectives: Mapping[str, str]) -> str:
@@ -96,8 +83,29 @@ def _table(rows: pd.DataFrame, objectives: Mapping[str, str]) -> str:
     splits = [everything_on(cuts_of(split), hosts_of(hosts)) or split for split, hosts in pairs]
     differ = [name for name in front.GROUP if rows[name].nunique() > 1]
     columns = ["split", *differ, *_SHOWN, *(name for name in objectives if name not in _SHOWN)]
+    # Too few replicates leave it null.
+    columns += [_PROBABILITY] if rows[_PROBABILITY].notna().any() else []
     shown = rows.assign(split=splits)[list(dict.fromkeys(columns))]
-    return shown.rename(columns=_SHOWN).to_string(index=False, float_format=_number)
+    names = _SHOWN | {_PROBABILITY: "probability"}
+    return shown.rename(columns=names).to_string(index=False, float_format=_number)
+
+
+def _unresolved(rows: list[dict[str, Any]]) -> list[str]:
+    """Which points may be on the front or not, and how many more replicates would tell."""
+    shown = []
+    for row in sorted(rows, key=lambda row: abs(row[_PROBABILITY] - 0.5))[:_SHOWN_OPEN]:
+        more = row["further_replicates"]
+        needed = f"more than {more}" if more >= MOST_FURTHER else f"about {more}"
+        shown.append(
+            f"  {row['split']} ({row['model']}, {row['link']}, {row['backend']}): "
+            f"{row[_PROBABILITY]:.0%} probable; {needed} more replicates would tell"
+        )
+    return [
+        f"{_count(len(rows), 'point')} of which the replicates do not tell whether they are on the "
+        "front (front_probability):",
+        *shown,
+        *([f"  and {len(rows) - _SHOWN_OPEN} more"] if rows[_SHOWN_OPEN:] else []),
+    ]
 
 
 def _number(value: float) -> str:

@@ -40,6 +40,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "run": set(),
         "measures": {"column", "run"},
         "tables": {"column", "run", "measures"},
+        "answers": {"column", "run", "measures", "tables"},
         "figures": {"column", "run", "measures", "tables"},
     },
 }

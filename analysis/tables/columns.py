@@ -16,6 +16,7 @@ from analysis.measures.check_columns import (
 )
 from analysis.measures.objective_columns import latency_columns, throughput_columns
 from analysis.measures.packed import WIRE_BYTES
+from analysis.tables import certainty, joint
 
 
 def _identity() -> Iterator[Column]:
@@ -139,7 +140,7 @@ _DEVICES = (
 
 SECTIONS: dict[str, tuple[Column, ...]] = {
     "What was to be measured": tuple(_identity()),
-    "Whether it was": tuple(_outcome()),
+    "Whether it was": (*_outcome(), *certainty.COLUMNS, *joint.COLUMNS),
     "Latency": tuple(latency_columns()),
     "Throughput and phases": (*throughput_columns(), *legs.ending_columns()),
     "Forward latency and clocks": tuple(forward.columns()),

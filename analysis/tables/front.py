@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import moocore  # type: ignore[import-untyped]
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,9 @@ GROUP = (
 """Columns that all points of a front share: they differ only in where the model is split."""
 
 
+_GREATEST = np.finfo(np.float64).max
+
+
 def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.bool_]:
     """Tell which points are on the Pareto front.
 
@@ -28,11 +32,8 @@ def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.
     one. Equal points do not dominate each other: all of them stay. A point with a NaN is never on
     the front and dominates nothing.
 
-    The points are sorted lexicographically, best first, so that only an earlier point can dominate
-    a later one. Each point is compared with the front so far: O(n f m) for f points on the front
-    (sort-filter-skyline, Chomicki, Godfrey, Gryz and Liang, "Skyline with presorting", ICDE 2003;
-    dominance as in Kung, Luccio and Preparata, "On finding the maxima of a set of vectors",
-    J. ACM 22, 1975).
+    moocore finds it (Kung, Luccio and Preparata, "On finding the maxima of a set of vectors",
+    J. ACM 22, 1975, for two and three objectives: O(n log n)).
 
     Parameters
     ----------
@@ -64,17 +65,12 @@ def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.
             f"values: must have shape (n, {len(directions)}), one column for each of at least one "
             f"direction; got {points.shape}"
         )
-    costs = points * np.where([name == "max" for name in directions], -1.0, 1.0)
-    kept: list[int] = []
-    for index in np.lexsort(costs.T[::-1]):
-        cost = costs[index]
-        if np.isnan(cost).any():
-            continue
-        best = costs[kept]
-        if not ((best <= cost).all(axis=1) & (best < cost).any(axis=1)).any():
-            kept.append(int(index))
+    whole = ~np.isnan(points).any(axis=1)
     front = np.zeros(len(points), dtype=np.bool_)
-    front[kept] = True
+    maximise = [name == "max" for name in directions]
+    # With four objectives moocore takes infinity for a bound of its own.
+    finite = np.clip(points[whole], -_GREATEST, _GREATEST)
+    front[whole] = moocore.is_nondominated(finite, maximise=maximise, keep_weakly=True)
     return front
 
 

@@ -14,7 +14,9 @@ from analysis.measures.reduction import reduced
 from analysis.measures.replicates import replicates
 from analysis.run import Run
 from analysis.tables import front
+from analysis.tables.certainty import certainty
 from analysis.tables.columns import COLUMNS, POINTS
+from analysis.tables.joint import joint
 from paretopipe_worker.cuts import FIRST, LAST
 from paretopipe_worker.plan.labels import placement_label, runtimes_label, split_label
 from paretopipe_worker.plan.plan import Plan
@@ -49,9 +51,11 @@ def points(
     """
     measured = replicates(run) if measured is None else measured
     table = planned(run.plan).merge(outcomes(measured), on="point")
-    means = reduced(measured[measured["status"] == "ok"], ["point"], COLUMNS)
-    table = table.merge(means, on="point", how="left")
-    return front.mark(table, uncertified=uncertified, objectives=objectives)[list(POINTS)]
+    counted = measured[measured["status"] == "ok"]
+    for figures in (reduced(counted, ["point"], COLUMNS), joint(counted)):
+        table = table.merge(figures, on="point", how="left")
+    table = front.mark(table, uncertified=uncertified, objectives=objectives)
+    return certainty(table, measured, uncertified=uncertified, objectives=objectives)[list(POINTS)]
 
 
 def planned(plan: Plan) -> pd.DataFrame:

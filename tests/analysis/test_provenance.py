@@ -179,4 +179,5 @@ def test_every_option_of_the_inventories_is_told() -> None:
     assert "worker_governor" in options
     local = yaml.safe_load((ROOT / "inventory/local/group_vars/local_lab.yml").read_text())
     options |= {name for name in local if not name.startswith("local_lab_")}
-    assert options <= set(provenance.VARIABLES)
+    assert options <= {*provenance.VARIABLES, *provenance.UNTOLD}
+    assert not set(provenance.VARIABLES) & set(provenance.UNTOLD)

@@ -1,0 +1,1 @@
+"""What a run says about where to split, in words."""

@@ -1,0 +1,201 @@
+"""How sure a front is: the probability that a point is on it, and replicates that would tell.
+
+Replicates are processes started anew, in another order, so they are what varies from one
+measurement to the next. All points of a replicate share what its processes and its hour had in
+common, which moves them together and so does not change which of them are better. That common part
+is taken out before the spread of a point is computed; for the interval of a figure it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import moocore  # type: ignore[import-untyped]
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.column import OBJECTIVES, Column
+from analysis.measures import marks
+from analysis.tables.front import group_of
+
+LEAST_REPLICATES = 3
+"""Replicates of a point below which nothing is said of how sure its place is, and its spread is
+taken to be that of the others."""
+
+SURE = 0.9
+"""Probability from which a point counts as on the front, or, by its complement, as off it."""
+
+MOST_FURTHER = 100
+"""Most further replicates that are proposed."""
+
+_DRAWS = 2000
+"""Draws of all true values of a front: a probability of 0.9 is then known within 0.013 (95 %)."""
+
+_NULL = (
+    f"it was not measured, its link was not as asked for, or fewer than {LEAST_REPLICATES} "
+    "replicates were measured"
+)
+
+COLUMNS = (
+    Column(
+        "front_probability",
+        "",
+        "Probability that the point is on the front of its group, by the spread of its replicates "
+        "and of all others of the group; the common part of a replicate's points is taken out.",
+        _NULL,
+        front=True,
+    ),
+    Column(
+        "further_replicates",
+        "",
+        "Replicates beyond those measured with which it would be told whether the point is on the "
+        f"front, with a probability of at least {SURE:.0%} or at most {1 - SURE:.0%}, if the means "
+        f"stay as they are; 0 where it is told, {MOST_FURTHER} where that many are not enough.",
+        _NULL,
+        front=True,
+    ),
+)
+
+
+def certainty(
+    points: pd.DataFrame,
+    measured: pd.DataFrame,
+    *,
+    uncertified: bool = False,
+    objectives: Mapping[str, str] = OBJECTIVES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Add the columns :data:`COLUMNS` to points.
+
+    Parameters
+    ----------
+    points
+        One row per point, see :func:`analysis.tables.front.mark`.
+    measured
+        One row per point and replicate, with the columns ``point``, ``replicate``, ``status`` and
+        those of the objectives.
+    uncertified
+        Whether points whose link was not as asked for count.
+    objectives
+        Columns, and whether less (``min``) or more (``max``) of each is better.
+    seed
+        Of the draws.
+    """
+    names = list(objectives)
+    found = pd.DataFrame(index=points.index).assign(
+        front_probability=np.nan, further_replicates=pd.Series(pd.NA, points.index, "Int64")
+    )
+    counted = points if uncertified else points[~marks.uncertified(points)]
+    counted = counted.dropna(subset=names)
+    complete = measured[measured["status"] == "ok"]
+    for _, group in counted.groupby(group_of(objectives), sort=False):
+        values = _values(complete, group, names)
+        enough = np.isfinite(values).all(axis=2).sum(axis=0) >= LEAST_REPLICATES
+        if not enough.any():
+            continue
+        own, directions = group.index[enough], list(objectives.values())
+        sure = probabilities(values, directions, seed=seed)
+        found.loc[own, "front_probability"] = sure[enough]
+        needed = further(values, directions, seed=seed)
+        found.loc[own, "further_replicates"] = needed[enough]
+    return pd.concat([points, found], axis=1)
+
+
+def probabilities(
+    values: ArrayLike, directions: Sequence[str], *, further: int = 0, seed: int = 0
+) -> NDArray[np.float64]:
+    """Probability of each point that no other point dominates it.
+
+    The true value of a point is drawn around its mean, by Student's distribution with the spread
+    of its replicates; a point's probability is the share of draws in which it is on the front. With
+    a flat prior that is the posterior of normal means of unknown variance (Gelman et al., "Bayesian
+    Data Analysis", 3rd edition, section 3.2). Positive values are taken by their logarithms, since
+    what disturbs a computer multiplies its times.
+
+    Parameters
+    ----------
+    values
+        Array of shape (replicates, points, objectives), NaN where a replicate is missing.
+    directions
+        ``"min"`` or ``"max"`` for each objective.
+    further
+        Replicates that are supposed to be added, without a change of means and spreads.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    Array of shape (points,).
+    """
+    means, errors, degrees = _spread(np.asarray(values, dtype=np.float64), further)
+    draws = np.random.default_rng(seed)
+    maximise = [direction == "max" for direction in directions]
+    on_front = np.zeros(means.shape[0])
+    for _ in range(_DRAWS):
+        drawn = means + errors * draws.standard_t(degrees)
+        on_front += moocore.is_nondominated(drawn, maximise=maximise, keep_weakly=True)
+    share: NDArray[np.float64] = on_front / _DRAWS
+    return share
+
+
+def further(values: ArrayLike, directions: Sequence[str], *, seed: int = 0) -> NDArray[np.int64]:
+    """Fewest further replicates with which each point is told to be on the front, or off it.
+
+    They are tried in steps of about a half, so the number is not exact.
+
+    Returns
+    -------
+    Array of shape (points,), 0 where it is told already, :data:`MOST_FURTHER` where that many are
+    not enough.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    needed = np.full(array.shape[1], MOST_FURTHER)
+    open_ = np.ones(array.shape[1], dtype=np.bool_)
+    for step in (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70):
+        sure = probabilities(array, directions, further=step, seed=seed)
+        told = open_ & ((sure >= SURE) | (sure <= 1 - SURE))
+        needed[told] = step
+        open_ &= ~told
+        if not open_.any():
+            break
+    return needed
+
+
+_Array: TypeAlias = NDArray[np.float64]
+
+
+def _values(complete: pd.DataFrame, group: pd.DataFrame, names: Sequence[str]) -> _Array:
+    """Values of points by replicate, as an array (replicates, points, objectives)."""
+    points = list(group["point"])
+    own = complete[complete["point"].isin(points)]
+    # What a plan tells of a point, as its bytes, is the same in all replicates.
+    told = [name for name in names if name not in own]
+    own = own.merge(group[["point", *told]], on="point")
+    tables = [
+        own.pivot(index="replicate", columns="point", values=name).reindex(columns=points)
+        for name in names
+    ]
+    return np.stack([table.to_numpy(dtype=np.float64, na_value=np.nan) for table in tables], axis=2)
+
+
+def _spread(values: _Array, further: int) -> tuple[_Array, _Array, _Array]:
+    """Means, their standard errors and degrees of freedom, each of shape (points, objectives)."""
+    # A scale of ratios where there is no zero, objective by objective.
+    positive = (np.nan_to_num(values, nan=1.0) > 0).all(axis=(0, 1))
+    scaled = np.where(positive, np.log(np.where(values > 0, values, 1.0)), values)
+    scaled = np.where(np.isnan(values), np.nan, scaled)
+    count = np.isfinite(scaled).sum(axis=0)
+    means = np.nanmean(scaled, axis=0)
+    left = scaled - means
+    if values.shape[1] > 1:
+        # What all points of a replicate have in common.
+        left = left - np.nanmean(left, axis=1, keepdims=True)
+        # That mean takes a share of each point's own spread with it.
+        left = left / np.sqrt(1 - 1 / values.shape[1])
+    enough = count >= LEAST_REPLICATES
+    squares = np.where(enough, np.nansum(left**2, axis=0) / np.maximum(count - 1, 1), np.nan)
+    variances = np.where(enough, squares, np.nanmean(squares, axis=0))
+    errors = np.sqrt(variances / (count + further))
+    return means, errors, np.maximum(count - 1, LEAST_REPLICATES - 1.0) + further
