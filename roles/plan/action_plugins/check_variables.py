@@ -81,7 +81,8 @@ def options(roles: Path) -> tuple[dict[str, str], dict[str, str]]:
                 found = _SHORT.match(str(option.get("default", "")))
                 if found and not found[1].startswith(ANSIBLES):
                     short[found[1]] = option["type"]
-    return short, long
+    # An option may take its default from one of another role.
+    return {name: kind for name, kind in short.items() if name not in long}, long
 
 
 def unknown(
