@@ -65,6 +65,9 @@ ELSEWHERE = {
     ".venv/bin/python -m analysis.reproduce --from results/paper-20261126T120000.zip "
     "-i inventory/lab": "playbooks/test_rehearsal.py, with a smaller run",
     ".venv/bin/python -m analysis.pareto results/latest": "playbooks/test_sweep_local.py",
+    ".venv/bin/python -m analysis.pareto results/latest --latency-max 50ms --energy-max 2J": (
+        "analysis/test_choosing.py"
+    ),
     ".venv/bin/python -m analysis.compare results/first results/second": "analysis/test_compare.py",
 }
 """Commands that other tests run, or CI itself."""
