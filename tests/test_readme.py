@@ -113,7 +113,7 @@ def test_the_other_benchmarks_run(name: str) -> None:
     benchmark(f"tests.benchmarks.{name}")
 
 
-DEAR = ("tests.benchmarks.memory", "tests.benchmarks.transport")
+DEAR = ("tests.benchmarks.memory", "tests.benchmarks.stages", "tests.benchmarks.transport")
 """Benchmarks whose short form takes more than ten seconds all the same."""
 
 

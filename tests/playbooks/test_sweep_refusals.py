@@ -163,7 +163,7 @@ def test_in_check_mode_a_sweep_is_planned_and_nothing_is_touched(copy: Checkout)
 
 
 @pytest.mark.alone
-@pytest.mark.must_run
+@pytest.mark.long
 def test_points_whose_stages_need_too_much_memory_are_refused_and_the_rest_is_measured(
     copy: Checkout,
 ) -> None:

@@ -169,6 +169,7 @@ def with_items(context: Context, count: int) -> None:
     context.plan = replace(context.plan, experiment=replace(experiment, phases=phases))
 
 
+@pytest.mark.long
 def test_response_latency_does_not_depend_on_the_number_of_batches(tmp_path: Path) -> None:
     counts = (*[10] * 5, 400, *[10] * 5)
     experiment = {"models": ["tests.helpers.synthetic:two_of_2_ms"], "phases": PHASES}
