@@ -200,7 +200,7 @@ class Host:
         found = {
             f"{place}/{path.relative_to(root)}": path
             for place, root in parts.items()
-            for path in sorted(root.rglob("*"))
+            for path in _below(root)
         }
         return {
             name: _told(path)
@@ -327,6 +327,15 @@ def _first_line(process: subprocess.Popen[str], otherwise: str) -> str:
     line = process.stdout.readline()
     assert line, f"{otherwise}: {process.stderr.read()}"
     return line
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """All that lies in a folder, but not what is mounted there, such as the Python of the tests."""
+    own = root.stat().st_dev
+    for path, folders, files in os.walk(root):
+        folder = Path(path)
+        folders[:] = sorted(each for each in folders if (folder / each).lstat().st_dev == own)
+        yield from (folder / each for each in (*folders, *sorted(files)))
 
 
 def _told(path: Path) -> str:
