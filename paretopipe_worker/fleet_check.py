@@ -45,7 +45,7 @@ def _questions(options: argparse.Namespace) -> int:
     from paretopipe_worker.plan import fleet, plan
 
     given = json.load(sys.stdin)
-    hosts = fleet.parse(json.dumps(given["hosts"]))
+    hosts = fleet.parse(json.dumps(given["hosts"]), least=1)
     read = plan.read(options.results / "plan.json") if options.results else None
     _write_package(options.package)
     print(json.dumps(questions(hosts, read, given["asked"], given["token"])))
@@ -58,7 +58,7 @@ def _judge(options: argparse.Namespace) -> int:
     from paretopipe_worker.plan import fleet, plan
 
     given = json.load(sys.stdin)
-    hosts = fleet.parse(json.dumps(given["hosts"]))
+    hosts = fleet.parse(json.dumps(given["hosts"]), least=1)
     told = {name: answers.parse(answer) for name, answer in given["answers"].items()}
     read = plan.read(options.results / "plan.json") if options.results else None
     size = sum(file.stat().st_size for file in _files("**/*.py"))

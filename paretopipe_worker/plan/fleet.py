@@ -159,10 +159,15 @@ class FleetError(ValueError):
 _ADAPTER = TypeAdapter(tuple[Host, ...])
 
 
-def parse(document: str) -> tuple[Host, ...]:
+def parse(document: str, *, least: int = 2) -> tuple[Host, ...]:
     """Read the hosts from a JSON list, in the order of the inventory's group ``stages``.
 
     Numbers may be written as text. Addresses are put into their canonical form.
+
+    Parameters
+    ----------
+    least
+        Hosts that there must be at least: a pipeline needs two, and one can be prepared.
 
     Raises
     ------
@@ -174,8 +179,10 @@ def parse(document: str) -> tuple[Host, ...]:
     except ValidationError as error:
         written = json.loads(document)
         raise FleetError("\n".join(_line(written, fault) for fault in error.errors())) from error
-    if len(hosts) < 2:
-        raise FleetError(f"inventory: group 'stages' has {len(hosts)} hosts; at least 2 are needed")
+    if len(hosts) < least:
+        raise FleetError(
+            f"inventory: group 'stages' has {len(hosts)} hosts; at least {least} are needed"
+        )
     ends = [(host.data_address, host.data_port) for host in hosts]
     times = Counter(ends)
     for host, end in zip(hosts, ends, strict=True):

@@ -107,3 +107,10 @@ def test_hosts_that_cannot_reach_one_another_are_told_apart() -> None:
     assert fleet.apart(hosts[:2]) is None
     assert "IPv4 and IPv6" in str(fleet.apart(hosts[1:]))
     assert "loopback" in str(fleet.apart(loop))
+
+
+def test_one_host_can_be_prepared_but_is_no_pipeline() -> None:
+    one = '[{"name": "pi", "data_address": "192.0.2.1"}]'
+    assert [host.name for host in fleet.parse(one, least=1)] == ["pi"]
+    with pytest.raises(fleet.FleetError, match="has 1 hosts; at least 2 are needed"):
+        fleet.parse(one)
