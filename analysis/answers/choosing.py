@@ -41,7 +41,7 @@ def choices(
     -------
     For each group its columns, ``point`` (null where there is none), ``split`` and ``why``.
     """
-    counted = points if uncertified else points[~marks.uncertified(points)]
+    counted = marks.counted(points, all_links=uncertified)
     # What is limited is given; what is left is to be as good as it can be.
     limited = {limit.column for limit in limits}
     weighed = {name: way for name, way in objectives.items() if name not in limited}

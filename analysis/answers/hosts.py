@@ -31,7 +31,7 @@ def worth(points: pd.DataFrame, *, uncertified: bool = False) -> list[dict[str, 
     best figure of all points, ``without``, the best of those in which the host computes nothing
     (null where there is none), and ``gain``, by which share of the latter the former is better.
     """
-    counted = points if uncertified else points[~marks.uncertified(points)]
+    counted = marks.counted(points, all_links=uncertified)
     found = []
     for key, group in counted.groupby(list(SHARED), sort=False):
         pairs = zip(group["split"], group["placement"], strict=True)

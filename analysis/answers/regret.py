@@ -35,7 +35,7 @@ def across_links(points: pd.DataFrame, *, uncertified: bool = False) -> list[dic
     For each group of at least two links its columns, ``objective``, ``split``, ``regret`` (a
     share), the ``link`` over which it is that, and ``links``, how many there are.
     """
-    counted = points if uncertified else points[~marks.uncertified(points)]
+    counted = marks.counted(points, all_links=uncertified)
     found = []
     for key, group in counted.groupby(list(SHARED), sort=False):
         about = dict(zip(SHARED, key, strict=True))

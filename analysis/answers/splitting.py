@@ -76,7 +76,7 @@ def verdicts(
     -------
     For each group its columns, ``gains`` by objective, and ``text``.
     """
-    counted = points if uncertified else points[~marks.uncertified(points)]
+    counted = marks.counted(points, all_links=uncertified)
     counted = counted.dropna(subset=list(OBJECTIVES))
     found = []
     for _, group in points.groupby(list(GROUP), sort=False):

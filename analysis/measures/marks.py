@@ -14,6 +14,11 @@ def uncertified(measured: pd.DataFrame) -> pd.Series:
     return _true(measured["link_certified"].eq(False))
 
 
+def counted(measured: pd.DataFrame, *, all_links: bool) -> pd.DataFrame:
+    """Those that count: only those whose link was as asked for, unless `all_links` is true."""
+    return measured if all_links else measured[~uncertified(measured)]
+
+
 def late(measured: pd.DataFrame) -> pd.Series:
     """Those during which a relay that shapes the link was late."""
     return _true(measured["link_late"].eq(True))

@@ -87,7 +87,7 @@ def certainty(
     found = pd.DataFrame(index=points.index).assign(
         front_probability=np.nan, further_replicates=pd.Series(pd.NA, points.index, "Int64")
     )
-    counted = points if uncertified else points[~marks.uncertified(points)]
+    counted = marks.counted(points, all_links=uncertified)
     counted = counted.dropna(subset=names)
     complete = measured[measured["status"] == "ok"]
     for _, group in counted.groupby(group_of(objectives), sort=False):
@@ -98,7 +98,7 @@ def certainty(
         own, directions = group.index[enough], list(objectives.values())
         sure = probabilities(values, directions, seed=seed)
         found.loc[own, "front_probability"] = sure[enough]
-        needed = further(values, directions, seed=seed)
+        needed = further(values, directions, sure, seed=seed)
         found.loc[own, "further_replicates"] = needed[enough]
     return pd.concat([points, found], axis=1)
 
@@ -140,10 +140,19 @@ def probabilities(
     return share
 
 
-def further(values: ArrayLike, directions: Sequence[str], *, seed: int = 0) -> NDArray[np.int64]:
+def further(
+    values: ArrayLike, directions: Sequence[str], sure: NDArray[np.float64], *, seed: int = 0
+) -> NDArray[np.int64]:
     """Fewest further replicates with which each point is told to be on the front, or off it.
 
     They are tried in steps of about a half, so the number is not exact.
+
+    Parameters
+    ----------
+    values, directions, seed
+        As :func:`probabilities` takes them.
+    sure
+        What it returns for them.
 
     Returns
     -------
@@ -152,13 +161,12 @@ def further(values: ArrayLike, directions: Sequence[str], *, seed: int = 0) -> N
     """
     array = np.asarray(values, dtype=np.float64)
     needed = np.full(array.shape[1], MOST_FURTHER)
-    open_ = np.ones(array.shape[1], dtype=np.bool_)
     for step in (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70):
-        sure = probabilities(array, directions, further=step, seed=seed)
-        told = open_ & ((sure >= SURE) | (sure <= 1 - SURE))
+        if step:
+            sure = probabilities(array, directions, further=step, seed=seed)
+        told = (needed == MOST_FURTHER) & ((sure >= SURE) | (sure <= 1 - SURE))
         needed[told] = step
-        open_ &= ~told
-        if not open_.any():
+        if (needed < MOST_FURTHER).all():
             break
     return needed
 

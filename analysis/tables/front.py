@@ -107,7 +107,7 @@ def mark(
         Columns, and whether less (``min``) or more (``max``) of each is better.
     """
     on_front = pd.Series(False, index=points.index)
-    counted = points if uncertified else points[~marks.uncertified(points)]
+    counted = marks.counted(points, all_links=uncertified)
     for _, group in counted.groupby(group_of(objectives), sort=False):
         values = group[list(objectives)].to_numpy(dtype=np.float64, na_value=np.nan)
         on_front[group.index] = is_nondominated(values, list(objectives.values()))

@@ -81,16 +81,21 @@ def test_a_part_that_a_replicate_shares_does_not_blur_the_front() -> None:
     assert certainty.probabilities(values, DIRECTIONS) == pytest.approx([1, 1, 0], abs=0.02)
 
 
+def needed_of(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Further replicates that each point needs."""
+    return certainty.further(values, DIRECTIONS, certainty.probabilities(values, DIRECTIONS))
+
+
 def test_further_replicates_are_named_where_points_are_close() -> None:
     draws = np.random.default_rng(1)
     far = np.array([[1.0, 10.0], [2.0, 5.0]])
-    assert certainty.further(drawn_replicates(draws, far, 3, 0.01), DIRECTIONS).tolist() == [0, 0]
+    assert needed_of(drawn_replicates(draws, far, 3, 0.01)).tolist() == [0, 0]
     close = np.array([[1.0, 10.0], [1.01, 9.9]])
-    needed = certainty.further(drawn_replicates(draws, close, 3, 0.03), DIRECTIONS)
+    needed = needed_of(drawn_replicates(draws, close, 3, 0.03))
     assert needed.max() > 0
     same = np.repeat(drawn_replicates(draws, far, 3, 0.01)[:, :1], 2, axis=1)
     same[:, 1] *= np.array([0.97, 1.0, 1.03])[:, None]
-    assert certainty.further(same, DIRECTIONS).max() == certainty.MOST_FURTHER
+    assert needed_of(same).max() == certainty.MOST_FURTHER
 
 
 def test_fewer_than_three_replicates_say_nothing() -> None:
