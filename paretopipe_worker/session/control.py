@@ -12,8 +12,11 @@ import json
 import socket
 from typing import Any
 
-from paretopipe_worker.transport.handshake import Identity, Patience, peer
-from paretopipe_worker.transport.ring import accept, listen, reach
+from paretopipe_worker.transport.doorway import Doorway
+from paretopipe_worker.transport.handshake import Identity
+from paretopipe_worker.transport.links import peer
+from paretopipe_worker.transport.patience import Patience
+from paretopipe_worker.transport.reaching import reach
 
 _HELLO_S = 10.0
 """Longest wait for the hello of a rank that has just shaken hands."""
@@ -131,9 +134,9 @@ def lead(
     """
     patience = Patience(deadline_s)
     channels: dict[int, Channel] = {}
-    with contextlib.ExitStack() as stack, listen(address) as listener:
+    with contextlib.ExitStack() as stack, Doorway(address, own) as doorway:
         while missing := set(range(1, ranks)) - set(channels):
-            link, said = accept(listener, own, missing, patience)
+            link, said = doorway.admit(missing, patience)
             channel = stack.enter_context(contextlib.closing(Channel(link, f"rank {said.rank}")))
             channel.send(hello)
             channel.hello = channel.receive(_HELLO_S)
