@@ -16,7 +16,7 @@ def peer(link: socket.socket) -> str:
         name = link.getpeername()
     except OSError:
         return "a peer that is gone"
-    return f"{name[0]}:{name[1]}"
+    return f"{name[0]}:{name[1]}" if name else "a peer without an address"
 
 
 def tune(link: socket.socket) -> None:
