@@ -55,6 +55,8 @@ class Fleet:
         How many there are of each kind.
     waiting_ms, busy_ms
         Arrays (h, m), as in ``Costs``, by kind.
+    item_ms
+        As in ``Costs``, by kind.
     hop
         From one kind to another.
     back
@@ -68,6 +70,7 @@ class Fleet:
     available: tuple[int, ...]
     waiting_ms: Array
     busy_ms: Array
+    item_ms: tuple[float, ...]
     forward_bytes: Array
     return_bytes: float
     hop: Callable[[int, int], Hop]
@@ -81,7 +84,8 @@ def front(costs: Costs, window: int) -> list[Choice]:
     Parameters
     ----------
     costs
-        What the parts of the pipeline cost; a stage may be empty anywhere.
+        What the parts of the pipeline cost; a stage may be empty anywhere. Its parts only add up:
+        it has no `slowing`.
     window
         Items in flight, at least 1.
 
@@ -90,9 +94,12 @@ def front(costs: Costs, window: int) -> list[Choice]:
     One split for each pair of objectives on the front, the lowest latency first. Where several
     splits have both in common, which of them is returned is not said.
     """
+    items = costs.item_ms or (0.0,) * len(costs.hosts)
     stages = [
-        _Stage(host, costs.waiting_ms[rank], costs.busy_ms[rank], back, may_be_empty=True)
-        for rank, (host, back) in enumerate(zip(costs.hosts, costs.back, strict=True))
+        _Stage(host, costs.waiting_ms[rank], costs.busy_ms[rank], item_ms, back, may_be_empty=True)
+        for rank, (host, item_ms, back) in enumerate(
+            zip(costs.hosts, items, costs.back, strict=True)
+        )
     ]
     for rank, hop in enumerate(costs.hops):
         stages[rank].onward = ((rank + 1, hop),)
@@ -147,6 +154,7 @@ class _Stage:
     host: str
     waiting_ms: Array
     busy_ms: Array
+    item_ms: float
     back: Hop | None
     may_be_empty: bool
     onward: tuple[tuple[int, Hop], ...] = ()
@@ -196,7 +204,7 @@ def _lattice(fleet: Fleet, source: int) -> list[_Stage]:
                     numbers[then, other] = len(numbers)
                     queue.append((then, other))
                 onward.append((numbers[then, other], fleet.hop(kind, other)))
-        times = fleet.waiting_ms[kind], fleet.busy_ms[kind]
+        times = fleet.waiting_ms[kind], fleet.busy_ms[kind], fleet.item_ms[kind]
         stages.append(_Stage(fleet.hosts[kind], *times, back, back is None, tuple(onward)))
     return stages
 
@@ -237,7 +245,9 @@ def _computed(rows: _Rows, stage: _Stage, number: int) -> _Rows:
     for place in range(len(stage.waiting_ms)):
         within = rows.place <= place if stage.may_be_empty else rows.place < place
         at = np.flatnonzero(within)
-        slowest = np.maximum(rows.busiest_ms[at], stage.busy_ms[place] - begun_ms[at])
+        computing = stage.busy_ms[place] - begun_ms[at]
+        computing += np.where(computing > 0, stage.item_ms, 0.0)
+        slowest = np.maximum(rows.busiest_ms[at], computing)
         # They are in the order of their latency: whatever is not less busy than all before is
         # dominated.
         ahead = np.minimum.accumulate(np.concatenate(([np.inf], slowest)))[:-1]

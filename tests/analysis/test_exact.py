@@ -49,6 +49,7 @@ def pipelines(draw: st.DrawFn, hosts: int | None = None) -> Costs:
         draw(BYTES),
         tuple(draw(HOP) for _ in range(count - 1)),
         (None, *(draw(HOP) for _ in range(count - 1))),
+        item_ms=draw(st.sampled_from([(), (0.5, 0.0, 1.0, 0.25)[:count]])),
     )
 
 
@@ -106,6 +107,7 @@ def fleet_of(costs: Costs, available: tuple[int, ...], sources: tuple[int, ...])
         available=available,
         waiting_ms=costs.waiting_ms,
         busy_ms=costs.busy_ms,
+        item_ms=costs.item_ms or (0.0,) * len(costs.hosts),
         forward_bytes=costs.forward_bytes,
         return_bytes=costs.return_bytes,
         hop=lambda one, other: ways[max(one, other)],
@@ -130,6 +132,7 @@ def every_order(fleet: Fleet) -> Iterator[Costs]:
                     fleet.return_bytes,
                     tuple(fleet.hop(*pair) for pair in itertools.pairwise(order)),
                     (None, *(fleet.back(kind, order[0]) for kind in order[1:])),
+                    item_ms=tuple(fleet.item_ms[kind] for kind in order),
                 )
 
 

@@ -92,6 +92,7 @@ def _in_any_order(costs: Costs, times: int) -> dict[str, Any]:
         (1,) * hosts,
         costs.waiting_ms,
         costs.busy_ms,
+        (0.0,) * hosts,
         costs.forward_bytes,
         costs.return_bytes,
         hop=lambda one, other: hop,
