@@ -104,7 +104,7 @@ def _quantity(field: str) -> Any:
         except ValueError:
             value = float("nan")
         try:
-            Condition(**{field: value})
+            Condition.parse({field: value})
         except ValueError as error:
             allowed = str(error).partition("; got")[0].partition(": ")[2]
             raise argparse.ArgumentTypeError(f"{allowed}; got {shown(text)}") from None

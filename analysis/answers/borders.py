@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -141,7 +141,7 @@ def _borders(
 
 
 def _changes(
-    best: Callable[[float], int], values: Array, line: Sequence[int] | NDArray[np.int64]
+    best: Callable[[float], int], values: Array, line: NDArray[np.int64]
 ) -> Iterator[tuple[float, int, int]]:
     """Where the best split changes between neighbouring values, found by halving."""
     for number in np.flatnonzero(np.diff(line)):

@@ -92,7 +92,12 @@ def _page(model: str, rows: Sequence[Regions], page: str) -> Figure:
     parts: Any = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     panels = []
     for part, regions in zip(parts, rows, strict=True):
-        part.suptitle(textwrap.fill(regions.title, int(_TITLE_PER_IN * width_in)), x=0.01, ha="left", fontsize=8.5)
+        part.suptitle(
+            textwrap.fill(regions.title, int(_TITLE_PER_IN * width_in)),
+            x=0.01,
+            ha="left",
+            fontsize=8.5,
+        )
         places = part.subplots(1, len(_TITLES), sharey=True)
         for axes, title in zip(places, _TITLES, strict=True):
             axes.set_title(title)

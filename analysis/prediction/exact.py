@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.prediction.costs import Array, Costs, Hop, Places
 from analysis.tables.front import is_nondominated
@@ -63,6 +64,9 @@ class Fleet:
         From a kind to the source.
     sources
         Kinds at which the input is born, and to which the output returns.
+    fits
+        Array of bool (h, m, m): whether a kind has memory for what lies between two places; None
+        where all have it for all.
     """
 
     places: tuple[str, ...]
@@ -76,6 +80,7 @@ class Fleet:
     hop: Callable[[int, int], Hop]
     back: Callable[[int, int], Hop]
     sources: tuple[int, ...]
+    fits: NDArray[np.bool_] | None = None
 
 
 def front(costs: Costs, window: int) -> list[Choice]:
@@ -148,7 +153,7 @@ class _Stage:
     """A host in an order of hosts: what it takes, and which stages may follow it.
 
     `onward` names later stages by their number, and the hop to each. `back` is None where the
-    output is already at the source.
+    output is already at the source. `fits` is a kind's of :class:`Fleet`.
     """
 
     host: str
@@ -157,6 +162,7 @@ class _Stage:
     item_ms: float
     back: Hop | None
     may_be_empty: bool
+    fits: NDArray[np.bool_] | None = None
     onward: tuple[tuple[int, Hop], ...] = ()
 
 
@@ -205,7 +211,8 @@ def _lattice(fleet: Fleet, source: int) -> list[_Stage]:
                     queue.append((then, other))
                 onward.append((numbers[then, other], fleet.hop(kind, other)))
         times = fleet.waiting_ms[kind], fleet.busy_ms[kind], fleet.item_ms[kind]
-        stages.append(_Stage(fleet.hosts[kind], *times, back, back is None, tuple(onward)))
+        fits = None if fleet.fits is None else fleet.fits[kind]
+        stages.append(_Stage(fleet.hosts[kind], *times, back, back is None, fits, tuple(onward)))
     return stages
 
 
@@ -244,6 +251,8 @@ def _computed(rows: _Rows, stage: _Stage, number: int) -> _Rows:
     kept, places, totals, busiest = [], [], [], []
     for place in range(len(stage.waiting_ms)):
         within = rows.place <= place if stage.may_be_empty else rows.place < place
+        if stage.fits is not None:
+            within &= stage.fits[rows.place, place]
         at = np.flatnonzero(within)
         computing = stage.busy_ms[place] - begun_ms[at]
         computing += np.where(computing > 0, stage.item_ms, 0.0)
