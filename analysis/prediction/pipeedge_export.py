@@ -16,6 +16,12 @@ from paretopipe_worker.cuts import DTYPE_BYTES, INT8, PLAIN, CutTable
 from paretopipe_worker.plan.plan import Plan
 
 
+_SEVERAL = (
+    "Of each host one profile of {} in batches of {} and {} is written, that of the first pipeline "
+    "of the plan."
+)
+
+
 def exported(run: Run, measured: pd.DataFrame, link: str) -> tuple[Files, list[str]]:
     """What a run measured, as far as the three files can hold it.
 
@@ -62,10 +68,7 @@ def exported(run: Run, measured: pd.DataFrame, link: str) -> tuple[Files, list[s
             own = _profile(made.busy_ms[rank], table)
             known = profiles.setdefault(host, {}).setdefault(table.model, [])
             if any((own.batch_size, own.dtype) == (p.batch_size, p.dtype) for p in known):
-                left_out[
-                    f"Of each host one profile of {table.model} in batches of {table.batch} and "
-                    f"{table.dtype} is written, that of the first pipeline of the plan."
-                ] = None
+                left_out[_SEVERAL.format(table.model, table.batch, table.dtype)] = None
             else:
                 known.append(own)
             rates[host] = min(rates.get(host, np.inf), _rate(made, rank))
@@ -74,10 +77,8 @@ def exported(run: Run, measured: pd.DataFrame, link: str) -> tuple[Files, list[s
         raise PipeEdgeError(f"nothing of the run can be written: {told}")
     memory = _memory_bytes(run)
     kinds = {
-        host: DeviceType(
-            bw_Mbps=rates[host], mem_MB=memory[host] / MIB, model_profiles=profiles[host]
-        )
-        for host in profiles
+        host: DeviceType(bw_Mbps=rates[host], mem_MB=memory[host] / MIB, model_profiles=each)
+        for host, each in profiles.items()
     }
     return Files(models, kinds, {host: [host] for host in profiles}), list(left_out)
 
