@@ -15,7 +15,6 @@ from analysis.run import Run
 from paretopipe_worker.cuts import DTYPE_BYTES, INT8, PLAIN, CutTable
 from paretopipe_worker.plan.plan import Plan
 
-
 _SEVERAL = (
     "Of each host one profile of {} in batches of {} and {} is written, that of the first pipeline "
     "of the plan."
