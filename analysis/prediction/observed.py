@@ -98,7 +98,8 @@ def _units(run: Run) -> pd.DataFrame:
             about | {"begin": begin + number, "end": begin + number + 1, "ms": ms}
             for number, ms in enumerate(medians.tolist())
         ]
-    return pd.DataFrame(rows, columns=[*POOL, "session", "begin", "end", "ms", "gap_ms"])
+    numbers = {"begin": "int64", "end": "int64", "ms": "float64", "gap_ms": "float64"}
+    return pd.DataFrame(rows, columns=[*POOL, "session", *numbers]).astype(numbers)
 
 
 def _places(plan: Plan) -> pd.DataFrame:
