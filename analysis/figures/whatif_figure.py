@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from analysis.figures import labels
 from analysis.figures.captions import abbreviations, page_of
 from analysis.figures.names import called
 from analysis.figures.pages import PAGE_IN, pages, rows_that_fit
@@ -29,13 +30,16 @@ from paretopipe_worker.plan.plan import slug
 
 _PANEL_IN, _CAPTION_IN = 3.4, 0.8
 _TITLES = ("lowest latency", "highest throughput", "knee of both")
+_MARK_PT = 2.5
+"""Radius of the mark of a link, in pt (1/72 inch)."""
+
 _TITLE_PER_IN = 14
 """Letters of a row's title per inch."""
 
 _PALEST, _DARKEST = 0.98, 0.12
 """Ends of the scale of colours: its lightness alone tells regions apart, in grey as well."""
 
-_GAP_PX = 6.0
+_GAP_PX = 3.0
 """Least distance of a name from the border of its region."""
 
 
@@ -214,24 +218,21 @@ def _beyond(regions: Regions) -> Iterator[str]:
             yield f"{name} ({digits[0]} Mbit/s, {digits[1]} ms)"
 
 
-def _mark(axes: Axes, regions: Regions) -> Iterator[Text]:
+def _mark(axes: Axes, regions: Regions) -> list[Text]:
     """Mark the links that were measured, with their names."""
-    for name, rate, delay in regions.links:
-        if _within(regions, rate, delay):
-            axes.plot(rate, delay, "o", ms=5, mfc="white", mec="black", mew=1.0, zorder=5)
-            right = rate > np.sqrt(regions.rates[0] * regions.rates[-1])
-            yield axes.annotate(
-                name,
-                (rate, delay),
-                xytext=(-5 if right else 5, 0),
-                textcoords="offset points",
-                ha="right" if right else "left",
-                va="center",
-                fontsize=7.5,
-                style="italic",
-                zorder=6,
-                path_effects=[withStroke(linewidth=2.2, foreground="white")],
-            )
+    shown = [link for link in regions.links if _within(regions, *link[1:])]
+    names = [name for name, _, _ in shown]
+    places = np.array([at for _, *at in shown], dtype=np.float64).reshape(-1, 2)
+    axes.plot(*places.T, "o", ms=2 * _MARK_PT, mfc="white", mec="black", mew=1.0, zorder=5)
+    before = set(axes.lines)
+    labels.place(
+        axes, places, names, [_MARK_PT] * len(shown), np.empty((0, 2)), ["black"] * len(shown)
+    )
+    texts = [text for text in axes.texts if text.get_gid() == labels.GID]
+    for artist in (*texts, *(line for line in axes.lines if line not in before)):
+        # They must be read on any colour.
+        artist.set(path_effects=[withStroke(linewidth=2.2, foreground="white")], zorder=6)
+    return texts
 
 
 def _covered(axes: Axes, text: Text, shape: tuple[int, ...]) -> NDArray[np.bool_]:

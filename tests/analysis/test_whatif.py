@@ -139,18 +139,27 @@ def test_images_of_a_batch_are_counted() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Every split of MobileNetV2 over two links, where all items take the same."""
+def found(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """The parts of MobileNetV2's pipeline over two links, where all items take the same."""
     plan = make(mobilenet_table(), links=TWO_LINKS)
     path = tmp_path_factory.mktemp("two") / "run"
+    run = read(FakeRun(path, plan, items=8, noise=0.0).all_sessions().path)
+    [made], refused = bases(run, replicates(run))
+    assert not refused
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small run over two links."""
+    path = tmp_path_factory.mktemp("small") / "run"
+    plan = make(tiny_table(), links=TWO_LINKS)
     return read(FakeRun(path, plan, items=8, noise=0.0).all_sessions().path)
 
 
 @pytest.mark.parametrize("delay_ms", [0, 12])
-def test_a_link_that_was_never_measured_is_predicted(run: Run, delay_ms: float) -> None:
+def test_a_link_that_was_never_measured_is_predicted(found: Base, delay_ms: float) -> None:
     """Every split, against what the made-up pipeline takes over that link."""
-    [found], refused = bases(run, replicates(run))
-    assert not refused
     assert found.about["link"] == "none"
     asked = {"name": "new", "rate_mbit": 50, "delay_ms": delay_ms}
     there = make(mobilenet_table(), links=[asked])
@@ -166,8 +175,7 @@ def test_a_link_that_was_never_measured_is_predicted(run: Run, delay_ms: float) 
             assert row["predicted_throughput_images_s"] == pytest.approx(rate, rel=0.03), row
 
 
-def test_the_errors_of_other_links_are_told(run: Run) -> None:
-    [found], _ = bases(run, replicates(run))
+def test_the_errors_of_other_links_are_told(found: Base) -> None:
     assert [link.name for link in found.links] == ["none", "rate20"]
     assert found.links[1].rate_mbit == pytest.approx(20, rel=0.1)
     for error in (*found.left_out, *found.others):
@@ -179,7 +187,7 @@ def test_the_command_says_what_is_predicted(run: Run, capsys: pytest.CaptureFixt
     assert whatif.main([str(run.path), "--rate", "50", "--delay", "12", "--return-delay", "3"]) == 0
     text = capsys.readouterr().out
     first, second, *_ = text.splitlines()
-    assert first.startswith("mobilenet_v2 over link of 50 Mbit/s and 12 ms, back 3 ms, predicted: ")
+    assert first.startswith("tiny over link of 50 Mbit/s and 12 ms, back 3 ms, predicted: ")
     assert second.startswith("predicted front, ")
     assert "\nPredicted: " in text
     assert "leave-one-out error" in text
@@ -189,7 +197,7 @@ def test_no_prediction_has_a_measured_name(run: Run, capsys: pytest.CaptureFixtu
     assert whatif.main([str(run.path), "--rate", "50", "--delay", "12", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     [block] = document["predictions"]
-    assert len(block["predicted_splits"]) == 21
+    assert len(block["predicted_splits"]) == 4
     for row in (*block["predicted_splits"], *block["predicted_front"]):
         assert set(row) == {"split", "predicted_latency_ms", "predicted_throughput_images_s"}
 
@@ -203,7 +211,7 @@ def test_the_map_is_drawn_and_its_borders_written(
     assert whatif.main([str(run.path), "--map"]) == 0
     files = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
     names = [Path(file).relative_to(run.path).as_posix() for file in files]
-    pictures = [f"figures/whatif-mobilenet_v2.{kind}" for kind in ("png", "svg")]
+    pictures = [f"figures/whatif-tiny.{kind}" for kind in ("png", "svg")]
     assert names == ["whatif.csv", *pictures]
     table = pd.read_csv(run.path / "whatif.csv")
     assert set(table["objective"]) == {"latency", "throughput", "knee"}
@@ -220,7 +228,7 @@ def test_the_map_is_drawn_and_its_borders_written(
         (("--rate", "0", "--delay", "1"), "--rate: a number from 0.001 to 100000; got '0'"),
         (("--rate", "nan", "--delay", "1"), "--rate: a number from 0.001 to 100000; got 'nan'"),
         (("--rate", "1", "--delay", "-1"), "--delay: a number from 0 to 10000; got '-1'"),
-        (("--rate", "1", "--delay", "1", "--model", "vgg"), "one of mobilenet_v2; got 'vgg'"),
+        (("--rate", "1", "--delay", "1", "--model", "vgg"), "one of tiny; got 'vgg'"),
     ],
 )
 def test_what_is_not_allowed_is_refused_in_a_line(
