@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from analysis.measures.replicates import replicates
-from analysis.prediction.parts import PredictionError, costs, group_of, hop
+from analysis.prediction.parts import Parts, PredictionError, costs, group_of, hop
 from analysis.prediction.predicting import COLUMNS, predictions
+from analysis.prediction.predicting import predicted as predicted_by
 from analysis.run import Run, read
 from paretopipe_worker.cuts import FIRST, LAST
 from tests.helpers.fake_legs import period_ms
@@ -102,6 +103,23 @@ def test_three_stages_are_predicted_at_every_tuple(tmp_path: Path) -> None:
     shared = [point.id for point in plan.points if not {*point.split} <= {FIRST, LAST}]
     wanted = [truth(run, point)[0] for point in shared]
     assert found[shared].to_numpy() == pytest.approx(wanted, rel=0.02)
+
+
+@pytest.mark.parametrize("profiled", [True, False])
+def test_a_profile_tells_what_endpoints_do_not(tmp_path: Path, profiled: bool) -> None:
+    plan = make(mobilenet_table(), links=["none"])
+    fake = FakeRun(tmp_path / "run", plan, items=8, noise=0.0, profiled=profiled)
+    run = read(fake.all_sessions().path)
+    parts = Parts(run, replicates(run))
+    inner = {point.id for point in plan.points if not {*point.split} <= {FIRST, LAST}}
+    found = predicted_by(parts, plan.points, inner).set_index("point")
+    wanted = np.array([truth(run, point) for point in found.index])
+    errors = np.abs(found.to_numpy() / wanted - 1)
+    if profiled:
+        assert errors.max() < 0.02, found.assign(latency=wanted[:, 0]).to_string()
+        assert set(predictions(run, replicates(run))["basis"]) == {"profile"}
+    else:
+        assert errors.max() > 0.05, "the endpoints tell everything, so that this test shows nothing"
 
 
 def test_a_hop_that_was_never_measured_has_the_software_of_one_that_was(two: Run) -> None:
