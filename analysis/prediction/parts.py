@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.prediction import messages
 from analysis.prediction.costs import Array, Costs, Hop
+from analysis.prediction.energy import Powers
 from analysis.prediction.observed import POOL, Pools, by_pool, observe, order_of, pool_of, timed
 from analysis.prediction.unit_times import Solved, UnitTimes
 from analysis.run import Run
@@ -113,6 +114,7 @@ class Parts:
         self._stages, self._units = (
             by_pool(rows, POOL) for rows in (observed.stages, observed.units)
         )
+        self.powers = Powers(run, observed)
         self._points = {point.id: point for point in run.plan.points}
         self._sessions: dict[str, list[str]] = {}
         for session in run.plan.sessions:
