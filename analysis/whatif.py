@@ -199,7 +199,7 @@ def _told(block: dict[str, Any], asked: dict[str, Any]) -> Iterator[str]:
     yield f"predicted front, {len(block['predicted_front'])} of {of} splits:"
     rows = [
         {
-            "split": named(row, block).removeprefix("a cut behind "),
+            "split": named(row, block),
             "predicted latency ms": row[LATENCY],
             "predicted images/s": row[THROUGHPUT],
         }

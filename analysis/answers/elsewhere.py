@@ -11,7 +11,8 @@ from analysis.answers.choosing import furthest
 from analysis.column import OBJECTIVES
 from analysis.prediction.elsewhere import Base, Errors, Link, every_split
 from analysis.prediction.exact import Fleet, front, front_of_orders
-from paretopipe_worker.plan.labels import everything_on, placement_label
+from paretopipe_worker.cuts import FIRST, LAST
+from paretopipe_worker.plan.labels import busy, cuts_of, everything_on, hosts_of, placement_label
 
 MOST_SPLITS = 20_000
 """Most splits of a pipeline that are told or compared one by one."""
@@ -107,14 +108,14 @@ def sentences(found: dict[str, Any]) -> Iterator[str]:
     best = found["predicted_best"]
     latency, throughput, knee = (best[name] for name in ("latency", "throughput", "knee"))
     if latency is throughput:
-        said = f"take {named(latency, found)}, the best in both ({_both(latency)})"
+        said = f"take {_cut(latency, found)}, the best in both ({_both(latency)})"
     else:
         said = (
-            f"the lowest latency has {named(latency, found)} ({_both(latency)}), the highest "
-            f"throughput {named(throughput, found)} ({_both(throughput)})"
+            f"the lowest latency has {_cut(latency, found)} ({_both(latency)}), the highest "
+            f"throughput {_cut(throughput, found)} ({_both(throughput)})"
         )
         if knee is not latency and knee is not throughput:
-            said += f", and the knee between them is {named(knee, found)} ({_both(knee)})"
+            said += f", and the knee between them is {_cut(knee, found)} ({_both(knee)})"
     own = found["latency_error"], found["throughput_error"]
     yield f"Predicted: {said}; leave-one-out error {_percent(own)}."
     others = found["other_links_latency_error"], found["other_links_throughput_error"]
@@ -128,7 +129,7 @@ def sentences(found: dict[str, Any]) -> Iterator[str]:
         orders = found["predicted_orders"]
         ends = [(orders[0], "lowest latency"), (orders[-1], "highest throughput")]
         told = ", ".join(
-            f"the {name} has {named(row, row)} on {row['placement'].replace('>', ' > ')} "
+            f"the {name} has {_cut(row, row)} on {row['placement'].replace('>', ' > ')} "
             f"({_both(row)})"
             for row, name in ends
         )
@@ -136,9 +137,20 @@ def sentences(found: dict[str, Any]) -> Iterator[str]:
 
 
 def named(row: dict[str, Any], about: dict[str, Any]) -> str:
-    """A split, or the host that computes all."""
-    cuts, hosts = row["split"].split("+") if row["split"] else [], about["placement"].split(">")
-    return everything_on(cuts, hosts) or f"a cut behind {' and '.join(cuts)}"
+    """A split in words: the host that computes all; or the cuts, and the hosts without a stage."""
+    cuts = cuts_of(row["split"]) if row["split"] else ()
+    hosts = hosts_of(about["placement"])
+    if endpoint := everything_on(cuts, hosts):
+        return endpoint
+    between = dict.fromkeys(cut for cut in cuts if cut not in (FIRST, LAST))
+    idle = [host for host in hosts if host not in busy(cuts, hosts)]
+    return " and ".join(between) + (f" (no {', '.join(idle)})" if idle else "")
+
+
+def _cut(row: dict[str, Any], about: dict[str, Any]) -> str:
+    """The same in a sentence."""
+    name = named(row, about)
+    return name if name.startswith("all on ") else f"a cut behind {name}"
 
 
 def _both(row: dict[str, Any]) -> str:

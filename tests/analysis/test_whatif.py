@@ -13,7 +13,7 @@ import pytest
 
 from analysis import whatif
 from analysis.answers.borders import best_by_link
-from analysis.answers.elsewhere import each_split, predicted, sentences
+from analysis.answers.elsewhere import each_split, named, predicted, sentences
 from analysis.figures.whatif_figure import Regions, whatif_figure
 from analysis.measures.replicates import replicates
 from analysis.prediction.costs import Costs, Hop
@@ -253,7 +253,11 @@ def test_three_hosts_are_predicted_in_every_order(tmp_path: Path) -> None:
     assert all(placement.startswith("pi") for placement in orders)
     best = block["predicted_orders"][0]["predicted_latency_ms"]
     assert best <= block["predicted_front"][0]["predicted_latency_ms"] * (1 + 1e-9)
-    assert any("all orders and subsets" in line for line in sentences(block))
+    told = list(sentences(block))
+    assert any("all orders and subsets" in line for line in told), told
+    assert not any("@" in line for line in told), told
+    idle = {"split": "body.0+@first", "placement": "pi>server>cloud"}
+    assert named(idle, idle) == "body.0 (no cloud)"
 
 
 def test_too_many_splits_for_a_map_are_refused() -> None:
