@@ -24,7 +24,9 @@ from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
 from analysis.run import Run, RunError, processes, read
 from analysis.tables import backend_costs, certainty, front
+from analysis.tables.attainment import attainment
 from analysis.tables.columns import FRONT
+from analysis.tables.indicators import indicators
 from analysis.tables.load_curve import load_curve
 from analysis.tables.points import points
 from analysis.tables.stages import stages
@@ -108,6 +110,7 @@ def analyse(
 
     - ``run``: its name; ``uncertified`` and ``objectives``: as above; what :func:`_doubts` returns;
     - ``processes``: see :func:`analysis.run.processes`;
+    - ``without_interval``: see :func:`analysis.tables.certainty.without_interval`;
     - those of :func:`analysis.answers.telling.answers`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
@@ -131,6 +134,7 @@ def analyse(
         drawn += backends.write(compared, path)
     return {
         "run": run.plan.run,
+        "without_interval": certainty.without_interval(table),
         **_doubts(table),
         "processes": processes(run),
         "uncertified": uncertified,
@@ -160,8 +164,11 @@ def _tables(
         "points.csv": table,
         "front.csv": front.fronts(table, objectives)[list(FRONT)],
         "stages.csv": stages(run, measured),
+        "indicators.csv": indicators(table, measured, objectives, uncertified=uncertified),
         "attribution.csv": attribution(run.items, run.plan, measured, comparisons(run)),
     }
+    surfaces = attainment(table, measured, objectives, uncertified=uncertified)
+    tables |= {"attainment.csv": surfaces} if len(surfaces) else {}
     tables |= {"load.csv": curve} if len(curve) else {}
     if any(link.timetable for link in run.plan.experiment.links):
         tables["segments.csv"] = segments(run)
