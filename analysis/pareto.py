@@ -128,7 +128,8 @@ def analyse(
     _write(tables, path)
     table, curve = tables["points.csv"], tables.get("load.csv")
     stages_, parts = tables["stages.csv"], tables["attribution.csv"]
-    drawn = front_figure.draw(table, stages_, path / "figures", curve, parts)
+    attained = tables.get("attainment.csv") if dict(objectives) == OBJECTIVES else None
+    drawn = front_figure.draw(table, stages_, path / "figures", curve, parts, attained)
     compared = backend_costs.compare(run, measured) if backend_costs.several(run) else None
     if compared is not None:
         drawn += backends.write(compared, path)

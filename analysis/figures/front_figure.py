@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis.figures import labels
+from analysis.figures.attained import band_legend, of_points, shade
 from analysis.figures.breakdown import breakdown
 from analysis.figures.captions import (
     MARKED,
@@ -67,6 +68,7 @@ def draw(
     directory: Path,
     curve: pd.DataFrame | None = None,
     attribution: pd.DataFrame | None = None,
+    attained: pd.DataFrame | None = None,
 ) -> list[Path]:
     """Draw every figure of a run as PNG and SVG.
 
@@ -83,6 +85,9 @@ def draw(
         The table ``load.csv``, see :func:`analysis.tables.load_curve.load_curve`.
     attribution
         The table ``attribution.csv``, see :func:`analysis.measures.attribution.attribution`.
+    attained
+        The table ``attainment.csv``, see :func:`analysis.tables.attainment.attainment`, where the
+        fronts weigh latency and throughput.
 
     Returns
     -------
@@ -95,7 +100,7 @@ def draw(
         if not (table["status"] == "ok").any():
             continue
         name = slug(str(model))
-        files += save(front(table, stages), directory, f"front-{name}")
+        files += save(front(table, stages, attained), directory, f"front-{name}")
         files += save(breakdown(table, stages, attribution), directory, f"breakdown-{name}")
         offered = None if curve is None else curve[curve["model"] == model]
         if offered is not None and len(offered):
@@ -103,7 +108,9 @@ def draw(
     return files
 
 
-def front(points: pd.DataFrame, stages: pd.DataFrame) -> list[Figure]:
+def front(
+    points: pd.DataFrame, stages: pd.DataFrame, attained: pd.DataFrame | None = None
+) -> list[Figure]:
     """Draw one model's Pareto fronts: a panel per link.
 
     A panel has the points of one value of the figure's series: a link, or a wire format where there
@@ -118,6 +125,8 @@ def front(points: pd.DataFrame, stages: pd.DataFrame) -> list[Figure]:
         The model's rows of ``points.csv``.
     stages
         The table ``stages.csv``.
+    attained
+        The table ``attainment.csv``.
 
     Returns
     -------
@@ -128,15 +137,16 @@ def front(points: pd.DataFrame, stages: pd.DataFrame) -> list[Figure]:
         panels = list(_panels(points, series))
         crowded = any(len(shown) > NAMED for row in panels for _, shown in row)
         notes = [*series.notes(points), *([_CROWDED] if crowded else [])]
-        labels = {series.label(value): colour for value, colour in series.colours.items()}
+        colours = {series.label(value): colour for value, colour in series.colours.items()}
+        surfaces = of_points(attained, points)
+        legend = [*front_legend(points, colours), *band_legend(surfaces)]
         for grid in GRIDS:
-            caption = explain(points, stages, front_legend(points, labels), *notes)
-            figures, unnamed = _front(points, panels, series, grid, caption)
+            caption = explain(points, stages, legend, *notes)
+            figures, unnamed = _front(points, surfaces, panels, series, grid, caption)
             if not unnamed:
                 return figures
-        legend = front_legend(points, labels)
         caption = explain(points, stages, legend, *notes, _NO_ROOM)
-        return _front(points, panels, series, GRIDS[-1], caption)[0]
+        return _front(points, surfaces, panels, series, GRIDS[-1], caption)[0]
 
 
 _Panel = tuple[str, pd.DataFrame]
@@ -158,6 +168,7 @@ def _panels(points: pd.DataFrame, series: Series) -> Iterator[list[_Panel]]:
 
 def _front(
     points: pd.DataFrame,
+    surfaces: pd.DataFrame,
     panels: Sequence[list[_Panel]],
     series: Series,
     grid: Grid,
@@ -171,6 +182,9 @@ def _front(
             for value, part in shown.groupby(series.name, sort=False):
                 _points(axes, part, series.colours[value], len(shown) > NAMED)
             _scales(axes, shown)
+            for value, part in shown.groupby(series.name, sort=False):
+                own = of_points(surfaces, part)
+                shade(axes, own, LATENCY, THROUGHPUT, series.colours[value])
         freeze(figure)
         unnamed += sum(_name(axes, shown, names, series) for axes, (_, shown) in places)
         figures.append(figure)

@@ -36,8 +36,8 @@ def by_point(counted: pd.DataFrame) -> pd.DataFrame:
     One row per try: the columns of :data:`analysis.measures.legs.TRY` and :data:`COLUMNS`.
     """
     ends = counted[counted["phase"].isin(MEASURED)]
-    told = ends[TRY].assign(peak_rss_bytes=[_peak(health) for health in ends["health"]])
-    told = told.astype({"peak_rss_bytes": "float64"})
+    peaks = [_peak(health) for health in ends["health"]]
+    told = ends[TRY].assign(peak_rss_bytes=pd.Series(peaks, index=ends.index, dtype="float64"))
     by_try = told.groupby(TRY)["peak_rss_bytes"]
     # What one rank does not tell may have been the most.
     return by_try.max().where(by_try.count() == by_try.size()).reset_index()

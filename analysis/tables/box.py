@@ -61,10 +61,11 @@ class Box:
         return scaled
 
     def hypervolume(self, values: Array) -> float:
-        """Share of the box that some of the points (n, m) dominate; more is better.
+        """How much some of the points (n, m) dominate, in boxes; more is better.
 
-        1 is a point that is best in everything (Zitzler and Thiele, "Multiobjective evolutionary
-        algorithms: a comparative case study", IEEE Trans. Evolutionary Computation 3, 1999).
+        It is 1 where a point is the ideal, and more where one is beyond it (Zitzler and Thiele,
+        "Multiobjective evolutionary algorithms: a comparative case study", IEEE Trans. Evolutionary
+        Computation 3, 1999).
         """
         corner = [1.0] * len(self.objectives)
         return float(moocore.hypervolume(self.scaled(values), ref=corner))

@@ -34,8 +34,9 @@ COLUMNS = (
     Column(
         "hypervolume",
         "",
-        "Share of the box between ideal and reference that the front of the means dominates; each "
-        "objective is scaled to that box. 1 is a split that is best in everything.",
+        "What the front of the means dominates of the box between ideal and reference, to which "
+        "each objective is scaled: 1 is a split that is best in everything. It shares with the "
+        "figures what all points of a replicate have in common, so its interval may reach above 1.",
         _FLAT,
     ),
     *(
