@@ -20,7 +20,11 @@ DPI = 200
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    # Text stays text in SVG, and a whole font that can be searched lies in PDF.
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    # Names may hold a dollar sign.
+    "text.parse_math": False,
     "svg.hashsalt": "paretopipe",
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
