@@ -166,7 +166,7 @@ def faults_of(error: ValidationError, where: str) -> list[str]:
 
 
 def _check(rows: Sequence[Row], file: Path, whose: dict[tuple[Any, ...], Path]) -> None:
-    """Refuse a file that has a split a second time, or a name too long; else remember its splits."""
+    """Refuse a split that stands twice, or a name too long; else remember the splits."""
     keys = [(row["model"], row["condition"], row["split"]) for row in rows]
     for key in keys:
         if len(key[0].encode()) > MOST_NAME_BYTES:
