@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--objectives",
-        type=_objectives,
+        type=given_objectives,
         default=OBJECTIVES,
         metavar="NAME,...",
         help=f"what the fronts weigh: some of {', '.join(CHOICES)} (default: latency,throughput); "
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _objectives(text: str) -> dict[str, str]:
+def given_objectives(text: str) -> dict[str, str]:
     """Objectives as people name them."""
     try:
         return chosen_objectives(text.split(","))
@@ -124,7 +124,7 @@ def analyse(
     """
     run = read(path)
     measured = replicates(run)
-    tables = _tables(run, measured, objectives, uncertified=uncertified)
+    tables = tables_of(run, measured, objectives, uncertified=uncertified)
     _write(tables, path)
     table, curve = tables["points.csv"], tables.get("load.csv")
     stages_, parts = tables["stages.csv"], tables["attribution.csv"]
@@ -155,7 +155,7 @@ def _write(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
         content.to_csv(folder / name, index=False, float_format="%.9g", lineterminator="\n")
 
 
-def _tables(
+def tables_of(
     run: Run, measured: pd.DataFrame, objectives: Mapping[str, str], *, uncertified: bool
 ) -> dict[str, pd.DataFrame]:
     """The tables of a run, by file name, but for those that need several backends."""

@@ -65,7 +65,7 @@ def band_legend(surfaces: pd.DataFrame) -> Sequence[Patch]:
     """The legend's entry, none where no front has replicates enough."""
     if surfaces.empty:
         return ()
-    said = "attained by some replicates, not by all"
+    said = "attained by some replicates only"
     return (Patch(color="0.3", alpha=_ALPHA, lw=0, label=said),)
 
 

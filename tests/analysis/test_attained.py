@@ -18,7 +18,7 @@ from tests.helpers.fake_plan import TWO_LINKS, make, tiny_table
 from tests.helpers.fake_run import FakeRun
 from tests.helpers.figures import assert_texts_are_clear, one_page
 
-SAID = "attained by some replicates, not by all"
+SAID = "attained by some replicates only"
 
 
 def drawn(path: Path, count: int) -> tuple[Figure, list[float]]:
