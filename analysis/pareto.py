@@ -110,7 +110,6 @@ def analyse(
 
     - ``run``: its name; ``uncertified`` and ``objectives``: as above; what :func:`_doubts` returns;
     - ``processes``: see :func:`analysis.run.processes`;
-    - ``without_interval``: see :func:`analysis.tables.certainty.without_interval`;
     - those of :func:`analysis.answers.telling.answers`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
@@ -127,15 +126,12 @@ def analyse(
     tables = tables_of(run, measured, objectives, uncertified=uncertified)
     _write(tables, path)
     table, curve = tables["points.csv"], tables.get("load.csv")
-    stages_, parts = tables["stages.csv"], tables["attribution.csv"]
-    attained = tables.get("attainment.csv") if dict(objectives) == OBJECTIVES else None
-    drawn = front_figure.draw(table, stages_, path / "figures", curve, parts, attained)
+    drawn = _drawn(tables, path, objectives)
     compared = backend_costs.compare(run, measured) if backend_costs.several(run) else None
     if compared is not None:
         drawn += backends.write(compared, path)
     return {
         "run": run.plan.run,
-        "without_interval": certainty.without_interval(table),
         **_doubts(table),
         "processes": processes(run),
         "uncertified": uncertified,
@@ -147,6 +143,21 @@ def analyse(
         "files": [str(file) for file in (*(path / name for name in tables), *drawn)],
         "warnings": list(run.warnings),
     }
+
+
+def _drawn(
+    tables: Mapping[str, pd.DataFrame], path: Path, objectives: Mapping[str, str]
+) -> list[Path]:
+    """Draw the figures of a run, but for those that need several backends."""
+    attained = tables.get("attainment.csv") if dict(objectives) == OBJECTIVES else None
+    return front_figure.draw(
+        tables["points.csv"],
+        tables["stages.csv"],
+        path / "figures",
+        tables.get("load.csv"),
+        tables["attribution.csv"],
+        attained,
+    )
 
 
 def _write(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
@@ -181,7 +192,8 @@ def _doubts(table: pd.DataFrame) -> dict[str, Any]:
 
     Returns
     -------
-    ``points``: how many have each status. The others are lists of points. ``failures``: those
+    ``without_interval``: see :func:`analysis.tables.certainty.without_interval`. ``points``: how
+    many have each status. The others are lists of points. ``failures``: those
     without figures, why, and how often they were tried. ``marked``: the link was not as asked for,
     and in what. ``late``: a relay was late, and by how much. ``disturbed``: a host was disturbed.
     ``apart``: other sources were not measured for part of the time. ``unclocked``: there is no
@@ -198,6 +210,7 @@ def _doubts(table: pd.DataFrame) -> dict[str, Any]:
     rateless = table[ok & table[front_figure.THROUGHPUT].isna()]
     counts = table["status"].value_counts()
     return {
+        "without_interval": certainty.without_interval(table),
         "points": {name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing")},
         "failures": _named(table[~ok], "status", "reason", "tries"),
         "marked": _named(table[marks.uncertified(table)], "link_certified", "link_certificate"),

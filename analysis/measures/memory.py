@@ -17,6 +17,7 @@ COLUMNS = (
         "Peak resident memory of a stage's process, of the rank that took most in the latency and "
         "throughput legs that count, all replicates; stages.csv has it by rank.",
         f"the host of a rank that takes part does not tell, or {UNMEASURED}",
+        front=True,
         over=MOST,
     ),
 )
