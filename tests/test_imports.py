@@ -37,6 +37,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
     },
     "analysis": {
         "column": set(),
+        "importing": {"column"},
         "run": set(),
         "measures": {"column", "run"},
         "tables": {"column", "run", "measures"},

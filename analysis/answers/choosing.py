@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,12 +94,25 @@ def _choice(
         return {"point": None, "split": None, "why": _unmet(group, limits)}
     best = kept[is_nondominated(kept[list(weighed)], list(weighed.values()))]
     chosen = kept.loc[knee(best, weighed)]
-    names = " and ".join(_NAMES[column] for column in weighed)
-    how = f"best {names}" if len(weighed) == 1 else f"knee of the front of {names}"
+    names = listed(_NAMES[column] for column in weighed)
+    how = f"knee of the front of {names}"
+    # Splits that are equal in everything are on one spot of the front.
+    if len(best.drop_duplicates(list(weighed))) == 1:
+        how = f"best {names}" if len(weighed) == 1 else f"best split in {names} alike"
     within = f" with {' and '.join(limit.text for limit in limits)}" if limits else ""
     split = str(chosen["split"])
     named = everything_on(cuts_of(split), hosts_of(str(chosen["placement"]))) or split
     return {"point": str(chosen["point"]), "split": named, "why": how + within}
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words as a sentence lists them.
+
+    >>> listed(["latency", "throughput", "energy"])
+    'latency, throughput and energy'
+    """
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def _unmet(group: pd.DataFrame, limits: Sequence[Limit]) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from analysis.figures import names
 from analysis.measures.marks import disturbed, late, uncertified
+from analysis.tables import certainty
 from paretopipe_worker.plan.labels import USUAL, hosts_of, readable
 
 _LETTERS_PER_IN = 13
@@ -220,7 +221,13 @@ def explain(
     common = {name: points[name].iloc[0] for name in alike}
     told = {name: value for name, value in common.items() if value != USUAL.get(name, _NONE)}
     title = [worded(name, value) for name, value in told.items()]
-    said = [*_emulation(points, stages), *_links(points), *_disturbances(points)]
+    unsure = certainty.without_interval(points)
+    said = [
+        *([unsure] if unsure else []),
+        *_emulation(points, stages),
+        *_links(points),
+        *_disturbances(points),
+    ]
     said += [*abbreviations(points), *notes]
     lost = int((points["status"] != "ok").sum())
     if lost:
