@@ -32,7 +32,7 @@ from tests.helpers.sshd import WORKER_HOME, reason_without_sshd
 from tests.helpers.sweeps import Done
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(minutes=4),
     pytest.mark.must_run,
     pytest.mark.timeout(900),  # its fixtures run up to two sweeps each
     pytest.mark.skipif(bool(reason_without_sshd()), reason=reason_without_sshd()),
@@ -234,7 +234,9 @@ def test_every_point_of_three_hosts_is_measured_over_links_as_asked_for(
     assert set(points["placement"]) == {"pi>pi2>server"}
     assert list(points["crossed"].notna()) == list(points.index != "@first+@first")
     assert points["crossed"].dropna().all()
-    assert points["attribution_ok"].all() and points["on_front"].any()
+    assert points["attribution_ok"].all()
+    # Beside other tests a relayed link may not be what was asked for: then it has no front.
+    assert points["on_front"].any() == points["link_certified"].ne(False).any()
     share = PAYLOAD / FRAME
     for split, forward_mbit in {"1+3": 40, "@last+@last": 40, "@last+@first": 100}.items():
         row = points.loc[split]

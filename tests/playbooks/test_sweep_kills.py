@@ -28,7 +28,7 @@ from tests.helpers.sweeps import Checkout, Running
 from tests.helpers.waiting import until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(minutes=2),
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
 
