@@ -13,7 +13,7 @@ import pytest
 
 from tests import ROOT
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text()
 SWEEP_OVER_SSH = (
