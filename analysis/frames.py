@@ -32,6 +32,7 @@ _DTYPES = {
     "bool | None": "boolean",
     "tuple[int, ...]": "object",
     "tuple[float, ...]": "object",
+    "tuple[tuple[int, ...], ...]": "object",
     "tuple[Transfer, ...]": "object",
     "Datagrams | None": "object",
     "tuple[Exchange, ...]": "object",
@@ -95,7 +96,7 @@ def _column(values: tuple[Any, ...], dtype: str) -> pd.Series:
         return pd.Series(np.array(values, np.int64))
     if dtype == "Int64":
         known = np.array(values, np.object_)
-        null = np.equal(known, None).astype(np.bool_)
+        null = np.array([value is None for value in values], np.bool_)
         known[null] = 1
         return pd.Series(pd.arrays.IntegerArray(known.astype(np.int64), null))
     return pd.Series(values, dtype=dtype)
