@@ -104,7 +104,8 @@ def read(path: Path) -> Run:
     told = Attempts(plan)
     sessions: list[dict[str, Any]] = []
     warnings: list[str] = []
-    # Records make no cycles, and the collector would visit all of them again and again.
+    # Records make no cycles, and the collector would visit all of them again and again, now and
+    # later. They are freed all the same when nothing refers to them any more.
     gc.disable()
     try:
         for file in attempts.files(path):
@@ -112,6 +113,7 @@ def read(path: Path) -> Run:
             sessions += [row] if row else []
             warnings += [f"{file}: truncated: {lacks}"] if lacks else []
     finally:
+        gc.freeze()
         gc.enable()
     return Run(
         path=path,
