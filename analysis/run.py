@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis.frames import KEYS, Frame
 from paretopipe_worker.plan import attempts
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.attempts import Attempts
@@ -23,30 +25,9 @@ from paretopipe_worker.records.lines import (
     LegEnd,
     PointEnd,
     Ready,
-    Record,
 )
 from paretopipe_worker.records.probes import Probe
 from paretopipe_worker.records.profiles import Profile
-
-_KEYS = ("session", "attempt", "replicate", "host", "rank")
-_DTYPES = {
-    "int": "int64",
-    "int | None": "Int64",
-    "float": "float64",
-    "float | None": "float64",
-    "bool": "bool",
-    "bool | None": "boolean",
-    "tuple[int, ...]": "object",
-    "tuple[float, ...]": "object",
-    "tuple[Transfer, ...]": "object",
-    "Datagrams | None": "object",
-    "tuple[Exchange, ...]": "object",
-    "Health | None": "object",
-    "Energy": "object",
-    "Energy | None": "object",
-    "tuple[str, ...]": "object",
-    "tuple[tuple[int, ...], ...]": "object",
-}
 
 
 class RunError(ValueError):
@@ -121,35 +102,28 @@ def read(path: Path) -> Run:
     """
     _require(path)
     plan = plans.read(path / "plan.json")
-    rows: dict[type, list[dict[str, Any]]] = {kind: [] for kind in _FRAMES}
+    frames = {kind: Frame(kind) for kind in _FRAMES}
+    told = Attempts(plan)
     sessions: list[dict[str, Any]] = []
     warnings: list[str] = []
-    told = Attempts(plan)
-    for file in attempts.files(path):
-        found = list(told.reading(file))
-        header = found[0] if found else None
-        if not isinstance(header, Header):
-            warnings.append(f"{file}: truncated: it holds no header; nothing of it counts")
-            continue
-        end = found[-1] if isinstance(found[-1], End) else None
-        if end is None:
-            warnings.append(
-                f"{file}: truncated: it has no end line; only points that are complete count"
-            )
-        ready = next((record for record in found if isinstance(record, Ready)), None)
-        settings = {"transport": ready.transport if ready else None}
-        sessions.append(vars(header) | _ending(end) | settings)
-        keys = {key: getattr(header, key) for key in _KEYS}
-        for record in found:
-            if type(record) in rows:
-                rows[type(record)].append(_fields(record) | keys)
+    # Records make no cycles, and the collector would visit all of them again and again, now and
+    # later. They are freed all the same when nothing refers to them any more.
+    gc.disable()
+    try:
+        for file in attempts.files(path):
+            row, lacks = _read_file(file, told, frames)
+            sessions += [row] if row else []
+            warnings += [f"{file}: truncated: {lacks}"] if lacks else []
+    finally:
+        gc.freeze()
+        gc.enable()
     return Run(
         path=path,
         plan=plan,
         sessions=_sessions(sessions),
         attempts=told,
         warnings=(*told.damages, *warnings),
-        **{name: _frame(rows[kind], kind) for kind, name in _FRAMES.items()},
+        **{name: frames[kind].whole() for kind, name in _FRAMES.items()},
     )
 
 
@@ -162,6 +136,27 @@ _FRAMES: dict[type, str] = {
     Rest: "rests",
     Profile: "profiles",
 }
+
+
+def _read_file(
+    file: Path, told: Attempts, frames: Mapping[type, Frame]
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Add the records of one file to frames; its row of `sessions`, and what it lacks."""
+    header = ready = last = None
+    keys: tuple[Any, ...] = ()
+    for last in told.reading(file):
+        if frame := frames.get(type(last)):
+            frame.add(keys, last)
+        elif isinstance(last, Header):
+            header, keys = last, tuple(getattr(last, key) for key in KEYS)
+        elif isinstance(last, Ready):
+            ready = ready or last
+    if header is None:
+        return None, "it holds no header; nothing of it counts"
+    end = last if isinstance(last, End) else None
+    lacks = None if end else "it has no end line; only points that are complete count"
+    settings = {"transport": ready.transport if ready else None}
+    return vars(header) | _ending(end) | settings, lacks
 
 
 def processes(run: Run) -> dict[str, int]:
@@ -190,13 +185,6 @@ def processes(run: Run) -> dict[str, int]:
     }
 
 
-def _fields(record: Record) -> dict[str, Any]:
-    """A record's fields; the rank of a clock record, which is not its writer's, is ``other``."""
-    if isinstance(record, Clock):
-        return {"other": record.rank} | vars(record)
-    return dict(vars(record))
-
-
 def _require(path: Path) -> None:
     """Refuse a directory that holds no run, and name the runs beside it."""
     if (path / "plan.json").is_file():
@@ -221,12 +209,3 @@ def _sessions(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame.from_records(list(rows), columns=names)
     times = ("process_start_ns", "end_ns", "wall_clock_step_ns")
     return frame.astype(dict.fromkeys(times, "Int64")).drop(columns="kind")
-
-
-def _frame(rows: list[dict[str, Any]], kind: type) -> pd.DataFrame:
-    """Records of one kind as a frame, whose dtypes are the same whether or not it has rows."""
-    types = {key: str(Header.__dataclass_fields__[key].type) for key in _KEYS}
-    own = {field.name: str(field.type) for field in fields(kind) if field.name != "kind"}
-    types |= {"other" if name in types else name: text for name, text in own.items()}
-    frame = pd.DataFrame.from_records(rows, columns=list(types))
-    return frame.astype({name: _DTYPES.get(text, "str") for name, text in types.items()})

@@ -38,7 +38,8 @@ FLOORS: dict[str, dict[str, set[str]]] = {
     "analysis": {
         "column": set(),
         "importing": {"column"},
-        "run": set(),
+        "frames": set(),
+        "run": {"frames"},
         "measures": {"column", "run"},
         "tables": {"column", "run", "measures"},
         "prediction": {"column", "run", "measures", "tables"},

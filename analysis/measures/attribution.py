@@ -25,6 +25,7 @@ import pandas as pd
 from analysis.measures.attribution_columns import ATTRIBUTION, TOLERANCE
 from analysis.measures.clocks import ahead
 from analysis.measures.legs import TRY as _TRY
+from analysis.measures.portions import portions
 from analysis.measures.ranks import ranks_of
 from paretopipe_worker.plan.plan import Plan
 
@@ -176,15 +177,11 @@ def attribution(
     point, rank and kind that occurs, in the order of the plan and of an item's way.
     """
     complete = measured.loc[measured["status"] == "ok", _TRY]
-    split = parts(items.merge(complete, on=_TRY), clocks)
-    long = split[_middle(split)].melt(
-        [*_TRY, "phase", "rank", "sends", "bound_ms"], list(KINDS), "kind", "ms"
-    )
-    long = long[long["sends"] | ~long["kind"].isin(_SENDING)]
-    long = long[long["ms"].notna() | ~long["kind"].isin(STEPS)]
-    long["bound_ms"] = long["bound_ms"].where(long["kind"] == "wire")
-    tries = long.groupby([*_TRY, *_PART, "phase"])
-    each = pd.DataFrame({"ms": tries["ms"].mean(), "bound_ms": tries["bound_ms"].max()})
+    portion = [
+        _by_try(parts(items[items["session"].isin(sessions)].merge(complete, on=_TRY), clocks))
+        for sessions in portions(items, plan)
+    ]
+    each = pd.concat(portion).sort_index()
     # Null where a replicate lacks the value.
     means = each.groupby(["point", *_PART, "phase"]).mean(skipna=False).reset_index("phase")
     table = ranks_of(plan).merge(pd.DataFrame({"kind": KINDS}), how="cross")
@@ -195,6 +192,18 @@ def attribution(
     table = table.join(bounds, on=["point", *_PART])
     there = pd.MultiIndex.from_frame(table[["point", *_PART]]).isin(means.index)
     return table.loc[there, [column.name for column in ATTRIBUTION]].reset_index(drop=True)
+
+
+def _by_try(split: pd.DataFrame) -> pd.DataFrame:
+    """Means of the typical items' parts, and the largest bound, by try, rank, kind and phase."""
+    long = split[_middle(split)].melt(
+        [*_TRY, "phase", "rank", "sends", "bound_ms"], list(KINDS), "kind", "ms"
+    )
+    long = long[long["sends"] | ~long["kind"].isin(_SENDING)]
+    long = long[long["ms"].notna() | ~long["kind"].isin(STEPS)]
+    long["bound_ms"] = long["bound_ms"].where(long["kind"] == "wire")
+    tries = long.groupby([*_TRY, *_PART, "phase"])
+    return pd.DataFrame({"ms": tries["ms"].mean(), "bound_ms": tries["bound_ms"].max()})
 
 
 def _middle(split: pd.DataFrame) -> pd.Series:

@@ -46,7 +46,7 @@ def forward(items: pd.DataFrame, compared: pd.DataFrame, points: tuple[Point, ..
             "forward_latency_median_ms": groups["ms"].median(),
             "bound_ms": groups["bound_ms"].max(),
             "strayed_ms": groups["strayed_ms"].max(),
-            "clock_note": groups["clock_note"].agg(together),
+            "clock_note": together(groups["clock_note"]),
         }
     )
     table = table.join(groups[_OF_CLOCKS].first()).reset_index()

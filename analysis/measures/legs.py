@@ -7,7 +7,6 @@ disturbed is measured again: then the last leg counts, and those before it stay 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas as pd
 
@@ -93,15 +92,11 @@ def crossing(legs: pd.DataFrame) -> pd.DataFrame:
     """
     groups = legs.groupby(TRY)
     table = groups[["payload_sent_bytes"]].sum()
-    table["wire_sent_bytes"] = groups["wire_sent_bytes"].agg(_total).astype("Int64")
+    # Null where a part is.
+    table["wire_sent_bytes"] = groups["wire_sent_bytes"].sum(skipna=False).astype("Int64")
     proven = table["wire_sent_bytes"].notna() & (table["payload_sent_bytes"] > 0)
     table["crossed"] = proven.astype("boolean").where(proven)
     return table.reset_index()
-
-
-def _total(part: pd.Series) -> Any:
-    """Sum, null where a part is."""
-    return part.sum(skipna=False)
 
 
 def lateness(counted: pd.DataFrame) -> pd.DataFrame:
@@ -128,8 +123,8 @@ def disturbances(legs: pd.DataFrame) -> pd.DataFrame:
     counted = counted[counted["phase"].isin(MEASURED)]
     said = list(map(_said, counted["host"], counted["phase"], counted["disturbed"]))
     texts = counted.assign(disturbances=pd.Series(said, index=counted.index, dtype="object"))
-    joined = texts.groupby(TRY)["disturbances"].agg(together).reset_index()
-    table = table.merge(joined, on=TRY, how="left")
+    joined = together(texts.groupby(TRY)["disturbances"]).rename("disturbances")
+    table = table.merge(joined.reset_index(), on=TRY, how="left")
     return table.drop(columns="last").assign(disturbed=table["disturbances"].notna())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,9 @@ def reduced(values: pd.DataFrame, by: Sequence[str], columns: Iterable[Column]) 
     halves = half_widths(groups[list({rule.of for rule in rules.values() if rule.of})])
     for name, rule in rules.items():
         if rule.how == "together":
-            column = texts[name].agg(together)
+            column = together(texts[name])
         elif rule.how == "union":
-            column = texts[name].agg(union)
+            column = union(texts[name])
         elif rule.of:
             half = halves[rule.of]
             column = found[rule.of] - half if rule.how == "low" else found[rule.of] + half
@@ -87,16 +87,31 @@ def half_widths(groups: Any) -> pd.DataFrame:
     return halves
 
 
-def together(texts: pd.Series) -> str | None:
-    """The different texts, joined; null where there is none."""
-    return "; ".join(dict.fromkeys(texts.dropna())) or None
+def together(groups: Any) -> pd.Series:
+    """The different texts of each group of a series, joined; null where there is none."""
+    return _of_texts(groups, "; ".join)
 
 
-def union(lists: pd.Series) -> str | None:
-    """The different words of comma-separated lists, in which ``no`` is an empty list.
+def union(groups: Any) -> pd.Series:
+    """The different words of comma-separated lists, in which ``no`` is an empty list, by group.
 
-    Null where all lists are.
+    Null where all lists of a group are.
     """
-    known = lists.dropna()
-    words = dict.fromkeys(word for text in known for word in text.split(", ") if word != "no")
-    return ", ".join(words) or ("no" if len(known) else None)
+    return _of_texts(groups, _words)
+
+
+def _words(texts: list[str]) -> str:
+    """The different words of comma-separated lists."""
+    words = dict.fromkeys(word for text in texts for word in text.split(", ") if word != "no")
+    return ", ".join(words) or "no"
+
+
+def _of_texts(groups: Any, joined: Callable[[list[str]], str]) -> pd.Series:
+    """What the different texts of each group make; calls for each group would take too long."""
+    index = groups.size().index
+    known = pd.DataFrame({"group": groups.ngroup(), "text": groups.obj}).dropna()
+    texts: dict[int, list[str]] = {}
+    for group, text in known.drop_duplicates().itertuples(index=False, name=None):
+        texts.setdefault(group, []).append(text)
+    made = [joined(texts[group]) if group in texts else None for group in range(len(index))]
+    return pd.Series(made, index=index, dtype="object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from analysis.measures.legs import (
     that_count,
 )
 from analysis.measures.packed import packed_bytes
+from analysis.measures.portions import parts
 from analysis.measures.sharing import sharing
 from analysis.run import Run
 from paretopipe_worker.plan.attempts import MEASURED, outcomes
@@ -39,17 +41,31 @@ def replicates(run: Run) -> pd.DataFrame:
     """
     chosen = choose(tries(run))
     complete = chosen.loc[chosen["status"] == "ok", _TRY]
+    compared = comparisons(run)
+    portion = [_figures(part, complete, compared) for part in parts(run)]
+    for alike in zip(*portion, strict=True):
+        figure = pd.concat(alike, ignore_index=True)
+        chosen = chosen.merge(figure, on=_TRY, how="left")
+    chosen = chosen.merge(certificates(run), on=_TRY, how="left")
+    own = ["session", "replicate", "point", "attempt", "tries", "status", "reason"]
+    measured = chosen.columns.difference(own)
+    chosen[measured] = chosen[measured].where(chosen["status"] == "ok")
+    return chosen
+
+
+def _figures(run: Run, complete: pd.DataFrame, compared: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
+    """What the tries that count measured: frames with the columns of a try."""
     legs = run.legs.merge(complete, on=_TRY)
     items, counted = that_count(run, complete)
     source = items[items["rank"] == 0]
     batches = {point.id: point.batch for point in run.plan.points}
-    figures = (
+    return (
         latency(source),
         throughput(source, counted, batches),
         energy.by_point(counted, run),
         memory.by_point(counted),
         totals(items),
-        forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
+        forward(items[items["phase"] == "latency"], compared, run.plan.points),
         endings(counted, run.plan.experiment.phases.min_items),
         crossing(legs),
         packed_bytes(legs, run.items.merge(complete, on=_TRY), run.plan),
@@ -58,13 +74,6 @@ def replicates(run: Run) -> pd.DataFrame:
         outputs(run.points.merge(complete, on=_TRY)),
         sharing(run, counted),
     )
-    for figure in figures:
-        chosen = chosen.merge(figure, on=_TRY, how="left")
-    chosen = chosen.merge(certificates(run), on=_TRY, how="left")
-    own = ["session", "replicate", "point", "attempt", "tries", "status", "reason"]
-    measured = chosen.columns.difference(own)
-    chosen[measured] = chosen[measured].where(chosen["status"] == "ok")
-    return chosen
 
 
 def outputs(points: pd.DataFrame) -> pd.DataFrame:
@@ -155,24 +164,32 @@ def percentiles(groups: Any) -> pd.DataFrame:
     and ``p90_high``.
     """
     table, sizes = pd.DataFrame({"median": groups.median()}), groups.size()
+    numbered = pd.DataFrame({"group": groups.ngroup(), "value": groups.obj}).dropna()
+    ordered = numbered.sort_values(["group", "value"])["value"].to_numpy(np.float64)
+    begins = (sizes.cumsum() - sizes).to_numpy()
     for percentile, needed in PERCENTILE_ITEMS.items():
         table[f"p{percentile}"] = groups.quantile(percentile / 100).where(sizes >= needed)
-        ends = [_quantile_ends(part, percentile / 100, needed) for _, part in groups]
+        ranks = [
+            _order_statistics(size, percentile / 100) if size >= needed else (np.nan, np.nan)
+            for size in sizes
+        ]
         for place, end in enumerate(("low", "high")):
-            values = pd.Series([pair[place] for pair in ends], index=table.index, dtype="float64")
+            rank = np.array([pair[place] for pair in ranks], np.float64)
+            known = ~np.isnan(rank)
+            values = np.full(len(sizes), np.nan)
+            values[known] = ordered[begins[known] + rank[known].astype(np.int64)]
             table[f"p{percentile}_{end}"] = values
     return table
 
 
-def _quantile_ends(values: pd.Series, quantile: float, needed: int) -> tuple[float, float]:
-    """Order statistics between which a quantile lies with a given confidence.
+@cache
+def _order_statistics(count: int, quantile: float) -> tuple[float, float]:
+    """Places among `count` sorted values between which a quantile lies with a given confidence.
 
     They hold for any distribution, and come from the binomial test (W. Conover, "Practical
     nonparametric statistics", 3.2).
     """
-    if len(values) < needed:
-        return np.nan, np.nan
-    found = stats.quantile_test(values.to_numpy(dtype=np.float64), p=quantile)
+    found = stats.quantile_test(np.arange(count, dtype=np.float64), p=quantile)
     ends: Any = found.confidence_interval(PERCENTILE_CONFIDENCE)
     return float(ends.low), float(ends.high)
 
@@ -192,7 +209,7 @@ def throughput(
     legs = counted.loc[counted["rank"] == 0, [*_TRY, "phase", "window"]]
     items = source.merge(legs[legs["phase"] == "throughput"], on=[*_TRY, "phase"])
     windows = completions.whole_windows(items, _TRY)
-    images = windows.index.get_level_values("point").map(batches).to_numpy()
+    images = windows.index.get_level_values("point").map(batches).to_numpy(np.float64)
     return pd.DataFrame(
         {
             "throughput_items": windows["items"],

@@ -80,7 +80,7 @@ def sharing(run: Run, counted: pd.DataFrame) -> pd.DataFrame:
     found = pd.DataFrame.from_records(rows, columns=[*TRY, *names]).astype(types)
     groups = found.groupby(TRY)
     table = groups[names[0]].agg(lambda shares: shares.min(skipna=False)).to_frame()
-    return table.assign(**{names[1]: groups[names[1]].agg(together)}).reset_index()
+    return table.assign(**{names[1]: together(groups[names[1]])}).reset_index()
 
 
 def _lanes(run: Run) -> pd.DataFrame:

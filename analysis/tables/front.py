@@ -65,12 +65,17 @@ def is_nondominated(values: ArrayLike, directions: Sequence[str]) -> NDArray[np.
             f"values: must have shape (n, {len(directions)}), one column for each of at least one "
             f"direction; got {points.shape}"
         )
+    maximise = [name == "max" for name in directions]
+    if np.isfinite(points).all():
+        found: NDArray[np.bool_] = moocore.is_nondominated(
+            points, maximise=maximise, keep_weakly=True
+        )
+        return found
     whole = ~np.isnan(points).any(axis=1)
     front = np.zeros(len(points), dtype=np.bool_)
-    maximise = [name == "max" for name in directions]
     # With four objectives moocore takes infinity for a bound of its own.
     finite = np.clip(points[whole], -_GREATEST, _GREATEST)
-    front[whole] = moocore.is_nondominated(finite, maximise=maximise, keep_weakly=True)
+    front[whole] = is_nondominated(finite, directions)
     return front
 
 

@@ -60,48 +60,55 @@ def joint(measured: pd.DataFrame) -> pd.DataFrame:
     -------
     One row for each point, with the column ``point``.
     """
-    rows = []
-    for point, group in measured.dropna(subset=list(OBJECTIVES)).groupby("point", sort=False):
-        values = group[list(OBJECTIVES)].to_numpy(dtype=np.float64)
-        if len(values) >= LEAST_REPLICATES:
-            low, high = ends(values)
-            found = dict(zip((_name(each, "low") for each in OBJECTIVES), low, strict=True))
-            found |= dict(zip((_name(each, "high") for each in OBJECTIVES), high, strict=True))
-            rows.append({"point": point, **found})
-    return pd.DataFrame(rows, columns=["point", *(column.name for column in COLUMNS)])
+    known = measured.dropna(subset=list(OBJECTIVES)).sort_values("point", kind="stable")
+    count = known.groupby("point")["point"].transform("size")
+    tables = [pd.DataFrame(columns=["point", *(column.name for column in COLUMNS)])]
+    for replicates, same in known[count >= LEAST_REPLICATES].groupby(count):
+        values = same[list(OBJECTIVES)].to_numpy(np.float64).reshape(-1, int(replicates), 2)
+        found = {"point": same["point"].iloc[:: int(replicates)].to_numpy()}
+        for end, limits in zip(("low", "high"), ends(values), strict=True):
+            found |= {_name(name, end): limits[:, n] for n, name in enumerate(OBJECTIVES)}
+        tables.append(pd.DataFrame(found))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def ends(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper ends of the intervals of two means.
+    """Lower and upper ends of the intervals of two means, for each of several points.
 
     Parameters
     ----------
     values
-        Array of shape (replicates, 2), at least three replicates.
+        Array of shape (points, replicates, 2), at least three replicates.
+
+    Returns
+    -------
+    Two arrays of shape (points, 2).
     """
-    count = len(values)
-    error = values.std(axis=0, ddof=1) / np.sqrt(count)
-    half = error * _quantile(_squared_correlation(values), count - 1)
-    mean = values.mean(axis=0)
+    count = values.shape[1]
+    error = values.std(axis=1, ddof=1) / np.sqrt(count)
+    half = error * _quantile(_squared_correlation(values), count - 1)[:, None]
+    mean = values.mean(axis=1)
     return mean - half, mean + half
 
 
-def _squared_correlation(values: NDArray[np.float64]) -> float:
-    """Squared correlation of two columns, less what few values show of it by chance."""
-    left = values - values.mean(axis=0)
-    squares = (left**2).sum(axis=0)
-    if not squares.all():
-        return 0.0
-    found = float((left.prod(axis=1).sum()) ** 2 / squares.prod())
+def _squared_correlation(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared correlations of two columns, less what few values show of it by chance."""
+    left = values - values.mean(axis=1, keepdims=True)
+    squares = (left**2).sum(axis=1)
+    varied = squares.all(axis=1)
+    found = left.prod(axis=2).sum(axis=1) ** 2 / np.where(varied, squares.prod(axis=1), np.inf)
     # As the adjusted coefficient of determination (Ezekiel, 1930).
-    adjusted = 1 - (1 - found) * (len(values) - 1) / (len(values) - 2)
-    return min(max(adjusted, 0.0), 1.0)
+    count = values.shape[1]
+    adjusted: NDArray[np.float64] = 1 - (1 - found) * (count - 1) / (count - 2)
+    return np.where(varied, adjusted.clip(0.0, 1.0), 0.0)
 
 
-def _quantile(squared_correlation: float, degrees: int) -> float:
-    """Quantile of the greater of two deviations in standard errors."""
-    grid = np.linspace(0, 1, _STEPS)
-    return float(np.interp(squared_correlation, grid, _quantiles(degrees)))
+def _quantile(squared_correlation: NDArray[np.float64], degrees: int) -> NDArray[np.float64]:
+    """Quantiles of the greater of two deviations in standard errors."""
+    found: NDArray[np.float64] = np.interp(
+        squared_correlation, np.linspace(0, 1, _STEPS), _quantiles(degrees)
+    )
+    return found
 
 
 @cache

@@ -7,6 +7,7 @@ import pandas as pd
 from analysis.column import Column
 from analysis.measures import computing, energy, hosts, ranks
 from analysis.measures.legs import TRY, that_count
+from analysis.measures.portions import parts
 from analysis.measures.reduction import reduced
 from analysis.run import Run
 
@@ -49,17 +50,23 @@ def stages(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
     """
     planned = ranks.ranks_of(run.plan)
     complete = measured.loc[measured["status"] == "ok", TRY]
-    items, ends = that_count(run, complete)
+    portion = [_figures(part, complete) for part in parts(run)]
     # A rank without items leaves the mean over replicates null.
     by_try = complete.merge(planned[["point", "rank"]], on="point")
-    measures = (
-        computing.computing(items),
-        hosts.hosts(ends),
-        energy.by_rank(ends, run.plan, run.rests),
-    )
-    for figures in measures:
-        by_try = by_try.merge(figures, on=[*TRY, "rank"], how="left")
+    for alike in zip(*portion, strict=True):
+        figure = pd.concat(alike, ignore_index=True)
+        by_try = by_try.merge(figure, on=[*TRY, "rank"], how="left")
     table = planned.merge(
         reduced(by_try, ["point", "rank"], _MEASURED), on=["point", "rank"], how="left"
     )
     return table[[column.name for column in COLUMNS]]
+
+
+def _figures(run: Run, complete: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
+    """What the tries that count measured of each rank."""
+    items, ends = that_count(run, complete)
+    return (
+        computing.computing(items),
+        hosts.hosts(ends),
+        energy.by_rank(ends, run.plan, run.rests),
+    )

@@ -202,9 +202,9 @@ class Attempt:
 
     def _uncrossed(self, point: Point, legs: list[tuple[int, LegEnd]]) -> str | None:
         """The first leg whose bytes are not those that were to cross; None where there is none."""
-        backend = BACKENDS[point.backend]
+        backend, message_sizes = BACKENDS[point.backend], point.message_sizes
         for rank, leg in legs:
-            sizes, sent = point.message_sizes[rank], leg.payload_sent_bytes
+            sizes, sent = message_sizes[rank], leg.payload_sent_bytes
             wire = leg.wire_sent_bytes
             # Items of the warm-up and the drain cross, too, and a mark, without tensors.
             items = sum(self.items[point.id, phase, leg.leg] for phase in _ALL)

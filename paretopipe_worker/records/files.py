@@ -79,32 +79,28 @@ def read_records(path: Path) -> Iterator[Record]:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 return
-            record = _parsed(line, f"{path}:{number}")
+            try:
+                record = _LINE.validate_json(line)
+            except ValidationError as error:
+                raise _refusal(error, f"{path}:{number}") from error
             if (number == 1) != isinstance(record, Header):
                 raise DamagedRecord(f"{path}:{number}: the header must be the first line, and once")
             yield record
 
 
-def _parsed(line: bytes, where: str) -> Record:
-    """One line as a record, or an error that begins with `where`."""
-    try:
-        return _LINE.validate_json(line)
-    except ValidationError as error:
-        faults = error.errors(include_url=False)
-        # A header of another schema may differ in any field: the schema is the fault to name.
-        for fault in faults:
-            if fault["loc"] == ("header", "schema"):
-                found = None if fault["type"] == "missing" else fault["input"]
-                raise RecordError(
-                    f"{where}: has schema {found}, this version reads {_READABLE}"
-                ) from error
-        first = faults[0]
-        if not first["loc"]:
-            raise DamagedRecord(
-                f"{where}: is not a record ({first['msg']}); kinds are {_KINDS}"
-            ) from error
-        field = ".".join(map(str, first["loc"]))
-        raise DamagedRecord(f"{where}: {field}: {first['msg']}") from error
+def _refusal(error: ValidationError, where: str) -> RecordError:
+    """What is wrong with a line that is no record; the text begins with `where`."""
+    faults = error.errors(include_url=False)
+    # A header of another schema may differ in any field: the schema is the fault to name.
+    for fault in faults:
+        if fault["loc"] == ("header", "schema"):
+            found = None if fault["type"] == "missing" else fault["input"]
+            return RecordError(f"{where}: has schema {found}, this version reads {_READABLE}")
+    first = faults[0]
+    if not first["loc"]:
+        return DamagedRecord(f"{where}: is not a record ({first['msg']}); kinds are {_KINDS}")
+    field = ".".join(map(str, first["loc"]))
+    return DamagedRecord(f"{where}: {field}: {first['msg']}")
 
 
 def file_name(session: str, attempt: int) -> str:
