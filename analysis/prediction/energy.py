@@ -54,6 +54,7 @@ class Powers:
             period_s=rows["period_ms"] / 1e3,
         )
         self._rows = by_pool(rows, _SHARED)
+        self._told = len(rows) > 0
         stages = run.stages
         # The kernel draws this id as it starts, and hosts that are one computer share it.
         self._boots: dict[str, frozenset[str]] = {}
@@ -98,7 +99,7 @@ class Powers:
         left_out
             Points that nothing rests on.
         """
-        if not self.apart(point):
+        if not self._told or not self.apart(point):
             return float("nan")
         total, computing = 0.0, list(busy_ms)
         for rank in point.active_ranks:

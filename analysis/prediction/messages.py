@@ -6,11 +6,11 @@ holds beside its stages and these is what the software takes, for a message and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.prediction.costs import Hop
 from analysis.run import Run
@@ -107,7 +107,7 @@ def _median(hops: list[Hop]) -> Hop:
     return Hop(float(np.median(delays)), float(np.median(bytes_ms)))
 
 
-def software(tries: pd.DataFrame, byte_ms: float) -> tuple[float, float]:
+def software(tries: Mapping[str, NDArray[Any]], byte_ms: float) -> tuple[float, float]:
     """What the software takes for a message and for a byte, in milliseconds.
 
     Parameters
@@ -123,14 +123,14 @@ def software(tries: pd.DataFrame, byte_ms: float) -> tuple[float, float]:
     0 each where there are no tries. They may be below 0: a wire that was idle lets a first packet
     pass at once.
     """
-    if tries.empty:
+    if not len(tries["left_ms"]):
         return 0.0, 0.0
     prior_sd = np.array([_MESSAGE_MS, _BYTE_MS + _BYTE_SHARE * byte_ms])
     # In units of what they may be, so that both weigh alike.
-    design = tries[["messages", "bytes"]].to_numpy(np.float64) * prior_sd
-    spread = _LEAST_MS + _SHARE * tries["latency_median_ms"].to_numpy(np.float64)
-    precision = tries["weight"].to_numpy(np.float64) / spread**2
-    left = tries["left_ms"].to_numpy(np.float64)
+    design = np.column_stack([tries["messages"], tries["bytes"]]) * prior_sd
+    spread = _LEAST_MS + _SHARE * tries["latency_median_ms"]
+    precision = tries["weight"] / spread**2
+    left = tries["left_ms"]
     matrix = np.eye(2) + (design * precision[:, None]).T @ design
     found = np.linalg.solve(matrix, (design * precision[:, None]).T @ left) * prior_sd
     return float(found[0]), float(found[1])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.measures import marks
 from analysis.measures.computing import computing
@@ -135,6 +136,20 @@ def by_pool(rows: pd.DataFrame, shared: Sequence[str]) -> Pools:
     """Rows by the values of what they share."""
     parts = {tuple(key): part for key, part in rows.groupby(list(shared), sort=False)}
     return parts | {(): rows.iloc[:0]}
+
+
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+"""Columns as arrays, where frames would take most of the time."""
+
+
+def arrays_by_pool(
+    rows: pd.DataFrame, shared: Sequence[str], names: Sequence[str]
+) -> dict[tuple[object, ...], Arrays]:
+    """Some columns of the rows that :func:`by_pool` has, and their points."""
+    return {
+        key: {name: part[name].to_numpy() for name in ("point", *names)}
+        for key, part in by_pool(rows, shared).items()
+    }
 
 
 def timed(stages: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:

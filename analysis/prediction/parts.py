@@ -12,7 +12,16 @@ import pandas as pd
 from analysis.prediction import messages
 from analysis.prediction.costs import Array, Costs, Hop
 from analysis.prediction.energy import Powers
-from analysis.prediction.observed import POOL, Pools, by_pool, observe, order_of, pool_of, timed
+from analysis.prediction.observed import (
+    POOL,
+    Arrays,
+    arrays_by_pool,
+    by_pool,
+    observe,
+    order_of,
+    pool_of,
+    timed,
+)
 from analysis.prediction.unit_times import Duty, Solved, UnitTimes
 from analysis.run import Run
 from analysis.tables.front import GROUP
@@ -64,12 +73,16 @@ def costs(run: Run, measured: pd.DataFrame, group: Mapping[str, object]) -> Cost
 
 
 def _alike(
-    pools: Pools, point: Point, shared: Sequence[str], left_out: frozenset[str]
-) -> pd.DataFrame:
+    pools: Mapping[tuple[object, ...], Arrays],
+    point: Point,
+    shared: Sequence[str],
+    left_out: frozenset[str],
+) -> Arrays:
     """The rows on which a point's parts may rest."""
     about = group_of(point)
     rows = pools.get(tuple(about[name] for name in shared), pools[()])
-    return rows[~rows["point"].isin(left_out)]
+    kept = np.array([id not in left_out for id in rows["point"]], dtype=np.bool_)
+    return {name: values[kept] for name, values in rows.items()}
 
 
 def hop(rate_mbit: float | None, delay_ms: float, software: Hop) -> Hop:
@@ -235,7 +248,7 @@ class Parts:
         )
 
     @cached_property
-    def _crossing(self) -> Pools:
+    def _crossing(self) -> dict[tuple[object, ...], Arrays]:
         """The tries at which something crossed, with what is left of their latency."""
         about = {id: self._sent(point) | group_of(point) for id, point in self._points.items()}
         sent = pd.DataFrame.from_dict(about, orient="index").rename_axis("point").reset_index()
@@ -243,23 +256,25 @@ class Parts:
         names = ["point", "session", "weight", "computed_ms", "latency_median_ms", "period_ms"]
         table = tries[names].merge(sent[sent["messages"] > 0], on="point")
         table["left_ms"] = table["latency_median_ms"] - table["computed_ms"] - table["wire_ms"]
-        return by_pool(table.dropna(subset="left_ms"), _SOFTWARE)
+        kept = ("left_ms", "messages", "bytes", "latency_median_ms", "weight")
+        return arrays_by_pool(table.dropna(subset="left_ms"), _SOFTWARE, kept)
 
     def _sent(self, point: Point) -> dict[str, float]:
         """The messages of an item of a point: number, bytes, and what their wires take."""
+        ways = self._ways(point)
+        took = sum(float(way.crossing_ms(np.array(size))) for way, size in ways)
+        return {"messages": len(ways), "bytes": sum(size for _, size in ways), "wire_ms": took}
+
+    def _ways(self, point: Point) -> list[tuple[Hop, float]]:
+        """The wires that an item of a point crosses, and its bytes; none known on a trace."""
         if self.run.plan.link(point.link).timetable is not None or not point.crosses:
-            return {"messages": 0, "bytes": 0.0, "wire_ms": np.nan}
+            return []
         hops, back = self._ring(point)
         sizes = [float(each[-1]) for each in point.message_sizes]
         share = self._shares.get(point.id, 1.0)
         sizes[:-1] = [size * share for size in sizes[:-1]]
-        ways = [*hops[: len(point.hops) - 1], back[len(point.hops) - 1]]
-        took = [
-            float(way.crossing_ms(np.array(size)))
-            for way, size in zip(ways, sizes, strict=True)
-            if way is not None
-        ]
-        return {"messages": len(sizes), "bytes": sum(sizes), "wire_ms": sum(took)}
+        ways = (*hops[: len(point.hops) - 1], back[len(point.hops) - 1])
+        return [(way, size) for way, size in zip(ways, sizes, strict=True) if way is not None]
 
     @cached_property
     def _shares(self) -> dict[str, float]:
@@ -298,21 +313,28 @@ class Parts:
         takes from item to item. A rank that never does is expected to be like the others.
         """
         kept = _alike(self._at_work, point, _BESIDE, left_out)
-        each = kept[kept["crosses"]].groupby("rank")["beside_ms"].median()
-        alone = kept[~kept["crosses"]]["beside_ms"].median()
-        usual = each.median() if len(each) else alone
-        found = [each.get(rank, usual) for rank in range(len(point.placement))]
-        return [0.0 if np.isnan(value) else max(0.0, float(value)) for value in found]
+        ranks, beside_ms, crosses = (kept[name] for name in ("rank", "beside_ms", "crosses"))
+        ranks = np.where(crosses, ranks, -1)
+        each = {rank: float(np.median(beside_ms[ranks == rank])) for rank in np.unique(ranks)}
+        alone = each.pop(-1, 0.0)
+        usual = float(np.median(list(each.values()))) if each else alone
+        return [max(0.0, each.get(rank, usual)) for rank in range(len(point.placement))]
 
     @cached_property
-    def _at_work(self) -> Pools:
+    def _at_work(self) -> dict[tuple[object, ...], Arrays]:
         """The busiest stage of each try at which neither a wire nor the window holds it up."""
         keys = ["session", "attempt", "point"]
         stages = self.observed.stages.sort_values("busy_ms", kind="stable")
         rows = stages.drop_duplicates(keys, keep="last")
         windows = self.observed.tries.set_index(keys)["window_used"].astype("float64")
         window = windows.reindex(pd.MultiIndex.from_frame(rows[keys])).to_numpy()
-        wire_ms = rows["point"].map({id: self._wire_ms(each) for id, each in self._points.items()})
+        # On a trace wires change, so that its points tell nothing of stages here.
+        busy = {
+            id: max((size * way.ms_per_byte for way, size in self._ways(each)), default=unknown)
+            for id, each in self._points.items()
+            for unknown in (np.nan if each.crosses else 0.0,)
+        }
+        wire_ms = rows["point"].map(busy)
         held_ms = np.maximum(wire_ms, rows["latency_median_ms"] / window)
         rows = rows[np.less(held_ms, _HELD * rows["period_ms"])]
         about = [group_of(self._points[id]) for id in rows["point"]]
@@ -321,21 +343,4 @@ class Parts:
         rows = rows[["point", "rank"]].assign(
             beside_ms=rows["period_ms"] - rows["busy_ms"], crosses=crosses.astype("bool")
         )
-        return by_pool(rows.join(shared), _BESIDE)
-
-    def _wire_ms(self, point: Point) -> float:
-        """For how long the busiest wire is busy with an item of a point; null on a trace."""
-        if self.run.plan.link(point.link).timetable is not None:
-            return float("nan")
-        hops, back = self._ring(point)
-        ways = (*hops[: len(point.hops) - 1], back[len(point.hops) - 1])
-        sizes = [each[-1] for each in point.message_sizes]
-        return (
-            max(
-                size * way.ms_per_byte
-                for way, size in zip(ways, sizes, strict=True)
-                if way is not None
-            )
-            if point.crosses
-            else 0.0
-        )
+        return arrays_by_pool(rows.join(shared), _BESIDE, ("rank", "beside_ms", "crosses"))
