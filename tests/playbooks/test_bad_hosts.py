@@ -117,6 +117,12 @@ def test_each_host_is_named_with_what_is_wrong_with_it(checked: Checked) -> None
     assert not [key for key in problems if key[0] == "good"], checked.done.output
 
 
+def test_only_hosts_with_problems_are_told_to_have_failed(checked: Checked) -> None:
+    output = checked.done.output
+    for line in (r"^fatal: \[(\w+)\]", r"^(\w+) +: .* failed=[1-9]"):
+        assert set(re.findall(line, output, re.MULTILINE)) == set(FLEET) - {"good"}, output
+
+
 def test_nothing_is_changed_on_any_host(checked: Checked) -> None:
     # The library that makes a clock wrong keeps files in memory.
     changes = {
