@@ -50,6 +50,16 @@ PYTHONPATH="$HOME/fake:\\$PYTHONPATH" exec "$PYTHON_PREFIX/bin/python" "\\$@"
 END
 chmod a+x ".$HOME/python"
 """
+OWN = """\
+mkdir srv/own
+chown $USER_ID srv/own
+cat >srv/own/python3 <<END
+#!/bin/sh
+[ "\\$(id -u)" != 0 ] || touch /srv/run-by-root
+exec /usr/bin/python3 "\\$@"
+END
+chmod a+x srv/own/python3
+"""
 FLEET = {
     "good": Kind(),
     "off": Kind(),
@@ -59,6 +69,7 @@ FLEET = {
     "illegal": Kind(ILLEGAL, {"worker_python": f"{HOME}/python"}),
     "late": Kind(f"echo SetEnv LD_PRELOAD={FAKETIME} FAKETIME=+3600 >>etc/ssh/the_config"),
     "taken": Kind(),
+    "own": Kind(OWN, {"ansible_python_interpreter": "/srv/own/python3"}),
 }
 PROBLEMS = {
     ("off", "reachable"): "10.78.0.2",
@@ -68,6 +79,7 @@ PROBLEMS = {
     ("illegal", "torch"): "SIGILL",
     ("late", "clock"): "",
     ("taken", "ports"): "29400",
+    ("own", "sudo"): "/srv/own/python3: its part own belongs to user ada",
 }
 """What the line of each host and check must say."""
 
