@@ -49,6 +49,7 @@ def test_problems_and_notes_of_the_hosts_of_one_computer_are_told_together(copy:
         "fatal: [server]: has problems, which the table above names",
     )
     assert done.output.count("what is the matter") == 1
+    assert done.output.count("Check that the host has no problems") == 1
     nothing_left(copy)
     assert not (copy.root / "results").exists()
     assert not [*copy.root.glob(".lab/*/home")]
