@@ -40,8 +40,9 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "run": set(),
         "measures": {"column", "run"},
         "tables": {"column", "run", "measures"},
-        "answers": {"column", "run", "measures", "tables"},
-        "figures": {"column", "run", "measures", "tables"},
+        "prediction": {"column", "run", "measures", "tables"},
+        "answers": {"column", "run", "measures", "tables", "prediction"},
+        "figures": {"column", "run", "measures", "tables", "prediction"},
     },
 }
 """The rooms of each package, lowest first, and what each may import beside itself.

@@ -1,0 +1,1 @@
+"""What would be measured: latency and throughput of splits, placements and links, predicted."""
