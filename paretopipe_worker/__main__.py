@@ -109,7 +109,16 @@ def _add_prepare(commands: Commands) -> None:
     parser.add_argument("--results", type=Path, required=True, help="results/RUN")
     parser.add_argument("--cache", type=Path, required=True, help="where programs are kept")
     parser.add_argument("--check", action="store_true", help="write no plan")
+    _add_side_by_side(parser)
     parser.set_defaults(run=_prepare)
+
+
+def _add_side_by_side(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="sessions without a common host may run at the same time",
+    )
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -128,6 +137,7 @@ def _prepare(options: argparse.Namespace) -> int:
             hosts,
             options.results,
             options.cache,
+            side_by_side=options.side_by_side,
             check=options.check,
         )
     resume.hold(made, options.results)
@@ -163,11 +173,7 @@ def _add_todo(commands: Commands) -> None:
         metavar="FILE",
         help="JSON with what is known of the hosts (paretopipe_worker/plan/known.py); - is stdin",
     )
-    parser.add_argument(
-        "--side-by-side",
-        action="store_true",
-        help="sessions without a common host may run at the same time",
-    )
+    _add_side_by_side(parser)
     parser.add_argument(
         "--cache",
         type=Path,

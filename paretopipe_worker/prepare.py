@@ -40,6 +40,7 @@ def prepare(
     results: Path,
     cache: Path,
     *,
+    side_by_side: bool = False,
     check: bool = False,
 ) -> Plan:
     """Build every model, store its weights, find its cuts, export stages, write the plan.
@@ -50,6 +51,8 @@ def prepare(
 
     Parameters
     ----------
+    side_by_side
+        Whether sessions without a common host may run at the same time.
     check
         Write no plan.
 
@@ -75,7 +78,7 @@ def prepare(
             refused.append(f"{where}: {error}")
     if not tables:
         raise SpecError("\n".join(refused))
-    made = planner.make(run, experiment, hosts, tables)
+    made = planner.make(run, experiment, hosts, tables, side_by_side=side_by_side)
     plan = exports.export(replace(made, notes=tuple(notes), refused=tuple(refused)), cache)
     if old and (different := identity.differences(old, plan)):
         raise PlanError(

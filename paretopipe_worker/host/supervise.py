@@ -3,8 +3,8 @@
 ``launch`` leaves a small supervisor behind, which starts the stage, watches lease and deadline,
 and writes ``<name>.status.json``. Where the host is to be busy, it runs the background load beside
 the stage, and ends it with the stage. The supervisor holds ``<name>.lock`` for as long as it lives,
-so that one name never runs twice. Neither stage nor load outlives its supervisor: the kernel kills
-them.
+so that one name never runs twice, and deletes ``<name>.secret`` at the end, whether or not the
+controller comes back. Neither stage nor load outlives its supervisor: the kernel kills them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Job:
     load: tuple[str, ...] = ()
 
     def file(self, kind: str) -> Path:
-        """Path of this job's lock, log or status."""
+        """Path of this job's lock, log, secret or status."""
         return self.run_dir / f"{self.name}.{kind}"
 
     @property
@@ -179,6 +179,7 @@ def stop(run_dir: Path, grace_s: float = GRACE_S) -> list[str]:
         path = run_dir / f"{status.name}.status.json"
         if (last := _read_status(path)) is not None and last.state == "running":
             # Its supervisor was killed, by us or before, and could not say so.
+            (run_dir / f"{status.name}.secret").unlink(missing_ok=True)
             reason = "stopped; its supervisor had been killed"
             write_json(path, asdict(replace(last, state="ended", reason=reason)))
     return [status.name for status in running]
@@ -199,6 +200,7 @@ def _supervise(job: Job, ready: Callable[[str], None]) -> None:
     except OSError as error:
         if load:
             _end_group(load)
+        job.file("secret").unlink(missing_ok=True)
         tool = (job.command if load or not job.load else job.load)[0]
         status = replace(status, state="ended", reason=f"{tool}: {error.strerror}")
         write_json(status_file, asdict(status))
@@ -213,6 +215,7 @@ def _supervise(job: Job, ready: Callable[[str], None]) -> None:
     _end_group(child)
     if load:
         _end_group(load)
+    job.file("secret").unlink(missing_ok=True)
     code = child.returncode
     ended = signal.Signals(-code).name if code < 0 else None
     if reason is None:

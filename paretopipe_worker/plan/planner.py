@@ -14,12 +14,12 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from paretopipe_worker.cuts import FIRST, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.link.traces import outage_s
-from paretopipe_worker.plan import executing, lanes, memory, splits
+from paretopipe_worker.plan import executing, lanes, limit, memory, splits, turns
 from paretopipe_worker.plan.experiment import Experiment
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.identity import special
@@ -38,7 +38,12 @@ of sources."""
 
 
 def make(
-    run: str, experiment: Experiment, hosts: Sequence[Host], tables: Sequence[CutTable]
+    run: str,
+    experiment: Experiment,
+    hosts: Sequence[Host],
+    tables: Sequence[CutTable],
+    *,
+    side_by_side: bool = False,
 ) -> Plan:
     """Lay out every session and point of a run.
 
@@ -50,6 +55,8 @@ def make(
         The hosts of the inventory's group ``stages``, in order.
     tables
         One cut table per model, batch and dtype of the experiment; a model without one is left out.
+    side_by_side
+        Whether sessions without a common host may overlap, as the limit of hours counts them.
 
     Raises
     ------
@@ -70,12 +77,7 @@ def make(
     sessions: list[Session] = []
     seconds = 0.0
     for replicate in range(experiment.replicates):
-        keys = list(inside)
-        random.Random(f"{experiment.seed} sessions {replicate}").shuffle(keys)
-        for key in keys:
-            name = _name(replicate, key, numbers)
-            order = list(inside[key])
-            random.Random(f"{experiment.seed} points {name}").shuffle(order)
+        for name, order in _shuffled(experiment, replicate, inside, numbers):
             made = [
                 _session(name, replicate, experiment, of_lane, lane)
                 for lane, of_lane in enumerate(zip(*order, strict=True))
@@ -83,8 +85,7 @@ def make(
             points.update((point.id, point) for alike in order for point in alike)
             sessions += [session for session, _ in made]
             seconds += max(predicted_s for _, predicted_s in made)
-    _hold_limit(experiment, "hours", seconds / 3600)
-    return Plan(
+    plan = Plan(
         run=run,
         experiment=experiment,
         hosts=tuple(hosts),
@@ -93,6 +94,8 @@ def make(
         sessions=tuple(sessions),
         predicted_hours=round(seconds / 3600, 3),
     )
+    limit.hold(experiment, "hours", turns.sweep_s(plan, side_by_side) / 3600)
+    return plan
 
 
 def _inside(
@@ -127,6 +130,21 @@ def _inside(
             key = (link.name, backend, model, placement, alike[0].ring, busy, sources)
             inside.setdefault(key, []).append(alike)
     return inside
+
+
+def _shuffled(
+    experiment: Experiment,
+    replicate: int,
+    inside: Mapping[_Key, Sequence[tuple[Point, ...]]],
+    numbers: dict[tuple[str, ...], int],
+) -> Iterator[tuple[str, list[tuple[Point, ...]]]]:
+    """The names of a replicate's sessions, and their points, in the order of measuring."""
+    random.Random(f"{experiment.seed} sessions {replicate}").shuffle(keys := list(inside))
+    for key in keys:
+        name = _name(replicate, key, numbers)
+        order = list(inside[key])
+        random.Random(f"{experiment.seed} points {name}").shuffle(order)
+        yield name, order
 
 
 def _name(replicate: int, key: _Key, numbers: dict[tuple[str, ...], int]) -> str:
@@ -189,7 +207,7 @@ def _splits(
         for stages, number in placements.items():
             found = splits.choice(experiment, table, of_model[table.model], stages)
             points += each_with * number * (found.count + stages)
-    _hold_limit(experiment, "points", points)
+    limit.hold(experiment, "points", points)
     return {
         (model, stages): [
             (table, split)
@@ -199,23 +217,6 @@ def _splits(
         for model, those in of_model.items()
         for stages in placements
     }
-
-
-def _hold_limit(experiment: Experiment, what: Literal["points", "hours"], found: float) -> None:
-    """Refuse a plan beyond the limit, where the spec has no strategy and no list of cuts."""
-    most = getattr(experiment.limit, what)
-    if experiment.strategy or experiment.splits.cuts != "all" or found <= most:
-        return
-    raise PlanError(
-        f"limit.{what}: all splits together make a plan of {_rounded(found)} {what}, and the limit "
-        f"is {_rounded(most)}; allowed: strategy: all (measures them all the same), strategy: "
-        "{sample: N} (draws N splits of each model), a list in splits.cuts, or another limit"
-    )
-
-
-def _rounded(number: float) -> str:
-    """A number for people, never less than it is."""
-    return f"{math.ceil(number * 100) / 100:,.12g}"
 
 
 def _points(

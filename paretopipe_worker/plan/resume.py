@@ -19,7 +19,7 @@ from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.lanes import hosts_of
 from paretopipe_worker.plan.outcome import Outcome
 from paretopipe_worker.plan.plan import Plan, Point, Session
-from paretopipe_worker.plan.predict import duration, overhead_s
+from paretopipe_worker.plan.predict import duration
 from paretopipe_worker.plan.sending import Sending
 
 _HERE = "this checkout"
@@ -249,7 +249,7 @@ def _task(plan: Plan, lanes: Sequence[Session], attempt: int, sending: Sending) 
         "link": link_of(plan, lanes),
         "tcp": asdict(plan.experiment.tcp),
         "deadline_s": max(session.deadline_s for session in lanes),
-        "predicted_s": max(predicted_session_s(plan, session) for session in lanes),
+        "predicted_s": max(turns.session_s(plan, session) for session in lanes),
         "points": list(first.points),
         "planned": len(plan.session(first.id).points),
         "lanes": [
@@ -281,13 +281,6 @@ def _options(load: Busy | None) -> list[str]:
         return []
     memory = [] if load.memory_mb is None else [f"--load-memory-mb={load.memory_mb:g}"]
     return [f"--load-cores={load.cores}", *memory]
-
-
-def predicted_session_s(plan: Plan, session: Session) -> float:
-    """Predicted seconds of a session."""
-    points_s = [plan.point(point).predicted_s for point in session.points]
-    link, ranks = plan.link(session.link), len(session.placement)
-    return overhead_s(plan.experiment, link, ranks, points_s) + sum(points_s)
 
 
 def link_of(plan: Plan, lanes: Sequence[Session]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.labels import placement_label, readable
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.predict import MOST_LOSS, duration
-from paretopipe_worker.plan.resume import predicted_session_s
 
 
 def summary(plan: Plan) -> str:
@@ -42,16 +41,8 @@ def summary(plan: Plan) -> str:
 
 def _about_overlap(plan: Plan) -> Iterator[str]:
     """A line with the time that sessions take which run side by side, if any can."""
-    tasks = [
-        {
-            "name": group[0].id,
-            "ranks": dict.fromkeys(host for lane in group for host in lane.placement),
-            "predicted_s": max(predicted_session_s(plan, lane) for lane in group),
-        }
-        for group in plan.groups
-    ]
-    together_s = turns.arrange(tasks, side_by_side=True)
-    if together_s < turns.arrange(tasks, side_by_side=False):
+    together_s = turns.sweep_s(plan, side_by_side=True)
+    if together_s < turns.sweep_s(plan, side_by_side=False):
         yield (
             f"about {duration(together_s)} where sessions without a common host may run side by "
             "side (side_by_side)"

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from paretopipe_worker.plan.plan import Plan, Session
+from paretopipe_worker.plan.predict import overhead_s
+
 
 def arrange(tasks: Sequence[dict[str, Any]], side_by_side: bool) -> float:
     """Give each task its turn; return the predicted seconds of all of them together.
@@ -57,3 +60,23 @@ def of_hosts(tasks: Sequence[dict[str, Any]], hosts: Sequence[str]) -> dict[str,
         for host in task["ranks"]:
             found[host].append(place)
     return found
+
+
+def sweep_s(plan: Plan, side_by_side: bool) -> float:
+    """Predicted seconds of all sessions of a plan, as :func:`arrange` arranges them."""
+    tasks = [
+        {
+            "name": group[0].id,
+            "ranks": dict.fromkeys(host for lane in group for host in lane.placement),
+            "predicted_s": max(session_s(plan, lane) for lane in group),
+        }
+        for group in plan.groups
+    ]
+    return arrange(tasks, side_by_side)
+
+
+def session_s(plan: Plan, session: Session) -> float:
+    """Predicted seconds of a session."""
+    points_s = [plan.point(point).predicted_s for point in session.points]
+    link, ranks = plan.link(session.link), len(session.placement)
+    return overhead_s(plan.experiment, link, ranks, points_s) + sum(points_s)

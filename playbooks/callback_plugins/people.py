@@ -71,7 +71,8 @@ class CallbackModule(Default):  # type: ignore[misc]
         """Print a refusal as plain text, without the place in the tasks where it was raised."""
         message = result.result.get("msg")
         if result.task.action.endswith(REFUSALS) and "results" not in result.result:
-            self._print_task_banner(result.task)
+            if self._last_task_banner != result.task._uuid:  # of several hosts, the first
+                self._print_task_banner(result.task)
             self._display.display(f"fatal: [{self.host_label(result)}]: {message}", color="red")
             return
         super().v2_runner_on_failed(result, ignore_errors)

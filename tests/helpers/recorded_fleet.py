@@ -221,8 +221,7 @@ def _prepare(root: Path, names: list[str], facts: dict[str, Any]) -> None:
     for name in names:
         run = root / "fleet" / name / "home/runs" / RUN
         run.mkdir(parents=True)
-        for file in ("lease", "secret"):
-            (run / file).touch()
+        (run / "lease").touch()
         shutil.copy(root / "results" / RUN / "plan.json", run)
     plays = yaml.safe_load((root / "playbooks/sweep.yml").read_text(encoding="utf-8"))
     kept = [play for play in plays if play["name"] in _KEPT]

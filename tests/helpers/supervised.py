@@ -51,6 +51,12 @@ class SupervisedHost:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def entrusted(self, name: str = "s1.1") -> Path:
+        """The file of a secret that was left for a process."""
+        path = self.folder / f"{name}.secret"
+        path.touch()
+        return path
+
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the worker's command line."""
         command = [sys.executable, "-m", "paretopipe_worker", *words]

@@ -33,11 +33,13 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 def test_a_launched_process_runs_detached_and_its_end_is_recorded(host: Host) -> None:
+    secret = host.entrusted()
     launched = host.launch("import sys; print('hello'); sys.exit(3)")
     assert launched["changed"]
     status = host.ended()
     assert (status["exit_code"], status["signal"], status["reason"]) == (3, None, "exited with 3")
     assert host.log() == "hello\n"
+    assert not secret.exists()
     until(lambda: not alive(launched["pid"]), "the supervisor's end")
 
 
@@ -49,13 +51,16 @@ def test_a_process_that_is_killed_is_recorded_with_the_signal(host: Host) -> Non
 
 
 def test_a_process_ends_when_its_lease_is_no_longer_renewed(host: Host) -> None:
+    secret = host.entrusted()
     launched = host.launch(WAIT, lease_s=3)
     renewed_until = time.monotonic() + 4.0
     while time.monotonic() < renewed_until:
         host.lease.touch()
         assert alive(launched["child_pid"])
+    assert secret.exists()
     status = host.ended()
     assert "was last renewed" in status["reason"]
+    assert not secret.exists()
     assert not alive(launched["child_pid"])
 
 
@@ -128,12 +133,14 @@ def test_stop_ends_what_a_killed_supervisor_left(host: Host) -> None:
     launched = host.launch("", command=(sys.executable, "-c", f"{spawn}\n{WAIT}", child))
     until(lambda: "pid" in host.log(), "the grandchild")
     grandchild = int(host.log().split()[-1])
+    secret = host.entrusted()
     os.kill(launched["pid"], signal.SIGKILL)
     until(lambda: not alive(launched["child_pid"]), "the process's end")
     assert alive(grandchild)
     assert host.stop()["ended"] == ["s1.1"]
     assert not alive(grandchild)
     assert host.status()["reason"] == "stopped; its supervisor had been killed"
+    assert not secret.exists()
 
 
 def test_a_process_gets_the_allocator_settings_and_its_threads(host: Host) -> None:
@@ -169,9 +176,11 @@ def test_the_allocator_takes_large_blocks_from_the_heap_and_keeps_them(host: Hos
 
 
 def test_a_program_that_is_not_there_is_recorded_as_ended(host: Host) -> None:
+    secret = host.entrusted()
     launched = host.launch("", command=("/nowhere/python",))
     assert launched["state"] == "ended"
     assert launched["reason"] == "/nowhere/python: No such file or directory"
+    assert not secret.exists()
 
 
 def test_the_command_line_launches_a_worker_command(host: Host) -> None:

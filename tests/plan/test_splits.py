@@ -18,12 +18,12 @@ from paretopipe_worker.plan.splits import Choice, Split
 from tests.helpers.tables import fleet, table
 
 
-def plan(*tables: CutTable, hosts: int = 3, **keys: Any) -> Plan:
+def plan(*tables: CutTable, hosts: int = 3, side_by_side: bool = False, **keys: Any) -> Plan:
     """A plan over so many hosts and these tables, on the open link by default."""
     names = list(dict.fromkeys(each.model for each in tables))
     batches = list(dict.fromkeys(each.batch for each in tables))
     asked = spec.parse({"models": names, "batch": batches, **keys})
-    return planner.make("test", asked, fleet(hosts), tables)
+    return planner.make("test", asked, fleet(hosts), tables, side_by_side=side_by_side)
 
 
 def inner(made: Plan, **wanted: Any) -> set[Split]:
@@ -228,6 +228,18 @@ def test_a_plan_that_takes_too_many_hours_is_refused() -> None:
     ):
         plan(table(cuts=10), **slow, limit={"hours": 4.5})
     assert plan(table(cuts=10), **slow).predicted_hours == pytest.approx(5, abs=0.5)
+
+
+def test_the_limit_of_hours_counts_what_sessions_take_that_run_side_by_side() -> None:
+    pairs = {"placements": [["h0", "h1"], ["h2", "h3"]], "phases": {"min_s": 60, "max_s": 60}}
+    alone = plan(table(cuts=10), hosts=4, **pairs).predicted_hours
+    limit = {"limit": {"hours": 0.75 * alone}}
+    assert plan(table(cuts=10), hosts=4, side_by_side=True, **pairs, **limit)
+    with pytest.raises(PlanError, match=r"^limit\.hours: "):
+        plan(table(cuts=10), hosts=4, **pairs, **limit)
+    limit = {"limit": {"hours": 0.4 * alone}}
+    with pytest.raises(PlanError, match=r"^limit\.hours: "):
+        plan(table(cuts=10), hosts=4, side_by_side=True, **pairs, **limit)
 
 
 def test_what_is_far_beyond_the_limit_is_counted_and_not_made() -> None:

@@ -50,6 +50,16 @@ PYTHONPATH="$HOME/fake:\\$PYTHONPATH" exec "$PYTHON_PREFIX/bin/python" "\\$@"
 END
 chmod a+x ".$HOME/python"
 """
+OWN = """\
+mkdir srv/own
+chown $USER_ID srv/own
+cat >srv/own/python3 <<END
+#!/bin/sh
+[ "\\$(id -u)" != 0 ] || touch /srv/run-by-root
+exec /usr/bin/python3 "\\$@"
+END
+chmod a+x srv/own/python3
+"""
 FLEET = {
     "good": Kind(),
     "off": Kind(),
@@ -59,6 +69,7 @@ FLEET = {
     "illegal": Kind(ILLEGAL, {"worker_python": f"{HOME}/python"}),
     "late": Kind(f"echo SetEnv LD_PRELOAD={FAKETIME} FAKETIME=+3600 >>etc/ssh/the_config"),
     "taken": Kind(),
+    "own": Kind(OWN, {"ansible_python_interpreter": "/srv/own/python3"}),
 }
 PROBLEMS = {
     ("off", "reachable"): "10.78.0.2",
@@ -68,6 +79,7 @@ PROBLEMS = {
     ("illegal", "torch"): "SIGILL",
     ("late", "clock"): "",
     ("taken", "ports"): "29400",
+    ("own", "sudo"): "/srv/own/python3: its part own belongs to user ada",
 }
 """What the line of each host and check must say."""
 
@@ -115,6 +127,12 @@ def test_each_host_is_named_with_what_is_wrong_with_it(checked: Checked) -> None
     wrong = {key for key, said in PROBLEMS.items() if said not in problems.get(key, "\n")}
     assert not wrong, f"{wrong} are not named, or not so:\n{checked.done.output}"
     assert not [key for key in problems if key[0] == "good"], checked.done.output
+
+
+def test_only_hosts_with_problems_are_told_to_have_failed(checked: Checked) -> None:
+    output = checked.done.output
+    for line in (r"^fatal: \[(\w+)\]", r"^(\w+) +: .* failed=[1-9]"):
+        assert set(re.findall(line, output, re.MULTILINE)) == set(FLEET) - {"good"}, output
 
 
 def test_nothing_is_changed_on_any_host(checked: Checked) -> None:

@@ -46,8 +46,10 @@ def test_problems_and_notes_of_the_hosts_of_one_computer_are_told_together(copy:
         "edge memory note: rank 0: 16 points",
         *said,
         "2 problems on edge, server",
+        "fatal: [server]: has problems, which the table above names",
     )
     assert done.output.count("what is the matter") == 1
+    assert done.output.count("Check that the host has no problems") == 1
     nothing_left(copy)
     assert not (copy.root / "results").exists()
     assert not [*copy.root.glob(".lab/*/home")]

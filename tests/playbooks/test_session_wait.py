@@ -138,6 +138,19 @@ def test_a_stage_killed_right_after_a_point_gets_no_reason_from_that(waiting: Wa
     assert waiting.end() == "server: stage killed by SIGKILL"
 
 
+def test_what_a_stage_said_last_is_its_reason_only_if_it_ended_by_itself(waiting: Waiting) -> None:
+    launched = waiting.start(f"print('a warning', flush=True); {WAIT}")
+    until((waiting.folder / "s1.1.log").read_text, "what the stage says")
+    os.kill(launched["child_pid"], signal.SIGKILL)
+    said = "server: stage killed by SIGKILL: the last line of its log is a warning"
+    assert waiting.end() == said
+
+
+def test_a_stage_that_ends_without_a_record_says_why_in_its_log(waiting: Waiting) -> None:
+    waiting.start("raise ValueError('no such file')")
+    assert waiting.end() == "server: stage exited with 1: ValueError: no such file"
+
+
 def test_a_supervisor_whose_pid_another_process_has_after_a_reboot_is_gone(
     waiting: Waiting,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -110,3 +111,21 @@ def test_nobody_waits_for_a_host_whose_walk_has_ended(plugin: ModuleType, tmp_pa
     alone = Walk(plugin, tmp_path, "a", lambda: None)
     end(alone.start(session("one", "ab")))
     assert alone.measured == ["one"]
+
+
+def test_a_stage_gets_its_secret_in_a_file_of_its_user_alone_or_is_not_launched(
+    plugin: ModuleType, tmp_path: Path
+) -> None:
+    def shell(script: str, *, sudoable: bool, in_data: bytes) -> dict[str, Any]:
+        done = subprocess.run(["sh", "-c", script], input=in_data, capture_output=True)
+        return {"rc": done.returncode, "stderr": done.stderr.decode()}
+
+    action = plugin.ActionModule.__new__(plugin.ActionModule)
+    action.host, action._low_level_execute_command = "a", shell
+    action.given = {"lease": str(tmp_path / "the lease"), "secret": "known to no one"}
+    path = tmp_path / "of a stage.secret"
+    action._entrust(str(path))
+    assert (path.stat().st_mode & 0o777, path.read_text()) == (0o600, "known to no one")
+    assert (tmp_path / "the lease").exists()
+    with pytest.raises(plugin.SessionFailed, match=r"^a: secret not written: .*nowhere/secret"):
+        action._entrust(str(tmp_path / "nowhere/secret"))

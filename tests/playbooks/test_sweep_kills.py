@@ -77,6 +77,7 @@ class Tormented:
     killed: Counter[str] = field(default_factory=Counter)
     reported: Counter[tuple[str, str]] = field(default_factory=Counter)
     output: str = ""
+    secrets: list[str] = field(default_factory=list)
 
     def sweep(self, victims: list[str], *arguments: str) -> int:
         """Sweep, killing one of the `victims` in each session, in this order, while there are any.
@@ -97,6 +98,7 @@ class Tormented:
             # Not to wait for anything: the moment is random, and before the next point is over.
             time.sleep(self.moments.uniform(0, SOON_S))
             if victim == "controller":
+                self.secrets += secrets(self.copy)
                 running.process.kill()
             else:
                 os.kill(self.stage(self.ring(session)[VICTIMS[victim]]), signal.SIGKILL)
@@ -219,35 +221,33 @@ def to_torment(
         yield Tormented(copy, experiment, random.Random(seed), inventory)
 
 
-def secret(copy: Checkout) -> str:
-    """What the stages of the last sweep prove to know, which only the hosts' user may read."""
-    files = [copy.root / f".lab/{host}/home/runs/{RUN}/secret" for host in HOSTS]
-    assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * len(HOSTS)
-    [found] = {file.read_text() for file in files}
-    return found
+def secrets(copy: Checkout) -> set[str]:
+    """What the stages that run prove to know, which only the hosts' user may read."""
+    files = copy.root.glob(".lab/*/home/runs/*/*.secret")
+    told = {(file.stat().st_mode & 0o777, file.read_text()) for file in files}
+    assert {mode for mode, _ in told} <= {0o600}
+    return {text for _, text in told if text}
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that was killed three times and then finished, and the secrets of both sweeps."""
+    """A run that was killed three times and then finished."""
 
     tormented: Tormented
     statuses: tuple[int, int]
-    secrets: tuple[str, str]
 
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resumed]:
     with to_torment(tmp_path_factory.mktemp("killed"), 1, OPEN_TCP) as tormented:
         killed = tormented.sweep(["source", "sink", "controller"])
-        first = secret(tormented.copy)
         # As talkative as Ansible can be, to see what it must not tell.
         talkative = ("-e", "session_poll_s=0.3", "-vvv", "--diff")
         running = tormented.copy.start_sweep(tormented.experiment, RUN, *talkative)
         running.prints("session 1 of")
-        second = secret(tormented.copy)
+        tormented.secrets += secrets(tormented.copy)
         finished = tormented.finish(running)
-        yield Resumed(tormented, (killed, finished), (first, second))
+        yield Resumed(tormented, (killed, finished))
 
 
 @pytest.mark.must_run
@@ -261,16 +261,16 @@ def test_no_point_is_lost_or_doubled_when_anything_is_killed(resumed: Resumed) -
 
 @pytest.mark.must_run
 def test_the_secret_is_the_hosts_alone_and_told_nowhere(resumed: Resumed) -> None:
-    first, second = resumed.secrets
+    first, second = resumed.tormented.secrets
     assert len(first) == len(second) == 64
     assert second != first, "each sweep makes its own"
     root = resumed.tormented.copy.root
     found = [*root.glob("results/**/*"), *root.glob(".lab/**/*")]
     files = [path for path in found if path.is_file()]
-    assert not [path for path in files if path.name == "secret"], "it is needed no more"
+    assert not [path for path in files if path.suffix == ".secret"], "it is needed no more"
     told = [path.read_bytes().decode(errors="replace") for path in files]
     told += [resumed.tormented.output]
-    assert "TASK [worker : Send the secret" in resumed.tormented.output
+    assert "umask 077 && cat >" in resumed.tormented.output, "how the hosts got it is shown"
     assert not [text[:200] for text in told if first in text or second in text]
 
 

@@ -1,12 +1,14 @@
 """Ansible action: ask a host what it is, without leaving anything there.
 
 The worker package goes through a pipe to the host's Python, which keeps it in memory and runs
-``paretopipe_worker.survey``: once as the user who logs in, and once as root. It never fails: what
-could not be asked is null in `answer`, and a text says why. The task needs ``become: true``.
+``paretopipe_worker.survey``: once as the user who logs in, and once as root, unless somebody else
+could change that Python. It never fails: what could not be asked is null in `answer`, and a text
+says why. The task needs ``become: true``.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -23,6 +25,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "question": {"type": "dict", "required": True},
     "given": {"type": "dict", "required": True},
     "emulate": {"type": "bool", "required": True},
+    "guarded": {"type": "bool", "required": True},
     "answer": {"type": "dict", "required": True},
 }
 
@@ -40,6 +43,14 @@ survey(question, package)
 """
 """Run by the host's Python in isolated mode. On its standard input are the size of the question,
 the question, and the package."""
+
+PARTS = """\
+{{ command -v {python}
+{python} -I -S -c 'import os, sys; print(sys.executable); print(os.path.dirname(os.__file__))'
+}} | while read -r path; do namei -l -- "$path"; done
+"""
+"""The script that lists owners and modes of all folders, links and files by which root would run
+the host's Python. It is run by the user who logs in."""
 
 OLDEST = (3, 11)
 
@@ -85,6 +96,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def of_root(self) -> dict[str, Any]:
         """What only root can tell."""
+        if self.given["guarded"] and (problem := self.not_roots()) is not None:
+            return {"root": None, "root_problem": problem}
         question = {
             "part": "root",
             "ports": self.given["question"]["ports"],
@@ -93,6 +106,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         }
         found, problem = self.ask(question, as_root=True)
         return {"root": found, "root_problem": problem}
+
+    def not_roots(self) -> str | None:
+        """Who but root can change the Python that root would run; None if nobody."""
+        script = PARTS.format(python=shlex.quote(self.given["python"]))
+        listed = self._low_level_execute_command(script, sudoable=False)
+        _, _, listing = listed["stdout"].partition("f: ")
+        try:
+            problem = changeable(listing)
+        except (IndexError, ValueError):
+            return f"it is not known who can change {self.given['python']}: {reason(listed)}"
+        # Root's search path may lead to another one than was looked at.
+        self.given["python"] = listing.partition("\n")[0]
+        return problem
 
     def sudo_problem(self) -> str | None:
         """Why the user cannot become root; None where that works, or nothing is needed for it."""
@@ -113,7 +139,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Ask the survey, and return its answer or why there is none."""
         text = json.dumps(question).encode()
         archive = Path(self.given["package"]).read_bytes()
-        command = f"{shlex.quote(self.given['python'])} -I -c {shlex.quote(LOADER)}"
+        command = f"{shlex.quote(self.given['python'])} -I -S -c {shlex.quote(LOADER)}"
         try:
             done = self._low_level_execute_command(
                 command, sudoable=as_root, in_data=b"%d\n%s%s" % (len(text), text, archive)
@@ -123,6 +149,37 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return None, " ".join(str(error.message).split())
         except (TypeError, ValueError):
             return None, reason(done)
+
+
+def changeable(listing: str) -> str | None:
+    """Who but root can change what paths lead to; None if nobody.
+
+    Parameters
+    ----------
+    listing
+        What ``namei -l`` prints, from the first path on.
+    """
+    for path, *parts in map(str.splitlines, listing.split("\nf: ")):
+        for part, after in itertools.zip_longest(parts, parts[1:]):
+            mode, owner, group, name = part.split(maxsplit=3)
+            # In a folder with the sticky bit others cannot replace what belongs to root.
+            sticky = after is not None and mode[9] in "tT"
+            if owner != "root":
+                who = f"belongs to user {owner}"
+            elif mode.startswith("l"):
+                continue
+            elif mode[8] == "w" and not sticky:
+                who = "may be changed by everybody"
+            elif mode[5] == "w" and group != "root":
+                who = f"may be changed by group {group}"
+            else:
+                continue
+            return (
+                f"{path}: its part {name} {who}. Root runs nothing that another user can change: "
+                "choose by ansible_python_interpreter another Python, all of whose folders belong "
+                "to root"
+            )
+    return None
 
 
 def reason(done: dict[str, Any]) -> str:

@@ -172,7 +172,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 reason = str(last["reason"]).removeprefix(f"{self.host}: ")
                 return f"{self.host}: stage {how}: {reason}"
         said = self._shell(f"tail -n 20 {self._file('log')} 2>/dev/null; true").split("\n")
-        return ": ".join([f"{self.host}: stage {how}", *[line for line in said if line][-1:]])
+        last = [line for line in said if line][-1:]
+        if last and not how.startswith("exited"):
+            # What a stage that was ended from outside said last need not be why.
+            last = [f"the last line of its log is {last[0]}"]
+        return ": ".join([f"{self.host}: stage {how}", *last])
 
     def _file(self, kind: str) -> str:
         """Path of one of the stage's files on the host, quoted for its shell."""

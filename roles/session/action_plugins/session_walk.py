@@ -38,6 +38,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "controller_python": {"type": "path", "required": True},
     "lease": {"type": "path", "required": True},
     "lease_s": {"type": "float", "required": True},
+    "secret": {"type": "str", "required": True, "no_log": True},
     "poll_s": {"type": "float", "required": True},
     "link": {"type": "dict", "required": True},
     "worker": {"type": "list", "elements": "str", "required": True},
@@ -52,6 +53,9 @@ LAUNCH = """\
 touch {lease} && cat >{points} && PYTHONPATH={site} exec {command}"""
 """The script of a launch. It renews the lease and keeps the points, of which an argument cannot
 hold thousands, in a file."""
+
+ENTRUST = "touch {lease} && umask 077 && cat >{secret}"
+"""The script that gives a host the secret for one stage, whose supervisor deletes it at its end."""
 
 
 class SessionFailed(Exception):
@@ -150,6 +154,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Launch one stage, detached and under the lease."""
         given, name = self.given, stage["name"]
         folder = f"{given['run_dir']}/{name}"
+        self._entrust(f"{folder}.secret")
         threads = [f"--threads={given['threads']}"] if given["threads"] else []
         loads = session["loads"].get(self.host, []) if load else []
         command = [
@@ -158,7 +163,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             *(f"--deadline-s={session['deadline_s']}", *threads, *loads, "--", "stage"),
             *(f"--plan={given['run_dir']}/plan.json", f"--session={stage['session']}"),
             *(f"--attempt={session['attempt']}", f"--host={self.host}"),
-            *(f"--secret={given['run_dir']}/secret", f"--programs={given['home']}/programs"),
+            *(f"--secret={folder}.secret", f"--programs={given['home']}/programs"),
             f"--tensors={session['tensors'][self.host]}",
             f"--records={given['run_dir']}/records/{name}.jsonl",
             *(f"--progress={folder}.progress.jsonl", f"--link-state={state_dir}"),
@@ -174,6 +179,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if launched.get("failed"):
             said = (launched.get("stderr") or launched["msg"]).strip()
             raise SessionFailed(f"{self.host}: {said}")
+
+    def _entrust(self, path: str) -> None:
+        """Write the secret into a file of the host; a module's arguments would go to its log."""
+        lease = shlex.quote(self.given["lease"])
+        script = ENTRUST.format(lease=lease, secret=shlex.quote(path))
+        secret = self.given["secret"].encode()
+        done = self._low_level_execute_command(script, sudoable=False, in_data=secret)
+        if done["rc"] != 0:
+            raise SessionFailed(f"{self.host}: secret not written: {done['stderr'].strip()}")
 
     def _wait(self, session: dict[str, Any], stages: list[str]) -> dict[str, Any]:
         """Wait for the stages, renewing the lease and showing progress."""
