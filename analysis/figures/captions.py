@@ -222,7 +222,10 @@ def explain(
     title = [worded(name, value) for name, value in told.items()]
     said = [*_emulation(points, stages), *_links(points), *_disturbances(points)]
     said += [*_abbreviations(points), *notes]
-    lost = int((points["status"] != "ok").sum())
+    skipped = int((points["status"] == "skipped").sum())
+    lost = int((points["status"] != "ok").sum()) - skipped
+    if skipped:
+        said.append(f"{skipped} of {len(points)} points were left out by the guide, see points.csv")
     if lost:
         said.append(f"{lost} of {len(points)} points have no figures, see points.csv")
     return Caption(f"{points['model'].iloc[0]}: {', '.join(title)}", tuple(said), tuple(legend))
