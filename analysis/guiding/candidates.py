@@ -103,6 +103,8 @@ def _spreads(complete: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     replicates or points to tell: then a measured figure counts as it is.
     """
     found = []
+    if complete["replicate"].nunique() < 2:
+        return pd.DataFrame(columns=["latency_error", "rate_error"])
     for _, points in complete.merge(table[["point", "group"]], on="point").groupby("group"):
         by_point = {
             name: points.pivot(index="point", columns="replicate", values=column)
@@ -146,7 +148,7 @@ class Bounded:
     def __init__(self, plan: Plan, family: pd.DataFrame) -> None:
         self.open = family[family["state"] == "open"]
         self.measured = family[family["counts"]]
-        there, wanted = (_places(plan, rows) for rows in (self.measured, self.open))
+        there, wanted = (_places(plan, rows, family) for rows in (self.measured, self.open))
         self.groups = wanted.groups
         boxes, self._beliefs = [], []
         for name in ("latency", "rate"):
@@ -188,14 +190,14 @@ class Bounded:
         return np.stack([column.to_numpy(np.float64) for column in columns], axis=1)
 
 
-def _places(plan: Plan, rows: pd.DataFrame) -> Places:
+def _places(plan: Plan, rows: pd.DataFrame, family: pd.DataFrame) -> Places:
     """Places of points: those of their cuts, how much crosses, and whether anything does."""
+    width = len(plan.point(family["point"].iloc[0]).split) + 2
     features = []
     for point in map(plan.point, rows["point"]):
         order = plan.table(point.model, point.batch, point.dtype).order
         places = [order.index(cut) / (len(order) - 1) for cut in point.split]
         sent = sum(point.hop_bytes[:-1])
         features.append([*places, np.log1p(sent) / 20, float(point.crosses)])
-    width = len(features[0]) if features else 1
     array = np.array(features, dtype=np.float64).reshape(len(features), width)
     return Places(array, rows["group"].to_numpy(np.int64))
