@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -34,10 +36,14 @@ class Observed:
     tries
         One row per try that counts: ``point``, ``session``, ``weight``, what was measured of it,
         and ``computed_ms``, what all its stages took with one item in flight.
+    units
+        One row per unit that a host profiled: those of :data:`POOL`, ``session``, ``begin`` and
+        ``end``, ``ms`` and ``gap_ms``, for how long the host had waited before.
     """
 
     stages: pd.DataFrame
     tries: pd.DataFrame
+    units: pd.DataFrame
 
 
 def observe(run: Run, measured: pd.DataFrame) -> Observed:
@@ -65,7 +71,37 @@ def observe(run: Run, measured: pd.DataFrame) -> Observed:
     stages["waiting_gap_ms"] = stages["latency_median_ms"] - stages["waiting_ms"]
     stages["busy_gap_ms"] = stages["period_ms"] - stages["busy_ms"]
     computed = stages.groupby(TRY)["waiting_ms"].sum().rename("computed_ms")
-    return Observed(stages, tries.merge(computed.reset_index(), on=TRY, how="left"))
+    tries = tries.merge(computed.reset_index(), on=TRY, how="left")
+    return Observed(stages, tries, _units(run))
+
+
+def _units(run: Run) -> pd.DataFrame:
+    """The profiles of attempts that are not damaged, unit by unit: medians of the items."""
+    plan = run.plan
+    damaged = {
+        (session.id, attempt.number)
+        for session in plan.sessions
+        for attempt in run.attempts.of(session.id)
+        if attempt.damage
+    }
+    rows: list[dict[str, object]] = []
+    for found in run.profiles.to_dict("records"):
+        session = plan.session(found["session"])
+        if not found["unit_ns"] or (session.id, found["attempt"]) in damaged:
+            continue
+        order = plan.table(session.model, found["batch"], found["dtype"]).order
+        begin = order.index(found["places"][0])
+        stretched = plan.host(found["host"]).device_emulated
+        values = (found["host"], session.model, found["batch"], found["dtype"], found["runtime"])
+        about = dict(zip(POOL, (*values, session.busy, session.sources), strict=True))
+        about |= {"session": session.id, "gap_ms": found["wait_ns"] / 1e6}
+        medians = np.median(np.array(found["unit_ns"], dtype=np.float64), axis=0) * stretched / 1e6
+        rows += [
+            about | {"begin": begin + number, "end": begin + number + 1, "ms": ms}
+            for number, ms in enumerate(medians.tolist())
+        ]
+    numbers = {"begin": "int64", "end": "int64", "ms": "float64", "gap_ms": "float64"}
+    return pd.DataFrame(rows, columns=[*POOL, "session", *numbers]).astype(numbers)
 
 
 def _places(plan: Plan) -> pd.DataFrame:
@@ -89,3 +125,24 @@ def pool_of(point: Point, rank: int) -> dict[str, object]:
     """What the stage of a rank shares with all whose times it rests on: :data:`POOL`."""
     values = point.placement[rank], point.model, point.batch, point.dtype
     return dict(zip(POOL, (*values, point.runtime(rank), point.busy, point.sources), strict=True))
+
+
+Pools: TypeAlias = dict[tuple[object, ...], pd.DataFrame]
+"""Rows by the values of columns that those share which rest on one another; none at ``()``."""
+
+
+def by_pool(rows: pd.DataFrame, shared: Sequence[str]) -> Pools:
+    """Rows by the values of what they share."""
+    parts = {tuple(key): part for key, part in rows.groupby(list(shared), sort=False)}
+    return parts | {(): rows.iloc[:0]}
+
+
+def timed(stages: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
+    """The times of stages, with one item in flight and with many, and of units."""
+    kinds = [
+        stages.assign(ms=stages[f"{kind}_ms"], gap_ms=stages[f"{kind}_gap_ms"])
+        for kind in ("waiting", "busy")
+    ]
+    names = ["point", "session", "begin", "end", "ms", "gap_ms", "weight"]
+    profiled = units.assign(point=None, weight=1.0)
+    return pd.concat([part[names] for part in (*kinds, profiled) if len(part)] or [profiled[names]])

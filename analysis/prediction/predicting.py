@@ -15,8 +15,9 @@ from analysis.run import Run
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.window import filling
 
-_FOLDS = 64
-"""Most groups of points that are left out in turn: up to so many, each is left out alone."""
+_FOLDS, _MANY, _FEW_FOLDS = 64, 2000, 16
+"""Most groups of points that are left out in turn: up to so many points, each is left out alone.
+Of very many points there are fewer groups, to save time."""
 
 _UNKNOWN = "it follows a trace, or a host of its placement was not measured without the point"
 
@@ -67,7 +68,7 @@ def predictions(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
     The columns :data:`COLUMNS`, in the order of the plan's points.
     """
     parts, points = Parts(run, measured), run.plan.points
-    count = min(len(points), _FOLDS)
+    count = min(len(points), _FOLDS if len(points) <= _MANY else _FEW_FOLDS)
     folds = [points[first::count] for first in range(count)]
     found = pd.concat([predicted(parts, fold, {point.id for point in fold}) for fold in folds])
     order = [point.id for point in points]
