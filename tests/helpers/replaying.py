@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import moocore  # type: ignore[import-untyped]
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.column import OBJECTIVES
 from analysis.guiding.candidates import Predictor
@@ -85,18 +86,41 @@ def figures(plan: Plan, measured: pd.DataFrame) -> pd.DataFrame:
     return planned(plan).merge(means.dropna(), left_on="point", right_index=True)
 
 
-def worse_by(table: pd.DataFrame, points: Collection[str]) -> float:
-    """By what share the front of some points is worse than that of all, in the worst group.
+@dataclass(frozen=True)
+class Fronts:
+    """What all points of a run measured, group by group of comparable ones."""
 
-    It is the additive epsilon indicator of logarithms (Zitzler et al., "Performance assessment of
-    multiobjective optimizers", IEEE Trans. Evol. Comp. 7, 2003).
-    """
-    shares = [0.0]
-    for _, group in table.groupby(list(GROUP)):
-        values = np.log(group[list(OBJECTIVES)].to_numpy(dtype=np.float64))
-        found = values[group["point"].isin(points).to_numpy()]
-        if not len(found):
-            return float("inf")
-        indicator = moocore.epsilon_additive(found, ref=values, maximise=[False, True])
-        shares.append(float(np.expm1(indicator)))
-    return max(shares)
+    groups: tuple[tuple[NDArray[np.str_], NDArray[np.float64]], ...]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> Fronts:
+        """The fronts of what :func:`figures` returns."""
+        return cls(
+            tuple(
+                (
+                    group["point"].to_numpy(dtype=np.str_),
+                    np.log(group[list(OBJECTIVES)].to_numpy(dtype=np.float64)),
+                )
+                for _, group in table.groupby(list(GROUP), sort=False)
+            )
+        )
+
+    def worse_by(self, points: Collection[str]) -> float:
+        """By what share the front of some points is worse than that of all, in the worst group.
+
+        It is the additive epsilon indicator of logarithms (Zitzler et al., "Performance assessment
+        of multiobjective optimizers", IEEE Trans. Evol. Comp. 7, 2003).
+        """
+        shares = [0.0]
+        for names, values in self.groups:
+            found = values[np.isin(names, list(points))]
+            if not len(found):
+                return float("inf")
+            indicator = moocore.epsilon_additive(found, ref=values, maximise=[False, True])
+            shares.append(float(np.expm1(indicator)))
+        return max(shares)
+
+
+def worse_by(table: pd.DataFrame, points: Collection[str]) -> float:
+    """The same, of the table that :func:`figures` returns."""
+    return Fronts.of(table).worse_by(points)
