@@ -90,10 +90,11 @@ def _state(statuses: set[str]) -> str:
 
 
 def _logarithms(values: pd.DataFrame, names: tuple[str, str]) -> pd.DataFrame:
-    """Latencies and throughputs as logarithms of which less is better."""
+    """Latencies and throughputs as logarithms of which less is better, null where there is none."""
     latency, rate = (values[column].astype("float64") for column in values.columns)
-    with np.errstate(divide="ignore"):
-        return pd.DataFrame({names[0]: np.log(latency), names[1]: -np.log(rate)})
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = pd.DataFrame({names[0]: np.log(latency), names[1]: -np.log(rate)})
+    return found.where(np.isfinite(found))
 
 
 def _spreads(complete: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -147,6 +148,7 @@ class Bounded:
 
     def __init__(self, plan: Plan, family: pd.DataFrame) -> None:
         self.open = family[family["state"] == "open"]
+        self._predicted = bool(family["predicted"].all())
         self.measured = family[family["counts"]]
         there, wanted = (_places(plan, rows, family) for rows in (self.measured, self.open))
         self.groups = wanted.groups
@@ -170,7 +172,7 @@ class Bounded:
         values = self.measured[name].to_numpy(np.float64)
         bases = [rows[f"base_{name}"].to_numpy(np.float64) for rows in (self.measured, self.open)]
         scale = _ERROR
-        if not self.open["predicted"].all():
+        if not self._predicted:
             middle = float(values.mean()) if len(values) else 0.0
             bases = [np.full(len(base), middle) for base in bases]
             scale = _IGNORANCE
