@@ -27,6 +27,9 @@ _MEASURED_SURE = 0.975
 _ERROR, _IGNORANCE = 0.05, 1.0
 """Standard deviations, of logarithms, that are expected before anything is known of them: that of
 predictions from their measurements, and that of points of which nothing predicts anything."""
+_JUMPS = 0.2
+"""Least standard deviation where nothing is predicted: between two cuts figures may jump, as the
+bytes that cross do, and what was measured beside a jump does not tell."""
 
 _COMPUTING = ("model", "placement", "batch", "dtype", "runtimes", "busy", "sources")
 """What points share whose stages compute the same at equal splits."""
@@ -156,6 +159,7 @@ class Bounded:
         for name in ("latency", "rate"):
             residuals, base = self._residuals(name, there)
             missed, scale = residuals.at(wanted)
+            scale = scale if self._predicted else np.hypot(scale, _JUMPS)
             reach = scale * stats.t.ppf(SURE, residuals.degrees)
             mean = base + missed
             boxes.append((mean - reach, mean, mean + reach))
