@@ -50,8 +50,8 @@ Kind = TypeVar("Kind", bound=Record)
 
 
 def experiment(model: str = "paretopipe_worker.model.tiny:network", **keys: Any) -> dict[str, Any]:
-    """A short experiment of one model, whose calls are those of its points alone."""
-    return {"models": [model], "phases": PHASES, "profile": False, **keys}
+    """A short experiment of one model."""
+    return {"models": [model], "phases": PHASES, **keys}
 
 
 def of(kind: type[Kind], lines: Sequence[Record]) -> list[Kind]:
@@ -209,7 +209,10 @@ def on_link(hosts: Sequence[Namespace], names: Sequence[str] = HOSTS) -> dict[st
 
 
 def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> Lab:
-    """Plan an experiment for hosts that are addresses of the loopback network."""
+    """Plan an experiment for hosts that are addresses of the loopback network.
+
+    Unless it says so there are no profiles: a model's calls are those of its points alone.
+    """
     described: Sequence[dict[str, Any]] = [
         {
             "name": name,
@@ -222,7 +225,11 @@ def lab(folder: Path, experiment: dict[str, Any], **hosts: dict[str, Any]) -> La
     ]
     results, cache = folder / "run", folder / "cache"
     plan = prepare(
-        "test", spec.parse(experiment), fleet.parse(json.dumps(described)), results, cache
+        "test",
+        spec.parse({"profile": False} | experiment),
+        fleet.parse(json.dumps(described)),
+        results,
+        cache,
     )
     made = Lab(plan, results, cache)
     made.secret.touch(mode=0o600)
