@@ -141,6 +141,7 @@ def test_noise_and_ties_do_not_make_it_wrong(run: Run, plan: Plan) -> None:
     assert share <= 0.25, "of equal points one is enough"
 
 
+@pytest.mark.long
 def test_without_predictions_it_learns_from_what_it_measures(run: Run, plan: Plan) -> None:
     true = truth(plan)
     share, worse = outcome(run, measuring(true), off(true, np.full(len(true), np.nan)))
@@ -148,6 +149,7 @@ def test_without_predictions_it_learns_from_what_it_measures(run: Run, plan: Pla
     assert worse <= EPSILON
 
 
+@pytest.mark.long
 def test_a_looser_epsilon_spares_more(run: Run, plan: Plan) -> None:
     true = truth(plan)
     draws = np.random.default_rng(4)
@@ -158,6 +160,7 @@ def test_a_looser_epsilon_spares_more(run: Run, plan: Plan) -> None:
     assert worse <= 0.3
 
 
+@pytest.mark.long
 def test_uncertain_replicates_let_fewer_points_be_left_out(run: Run, plan: Plan) -> None:
     true = truth(plan)
     sure, _ = outcome(run, measuring(true, noise=0.0001, replicates=3), true)
