@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.answers.limits import Limit
 from analysis.column import CHOICES, OBJECTIVES
@@ -68,11 +69,16 @@ def knee(values: pd.DataFrame, objectives: Mapping[str, str]) -> Any:
     objectives
         Columns, and whether less or more of each is better.
     """
-    signs = np.array([1.0 if way == "min" else -1.0 for way in objectives.values()])
-    costs = values[list(objectives)].to_numpy(dtype=np.float64) * signs
+    front = values[list(objectives)].to_numpy(dtype=np.float64)
+    return values.index[furthest(front, list(objectives.values()))]
+
+
+def furthest(front: NDArray[np.float64], directions: Sequence[str]) -> int:
+    """The row of a front, an array (n, m), that is its :func:`knee`."""
+    costs = front * [1.0 if way == "min" else -1.0 for way in directions]
     extent = np.ptp(costs, axis=0)
     scaled = (costs - costs.min(axis=0)) / np.where(extent > 0, extent, 1.0)
-    return values.index[int(np.argmin(scaled.sum(axis=1)))]
+    return int(np.argmin(scaled.sum(axis=1)))
 
 
 def _choice(

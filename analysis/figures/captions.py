@@ -221,7 +221,7 @@ def explain(
     told = {name: value for name, value in common.items() if value != USUAL.get(name, _NONE)}
     title = [worded(name, value) for name, value in told.items()]
     said = [*_emulation(points, stages), *_links(points), *_disturbances(points)]
-    said += [*_abbreviations(points), *notes]
+    said += [*abbreviations(points), *notes]
     skipped = int((points["status"] == "skipped").sum())
     lost = int((points["status"] != "ok").sum()) - skipped
     if skipped:
@@ -272,7 +272,7 @@ def _disturbances(points: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _abbreviations(points: pd.DataFrame) -> Iterator[str]:
+def abbreviations(points: pd.DataFrame) -> Iterator[str]:
     """Say what shortened names stand for, with one example of each, and what a missing host is."""
     short = names.shortened(points["split"].unique())
     examples = {
