@@ -77,7 +77,7 @@ def hold(copy: Checkout, output: str) -> None:
     assert set(rest["status"]) <= {"skipped"}
     assert rest["reason"].notna().all()
     assert f"ended after generation {len(decided)}: " in output
-    assert ("left out, " in output) == bool(len(rest)), output
+    assert ("\nleft out, " in output) == bool(len(rest)), output
     nothing_left(copy)
 
 
