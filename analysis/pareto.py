@@ -195,16 +195,15 @@ def _doubts(table: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     ``without_interval``: see :func:`analysis.tables.certainty.without_interval`. ``points``: how
-    many have each status. The others are lists of points. ``failures``: those
-    without figures, why, and how often they were tried. ``marked``: the link was not as asked for,
-    and in what. ``late``: a relay was late, and by how much. ``disturbed``: a host was disturbed.
-    ``apart``: other sources were not measured for part of the time. ``unclocked``: there is no
-    forward latency, and why.
-    ``unattributed``: the parts do not add up to the latency. ``rateless``: there is no throughput,
-    and why. ``unsteady``: a leg began before its items were steady. ``unresolved``: the replicates
-    do not tell whether it is on the front.
+    many have each status. The others are lists of points. ``failures``: those without figures that
+    were not skipped, why, and how often they were tried. ``marked``: the link
+    was not as asked for, and in what. ``late``: a relay was late, and by how much. ``disturbed``: a
+    host was disturbed. ``apart``: other sources were not measured for part of the time.
+    ``unclocked``: there is no forward latency, and why. ``unattributed``: the parts do not add up
+    to the latency. ``rateless``: there is no throughput, and why. ``unsteady``: a leg began before
+    its items were steady. ``unresolved``: the replicates do not tell whether it is on the front.
     """
-    ok = table["status"] == "ok"
+    ok, skipped = (table["status"] == status for status in ("ok", "skipped"))
     never = [
         table[f"{phase}_warmup_ended_by"].eq("never steady").fillna(False) for phase in MEASURED
     ]
@@ -213,8 +212,10 @@ def _doubts(table: pd.DataFrame) -> dict[str, Any]:
     counts = table["status"].value_counts()
     return {
         "without_interval": certainty.without_interval(table),
-        "points": {name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing")},
-        "failures": _named(table[~ok], "status", "reason", "tries"),
+        "points": {
+            name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing", "skipped")
+        },
+        "failures": _named(table[~ok & ~skipped], "status", "reason", "tries"),
         "marked": _named(table[marks.uncertified(table)], "link_certified", "link_certificate"),
         "late": _named(table[marks.late(table)], "relay_late_p99_ms"),
         "disturbed": _named(table[marks.disturbed(table)], "disturbances", "legs_again"),

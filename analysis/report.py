@@ -25,6 +25,7 @@ _SHOWN = {
     "output": "output",
 }
 
+_WITHOUT = ("failed", "missing", "skipped")
 _PROBABILITY = "front_probability"
 _SHOWN_OPEN = 5
 
@@ -51,7 +52,7 @@ def text(document: dict[str, Any]) -> str:
     counts = document["points"]
     total = sum(counts.values())
     said = f"{counts['ok']} of {total} points measured"
-    said += "".join(f", {counts[name]} {name}" for name in ("failed", "missing") if counts[name])
+    said += "".join(f", {counts[name]} {name}" for name in _WITHOUT if counts[name])
     parts.append("\n".join([said, *_reasons(document["failures"])]))
     if document["rateless"]:
         parts.append("\n".join(_rateless(document["rateless"])))

@@ -35,11 +35,11 @@ class Turn:
 _ADAPTER = TypeAdapter(Turn)
 
 
-def beside(run: Path) -> dict[Attempt, list[str]]:
-    """The attempts that ran at the same time as each attempt, without the other lanes of its own.
+def turns(run: Path) -> list[Turn]:
+    """The turns of a run, in the order in which they ended.
 
     Attempts that were interrupted are missing, and so are all of runs from before there was such a
-    file. Attempts are named ``SESSION.ATTEMPT``.
+    file.
 
     Raises
     ------
@@ -48,21 +48,44 @@ def beside(run: Path) -> dict[Attempt, list[str]]:
     """
     path = run / FILE
     lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
-    turns = []
+    found = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            turns.append(_ADAPTER.validate_json(line))
+            found.append(_ADAPTER.validate_json(line))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise RunError(f"{path}, line {number}: {where}: {first['msg']}") from error
+    return found
+
+
+def hours(run: Path) -> float:
+    """Hours in which sessions of a run ran; those that ran side by side count once."""
+    taken_ns, until_ns = 0, 0
+    for turn in sorted(turns(run), key=lambda turn: turn.began_unix_ns):
+        taken_ns += max(0, turn.ended_unix_ns - max(turn.began_unix_ns, until_ns))
+        until_ns = max(until_ns, turn.ended_unix_ns)
+    return taken_ns / 3.6e12
+
+
+def beside(run: Path) -> dict[Attempt, list[str]]:
+    """The attempts that ran at the same time as each attempt, without the other lanes of its own.
+
+    Attempts are named ``SESSION.ATTEMPT``.
+
+    Raises
+    ------
+    RunError
+        As of :func:`turns`.
+    """
+    found = turns(run)
     return {
         (session, turn.attempt): [
             f"{name}.{other.attempt}"
-            for other in turns
+            for other in found
             if other is not turn and turn.overlaps(other)
             for name in other.sessions
         ]
-        for turn in turns
+        for turn in found
         for session in turn.sessions
     }

@@ -78,7 +78,7 @@ def test_a_measure_is_added_as_contributing_says(checkout: Path) -> None:
     (measures / "toy.py").write_text(MEASURE)
     replicates, columns = measures / "replicates.py", checkout / "analysis/tables/columns.py"
     insert(replicates, "from analysis.measures import completions", ", toy")
-    insert(replicates, "    figures = (\n", "        toy.worst(source),\n")
+    insert(replicates, "    return (\n", "        toy.worst(source),\n")
     insert(columns, "from analysis.measures import energy, forward, legs", ", toy")
     insert(columns, "SECTIONS: dict[str, tuple[Column, ...]] = {\n", '    "Toy": toy.COLUMNS,\n')
     with tarfile.open(ROOT / "tests" / "data" / "run-before-rooms.tar.xz") as archive:

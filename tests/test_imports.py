@@ -43,6 +43,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "measures": {"column", "run"},
         "tables": {"column", "run", "measures"},
         "prediction": {"column", "run", "measures", "tables"},
+        "guiding": {"column", "run", "measures", "tables", "prediction"},
         "answers": {"column", "run", "measures", "tables", "prediction"},
         "figures": {"column", "run", "measures", "tables", "prediction"},
     },

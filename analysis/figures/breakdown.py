@@ -238,7 +238,7 @@ def _bars(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
         axes.bar(ticks, top - bottom, 0.78, bottom, lw=0, label=name, **styles[name])
     latency = points[_LATENCY].to_numpy()
     axes.hlines(latency, ticks - 0.39, ticks + 0.39, color="black", lw=1)
-    for tick in ticks[points["status"] != "ok"]:
+    for tick in ticks[_lost(points)]:
         axes.text(
             tick,
             0.04,
@@ -250,6 +250,11 @@ def _bars(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
             fontsize=labels.FONT_PT,
             color="0.35",
         )
+
+
+def _lost(points: pd.DataFrame) -> pd.Series:
+    """Points that should have figures and have none."""
+    return ~points["status"].isin(("ok", "skipped"))
 
 
 def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
@@ -266,7 +271,7 @@ def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
     if cuts.str.len().max() > 1:
         begins = (cuts.str[0] != cuts.str[0].shift()).to_numpy()
         axes.vlines(edges[:-1][begins][1:], 0, 1, transform=axes.get_xaxis_transform(), **_NEXT)
-    best, failed = points[points["on_front"]], points[points["status"] != "ok"]
+    best, failed = points[points["on_front"]], points[_lost(points)]
     # An empty line of marks outside the axes would break the layout.
     if len(best):
         axes.plot(best["position"], best[_LATENCY], **_ON_FRONT)
@@ -337,5 +342,5 @@ def _legend(points: pd.DataFrame, parts: pd.DataFrame, crowded: bool) -> Iterato
         yield Line2D([], [], **_ON_FRONT, label="on the Pareto front")
     if crowded and _ranks(points) > 2:
         yield Line2D([], [], **_NEXT, label="next first cut")
-    if crowded and (points["status"] != "ok").any():
+    if crowded and _lost(points).any():
         yield Line2D([], [], **_FAILED, label="failed")

@@ -229,7 +229,10 @@ def explain(
         *_disturbances(points),
     ]
     said += [*abbreviations(points), *notes]
-    lost = int((points["status"] != "ok").sum())
+    skipped = int((points["status"] == "skipped").sum())
+    lost = int((points["status"] != "ok").sum()) - skipped
+    if skipped:
+        said.append(f"{skipped} of {len(points)} points were left out by the guide, see points.csv")
     if lost:
         said.append(f"{lost} of {len(points)} points have no figures, see points.csv")
     return Caption(f"{points['model'].iloc[0]}: {', '.join(title)}", tuple(said), tuple(legend))

@@ -102,7 +102,7 @@ def _outcome() -> Iterator[Column]:
         "status",
         "",
         "`ok`: at least one replicate was measured; `failed`: all that were tried failed; "
-        "`missing`: none was tried.",
+        "`missing`: none was tried; `skipped`: none was, since a guided sweep left it out.",
     )
     yield Column(
         "reason",

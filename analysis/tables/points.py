@@ -18,6 +18,7 @@ from analysis.tables.certainty import certainty
 from analysis.tables.columns import COLUMNS, POINTS
 from analysis.tables.joint import joint
 from paretopipe_worker.cuts import FIRST, LAST
+from paretopipe_worker.plan import generations
 from paretopipe_worker.plan.labels import placement_label, runtimes_label, split_label
 from paretopipe_worker.plan.plan import Plan
 
@@ -51,6 +52,9 @@ def points(
     """
     measured = replicates(run) if measured is None else measured
     table = planned(run.plan).merge(outcomes(measured), on="point")
+    history = generations.of(run.plan, run.path)
+    if history is not None:
+        table = skipped(table, history.reasons(run.plan))
     counted = measured[measured["status"] == "ok"]
     for figures in (reduced(counted, ["point"], COLUMNS), joint(counted)):
         table = table.merge(figures, on="point", how="left")
@@ -133,6 +137,24 @@ def position(places: Sequence[int], cuts: int) -> int:
         later = len(places) - number
         before += sum(math.comb(cuts - 1 - at + later, later) for at in range(least, place))
     return before
+
+
+def skipped(table: pd.DataFrame, reasons: Mapping[str, str]) -> pd.DataFrame:
+    """Mark the points that a guided sweep left out, of which nothing was tried.
+
+    Parameters
+    ----------
+    table
+        Columns ``point``, ``status``, ``reason``.
+    reasons
+        Why points are left out, by id.
+    """
+    told = table["point"].map(reasons)
+    left_out = told.notna() & (table["status"] == "missing")
+    return table.assign(
+        status=table["status"].mask(left_out, "skipped"),
+        reason=table["reason"].mask(left_out, told),
+    )
 
 
 def outcomes(measured: pd.DataFrame) -> pd.DataFrame:

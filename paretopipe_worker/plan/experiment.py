@@ -308,11 +308,11 @@ class Experiment:
     path. `wire` names the formats in which tensors cross on their way forward.
     `sources` are how many sources share the sink's host, each with a pipeline like the placement's
     (:mod:`paretopipe_worker.plan.lanes`).
-    `strategy` says which of the splits are measured: ``all``, or a sample. Without one all are, as
-    long as the plan is within `limit`. Each entry of `runtimes` says what executes the stages: a
-    runtime for all hosts, a mapping of hosts to runtimes, or ``inventory``, which also holds for
-    hosts that a mapping leaves out. A `dtype` of ``int8`` is float32 quantised by the runtime.
-    `busy` says whether hosts run their background load meanwhile, those of the inventory that have
+    `strategy` says which splits are measured: ``all``, a sample, or ``guided`` by what is measured
+    first. Without one all are, where the plan is within `limit`. Each entry of `runtimes` says what
+    executes the stages: a runtime for all hosts, a mapping of hosts to runtimes, or ``inventory``,
+    which also holds for hosts that a mapping leaves out. A `dtype` of ``int8`` is float32 quantised
+    by the runtime. `busy` says whether hosts run their background load meanwhile, those that have
     one. `profile` says how hosts profile their programs, or is false where they do not.
     """
 

@@ -11,6 +11,7 @@ from paretopipe_worker.cuts import PLAIN, CutTable
 from paretopipe_worker.plan.experiment import INVENTORY, Experiment
 from paretopipe_worker.plan.fleet import Host
 from paretopipe_worker.plan.plan import Plan
+from paretopipe_worker.plan.strategy import Guided
 
 
 def digest(plan: Plan) -> str:
@@ -85,7 +86,8 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
     document = _without(replace(experiment, models=models), "description", "limit", "profile")
     if document["sources"] == (1,):
         del document["sources"]
-    if document["strategy"] in (None, "all"):
+    # What a guide measures of a plan of all splits, it measures as it is measured without one.
+    if document["strategy"] in (None, "all") or isinstance(experiment.strategy, Guided):
         del document["strategy"]
     if document["splits"]["max_tensors"] == 1:
         del document["splits"]["max_tensors"]

@@ -22,8 +22,8 @@ def hold(experiment: Experiment, what: Literal["points", "hours"], found: float)
         return
     raise PlanError(
         f"limit.{what}: all splits together make a plan of {_rounded(found)} {what}, and the limit "
-        f"is {_rounded(most)}; allowed: strategy: all (measures them all the same), strategy: "
-        "{sample: N} (draws N splits of each model), a list in splits.cuts, or another limit"
+        f"is {_rounded(most)}; allowed: strategy: all (measures them all the same), guided (those "
+        "that may be best), {sample: N} (N of each model), a list in splits.cuts, or another limit"
     )
 
 

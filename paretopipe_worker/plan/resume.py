@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paretopipe_worker.plan import attempts, code, executing, refusals, turns
+from paretopipe_worker.plan import attempts, code, executing, generations, refusals, turns
 from paretopipe_worker.plan import plan as plans
-from paretopipe_worker.plan.attempts import Attempt
+from paretopipe_worker.plan.attempts import Attempt, Attempts
 from paretopipe_worker.plan.belonging import Belonging
 from paretopipe_worker.plan.experiment import Experiment
 from paretopipe_worker.plan.fleet import Busy, Host
+from paretopipe_worker.plan.generations import History
 from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.lanes import hosts_of
 from paretopipe_worker.plan.outcome import Outcome
@@ -94,7 +95,9 @@ def todo(
     Points that were being measured when a session broke come last. `failures` has a line for each
     point that failed by itself and has no attempt that counts, `refused` one for each model that
     could not be planned, `files` the names of all files that each host needs, `turns` the places of
-    its `sessions`.
+    its `sessions`. Of a guided sweep only the points of its generations are listed, and `guided`
+    says how far it is: its `state`, which is ``measure``, ``decide`` what comes next, or ``ended``,
+    and its `progress` in words. `walk` of each session is the number of attempts before all these.
 
     Parameters
     ----------
@@ -108,23 +111,20 @@ def todo(
     Raises
     ------
     RecordError
-        When records are of another schema, run or plan, or of other code or another torch.
+        When records are of another schema, run, plan, code or torch, or decisions are damaged.
     """
     sending = sending or Sending(plan)
+    history = generations.of(plan, results)
     read = attempts.read(plan, results)
     read.belonging.hold_code(code.digest(), _HERE)
     read.belonging.hold_torch(torch or {}, "now")
-    found = _Remaining(sending.refusals, retry_failed, uncertified or {})
-    tasks = []
-    for group in plan.groups:
-        tried = {session.id: read.of(session.id) for session in group}
-        lists = (found.add(plan, session, tried[session.id]) for session in group)
-        if left := list(itertools.chain(*lists)):
-            every = list(itertools.chain(*tried.values()))
-            number = max((attempt.number for attempt in every), default=0) + 1
-            tasks.append(_task(plan, _lacking(group, left, every), number, sending))
+    asked = None if history is None else history.asked
+    found = _Remaining(sending.refusals, retry_failed, uncertified or {}, asked)
+    tasks = _tasks(plan, read, found, sending)
     seconds = turns.arrange(tasks, side_by_side)
-    lines = _text(len(plan.groups), tasks, found, seconds), *refusals.told(sending.refusals)
+    guided = None if history is None else _guided(plan, history, tasks, sending)
+    lines = [guided["progress"]] if guided else []
+    lines += [_text(len(plan.groups), tasks, found, seconds), *refusals.told(sending.refusals)]
     return {
         "done": len(plan.groups) - len(tasks),
         "sessions": tasks,
@@ -133,9 +133,38 @@ def todo(
         "files": sending.files,
         "turns": turns.of_hosts(tasks, [host.name for host in plan.hosts]),
         "refused": plan.refused,
+        "guided": guided,
         "predicted_s": round(seconds, 1),
         "text": "\n".join([*lines, *read.damages]),
     }
+
+
+def _tasks(plan: Plan, read: Attempts, found: _Remaining, sending: Sending) -> list[dict[str, Any]]:
+    """The sessions that are not finished, those together that are launched together."""
+    tasks, walk = [], 0
+    for group in plan.groups:
+        tried = {session.id: read.of(session.id) for session in group}
+        every = list(itertools.chain(*tried.values()))
+        walk += len(every)
+        lists = (found.add(plan, session, tried[session.id]) for session in group)
+        if left := list(itertools.chain(*lists)):
+            number = max((attempt.number for attempt in every), default=0) + 1
+            tasks.append(_task(plan, _lacking(group, left, every), number, sending))
+    return [{**task, "walk": walk} for task in tasks]
+
+
+def _guided(
+    plan: Plan, history: History, tasks: Sequence[dict[str, Any]], sending: Sending
+) -> dict[str, str]:
+    """How far a guided sweep is; hosts are sent what later generations may need, too."""
+    for session in plan.sessions:
+        sending.add(session)
+    left = sum(len(lane["points"]) for task in tasks for lane in task["lanes"])
+    if not left and (end := history.end(plan.experiment.strategy)):
+        progress = f"ended after generation {history.number}: {end.told}"
+        return {"state": "ended", "progress": progress}
+    progress = f"generation {history.number}: {left} points to go"
+    return {"state": "measure" if left else "decide", "progress": progress}
 
 
 @dataclass
@@ -146,6 +175,8 @@ class _Remaining:
     ----------
     refused, retry_failed, uncertified
         Points that are not measured, and what `todo` was given.
+    asked
+        Points that are to be measured; None for all.
     again
         Number of points that are measured again though they count.
     failed
@@ -157,6 +188,7 @@ class _Remaining:
     refused: Collection[str]
     retry_failed: bool
     uncertified: Mapping[str, Collection[str]]
+    asked: Collection[str] | None = None
     again: int = 0
     failed: int = 0
     failures: list[str] = field(default_factory=list)
@@ -173,6 +205,8 @@ class _Remaining:
                     self.again += 1
                 continue
             if point.id in self.refused:
+                continue
+            if self.asked is not None and point.id not in self.asked:
                 continue
             if "failed" in statuses:
                 self.failures.append(_failure(session, point, outcomes))

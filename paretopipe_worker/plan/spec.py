@@ -28,7 +28,7 @@ from paretopipe_worker.plan.experiment import (
     PhaseSpec,
 )
 from paretopipe_worker.plan.session_specs import CertifySpec, ProfileSpec
-from paretopipe_worker.plan.strategy import LimitSpec, Sample, SplitSpec
+from paretopipe_worker.plan.strategy import GuideSpec, LimitSpec, Sample, SplitSpec
 from paretopipe_worker.usertext import is_path, located, shown
 
 _ADAPTER = TypeAdapter(Experiment)
@@ -38,6 +38,7 @@ _NESTED: dict[str, type] = {
     "tcp": TcpSettings,
     "splits": SplitSpec,
     "strategy": Sample,
+    "guided": GuideSpec,
     "limit": LimitSpec,
     "phases": PhaseSpec,
     "load": LoadSpec,

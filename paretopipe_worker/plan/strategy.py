@@ -80,19 +80,46 @@ class Sample:
     sample: Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
 
-_SAMPLE = TypeAdapter(Sample)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class GuideSpec:
+    """How a guided sweep ends: settled to within `epsilon`, or at a budget of `hours`.
+
+    It is settled when no point that was left out can be better than a measured one by more than the
+    share `epsilon` in latency and in throughput. Hours are those in which sessions run.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.02
+    hours: Annotated[float, Field(gt=0, le=1_000_000, strict=True)] | None = None
 
 
-def _strategy(value: object) -> Literal["all"] | Sample | None:
-    """Accept ``all`` or a sample."""
-    if value is None or value == "all" or isinstance(value, Sample):
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Guided:
+    """A strategy: measure what may be on the front, in generations (:mod:`.generations`).
+
+    The plan holds all splits that `splits.cuts` stands for. Which of them are measured follows from
+    what was measured before.
+    """
+
+    guided: GuideSpec
+
+
+_SAMPLE, _GUIDED = TypeAdapter(Sample), TypeAdapter(Guided)
+
+
+def _strategy(value: object) -> Literal["all"] | Sample | Guided | None:
+    """Accept ``all``, ``guided`` with or without its settings, or a sample."""
+    if value is None or value == "all" or isinstance(value, Sample | Guided):
         return value
-    if not isinstance(value, dict):
-        raise ValueError("must be 'all', or a mapping such as {sample: 20}")
-    return _SAMPLE.validate_python(value)
+    if value == "guided":
+        return Guided(GuideSpec())
+    if not isinstance(value, dict) or {"sample", "guided"} <= set(value):
+        raise ValueError(
+            "must be 'all', 'guided', or a mapping such as {sample: 20} or {guided: {hours: 2}}"
+        )
+    return (_GUIDED if "guided" in value else _SAMPLE).validate_python(value)
 
 
-Strategy = Annotated[Literal["all"] | Sample | None, PlainValidator(_strategy)]
+Strategy = Annotated[Literal["all"] | Sample | Guided | None, PlainValidator(_strategy)]
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from paretopipe_worker.plan import abilities, memory, refusals, splits, turns
+from paretopipe_worker.plan import abilities, memory, outset, refusals, splits, turns
 from paretopipe_worker.plan.experiment import MIN_ITEMS
 from paretopipe_worker.plan.labels import placement_label, readable
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.predict import MOST_LOSS, duration
+from paretopipe_worker.plan.strategy import Guided
 
 
 def summary(plan: Plan) -> str:
@@ -27,6 +28,7 @@ def summary(plan: Plan) -> str:
             *_about_splits(plan),
             f"about {duration(plan.predicted_hours * 3600)} predicted, with compute times taken on "
             "the controller and each host's speed_hint",
+            *_about_guided(plan),
             *_about_overlap(plan),
             *(f"NOT MEASURED: {line}" for line in plan.refused),
             *_about_hopeless(plan),
@@ -46,6 +48,27 @@ def _about_overlap(plan: Plan) -> Iterator[str]:
         yield (
             f"about {duration(together_s)} where sessions without a common host may run side by "
             "side (side_by_side)"
+        )
+
+
+def _about_guided(plan: Plan) -> Iterator[str]:
+    """Lines with what a guided sweep measures at least, and at most."""
+    strategy = plan.experiment.strategy
+    if not isinstance(strategy, Guided):
+        return
+    first, hours = outset.first(plan), strategy.guided.hours
+    least_s = outset.predicted_s(plan, first)
+    ends = sum(why == "endpoint" for why in first.values())
+    yield (
+        f"guided: from {len(first)} points ({ends} endpoints and a spread), about "
+        f"{duration(least_s)} predicted, to all {len(plan.points)}: measures what may be on a "
+        "front, until nothing that is left out could be better by more than "
+        f"{100 * strategy.guided.epsilon:g} %" + (f", for {hours:g} h at most" if hours else "")
+    )
+    if hours and least_s > 3600 * hours:
+        yield (
+            f"strategy.guided.hours: the first generation alone is predicted to take "
+            f"{duration(least_s)}; it is measured all the same"
         )
 
 

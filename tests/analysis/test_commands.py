@@ -60,7 +60,7 @@ def test_pareto_prints_one_json_document(fake: FakeRun, capsys: pytest.CaptureFi
     assert pareto.main([str(fake.path), "--json"]) == 0
     captured = capsys.readouterr()
     document = json.loads(captured.out)
-    assert document["points"] == {"ok": 1, "failed": 7, "missing": 0}
+    assert document["points"] == {"ok": 1, "failed": 7, "missing": 0, "skipped": 0}
     assert len(document["failures"]) == 7
     assert {row["status"] for row in document["failures"]} == {"failed"}
     assert [row["replicates"] for row in document["front"]] == [1]

@@ -33,6 +33,7 @@ class Walk:
         self.measured: list[str] = []
         self.action = action = plugin.ActionModule.__new__(plugin.ActionModule)
         action.given, action.host, action.playbook = {}, host, os.getppid()
+        action.walk = "0"
         action._file = lambda name, host, kind: folder / f"{name}@{host}.{kind}"
         action._fetch = action._stop = action._note_time = lambda *_: None
         action._record_failure = lambda _, reason: self.recorded.append(reason)

@@ -77,6 +77,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self.task_vars = task_vars or {}
         self.host = str(self.task_vars["inventory_hostname"])
         self.playbook = os.getppid()
+        # A guided sweep walks several times: who has left an earlier walk has not left this one.
+        self.walk = str(max((each["walk"] for each in self.given["sessions"]), default=0))
         with self._presence():
             failures = [
                 {"session": session["id"], "reason": reason}
@@ -301,7 +303,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     @contextmanager
     def _presence(self) -> Iterator[None]:
         """Hold a lock for as long as this instance lives, by which others see that it does."""
-        path = self._file("walk", self.host, "lock")
+        path = self._file(f"walk{self.walk}", self.host, "lock")
         with path.with_suffix(".new").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Under its own name nobody ever finds it without the lock.
@@ -311,7 +313,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _lost(self, host: str) -> bool:
         """Whether the instance of a host began its walk and has ended it, or was killed."""
         try:
-            with self._file("walk", host, "lock").open() as file:
+            with self._file(f"walk{self.walk}", host, "lock").open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return False

@@ -1,0 +1,1 @@
+"""Which points a guided sweep measures next, and which it leaves out."""

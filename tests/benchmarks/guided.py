@@ -1,0 +1,170 @@
+"""Guided sweeps replayed on runs that measured every point.
+
+An oracle answers from a run's replicates in place of its hosts, so the guide sees what it would
+have seen. The figure found is by what share the front of the points that were measured is worse
+than the whole front, in the run's worst group of comparable points (additive epsilon indicator of
+logarithms). Beside it stands random choice of as many: all endpoints, and other points drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures.style import DPI, STYLE, palette
+from analysis.guiding.candidates import Predictor
+from analysis.measures.replicates import replicates
+from analysis.prediction.predicting import predictions
+from analysis.run import read
+from paretopipe_worker.plan import outset
+from paretopipe_worker.plan.strategy import GuideSpec
+from tests.benchmarks.report import Check, parser, show
+from tests.helpers.replaying import Fronts, figures, replay
+
+SHARE, LARGE = 0.25, 100
+"""Most points that are measured, as a share, of runs that have so many or more."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """By what share fronts are worse, in per cent, by the number of points measured.
+
+    `chosen` are random choices, an array (choices, counts) at the numbers `counts`.
+    """
+
+    run: str
+    points: int
+    guided: tuple[float, ...]
+    endpoints: int
+    counts: tuple[int, ...]
+    chosen: np.ndarray
+
+
+def curves(path: Path, spec: GuideSpec, predictor: Predictor, seeds: int) -> tuple[Curves, int]:
+    """Replay one run; the curves, and the number of generations."""
+    run = read(path)
+    measured = replicates(run)
+    table = figures(run.plan, measured)
+    fronts = Fronts.of(table)
+    replayed = replay(run, measured, predictor, spec)
+    ends = [point for point, why in outset.first(run.plan).items() if why == "endpoint"]
+    order = [*ends, *(point for point in replayed.points if point not in ends)]
+    guided = [fronts.worse_by(order[:count]) for count in range(len(ends), len(order) + 1)]
+    others = np.array([point for point in table["point"] if point not in set(ends)])
+    most = len(ends) + len(others)
+    counts = {len(order), *np.linspace(len(ends), most, 15).round().astype(int).tolist()}
+    chosen = []
+    for seed in range(seeds):
+        # More and more of one order, so that a curve never gets worse.
+        drawn = np.random.default_rng(seed).permutation(others)
+        chosen.append(
+            [fronts.worse_by([*ends, *drawn[: count - len(ends)]]) for count in sorted(counts)]
+        )
+    found = Curves(
+        run.plan.run,
+        len(run.plan.points),
+        tuple(100 * share for share in guided),
+        len(ends),
+        tuple(sorted(counts)),
+        100 * np.array(chosen),
+    )
+    return found, len(replayed.generations)
+
+
+def row(found: Curves, generations: int) -> dict[str, Any]:
+    """The figures of one run."""
+    count = found.endpoints + len(found.guided) - 1
+    chosen = found.chosen[:, found.counts.index(count)]
+    return {
+        "run": found.run,
+        "points": found.points,
+        "measured": count,
+        "share": round(count / found.points, 4),
+        "generations": generations,
+        "worse_percent": round(found.guided[-1], 4),
+        "random_mean_percent": round(float(chosen.mean()), 4),
+        "random_deviation_percent": round(float(chosen.std()), 4),
+        "random_choices": len(chosen),
+        "random_better_share": float((chosen < found.guided[-1]).mean()),
+    }
+
+
+def checks(rows: Sequence[dict[str, Any]], epsilon: float) -> Iterator[Check]:
+    """What the issue asks of every run."""
+    for each in rows:
+        name = each["run"]
+        if each["points"] >= LARGE:
+            yield Check(f"{name}: share of points measured", each["share"], SHARE, "lower")
+        worse, mean = each["worse_percent"], each["random_mean_percent"]
+        yield Check(f"{name}: front worse by, per cent", worse, 100 * epsilon, "lower")
+        yield Check(f"{name}: the same, beside random choice of as many", worse, mean, "lower")
+
+
+def draw(found: Sequence[Curves], epsilon: float, file: Path) -> None:
+    """Draw both by the number of points, a panel for each run."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6 * len(found), 3.6), layout="constrained")
+        for axes, each in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+            _panel(axes, each, epsilon)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        figure.savefig(file, dpi=DPI)
+
+
+def _panel(axes: Axes, found: Curves, epsilon: float) -> None:
+    """One run."""
+    blue, orange = palette()[:2]
+    counts = np.array(found.counts)
+    low, middle, high = np.percentile(found.chosen, [10, 50, 90], axis=0)
+    axes.fill_between(counts, low, high, color=orange, alpha=0.25, lw=0, label="random, 80 %")
+    axes.plot(counts, middle, color=orange, lw=1.4, label="random, median")
+    begin, end = found.endpoints, found.endpoints + len(found.guided) - 1
+    axes.plot(range(begin, end + 1), found.guided, color=blue, lw=1.8, label="guided")
+    axes.plot(end, found.guided[-1], marker="o", color=blue, ms=5, ls="", clip_on=False, zorder=5)
+    axes.annotate(
+        f"ends by itself\nat {end} points",
+        (end, found.guided[-1]),
+        xytext=(10, 28),
+        textcoords="offset points",
+        fontsize=8,
+        color=blue,
+        arrowprops={"arrowstyle": "-", "color": blue, "lw": 0.7},
+    )
+    axes.axhline(100 * epsilon, color="0.4", lw=0.8, ls=(0, (4, 3)), label="epsilon")
+    axes.set_yscale("symlog", linthresh=1, linscale=0.6)
+    axes.set_ylim(0, 1.4 * max(found.chosen.max(), max(found.guided), 200 * epsilon))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlim(begin, found.points)
+    axes.set_xlabel(f"points measured, of {found.points} ({begin} are endpoints)")
+    axes.set_ylabel("front worse by, per cent")
+    axes.set_title(found.run)
+    axes.grid(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def measure(
+    runs: Sequence[Path], file: Path, *, quick: bool = False, predictor: Predictor = predictions
+) -> tuple[list[dict[str, Any]], list[Check]]:
+    """Replay runs, and draw what was found into a file; rows and checks."""
+    spec = GuideSpec()
+    found = [curves(path, spec, predictor, 10 if quick else 200) for path in runs]
+    rows = [row(*each) for each in found]
+    draw([each for each, _ in found], spec.epsilon, file)
+    return rows, list(checks(rows, spec.epsilon))
+
+
+if __name__ == "__main__":
+    options_of = parser("guided", __doc__)
+    options_of.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="results/RUN")
+    options_of.add_argument(
+        "--figure", type=Path, default=Path("guided.png"), help="PNG to draw (default: guided.png)"
+    )
+    options = options_of.parse_args()
+    show("guided", options, *measure(options.runs, options.figure, quick=options.quick))
