@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A file runs in one process, and files keep their order: those that take long come first.
 SHARED = --dist loadfile --no-loadscope-reorder
 # First what may run side by side, then what needs the machine to itself.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone$(1)" -n 2 $(SHARED) && $(BIN)/python -m pytest -m "alone$(1)"
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone$(1)" -n 3 $(SHARED) && $(BIN)/python -m pytest -m "alone$(1)"
 
 ROLE_CODE := $(wildcard roles/*/files/*.py roles/*/library/*.py roles/*/action_plugins/*.py)
 
@@ -26,7 +26,7 @@ sweep: .venv
 	$(BIN)/ansible-playbook sweep.yml -i inventory/local $(if $(ARGS),$(ARGS))
 
 check: .venv/.dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not alone and not slow and not long" -n 2 $(SHARED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not alone and not slow and not long" -n 3 $(SHARED)
 
 test: .venv/.dev .test-packages lint
 	$(call PYTEST, and not long)
