@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import backends, report
+from analysis import backends
 from analysis.answers import limits
 from analysis.answers.limits import Limit
 from analysis.answers.telling import answers
@@ -22,6 +22,7 @@ from analysis.measures import marks
 from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
+from analysis.report import terminal
 from analysis.run import Run, RunError, processes, read
 from analysis.tables import backend_costs, certainty, front
 from analysis.tables.columns import FRONT
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     for warning in document["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print(json.dumps(document, indent=1) if options.json else report.text(document))
+    print(json.dumps(document, indent=1) if options.json else terminal.text(document))
     return 0
 
 

@@ -43,6 +43,9 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "prediction": {"column", "run", "measures", "tables"},
         "answers": {"column", "run", "measures", "tables", "prediction"},
         "figures": {"column", "run", "measures", "tables", "prediction"},
+        "report": {
+            *("column", "run", "measures", "tables", "prediction", "answers", "figures"),
+        },
     },
 }
 """The rooms of each package, lowest first, and what each may import beside itself.

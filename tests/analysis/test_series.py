@@ -13,7 +13,7 @@ from analysis.column import chosen_objectives
 from analysis.figures import front_figure
 from analysis.figures.series import Series
 from analysis.pareto import main
-from analysis.report import text
+from analysis.report.terminal import text
 from analysis.tables import front
 from tests.helpers.analysed import tables_of
 from tests.helpers.fake_plan import TWO_LINKS, make, tiny_table

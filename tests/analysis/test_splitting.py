@@ -11,7 +11,7 @@ import pytest
 
 from analysis.answers.splitting import LATENCY, THROUGHPUT, Gain, said, verdicts
 from analysis.pareto import main
-from analysis.report import text
+from analysis.report.terminal import text
 from analysis.tables.front import GROUP
 from tests.helpers.fake_plan import make, tiny_table
 from tests.helpers.fake_run import FakeRun

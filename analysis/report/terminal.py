@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import backends
 from analysis.answers.telling import title, told
+from analysis.report import backends
 from analysis.tables import front
 from analysis.tables.certainty import MOST_FURTHER
 from paretopipe_worker.plan.labels import (
