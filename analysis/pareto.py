@@ -1,4 +1,4 @@
-"""``python -m analysis.pareto results/RUN``: tables, fronts and figures from raw records alone."""
+"""``python -m analysis.pareto results/RUN``: tables, fronts, figures and a report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from analysis.measures import marks
 from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
-from analysis.report import terminal
+from analysis.report import html, terminal
 from analysis.run import Run, RunError, processes, read
 from analysis.tables import backend_costs, certainty, front
 from analysis.tables.columns import FRONT
@@ -39,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Recompute a run's tables and figures and print its fronts; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.pareto",
-        description="Recompute points.csv, front.csv and figures/ of a run from its raw records, "
-        "and print the Pareto fronts.",
+        description="Recompute points.csv, front.csv, figures/ and report.html of a run from its raw "
+        "records, and print the Pareto fronts.",
     )
     parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
@@ -90,7 +90,7 @@ def analyse(
     objectives: Mapping[str, str] = OBJECTIVES,
     limited: Sequence[Limit] = (),
 ) -> dict[str, Any]:
-    """Write the tables and ``figures/`` of a run, and say what is in them.
+    """Write the tables, ``figures/`` and the report of a run, and say what is in them.
 
     Parameters
     ----------
@@ -112,7 +112,8 @@ def analyse(
     - those of :func:`analysis.answers.telling.answers`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
-    - ``files``: the files written. ``segments.csv`` is among them if a link follows a trace;
+    - ``files``: the tables and figures written. ``segments.csv`` is among them if a link follows a
+      trace; ``report``: the page;
     - ``warnings``: see :class:`analysis.run.Run`.
 
     Raises
@@ -130,7 +131,7 @@ def analyse(
     compared = backend_costs.compare(run, measured) if backend_costs.several(run) else None
     if compared is not None:
         drawn += backends.write(compared, path)
-    return {
+    document = {
         "run": run.plan.run,
         **_doubts(table),
         "processes": processes(run),
@@ -143,6 +144,8 @@ def analyse(
         "files": [str(file) for file in (*(path / name for name in tables), *drawn)],
         "warnings": list(run.warnings),
     }
+    known = tables if compared is None else tables | {"backends.csv": compared}
+    return document | {"report": str(html.write(run, measured, known, document))}
 
 
 def _write(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -18,18 +19,31 @@ LATENCY, THROUGHPUT = OBJECTIVES
 
 def text(table: pd.DataFrame) -> str:
     """The comparison as text: a table and a sentence for each model, link and backend."""
-    parts = []
+    parts = ["\n".join([title, _shown(rows), _said(rows)]) for title, rows in _groups(table)]
+    return "\n\n".join(parts or ["no cut was measured with two backends: nothing is compared"])
+
+
+def sentences(table: pd.DataFrame) -> list[dict[str, str]]:
+    """What each backend costs in each group: ``title`` and ``text``."""
+    return [
+        {"title": title, "text": _said(rows).replace("\n", "; ")} for title, rows in _groups(table)
+    ]
+
+
+def _groups(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of each model, link, backend and so on, with a title."""
     group = ["backend", "reference", *(name for name in GROUP if name != "backend")]
     for names, rows in table.groupby(group, sort=False):
         known: dict[str, Any] = dict(zip(group, names, strict=True))
-        title = (
-            f"{known['model']} over link {known['link']}: {known['backend']} minus "
-            f"{known['reference']}, {readable(known['placement'])}, batch "
-            f"{known['batch']}, window {known['window']}, "
-            + ", ".join([known["dtype"], *circumstances(*(known[n] for n in CIRCUMSTANCES))])
+        yield (
+            (
+                f"{known['model']} over link {known['link']}: {known['backend']} minus "
+                f"{known['reference']}, {readable(known['placement'])}, batch "
+                f"{known['batch']}, window {known['window']}, "
+                + ", ".join([known["dtype"], *circumstances(*(known[n] for n in CIRCUMSTANCES))])
+            ),
+            rows,
         )
-        parts.append("\n".join([title, _shown(rows), said(rows)]))
-    return "\n\n".join(parts or ["no cut was measured with two backends: nothing is compared"])
 
 
 def _shown(rows: pd.DataFrame) -> str:
@@ -63,7 +77,7 @@ def _signed(value: float) -> str:
     return "-" if pd.isna(value) else f"{value:+.3f}"
 
 
-def said(rows: pd.DataFrame) -> str:
+def _said(rows: pd.DataFrame) -> str:
     """A sentence: how large the difference of the latency is, and which kind it comes from."""
     latency = rows[rows["quantity"] == LATENCY]
     median, apart = (

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.answers.summary import sentence
 from analysis.answers.telling import title, told
 from analysis.report import backends
 from analysis.tables import front
@@ -74,6 +75,7 @@ def text(document: dict[str, Any]) -> str:
     parts.append(_processes(document["processes"]))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
     parts.append("\n".join(["Where to split?", *told(document)]))
+    parts.append(f"{sentence(document['verdicts'])}\nReport: {document['report']}")
     return "\n\n".join(parts)
 
 

@@ -1,0 +1,151 @@
+"""What the page says first: what to be wary of, and the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+
+from analysis.answers.splitting import UNSURE
+from analysis.answers.summary import short_titles
+from analysis.answers.telling import told
+from analysis.column import CHOICES, OBJECTIVES
+from analysis.run import Run
+from analysis.tables import front
+from analysis.tables.certainty import LEAST_REPLICATES
+from paretopipe_worker.plan.labels import readable
+
+_NOUN = {column: name for name, column in CHOICES.items()}
+_LACKING = (
+    ("failed", "failed", "failed"),
+    ("missing", "was never tried", "were never tried"),
+    ("skipped", "was skipped by the guided sweep", "were skipped by the guided sweep"),
+)
+_TONES = {"better": "pays", "open": "open", "worse": "not"}
+
+
+def warnings(document: Mapping[str, Any], points: pd.DataFrame) -> Iterator[str]:
+    """What a reader must know before any figure.
+
+    Parameters
+    ----------
+    document
+        As :func:`analysis.pareto.analyse` returns it.
+    points
+        The table ``points.csv``.
+    """
+    counts = document["points"]
+    measured = points[points["status"] == "ok"]
+    if not counts["ok"]:
+        yield "No point was measured: there is nothing to compare."
+    elif (least := int(measured["replicates"].min())) < LEAST_REPLICATES:
+        many = "once" if least == 1 else f"{least} times"
+        some = "Every point" if measured["replicates"].nunique() == 1 else "Some points"
+        verb = "was" if some == "Every point" else "were"
+        yield (
+            f"{some} {verb} measured {many}. Fewer than {LEAST_REPLICATES} replicates give no "
+            "intervals and no probabilities: how sure these results are is not known."
+        )
+    total = len(points)
+    for status, one, several in _LACKING:
+        if number := int((points["status"] == status).sum()):
+            yield f"{number} of {total} points {one if number == 1 else several}."
+    if (number := len(document["marked"])) and not document["uncertified"]:
+        yield (
+            f"{number} of {total} points {_were(number)} left off the fronts: their link was "
+            "not as asked for."
+        )
+    if number := len(document["disturbed"]):
+        yield f"{number} of {total} points {_were(number)} measured on a disturbed host."
+    yield from document["warnings"]
+
+
+def _were(number: int) -> str:
+    """The verb for so many."""
+    return "was" if number == 1 else "were"
+
+
+def cards(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verdict and the choice of each group.
+
+    Returns
+    -------
+    For each group ``title``, ``headline``, ``tone`` (``pays``, ``open``, ``not`` or ``unknown``),
+    ``clauses``, each with what it is of and its own tone, and ``take``, what to choose.
+    """
+    verdicts = document["verdicts"]
+    found = []
+    for row, title in zip(verdicts, short_titles(verdicts), strict=True):
+        gains = row["gains"]
+        tones = [_TONES[gain["verdict"]] for gain in gains.values()]
+        tone = next((each for each in ("pays", "open", "not") if each in tones), "unknown")
+        clauses = [
+            {"of": _NOUN[name], "text": _upper(gain["clause"]), "tone": _TONES[gain["verdict"]]}
+            for name, gain in gains.items()
+        ]
+        unsure = any(gain["probability"] is None for gain in gains.values())
+        found.append(
+            {
+                "title": title,
+                "headline": _upper(row["headline"] if gains else row["text"]),
+                "tone": tone,
+                "clauses": clauses,
+                "take": _choice(document["choices"], row),
+                "note": UNSURE.strip(" ()") if unsure else "",
+            }
+        )
+    return found
+
+
+def _choice(choices: list[dict[str, Any]], group: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What to take in a group; None where number formats compete in a wider one."""
+    for choice in choices:
+        if all(choice.get(name) == group[name] for name in front.GROUP):
+            return choice
+    return None
+
+
+def further(document: Mapping[str, Any]) -> list[str]:
+    """The answers beyond single groups: over all links, of hosts, and of fronts over formats."""
+    grouped = set(front.GROUP)
+    wider = [choice for choice in document["choices"] if not grouped <= set(choice)]
+    kept = {"choices": wider, "verdicts": [], "across_links": document["across_links"]}
+    lines = told(kept | {"hosts": document["hosts"]})
+    return [_upper(line.strip()) for line in lines]
+
+
+def facts(run: Run, points: pd.DataFrame) -> list[tuple[str, str]]:
+    """What was measured, where and when, in a few words each."""
+    started = [int(each) for each in run.stages["started_unix_ns"] if not pd.isna(each)]
+    replicates = points.loc[points["status"] == "ok", "replicates"]
+    span = sorted({int(each) for each in replicates})
+    told = [
+        ("Run", run.plan.run),
+        ("Models", ", ".join(points["model"].unique())),
+        ("Hosts", "; ".join(map(readable, points["placement"].unique()[:4]))),
+        ("Points", f"{(points['status'] == 'ok').sum()} of {len(points)} measured"),
+        ("Replicates", f"{span[0]} to {span[-1]}" if span[1:] else str(span[0]) if span else "0"),
+    ]
+    if started:
+        told.append(
+            ("Measured", datetime.fromtimestamp(min(started) / 1e9, UTC).strftime("%d %B %Y"))
+        )
+    stretched = [host for host in run.plan.hosts if host.device_emulated != 1]
+    emulated = [f"{host.name} ({host.device_emulated:g} times)" for host in stretched]
+    if emulated:
+        told.append(("Stretched", ", ".join(emulated)))
+    return told
+
+
+def weighed(objectives: Mapping[str, str]) -> str | None:
+    """The objectives of the fronts, where they are not the usual ones."""
+    if dict(objectives) == dict(OBJECTIVES):
+        return None
+    return ", ".join(_NOUN[name] for name in objectives)
+
+
+def _upper(text: str) -> str:
+    """The text with a capital letter."""
+    return text[:1].upper() + text[1:]

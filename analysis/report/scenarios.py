@@ -1,0 +1,103 @@
+"""Pipelines as the page computes them: what would be over a link that was never measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple
+from typing import Any
+
+import pandas as pd
+
+from analysis.figures.series import LINK
+from analysis.prediction.costs import Costs, Hop
+from analysis.prediction.parts import Parts, PredictionError, group_of
+from analysis.report.embedded import names, soles
+from analysis.run import Run
+from paretopipe_worker.plan.labels import placement_label, split_label
+from paretopipe_worker.plan.plan import Point
+from paretopipe_worker.plan.predict import WIRE_PER_PAYLOAD
+
+ASKED = (LINK, "window")
+"""What the page asks for in place of what was measured."""
+
+MS_PER_BYTE_AT_1_MBIT = 8e-3 * WIRE_PER_PAYLOAD
+"""For how long a wire of 1 Mbit/s is busy with a byte of tensor data."""
+
+
+def scenarios(run: Run, measured: pd.DataFrame, predictions: pd.DataFrame) -> list[dict[str, Any]]:
+    """The parts of every pipeline of a run, each once for all of its links and windows.
+
+    Parameters
+    ----------
+    run
+        The run.
+    measured
+        Its replicates, see :func:`analysis.measures.replicates.replicates`.
+    predictions
+        The table ``predictions.csv``, which has the errors.
+
+    Returns
+    -------
+    For each pipeline whose parts are known a document of plain values: ``about``, the columns that
+    its points share; ``link``, the one over which the software's part of a message was measured;
+    ``window``, the points'; ``latency_error`` and ``throughput_error`` over that link;
+    ``ms_per_byte_at_1_mbit``; the fields of :class:`analysis.prediction.costs.Costs`; ``splits``,
+    each a list of places, their ``names``, in full and shortened, and ``sole``, the rank that
+    computes all.
+    """
+    parts = Parts(run, measured)
+    errors = predictions.set_index("point")[["latency_error", "throughput_error"]]
+    by_group: dict[tuple[object, ...], list[Point]] = {}
+    for point in run.plan.points:
+        by_group.setdefault(tuple(group_of(point).values()), []).append(point)
+    found: dict[tuple[object, ...], dict[str, Any]] = {}
+    for points in by_group.values():
+        about = {name: value for name, value in group_of(points[0]).items() if name not in ASKED}
+        key = tuple(about.values())
+        if key in found:
+            continue
+        try:
+            made = parts.costs(points[0], parts.sessions_of(points))
+        except PredictionError:
+            continue  # Another link may do; of a pipeline without any the page has no prediction.
+        off = errors.loc[points[0].id]
+        found[key] = {
+            "about": about,
+            "link": points[0].link,
+            "window": points[0].window,
+            **{name: None if pd.isna(off[name]) else float(off[name]) for name in errors.columns},
+            "ms_per_byte_at_1_mbit": MS_PER_BYTE_AT_1_MBIT,
+            **_plain(made),
+            **_splits(made, points),
+        }
+    return list(found.values())
+
+
+def _plain(made: Costs) -> dict[str, Any]:
+    """Costs as plain values; a hop is its delay and its milliseconds per byte, message, byte."""
+    return {
+        "waiting_ms": made.waiting_ms.tolist(),
+        "busy_ms": made.busy_ms.tolist(),
+        "forward_bytes": made.forward_bytes.tolist(),
+        "return_bytes": made.return_bytes,
+        "hops": [astuple(hop) for hop in made.hops],
+        "back": [_hop(hop) for hop in made.back],
+        "item_ms": list(made.item_ms) or [0.0] * len(made.hosts),
+    }
+
+
+def _hop(hop: Hop | None) -> tuple[float, ...] | None:
+    """A way back, where there is one."""
+    return None if hop is None else astuple(hop)
+
+
+def _splits(made: Costs, points: list[Point]) -> Mapping[str, Any]:
+    """The splits of some points, in the order of the data."""
+    places = {tuple(made.index([point.split])[0].tolist()): point.split for point in points}
+    table = pd.DataFrame(
+        {
+            "split": [split_label(places[place]) for place in sorted(places)],
+            "placement": placement_label(made.hosts),
+        }
+    )
+    return {"splits": sorted(places), "names": names(table), "sole": soles(table)}
