@@ -8,7 +8,7 @@ the busiest part is done with one; and no more than a window of them are in flig
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +16,15 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 Places: TypeAlias = NDArray[np.int64]
+
+
+_WAIT_MS = 20.0
+
+
+def waited(gap_ms: Array) -> Array:
+    """How much a wait of so many milliseconds counts: about as the logarithm of long ones."""
+    found: Array = np.log1p(np.maximum(gap_ms, 0.0) / _WAIT_MS)
+    return found
 
 
 @dataclass(frozen=True)
@@ -30,11 +39,14 @@ class Hop:
         Time that the wire is busy with a byte of tensor data, headers of packets included.
     message_ms
         What every message takes beside these, whatever its size, milliseconds.
+    byte_ms
+        What the software at both ends takes for a byte, while the wire is not busy with it.
     """
 
     delay_ms: float
     ms_per_byte: float
     message_ms: float = 0.0
+    byte_ms: float = 0.0
 
     def busy_ms(self, sent: Array) -> Array:
         """For how long the wire is busy with messages of so many bytes; none is sent for 0."""
@@ -42,7 +54,8 @@ class Hop:
 
     def crossing_ms(self, sent: Array) -> Array:
         """How long messages of so many bytes take from end to end; none is sent for 0."""
-        return np.where(sent > 0, self.delay_ms + self.message_ms, 0.0) + self.busy_ms(sent)
+        software_ms = self.message_ms + sent * self.byte_ms
+        return np.where(sent > 0, self.delay_ms + software_ms, 0.0) + self.busy_ms(sent)
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,12 @@ class Costs:
         From each rank to the next, length k-1.
     back
         From each rank to rank 0, length k; that of rank 0 itself is None.
+    item_ms
+        What each rank that computes takes for an item beside its computation, while items follow
+        each other: it hands over messages and keeps records. Length k, or empty for none.
+    slowing
+        By what share each host computes more slowly for each unit of :func:`waited`, beyond
+        `waiting_ms`. Length k, or empty for none.
     """
 
     places: tuple[str, ...]
@@ -79,6 +98,8 @@ class Costs:
     return_bytes: float
     hops: tuple[Hop, ...]
     back: tuple[Hop | None, ...]
+    item_ms: tuple[float, ...] = ()
+    slowing: tuple[float, ...] = ()
 
     def index(self, splits: Sequence[Sequence[str]]) -> Places:
         """The places of splits by the names of their cuts, as an array (n, k-1)."""
@@ -95,9 +116,28 @@ class Costs:
             Array (n, k-1) of places.
         """
         crossing = [hop.crossing_ms(sent) for hop, sent in self._messages(splits)]
-        computing = self._computing(self.waiting_ms, splits).sum(axis=1)
-        latency: Array = computing + np.sum(crossing, axis=0)
+        computing = self._computing(self.waiting_ms, splits)
+        latency: Array = computing.sum(axis=1) + np.sum(crossing, axis=0)
+        if self.slowing:
+            slower = computing * self.slowing * waited(latency[:, None] - computing)
+            latency = latency + slower.sum(axis=1)
         return latency
+
+    def with_usual_waits(self, splits: Places) -> Costs:
+        """The same with the slowing of a usual wait in `waiting_ms`, so that parts only add up.
+
+        Parameters
+        ----------
+        splits
+            Array (n, k-1) of places: for each host the median of their waits is the usual one.
+        """
+        if not self.slowing:
+            return self
+        computing = self._computing(self.waiting_ms, splits)
+        plain = replace(self, slowing=())
+        waits = np.median(waited(plain.latency_ms(splits)[:, None] - computing), axis=0)
+        slower = self.waiting_ms * (1 + np.array(self.slowing) * waits)[:, None]
+        return replace(plain, waiting_ms=slower)
 
     def throughput_per_s(self, splits: Places, window: int) -> Array:
         """Items per second in steady state, with so many in flight.
@@ -109,11 +149,24 @@ class Costs:
         window
             Items in flight, at least 1.
         """
-        parts = [*self._computing(self.busy_ms, splits).T]
-        parts += [hop.busy_ms(sent) for hop, sent in self._messages(splits)]
-        busiest = np.max(parts, axis=0)
-        throughput: Array = 1000.0 / np.maximum(busiest, self.latency_ms(splits) / window)
+        period_ms = np.maximum(self.busiest_ms(splits), self.latency_ms(splits) / window)
+        throughput: Array = 1000.0 / period_ms
         return throughput
+
+    def busiest_ms(self, splits: Places) -> Array:
+        """For how long the busiest stage or wire is busy with one item: the maximum of all parts.
+
+        Parameters
+        ----------
+        splits
+            Array (n, k-1) of places.
+        """
+        computing = self._computing(self.busy_ms, splits)
+        beside = np.array(self.item_ms or np.zeros(len(self.hosts)))
+        parts = [*np.where(computing > 0, computing + beside, 0.0).T]
+        parts += [hop.busy_ms(sent) for hop, sent in self._messages(splits)]
+        busiest: Array = np.max(parts, axis=0)
+        return busiest
 
     def _computing(self, prefix_ms: Array, splits: Places) -> Array:
         """What each rank computes for one item, as an array (n, k)."""

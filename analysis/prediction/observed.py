@@ -1,0 +1,91 @@
+"""What a run measured of the parts of its pipelines: stages, messages, and whole tries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.measures import marks
+from analysis.measures.computing import computing
+from analysis.measures.legs import TRY, that_count
+from analysis.run import Run
+from paretopipe_worker.plan.plan import Plan, Point
+
+POOL = ("host", "model", "batch", "dtype", "runtime", "busy", "sources")
+"""What all stages share whose times rest on one another."""
+
+_DISTURBED = 0.25
+"""Weight of what was measured on a disturbed host."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was measured, by try and rank, and by try.
+
+    Parameters
+    ----------
+    stages
+        One row per try and rank that computes: those of :data:`POOL`, ``point``, ``session``,
+        ``rank``, ``begin`` and ``end`` (places), ``weight``; ``waiting_ms`` and ``busy_ms``, what
+        it took with one item in flight and with many; ``waiting_gap_ms`` and ``busy_gap_ms``, for
+        how long it had not computed before; ``period_ms``, from item to item with many.
+    tries
+        One row per try that counts: ``point``, ``session``, ``weight``, what was measured of it,
+        and ``computed_ms``, what all its stages took with one item in flight.
+    """
+
+    stages: pd.DataFrame
+    tries: pd.DataFrame
+
+
+def observe(run: Run, measured: pd.DataFrame) -> Observed:
+    """Gather what a run measured.
+
+    Parameters
+    ----------
+    run
+        The run.
+    measured
+        Its replicates, see :func:`analysis.measures.replicates.replicates`.
+    """
+    counted = measured[measured["status"] == "ok"]
+    items, _ = that_count(run, counted[TRY])
+    doubtful = marks.disturbed(counted) | marks.late(counted)
+    tries = counted.assign(weight=np.where(doubtful, _DISTURBED, 1.0))
+    batches = {point.id: point.batch for point in run.plan.points}
+    images = tries["point"].map(batches).astype("float64")
+    tries["period_ms"] = 1e3 * images / tries["throughput_images_s"]
+    stages = computing(items)[[*TRY, "rank", "compute_ms", "loaded_compute_ms"]]
+    told = ["weight", "period_ms", "latency_median_ms"]
+    stages = stages.merge(tries[[*TRY, *told]], on=TRY)
+    stages = stages.merge(_places(run.plan), on=["point", "rank"])
+    stages = stages.rename(columns={"compute_ms": "waiting_ms", "loaded_compute_ms": "busy_ms"})
+    stages["waiting_gap_ms"] = stages["latency_median_ms"] - stages["waiting_ms"]
+    stages["busy_gap_ms"] = stages["period_ms"] - stages["busy_ms"]
+    computed = stages.groupby(TRY)["waiting_ms"].sum().rename("computed_ms")
+    return Observed(stages, tries.merge(computed.reset_index(), on=TRY, how="left"))
+
+
+def _places(plan: Plan) -> pd.DataFrame:
+    """The places between which the stages of each point lie, and what they share with others."""
+    rows = []
+    for point in plan.points:
+        places = {name: place for place, name in enumerate(order_of(plan, point))}
+        for rank in point.active_ranks:
+            begin, end = (places[name] for name in point.ends(rank))
+            about = pool_of(point, rank)
+            rows.append({"point": point.id, "rank": rank, "begin": begin, "end": end} | about)
+    return pd.DataFrame(rows, columns=["point", "rank", "begin", "end", *POOL])
+
+
+def order_of(plan: Plan, point: Point) -> tuple[str, ...]:
+    """The places of a point's model: its cuts in the order of the data, endpoints included."""
+    return plan.table(point.model, point.batch, point.dtype).order
+
+
+def pool_of(point: Point, rank: int) -> dict[str, object]:
+    """What the stage of a rank shares with all whose times it rests on: :data:`POOL`."""
+    values = point.placement[rank], point.model, point.batch, point.dtype
+    return dict(zip(POOL, (*values, point.runtime(rank), point.busy, point.sources), strict=True))

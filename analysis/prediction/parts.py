@@ -1,0 +1,343 @@
+"""The parts of pipelines, as a run measured them: what predictions are added up from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from analysis.prediction import messages
+from analysis.prediction.costs import Array, Costs, Hop
+from analysis.prediction.observed import POOL, observe, order_of, pool_of
+from analysis.prediction.unit_times import Solved, UnitTimes
+from analysis.run import Run
+from analysis.tables.front import GROUP
+from paretopipe_worker.cuts import FIRST, PLAIN, CutTable
+from paretopipe_worker.plan.labels import placement_label, runtimes_label
+from paretopipe_worker.plan.plan import Point, message_sizes
+
+NOBODY: frozenset[str] = frozenset()
+_HELD = 0.9
+"""Largest share of the time from item to item that may be a wire's or the window's, where what is
+left is to be a stage's."""
+
+_SOFTWARE = ("placement", "link", "backend", "wire", "busy", "sources")
+_BESIDE = ("placement", "model", "backend", "batch", "dtype", "runtimes", "wire", "sources")
+
+
+class PredictionError(ValueError):
+    """Nothing can be predicted: the text says of what, and what was not measured."""
+
+
+def costs(run: Run, measured: pd.DataFrame, group: Mapping[str, object]) -> Costs:
+    """The parts of the pipeline that a group of comparable points shares.
+
+    Parameters
+    ----------
+    run
+        The run.
+    measured
+        Its replicates, see :func:`analysis.measures.replicates.replicates`.
+    group
+        Values of the columns :data:`analysis.tables.front.GROUP`.
+
+    Raises
+    ------
+    PredictionError
+        When no point is in the group, its link follows a trace, or a host was not measured.
+    """
+    points = [
+        point
+        for point in run.plan.points
+        if all(value == group[name] for name, value in group_of(point).items())
+    ]
+    if not points:
+        told = ", ".join(f"{name} {group[name]}" for name in GROUP)
+        raise PredictionError(f"the run has no points of {told}")
+    parts = Parts(run, measured)
+    made = parts.costs(points[0], parts.sessions_of(points))
+    return made.with_usual_waits(made.index([point.split for point in points]))
+
+
+def _timed(stages: pd.DataFrame) -> pd.DataFrame:
+    """The times of stages with one item in flight and with many, for :class:`UnitTimes`."""
+    return pd.concat(
+        [
+            stages.assign(ms=stages[f"{kind}_ms"], gap_ms=stages[f"{kind}_gap_ms"])
+            for kind in ("waiting", "busy")
+        ],
+        ignore_index=True,
+    )
+
+
+def hop(rate_mbit: float | None, delay_ms: float, software: Hop) -> Hop:
+    """The hop of a link that was never measured, by what is asked of it.
+
+    Parameters
+    ----------
+    rate_mbit
+        Rate of the wire, Mbit/s; None for that of `software`.
+    delay_ms
+        One-way delay, milliseconds.
+    software
+        A hop of the run's :func:`costs`, whose software takes as much.
+    """
+    return messages.by_profile(rate_mbit, delay_ms, software)
+
+
+def group_of(point: Point) -> dict[str, object]:
+    """The columns that a point shares with those that are compared with it."""
+    own = {name: getattr(point, name) for name in GROUP if name not in ("placement", "runtimes")}
+    labels = {
+        "placement": placement_label(point.placement),
+        "runtimes": runtimes_label(point.runtimes),
+    }
+    return {name: (own | labels)[name] for name in GROUP}
+
+
+class Parts:
+    """The parts of all pipelines of a run.
+
+    Parameters
+    ----------
+    run
+        The run.
+    measured
+        Its replicates, see :func:`analysis.measures.replicates.replicates`.
+    """
+
+    def __init__(self, run: Run, measured: pd.DataFrame) -> None:
+        self.run = run
+        self.observed = observe(run, measured)
+        self._points = {point.id: point for point in run.plan.points}
+        self._sessions: dict[str, list[str]] = {}
+        for session in run.plan.sessions:
+            for point in session.points:
+                self._sessions.setdefault(point, []).append(session.id)
+        self._pools: dict[tuple[object, ...], UnitTimes] = {}
+        self._solved: dict[tuple[object, ...], Solved | None] = {}
+        self._wires: dict[tuple[str, tuple[str, ...]], messages.Ring] = {}
+
+    def sessions_of(self, points: Collection[Point]) -> tuple[str, ...]:
+        """The sessions that measure points, each once."""
+        return tuple(dict.fromkeys(name for point in points for name in self._sessions[point.id]))
+
+    def profiled(self, point: Point) -> bool:
+        """Whether all hosts that compute at a point have a profile of its model."""
+        ends = [(rank, *point.ends(rank)) for rank in range(len(point.hops))]
+        return all(self._pool(point, rank).profiled for rank, begin, end in ends if begin != end)
+
+    def costs(
+        self, point: Point, sessions: Collection[str], left_out: frozenset[str] = NOBODY
+    ) -> Costs:
+        """The parts of the pipeline of a point, and of all that share it.
+
+        Parameters
+        ----------
+        point
+            One of the points.
+        sessions
+            Those whose processes run it: the mean of their speeds counts.
+        left_out
+            Points that nothing rests on.
+
+        Raises
+        ------
+        PredictionError
+            When its link follows a trace, or a host was not measured.
+        """
+        plan = self.run.plan
+        if plan.link(point.link).timetable is not None:
+            raise PredictionError(f"link {point.link} follows a trace, so that parts change")
+        table = plan.table(point.model, point.batch, point.dtype)
+        found = [self._solve(point, rank, left_out) for rank in range(len(point.placement))]
+        factors = [each.factor(sessions) for each in found]
+        prefixes = np.array(
+            [each.prefix_ms * factor for each, factor in zip(found, factors, strict=True)]
+        )
+        beside = [each.beside_ms * factor for each, factor in zip(found, factors, strict=True)]
+        waiting = prefixes.copy()
+        # That of rank 0, whose stage begins at place 0; that of others goes with their message.
+        waiting[0, 1:] = np.maximum(waiting[0, 1:] + beside[0], 0.0)
+        hops, back = self._messages(point, beside, left_out)
+        items = self._items(point, left_out)
+        return Costs(
+            places=table.order,
+            hosts=point.placement,
+            waiting_ms=waiting,
+            busy_ms=prefixes,
+            forward_bytes=self._forward_bytes(point, table, left_out),
+            return_bytes=float(message_sizes(PLAIN, (table.output,))[0][-1]),
+            hops=hops,
+            back=back,
+            item_ms=tuple(map(sum, zip(items, beside, strict=True))),
+            slowing=tuple(each.slowing for each in found),
+        )
+
+    def _pool(self, point: Point, rank: int) -> UnitTimes:
+        """Times of all stages on which that of a rank of a point rests."""
+        about = pool_of(point, rank)
+        key = tuple(about.values())
+        if key not in self._pools:
+            places = len(order_of(self.run.plan, point))
+            rows = self._stages_by_pool.get(key)
+            rows = self.observed.stages.iloc[:0] if rows is None else rows
+            self._pools[key] = UnitTimes(_timed(rows), places)
+        return self._pools[key]
+
+    @cached_property
+    def _stages_by_pool(self) -> dict[tuple[object, ...], pd.DataFrame]:
+        """The rows of stages by the values of what they share."""
+        groups = self.observed.stages.groupby(list(POOL), sort=False)
+        return {tuple(key): rows for key, rows in groups}
+
+    def _solve(self, point: Point, rank: int, left_out: frozenset[str]) -> Solved:
+        """What the host of a rank takes for the model, see :class:`UnitTimes`."""
+        key = (*pool_of(point, rank).values(), left_out)
+        if key not in self._solved:
+            self._solved[key] = self._pool(point, rank).solve(left_out)
+        found = self._solved[key]
+        if found is None:
+            raise PredictionError(
+                f"host {point.placement[rank]} was not measured with {point.model}, batch "
+                f"{point.batch}, {point.dtype}, {point.runtime(rank)}"
+            )
+        return found
+
+    def _ring(self, point: Point) -> messages.Ring:
+        """The wires of a placement on a link."""
+        key = point.link, point.placement
+        if key not in self._wires:
+            link = self.run.plan.link(point.link)
+            self._wires[key] = messages.wires(self.run, link, point.placement)
+        return self._wires[key]
+
+    def _messages(
+        self, point: Point, beside: list[float], left_out: frozenset[str]
+    ) -> messages.Ring:
+        """Hops and ways back with what the software takes; and, with its message, the stage's."""
+        hops, back = self._ring(point)
+        tries = self._crossing
+        alike = np.logical_and.reduce([tries[n] == group_of(point)[n] for n in _SOFTWARE])
+        kept = tries[alike & ~tries["point"].isin(left_out)]
+        byte_ms = float(np.mean([each.ms_per_byte for each in hops]))
+        message_ms, more_ms = messages.software(kept, byte_ms)
+        with_software = [replace(each, message_ms=message_ms, byte_ms=more_ms) for each in hops]
+        return (
+            tuple(
+                replace(each, message_ms=each.message_ms + stage_ms)
+                for each, stage_ms in zip(with_software, beside[1:], strict=True)
+            ),
+            tuple(each and replace(each, message_ms=message_ms, byte_ms=more_ms) for each in back),
+        )
+
+    @cached_property
+    def _crossing(self) -> pd.DataFrame:
+        """The tries at which something crossed, with what is left of their latency."""
+        about = {id: self._sent(point) | group_of(point) for id, point in self._points.items()}
+        sent = pd.DataFrame.from_dict(about, orient="index").rename_axis("point").reset_index()
+        tries = self.observed.tries
+        names = ["point", "session", "weight", "computed_ms", "latency_median_ms", "period_ms"]
+        table = tries[names].merge(sent[sent["messages"] > 0], on="point")
+        table["left_ms"] = table["latency_median_ms"] - table["computed_ms"] - table["wire_ms"]
+        return table.dropna(subset="left_ms")
+
+    def _sent(self, point: Point) -> dict[str, float]:
+        """The messages of an item of a point: number, bytes, and what their wires take."""
+        if self.run.plan.link(point.link).timetable is not None or not point.crosses:
+            return {"messages": 0, "bytes": 0.0, "wire_ms": np.nan}
+        hops, back = self._ring(point)
+        sizes = [float(each[-1]) for each in point.message_sizes]
+        share = self._shares.get(point.id, 1.0)
+        sizes[:-1] = [size * share for size in sizes[:-1]]
+        ways = [*hops[: len(point.hops) - 1], back[len(point.hops) - 1]]
+        took = [
+            float(way.crossing_ms(np.array(size)))
+            for way, size in zip(ways, sizes, strict=True)
+            if way is not None
+        ]
+        return {"messages": len(sizes), "bytes": sum(sizes), "wire_ms": sum(took)}
+
+    @cached_property
+    def _shares(self) -> dict[str, float]:
+        """By point, what was sent forward of the most that there can be, where it was packed."""
+        tries = self.observed.tries
+        sent = tries.groupby("point")["wire_bytes"].mean().dropna()
+        return {
+            id: float(sent[id] / most)
+            for id, point in self._points.items()
+            if id in sent.index
+            and point.wire != PLAIN
+            and (most := sum(each[-1] for each in point.message_sizes[:-1]))
+        }
+
+    def _forward_bytes(self, point: Point, table: CutTable, left_out: frozenset[str]) -> Array:
+        """What crosses at each place; where messages are compressed, by a typical share."""
+        alike = [
+            share
+            for id, share in self._shares.items()
+            if id not in left_out
+            and (other := self._points[id]).wire == point.wire
+            and (other.model, other.dtype) == (point.model, point.dtype)
+        ]
+        share = float(np.median(alike)) if alike else 1.0
+        sent = [
+            message_sizes(point.wire, (table.crossing(place), table.output))[0][-1] * share
+            for place in table.order
+            if place != FIRST
+        ]
+        return np.array([*sent, 0.0])
+
+    def _items(self, point: Point, left_out: frozenset[str]) -> list[float]:
+        """What each rank takes for an item beside its stage, where items follow each other.
+
+        That shows where one stage holds up all others: how much longer than its computation it
+        takes from item to item. A rank that never does is expected to be like the others.
+        """
+        rows = self._at_work
+        alike = np.logical_and.reduce([rows[n] == group_of(point)[n] for n in _BESIDE])
+        kept = rows[alike & ~rows["point"].isin(left_out)]
+        each = kept[kept["crosses"]].groupby("rank")["beside_ms"].median()
+        alone = kept[~kept["crosses"]]["beside_ms"].median()
+        usual = each.median() if len(each) else alone
+        found = [each.get(rank, usual) for rank in range(len(point.placement))]
+        return [0.0 if np.isnan(value) else max(0.0, float(value)) for value in found]
+
+    @cached_property
+    def _at_work(self) -> pd.DataFrame:
+        """The busiest stage of each try at which neither a wire nor the window holds it up."""
+        keys = ["session", "attempt", "point"]
+        stages = self.observed.stages.sort_values("busy_ms", kind="stable")
+        rows = stages.drop_duplicates(keys, keep="last")
+        windows = self.observed.tries.set_index(keys)["window_used"].astype("float64")
+        window = windows.reindex(pd.MultiIndex.from_frame(rows[keys])).to_numpy()
+        wire_ms = rows["point"].map({id: self._wire_ms(each) for id, each in self._points.items()})
+        held_ms = np.maximum(wire_ms, rows["latency_median_ms"] / window)
+        rows = rows[np.less(held_ms, _HELD * rows["period_ms"])]
+        about = [group_of(self._points[id]) for id in rows["point"]]
+        shared = pd.DataFrame(about, index=rows.index, columns=list(GROUP))[list(_BESIDE)]
+        crosses = rows["point"].map({id: each.crosses for id, each in self._points.items()})
+        rows = rows[["point", "rank"]].assign(
+            beside_ms=rows["period_ms"] - rows["busy_ms"], crosses=crosses.astype("bool")
+        )
+        return rows.join(shared)
+
+    def _wire_ms(self, point: Point) -> float:
+        """For how long the busiest wire is busy with an item of a point; null on a trace."""
+        if self.run.plan.link(point.link).timetable is not None:
+            return float("nan")
+        hops, back = self._ring(point)
+        ways = (*hops[: len(point.hops) - 1], back[len(point.hops) - 1])
+        sizes = [each[-1] for each in point.message_sizes]
+        return (
+            max(
+                size * way.ms_per_byte
+                for way, size in zip(ways, sizes, strict=True)
+                if way is not None
+            )
+            if point.crosses
+            else 0.0
+        )

@@ -1,0 +1,1 @@
+"""Predictions, held against slow twins and runs whose truth is known."""

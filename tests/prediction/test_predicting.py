@@ -1,0 +1,127 @@
+"""Predictions of runs whose truth is known, and what they rest on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.measures.replicates import replicates
+from analysis.prediction.parts import PredictionError, costs, group_of, hop
+from analysis.prediction.predicting import COLUMNS, predictions
+from analysis.run import Run, read
+from paretopipe_worker.cuts import FIRST, LAST
+from tests.helpers.fake_legs import period_ms
+from tests.helpers.fake_plan import THREE, TWO_LINKS, expected_ms, make, mobilenet_table, table
+from tests.helpers.fake_run import FakeRun
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Every split of MobileNetV2 over two links, where all items take the same."""
+    plan = make(mobilenet_table(), links=TWO_LINKS)
+    path = tmp_path_factory.mktemp("two") / "run"
+    return read(FakeRun(path, plan, items=8, noise=0.0).all_sessions().path)
+
+
+@pytest.fixture(scope="module")
+def predicted(two: Run) -> pd.DataFrame:
+    """Its predictions by point."""
+    return predictions(two, replicates(two)).set_index("point")
+
+
+def truth(run: Run, point: str) -> tuple[float, float]:
+    """Latency and throughput that the made-up pipeline has."""
+    stage, wire = expected_ms(run.plan, run.plan.point(point))
+    window = run.plan.point(point).window
+    assert window != "auto"
+    return sum(stage) + sum(wire), 1e3 / period_ms(stage, wire, window)
+
+
+def test_every_point_is_predicted_from_the_others(two: Run, predicted: pd.DataFrame) -> None:
+    assert list(predicted.index) == [point.id for point in two.plan.points]
+    assert [column.name for column in COLUMNS] == ["point", *predicted.columns]
+    found = predicted[["predicted_latency_ms", "predicted_throughput_images_s"]].to_numpy()
+    wanted = np.array([truth(two, point) for point in predicted.index])
+    errors = pd.DataFrame(np.abs(found / wanted - 1), index=predicted.index)
+    assert errors[0].max() < 0.02, errors.join(predicted).to_string()
+    assert errors[1].max() < 0.02, errors.join(predicted).to_string()
+    assert set(predicted["basis"]) == {"stages"}
+
+
+def test_the_error_is_that_of_the_group(two: Run, predicted: pd.DataFrame) -> None:
+    measured = replicates(two).set_index("point")["latency_median_ms"]
+    for link in ("none", "rate20"):
+        ids = [point.id for point in two.plan.points if point.link == link]
+        logs = np.log(predicted.loc[ids, "predicted_latency_ms"] / measured[ids])
+        wanted = float(np.sqrt(np.mean(logs**2)))
+        assert predicted.loc[ids, "latency_error"].to_numpy() == pytest.approx(wanted)
+
+
+def changed(run: Run, point: str, factor: float) -> Run:
+    """The run as if one point's items had taken longer everywhere."""
+    items = run.items.copy()
+    own = items["point"] == point
+    for name in ("computed_ns", "done_ns"):
+        longer = items["start_ns"] + (items[name] - items["start_ns"]) * factor
+        items[name] = items[name].where(~own, longer).astype(items[name].dtype)
+    items["latency_ns"] = (items["done_ns"] - items["ready_ns"]).astype("Int64")
+    return replace(run, items=items)
+
+
+def test_nothing_of_the_point_itself_has_a_part_in_its_prediction(
+    two: Run, predicted: pd.DataFrame
+) -> None:
+    point = next(p.id for p in two.plan.points if p.split == ("features.7",) and p.link == "none")
+    other = changed(two, point, 3.0)
+    measured = replicates(other)
+    assert measured.set_index("point").loc[point, "latency_median_ms"] > (
+        2 * replicates(two).set_index("point").loc[point, "latency_median_ms"]
+    )
+    found = predictions(other, measured).set_index("point")
+    columns = ["predicted_latency_ms", "predicted_throughput_images_s"]
+    assert found.loc[point, columns].tolist() == predicted.loc[point, columns].tolist()
+    # The others rest on it, which shows that the change was seen.
+    assert (found[columns] != predicted[columns]).any().all()
+
+
+def test_three_stages_are_predicted_at_every_tuple(tmp_path: Path) -> None:
+    plan = make(
+        table(mobilenet_table().cuts[::3]),
+        hosts=THREE,
+        links=[{"name": "uneven", "hops": [{"rate_mbit": 100}, {"rate_mbit": 40}]}],
+        window=6,
+    )
+    run = read(FakeRun(tmp_path / "run", plan, items=8, noise=0.0).all_sessions().path)
+    assert len(plan.points) > 20
+    found = predictions(run, replicates(run)).set_index("point")["predicted_latency_ms"]
+    # No other point tells how long one host takes for a model's first or last unit.
+    shared = [point.id for point in plan.points if not {*point.split} <= {FIRST, LAST}]
+    wanted = [truth(run, point)[0] for point in shared]
+    assert found[shared].to_numpy() == pytest.approx(wanted, rel=0.02)
+
+
+def test_a_hop_that_was_never_measured_has_the_software_of_one_that_was(two: Run) -> None:
+    point = next(each for each in two.plan.points if each.link == "none")
+    made = costs(two, replicates(two), group_of(point))
+    slow = hop(10.0, 40.0, made.hops[0])
+    assert slow.delay_ms == 40.0
+    assert slow.ms_per_byte == pytest.approx(8e-4 * 1514 / 1448)
+    assert slow.message_ms == made.hops[0].message_ms
+    assert hop(None, 40.0, made.hops[0]).ms_per_byte == made.hops[0].ms_per_byte
+
+
+def test_what_was_not_measured_is_not_predicted(tmp_path: Path) -> None:
+    plan = make(mobilenet_table())
+    run = read(FakeRun(tmp_path / "run", plan).path)
+    measured = replicates(run)
+    found = predictions(run, measured)
+    assert found["predicted_latency_ms"].isna().all()
+    assert found["latency_error"].isna().all()
+    with pytest.raises(PredictionError, match="host pi was not measured with mobilenet_v2"):
+        costs(run, measured, group_of(plan.points[0]))
+    with pytest.raises(PredictionError, match="no points of model alexnet"):
+        costs(run, measured, group_of(plan.points[0]) | {"model": "alexnet"})
