@@ -39,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Recompute a run's tables and figures and print its fronts; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.pareto",
-        description="Recompute points.csv, front.csv, figures/ and report.html of a run from its raw "
-        "records, and print the Pareto fronts.",
+        description="Recompute points.csv, front.csv, figures/ and report.html of a run from its "
+        "raw records, and print the Pareto fronts.",
     )
     parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")

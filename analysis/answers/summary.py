@@ -60,9 +60,10 @@ def _short(group: Mapping[str, Any], differ: Sequence[str]) -> str:
     """One group's title."""
     special = [name for name in differ if name in front.CIRCUMSTANCES]
     words = [_worded(name, group[name]) for name in differ if name not in special]
-    words += circumstances(
-        *(group[name] if name in special else USUAL[name] for name in front.CIRCUMSTANCES)
-    )
+    told: list[Any] = [
+        group[name] if name in special else USUAL[name] for name in front.CIRCUMSTANCES
+    ]
+    words += circumstances(*told)
     # The usual circumstance needs a name where others are beside it.
     words += [
         str(group[name])

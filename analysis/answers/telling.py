@@ -59,15 +59,20 @@ def told(document: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
         yield f"  {title(group)}: {group['text']}."
     for row in document["across_links"]:
         over = title(row | {"link": f"(all {row['links']} links)"})
-        yield (
-            f"  {over}: {row['split']} is never more than {100 * row['regret']:.0f} % from the "
-            f"best {_NOUN[row['objective']]} (over {row['link']})."
-        )
+        yield f"  {over}: {never_far(row)}."
     for row in document["hosts"]:
-        yield f"  {row['model']} over link {row['link']}, {_worth(row)}."
+        yield f"  {row['model']} over link {row['link']}, {brought(row)}."
 
 
-def _worth(row: Mapping[str, Any]) -> str:
+def never_far(row: Mapping[str, Any]) -> str:
+    """The split of least regret, in words."""
+    return (
+        f"{row['split']} is never more than {100 * row['regret']:.0f} % from the "
+        f"best {_NOUN[row['objective']]} (over {row['link']})"
+    )
+
+
+def brought(row: Mapping[str, Any]) -> str:
     """What a host brings."""
     if row["gain"] is None:
         return f"{row['host']}: nothing was measured without it"

@@ -16,6 +16,7 @@ _PROBED = {
     "goodput back (Mbit/s)": ("link_return_goodput_before_mbit", "link_return_goodput_after_mbit"),
 }
 _SHOWN = 12
+_NONE = "-"
 
 
 def certificates(points: pd.DataFrame) -> list[dict[str, Any]]:
@@ -24,7 +25,8 @@ def certificates(points: pd.DataFrame) -> list[dict[str, Any]]:
     Returns
     -------
     For each link ``link``, ``measured`` (a range for each kind of probe, by its title), ``by``
-    (who shaped), ``verdict`` and ``off``, the reasons why it was not as asked for.
+    (who shaped), ``verdict``, ``tone`` (``good``, ``bad`` or none) and ``off``, the reasons why it
+    was not as asked for.
     """
     found = []
     for link, rows in points.groupby("link", sort=False):
@@ -40,7 +42,7 @@ def certificates(points: pd.DataFrame) -> list[dict[str, Any]]:
                 "measured": {name: _range(rows[list(of)]) for name, of in _PROBED.items()},
                 "by": ", ".join(rows["link_engine"].dropna().unique()) or "unknown",
                 "verdict": verdict,
-                "good": not len(off),
+                "tone": "bad" if len(off) else "good" if told.any() else "",
                 "off": list(dict.fromkeys(off["link_certificate"].dropna()))[:_SHOWN],
             }
         )
@@ -57,39 +59,50 @@ def _range(values: pd.DataFrame) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def hosts(stages: pd.DataFrame) -> list[dict[str, Any]]:
-    """How each host was at its worst in the legs that count; a dash where it does not tell."""
-    found = []
-    for host, rows in stages.groupby("host", sort=False):
-        waits = rows[["wall_over_cpu", "loaded_wall_over_cpu"]].max().max()
-        memory = rows["peak_rss_bytes"].max()
-        found.append(
-            {
-                "host": host,
-                "stretched": _figure(rows["device_emulated"].max(), "{:g} times"),
-                "waits": _figure(waits, "{:.2f}"),
-                "others": _figure(rows["others_cpu"].max(), "{:.2f}"),
-                "frequency": _figure(rows["cpu_mhz_min"].min(), "{:.0f}"),
-                "governor": ", ".join(rows["governor"].dropna().unique()) or "-",
-                "temperature": _figure(rows["temperature_c_max"].max(), "{:.0f}"),
-                "throttled": _throttled(rows["throttled"]),
-                "swapped": _figure(rows["swapped_pages"].sum(min_count=1), "{:.0f}"),
-                "memory": _figure(memory / 2**20, "{:.0f}"),
-            }
-        )
-    return found
+def hosts(stages: pd.DataFrame) -> dict[str, Any]:
+    """How each host was at its worst in the legs that count.
+
+    Returns
+    -------
+    ``columns``, what any host tells; ``rows``, each host with a text for every column; and
+    ``untold``, what no host tells.
+    """
+    found = {str(host): _worst(rows) for host, rows in stages.groupby("host", sort=False)}
+    names = list(dict.fromkeys(name for told in found.values() for name in told))
+    columns = [name for name in names if any(told[name] != _NONE for told in found.values())]
+    return {
+        "columns": columns,
+        "rows": [(host, [told[name] for name in columns]) for host, told in found.items()],
+        "untold": [name.lower() for name in names if name not in columns],
+    }
+
+
+def _worst(rows: pd.DataFrame) -> dict[str, str]:
+    """One host's worst figures by what they are."""
+    waits = rows[["wall_over_cpu", "loaded_wall_over_cpu"]].max().max()
+    return {
+        "Stretched": _figure(rows["device_emulated"].max(), "{:g} times"),
+        "Wall over CPU time": _figure(waits, "{:.2f}"),
+        "Cores used by others": _figure(rows["others_cpu"].max(), "{:.2f}"),
+        "Least frequency (MHz)": _figure(rows["cpu_mhz_min"].min(), "{:.0f}"),
+        "Governor": ", ".join(rows["governor"].dropna().unique()) or _NONE,
+        "Hottest (°C)": _figure(rows["temperature_c_max"].max(), "{:.0f}"),
+        "Throttled": _throttled(rows["throttled"]),
+        "Swapped pages": _figure(rows["swapped_pages"].sum(min_count=1), "{:.0f}"),
+        "Peak memory (MiB)": _figure(rows["peak_rss_bytes"].max() / 2**20, "{:.0f}"),
+    }
 
 
 def _throttled(told: pd.Series) -> str:
     """What the firmware did; ``no`` only where every leg says so."""
     known = dict.fromkeys(word for text in told.dropna() for word in str(text).split(", "))
     said = [word for word in known if word != "no"]
-    return ", ".join(said) or ("no" if known else "-")
+    return ", ".join(said) or ("no" if known else _NONE)
 
 
 def _figure(value: Any, form: str) -> str:
     """A figure, or a dash where there is none."""
-    return "-" if pd.isna(value) else form.format(float(value))
+    return _NONE if pd.isna(value) else form.format(float(value))
 
 
 def disturbed(points: pd.DataFrame) -> dict[str, Any]:

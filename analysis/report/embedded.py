@@ -78,7 +78,8 @@ def embedded(
 
     Returns
     -------
-    - ``facets``: what points are filtered by: column, title and its values in words;
+    - ``facets``: what points are filtered by: column, title and its values in
+      words, and in short;
     - ``coloured``: the facet whose values are shown together at first;
     - ``groups``: for each front the place of its value in each facet;
     - ``names``: of splits, in full and shortened;
@@ -116,6 +117,7 @@ def embedded(
                 "column": name,
                 "title": title,
                 "values": [_worded(points, name, value) for value in values[name]],
+                "short": [worded(name, value) for value in values[name]],
             }
             for name, title in FACETS.items()
         ],

@@ -15,7 +15,6 @@ from analysis.report.page import page
 from analysis.report.reproducing import reproduction
 from analysis.report.scenarios import scenarios
 from analysis.run import Run
-from analysis.tables import front
 from paretopipe_worker.plan.labels import hosts_of
 
 NAME = "report.html"
@@ -86,8 +85,8 @@ def _content(
 
 def _front(best: pd.DataFrame) -> list[dict[str, str]]:
     """The fronts as a table for where no script runs."""
-    titles = short_titles(best[list(front.GROUP)].to_dict("records"))
-    rows = zip(titles, names(best) if len(best) else [], best.to_dict("records"), strict=True)
+    records: list[dict[str, Any]] = [dict(row) for _, row in best.iterrows()]
+    rows = zip(short_titles(records), names(best), records, strict=True)
     return [
         {
             "title": title,

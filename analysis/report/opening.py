@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.answers import hosts, regret
 from analysis.answers.splitting import UNSURE
 from analysis.answers.summary import short_titles
-from analysis.answers.telling import told
+from analysis.answers.telling import brought, never_far, title
 from analysis.column import CHOICES, OBJECTIVES
+from analysis.figures.captions import worded
 from analysis.run import Run
 from analysis.tables import front
 from analysis.tables.certainty import LEAST_REPLICATES
@@ -73,11 +75,12 @@ def cards(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     Returns
     -------
     For each group ``title``, ``headline``, ``tone`` (``pays``, ``open``, ``not`` or ``unknown``),
-    ``clauses``, each with what it is of and its own tone, and ``take``, what to choose.
+    ``clauses``, each with what it is of and its own tone, ``take``, what to choose, and ``note``,
+    where how sure it is is known of others and not of this group.
     """
     verdicts = document["verdicts"]
     found = []
-    for row, title in zip(verdicts, short_titles(verdicts), strict=True):
+    for row, name in zip(verdicts, short_titles(verdicts), strict=True):
         gains = row["gains"]
         tones = [_TONES[gain["verdict"]] for gain in gains.values()]
         tone = next((each for each in ("pays", "open", "not") if each in tones), "unknown")
@@ -85,17 +88,19 @@ def cards(document: Mapping[str, Any]) -> list[dict[str, Any]]:
             {"of": _NOUN[name], "text": _upper(gain["clause"]), "tone": _TONES[gain["verdict"]]}
             for name, gain in gains.items()
         ]
-        unsure = any(gain["probability"] is None for gain in gains.values())
         found.append(
             {
-                "title": title,
+                "title": name,
                 "headline": _upper(row["headline"] if gains else row["text"]),
                 "tone": tone,
                 "clauses": clauses,
                 "take": _choice(document["choices"], row),
-                "note": UNSURE.strip(" ()") if unsure else "",
             }
         )
+    gains_of = [row["gains"].values() for row in verdicts]
+    unsure = [any(gain["probability"] is None for gain in gains) for gains in gains_of]
+    for card, lacks in zip(found, unsure, strict=True):
+        card["note"] = UNSURE.strip(" ()") if lacks and not all(unsure) else ""
     return found
 
 
@@ -108,12 +113,25 @@ def _choice(choices: list[dict[str, Any]], group: Mapping[str, Any]) -> dict[str
 
 
 def further(document: Mapping[str, Any]) -> list[str]:
-    """The answers beyond single groups: over all links, of hosts, and of fronts over formats."""
-    grouped = set(front.GROUP)
-    wider = [choice for choice in document["choices"] if not grouped <= set(choice)]
-    kept = {"choices": wider, "verdicts": [], "across_links": document["across_links"]}
-    lines = told(kept | {"hosts": document["hosts"]})
-    return [_upper(line.strip()) for line in lines]
+    """The answers beyond single groups: of fronts over formats, over all links, and of hosts."""
+    wider = [row for row in document["choices"] if not set(front.GROUP) <= set(row)]
+    found = [f"{title(row)}: {chosen(row)}" for row in wider]
+    for rows, shared, told in (
+        (document["across_links"], regret.SHARED, never_far),
+        (document["hosts"], hosts.SHARED, brought),
+    ):
+        differ = [name for name in shared if len({row[name] for row in rows}) > 1]
+        for row in rows:
+            where = ", ".join(worded(name, row[name]) for name in differ)
+            found.append(f"{where}: {told(row)}" if where else told(row))
+    return [f"{line}." for line in found]
+
+
+def chosen(choice: Mapping[str, Any]) -> str:
+    """What to take, or why nothing can be."""
+    if choice["split"] is None:
+        return str(choice["why"])
+    return f"take {choice['split']}: the {choice['why']}"
 
 
 def facts(run: Run, points: pd.DataFrame) -> list[tuple[str, str]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
 import pandas as pd
 
-from analysis.figures.series import LINK
+from analysis.figures.captions import LINK, worded
 from analysis.prediction.costs import Costs, Hop
 from analysis.prediction.parts import Parts, PredictionError, group_of
 from analysis.report.embedded import names, soles
 from analysis.run import Run
+from analysis.tables.front import GROUP
 from paretopipe_worker.plan.labels import placement_label, split_label
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.predict import WIRE_PER_PAYLOAD
@@ -38,17 +39,18 @@ def scenarios(run: Run, measured: pd.DataFrame, predictions: pd.DataFrame) -> li
 
     Returns
     -------
-    For each pipeline whose parts are known a document of plain values: ``about``, the columns that
-    its points share; ``link``, the one over which the software's part of a message was measured;
-    ``window``, the points'; ``latency_error`` and ``throughput_error`` over that link;
-    ``ms_per_byte_at_1_mbit``; the fields of :class:`analysis.prediction.costs.Costs`; ``splits``,
-    each a list of places, their ``names``, in full and shortened, and ``sole``, the rank that
-    computes all.
+    For each pipeline whose parts are known a document of plain values: ``title``, what it differs
+    in from the others; ``batch``; ``link``, the one over which the software's part of a message was
+    measured; ``window``, null where it is chosen by what was measured; ``latency_error`` and
+    ``throughput_error`` over that link; ``ms_per_byte_at_1_mbit``; the fields of
+    :class:`analysis.prediction.costs.Costs`; ``splits``, each a list of places, their ``names``, in
+    full and shortened, and ``sole``, the rank that computes all.
     """
     parts = Parts(run, measured)
     errors = predictions.set_index("point")[["latency_error", "throughput_error"]]
+    links = [link.name for link in run.plan.experiment.links]
     by_group: dict[tuple[object, ...], list[Point]] = {}
-    for point in run.plan.points:
+    for point in sorted(run.plan.points, key=lambda point: links.index(point.link)):
         by_group.setdefault(tuple(group_of(point).values()), []).append(point)
     found: dict[tuple[object, ...], dict[str, Any]] = {}
     for points in by_group.values():
@@ -62,15 +64,32 @@ def scenarios(run: Run, measured: pd.DataFrame, predictions: pd.DataFrame) -> li
             continue  # Another link may do; of a pipeline without any the page has no prediction.
         off = errors.loc[points[0].id]
         found[key] = {
-            "about": about,
+            "title": "",
             "link": points[0].link,
-            "window": points[0].window,
+            "window": None if points[0].window == "auto" else points[0].window,
+            "batch": points[0].batch,
             **{name: None if pd.isna(off[name]) else float(off[name]) for name in errors.columns},
             "ms_per_byte_at_1_mbit": MS_PER_BYTE_AT_1_MBIT,
             **_plain(made),
             **_splits(made, points),
         }
+    for about, title in zip(found, _titles(list(found)), strict=True):
+        found[about]["title"] = title
     return list(found.values())
+
+
+def _titles(abouts: Sequence[tuple[object, ...]]) -> list[str]:
+    """What each pipeline differs in from the others."""
+    names = [name for name in GROUP if name not in ASKED]
+    differ = [len(set(values)) > 1 for values in zip(*abouts, strict=True)]
+    return [
+        ", ".join(
+            worded(name, value)
+            for name, value, tells in zip(names, about, differ, strict=True)
+            if tells
+        )
+        for about in abouts
+    ]
 
 
 def _plain(made: Costs) -> dict[str, Any]:
@@ -83,6 +102,7 @@ def _plain(made: Costs) -> dict[str, Any]:
         "hops": [astuple(hop) for hop in made.hops],
         "back": [_hop(hop) for hop in made.back],
         "item_ms": list(made.item_ms) or [0.0] * len(made.hosts),
+        "slowing": list(made.slowing) or [0.0] * len(made.hosts),
     }
 
 

@@ -54,6 +54,8 @@ function differing(groups) {
 
 const valueOf = (group, place) => data.facets[place].values[data.groups[group][place]];
 
+const shortOf = (group, place) => data.facets[place].short[data.groups[group][place]];
+
 const titleOf = (group, places) => places.map(place => valueOf(group, place)).join(", ");
 
 function choice(title, options, selected, onchange) {

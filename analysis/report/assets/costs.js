@@ -18,13 +18,23 @@ function computingOf(parts, prefix, split) {
   return prefix.map((times, rank) => times[bounds[rank + 1]] - times[bounds[rank]]);
 }
 
-const latencyOf = (parts, split) => computingOf(parts, parts.waiting_ms, split).reduce((a, b) => a + b, 0)
-  + messagesOf(parts, split).reduce((total, [hop, sent]) => total + crossingOf(hop, sent), 0);
+// A host that waits long computes more slowly.
+const WAIT_MS = 20;
+const waited = gap => Math.log1p(Math.max(gap, 0) / WAIT_MS);
+
+function latencyOf(parts, split) {
+  const computing = computingOf(parts, parts.waiting_ms, split);
+  const latency = computing.reduce((a, b) => a + b, 0)
+    + messagesOf(parts, split).reduce((total, [hop, sent]) => total + crossingOf(hop, sent), 0);
+  return computing.reduce((total, time, rank) =>
+    total + time * parts.slowing[rank] * waited(latency - time), latency);
+}
 
 const busiestOf = (parts, split) => Math.max(
   ...computingOf(parts, parts.busy_ms, split).map((time, rank) => time > 0 ? time + parts.item_ms[rank] : 0),
   ...messagesOf(parts, split).map(([hop, sent]) => busyOf(hop, sent)));
 
+// Items per second.
 const throughputOf = (parts, split, window) =>
   1000 / Math.max(busiestOf(parts, split), latencyOf(parts, split) / window);
 

@@ -18,8 +18,8 @@ function drawNetworks() {
     return make("tr", {},
       make("th", {scope: "row"}, valueOf(group, LINK), beside.length ? make("small", {}, titleOf(group, beside)) : null),
       make("td", {class: "strip"}, strip(own.filter(point => point.group === group), place)),
-      make("td", {}, soonest ? make("b", {}, soonest.label) : "–", soonest ? make("small", {}, `${figure(soonest.latency)} ms`) : null),
-      make("td", {}, most ? make("b", {}, most.label) : "–", most ? make("small", {}, `${figure(most.throughput)} images/s`) : null));
+      make("td", {"data-title": "Answers soonest"}, soonest ? make("b", {}, soonest.label) : "–", soonest ? make("small", {}, `${figure(soonest.latency)} ms`) : null),
+      make("td", {"data-title": "Brings most"}, most ? make("b", {}, most.label) : "–", most ? make("small", {}, `${figure(most.throughput)} images/s`) : null));
   });
   byId("network-table").replaceChildren(make("table", {class: "networks"}, make("thead", {}, make("tr", {},
     ...["Link", "The front along the model", "Answers soonest", "Brings most"].map(text => make("th", {scope: "col"}, text)))),

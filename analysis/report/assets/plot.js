@@ -46,7 +46,7 @@ function plot(host, series, {told, picked, predicted, called}) {
     nodes.set(mark.point, {node, mark});
     picture.append(node);
   }
-  picture.append(...labels(marks, across, up, box));
+  picture.append(...labels(marks, across, up, box, series.length < 3));
   const ordered = [...marks].sort((a, b) => a.x - b.x || a.y - b.y);
   const fronts = ordered.map((mark, place) => mark.point.front ? place : -1).filter(place => place >= 0);
   picture.addEventListener("keydown", rove(ordered.map(mark => nodes.get(mark.point).node), (key, place) => ({
@@ -136,18 +136,20 @@ function bars(each, across, up) {
 }
 
 // Names of marks on a front, and of those at which one host computes all, where there is room.
-function labels(marks, across, up, box) {
-  const taken = marks.filter(mark => mark.point.front).map(mark => around(across.at(mark.x), up.at(mark.y), 6, 6));
-  const wanted = marks.filter(mark => mark.point.front || known(mark.point.sole));
+function labels(marks, across, up, box, few) {
+  const fronts = marks.filter(mark => mark.point.front), at = mark => [across.at(mark.x), up.at(mark.y)];
+  const taken = fronts.map(mark => around(...at(mark), 6, 6));
+  const wanted = marks.filter(mark => mark.point.front || few && known(mark.point.sole));
   wanted.sort((a, b) => (b.point.front || 0) - (a.point.front || 0) || a.x - b.x);
   const found = [];
   for (const mark of wanted.slice(0, LABELLED)) {
-    const [x, y] = [across.at(mark.x), up.at(mark.y)], half = 3.1 * mark.point.short.length + 2;
+    const [x, y] = at(mark), half = 3.1 * mark.point.short.length + 2;
     const places = [[half + 9, 0], [-half - 9, 0], [0, -14], [0, 15], [half + 6, -11], [half + 6, 12],
       [-half - 6, -11], [-half - 6, 12], [half + 16, -18], [-half - 16, -18]];
     const place = places.map(([dx, dy]) => around(x + dx, y + dy, half, 6)).find(area =>
       area.left > box.left && area.right < box.right && area.top > 0 && area.bottom < box.bottom
-      && !taken.some(other => overlap(area, other)));
+      && !taken.some(other => overlap(area, other))
+      && !fronts.some(other => other !== mark && distance(area, at(other)) < distance(area, at(mark)) + 2));
     if (!place) continue;
     taken.push(place);
     found.push(draw("text", {class: mark.point.front ? "name" : "name pale", "text-anchor": "middle",
@@ -157,4 +159,6 @@ function labels(marks, across, up, box) {
 }
 
 const around = (x, y, half, tall) => ({left: x - half, right: x + half, top: y - tall, bottom: y + tall});
+const distance = (area, [x, y]) => Math.hypot(
+  Math.max(area.left - x, x - area.right, 0), Math.max(area.top - y, y - area.bottom, 0));
 const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;

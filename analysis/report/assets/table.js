@@ -8,7 +8,7 @@ function columnsOf(groups, shown) {
     {key: "position", title: "Split", of: point => point.position, cell: point => point.label, head: true},
     ...differing(groups).map(place => ({
       key: `facet-${place}`, title: data.facets[place].title,
-      of: point => data.groups[point.group][place], cell: point => valueOf(point.group, place),
+      of: point => data.groups[point.group][place], cell: point => shortOf(point.group, place),
     })),
     {key: "latency", title: "Latency", unit: "ms", of: point => point.latency, cell: point => figure(point.latency), beside: point => range(point, "latency")},
     {key: "throughput", title: "Throughput", unit: "images/s", of: point => point.throughput, cell: point => figure(point.throughput), beside: point => range(point, "throughput")},
@@ -42,7 +42,7 @@ function drawTable(groups, focused, picked, redrawn) {
   const by = columns.find(column => column.key === sorting.column) || columns[0];
   shown.sort(compare(by.of));
   const head = make("tr", {}, ...columns.map(column => {
-    const button = make("button", {type: "button"}, column.title, column.unit ? make("small", {}, ` ${column.unit}`) : null);
+    const button = make("button", {type: "button"}, column.title);
     button.addEventListener("click", () => {
       sorting.falling = sorting.column === column.key && !sorting.falling;
       sorting.column = column.key;
@@ -50,7 +50,8 @@ function drawTable(groups, focused, picked, redrawn) {
       byId("point-table").querySelector("[aria-sort] button").focus();
     });
     const order = column === by ? (sorting.falling ? "descending" : "ascending") : null;
-    return make("th", {scope: "col", "aria-sort": order, class: classOf(column)}, button);
+    return make("th", {scope: "col", "aria-sort": order, class: classOf(column)}, button,
+      column.unit ? make("small", {}, column.unit) : null);
   }));
   const rows = new Map(shown.map(point => [point, make("tr", {tabindex: "-1", class: point.front ? "on" : "off"},
     ...columns.map(column => make(column.head ? "th" : "td", {scope: column.head ? "row" : null, class: classOf(column)},

@@ -46,7 +46,7 @@ function predictedMarks() {
   const marks = scenario.splits.map((split, place) => {
     const [label, short] = scenario.names[place];
     return {
-      x: latencyOf(parts, split), y: throughputOf(parts, split, asked.window), predicted: false,
+      x: latencyOf(parts, split), y: scenario.batch * throughputOf(parts, split, asked.window), predicted: false,
       point: {label, short, sole: scenario.sole[place], front: 0},
     };
   });
