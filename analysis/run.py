@@ -26,6 +26,7 @@ from paretopipe_worker.records.lines import (
     Record,
 )
 from paretopipe_worker.records.probes import Probe
+from paretopipe_worker.records.profiles import Profile
 
 _KEYS = ("session", "attempt", "replicate", "host", "rank")
 _DTYPES = {
@@ -44,6 +45,7 @@ _DTYPES = {
     "Energy": "object",
     "Energy | None": "object",
     "tuple[str, ...]": "object",
+    "tuple[tuple[int, ...], ...]": "object",
 }
 
 
@@ -68,10 +70,10 @@ class Run:
         One row per record file: the header's fields, ``status`` (``ok``, ``failed`` or
         ``truncated``), ``reason``, ``process_start_ns``, ``end_ns``, ``shares_ns``,
         ``wall_clock_step_ns``, and the links' settings ``transport``.
-    items, legs, points, probes, clocks, rests
-        One row per ``Item``, ``LegEnd``, ``PointEnd``, ``Probe``, ``Clock`` or ``Rest``. ``rank``
-        is the rank that wrote the record; the rank with which it exchanged clock readings is
-        ``other``.
+    items, legs, points, probes, clocks, rests, profiles
+        One row per ``Item``, ``LegEnd``, ``PointEnd``, ``Probe``, ``Clock``, ``Rest`` or
+        ``Profile``. ``rank`` is the rank that wrote the record; the rank with which it exchanged
+        clock readings is ``other``.
     attempts
         The attempts at each session, and the outcome of each point in them.
     warnings
@@ -87,6 +89,7 @@ class Run:
     probes: pd.DataFrame
     clocks: pd.DataFrame
     rests: pd.DataFrame
+    profiles: pd.DataFrame
     attempts: Attempts
     warnings: tuple[str, ...]
 
@@ -157,6 +160,7 @@ _FRAMES: dict[type, str] = {
     Probe: "probes",
     Clock: "clocks",
     Rest: "rests",
+    Profile: "profiles",
 }
 
 

@@ -7,7 +7,9 @@ after its last use. A stage returns the same bits as the model's own modules.
 
 from __future__ import annotations
 
+import bisect
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -61,7 +63,33 @@ def build(
     operations, given = _without_idle(program, needed(program, taken, given), given)
     builder = _Builder(program, tensors, taken, given, operations)
     with torch.inference_mode():
-        return builder.function()
+        stage: Stage = builder.function()
+    return stage
+
+
+Marked: TypeAlias = Callable[..., tuple[tuple[torch.Tensor, ...], tuple[int, ...]]]
+"""A stage that also returns when it came to each of its marks (``perf_counter_ns``)."""
+
+
+def build_marked(
+    program: Program,
+    tensors: Mapping[str, torch.Tensor],
+    taken: Sequence[str],
+    given: Sequence[str],
+    marks: Sequence[int],
+) -> Marked:
+    """Build a stage as :func:`build` does, which notes when it comes to places inside it.
+
+    Parameters
+    ----------
+    marks
+        For each place, not falling, how many of the program's operations lie before it.
+    """
+    operations, given = _without_idle(program, needed(program, taken, given), given)
+    builder = _Builder(program, tensors, taken, given, operations, marks)
+    with torch.inference_mode():
+        marked: Marked = builder.function()
+    return marked
 
 
 def needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> list[Operation]:
@@ -129,7 +157,9 @@ class _Builder:
         taken: Sequence[str],
         given: Sequence[str],
         operations: Sequence[Operation],
+        marks: Sequence[int] | None = None,
     ) -> None:
+        self.marks = marks
         self.program, self.layouts = program, program.layouts()
         self.taken, self.given = taken, given
         held = {name for each in operations for name in each.refs if name in program.tensors}
@@ -163,7 +193,7 @@ class _Builder:
         """What a reference or word stands for."""
         return self.known[argument.name] if isinstance(argument, Ref) else natives.word(argument)
 
-    def function(self) -> Stage:
+    def function(self) -> Callable[..., Any]:
         """Write the function, and compile it."""
         for number, name in enumerate(self.taken):
             self.locals[name] = f"x{number}"
@@ -172,15 +202,29 @@ class _Builder:
             if not self.layouts[name].contiguous:
                 restored = self._bind(restoring(self.layouts[name]))
                 self.lines.append(f"{self.locals[name]} = {restored}({self.locals[name]})")
-        last = self._last_uses()
+        last, before = self._last_uses(), self._marks_before()
         for number, operation in enumerate(self.operations):
+            self.lines += before.pop(number, [])
             self._write(number, operation, last)
-        results = ", ".join(self._result(name) for name in self.given)
-        body = "\n    ".join([*self.lines, f"return ({results},)"])
+        self.lines += before.pop(len(self.operations), [])
+        results = "(" + "".join(f"{self._result(name)}, " for name in self.given) + ")"
+        if self.marks is not None:
+            results += ", (" + "".join(f"t{number}, " for number in range(len(self.marks))) + ")"
+        body = "\n    ".join([*self.lines, f"return {results}"])
         source = f"def stage({parameters}):\n    {body}\n"
         exec(compile(source, "<stage>", "exec"), self.bound)
-        stage: Stage = self.bound["stage"]
+        stage: Callable[..., Any] = self.bound["stage"]
         return stage
+
+    def _marks_before(self) -> dict[int, list[str]]:
+        """Lines that note the time of each mark, by the operation that they come before."""
+        places = {each.name: place for place, each in enumerate(self.program.operations)}
+        begins = [places[each.name] for each in self.operations]
+        lines: dict[int, list[str]] = {}
+        for number, mark in enumerate(self.marks or ()):
+            clock = self._bind(time.perf_counter_ns)
+            lines.setdefault(bisect.bisect_left(begins, mark), []).append(f"t{number} = {clock}()")
+        return lines
 
     def _last_uses(self) -> dict[int, list[str]]:
         """Values whose last use is each operation."""

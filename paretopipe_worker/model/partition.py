@@ -153,6 +153,23 @@ def split(
     )
 
 
+def marked(model: Partitioned, before: str, after: str, inside: Sequence[str]) -> flat.Marked:
+    """Build the stage between two cuts, or endpoints, which notes when it comes to others inside.
+
+    Raises
+    ------
+    PartitionError
+        When its tensors are not all here.
+    """
+    program = model.program
+    ends = {place.name: place for place in model.places}
+    entry = tuple(value.name for value in program.inputs)
+    taken = entry if before == LAST else ends[before].values
+    given = program.outputs if after == FIRST else ends[after].values
+    marks = [ends[name].end for name in inside]
+    return flat.build_marked(program, model.tensors, taken, given, marks)
+
+
 def _unknown(name: str, known: Sequence[str] | Mapping[str, Place]) -> str:
     """The error's text for a name that is not a cut."""
     close = difflib.get_close_matches(name, known, n=3)

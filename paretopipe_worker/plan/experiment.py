@@ -20,6 +20,7 @@ from paretopipe_worker.cuts import DTYPE_BYTES, EXPORTED, PLAIN
 from paretopipe_worker.execution.runtimes import RUNTIMES
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
+from paretopipe_worker.plan.session_specs import CertifySpec, ProfileSpec, Profiling
 from paretopipe_worker.plan.strategy import LimitSpec, SplitSpec, Strategy, distinct
 from paretopipe_worker.plan.window import MOST, Window
 from paretopipe_worker.transport.backends import BACKENDS
@@ -296,19 +297,6 @@ class PhaseSpec:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class CertifySpec:
-    """When the path of a session is measured again between its points.
-
-    That is after points with a predicted time of `every_min` minutes together, but of at least ten
-    times as long as measuring the path takes; or after `every_points` points, whichever comes
-    first.
-    """
-
-    every_min: Annotated[float, Field(gt=0, le=10_000)] = 10.0
-    every_points: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-
-
-@dataclass(frozen=True, config=_STRICT)
 class Experiment:
     """A whole experiment: every combination of its lists is measured.
 
@@ -325,7 +313,7 @@ class Experiment:
     runtime for all hosts, a mapping of hosts to runtimes, or ``inventory``, which also holds for
     hosts that a mapping leaves out. A `dtype` of ``int8`` is float32 quantised by the runtime.
     `busy` says whether hosts run their background load meanwhile, those of the inventory that have
-    one.
+    one. `profile` says how hosts profile their programs, or is false where they do not.
     """
 
     models: Annotated[tuple[ModelSpec, ...], _SOME, _DISTINCT_NAMES]
@@ -347,4 +335,5 @@ class Experiment:
     replicates: Annotated[int, Field(ge=1, le=1000)] = 1
     phases: PhaseSpec = PhaseSpec()
     certify: CertifySpec = CertifySpec()
+    profile: Profiling = ProfileSpec()
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0

@@ -81,7 +81,8 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
         )
         for model in experiment.models
     )
-    document = _without(replace(experiment, models=models), "description", "limit")
+    # A profile is measured beside the points and changes none of them.
+    document = _without(replace(experiment, models=models), "description", "limit", "profile")
     if document["sources"] == (1,):
         del document["sources"]
     if document["strategy"] in (None, "all"):

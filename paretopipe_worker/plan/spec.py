@@ -20,7 +20,6 @@ from paretopipe_worker.link import profiles
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.plan import faults
 from paretopipe_worker.plan.experiment import (
-    CertifySpec,
     Experiment,
     ImageSpec,
     LoadSpec,
@@ -28,6 +27,7 @@ from paretopipe_worker.plan.experiment import (
     ModelSpec,
     PhaseSpec,
 )
+from paretopipe_worker.plan.session_specs import CertifySpec, ProfileSpec
 from paretopipe_worker.plan.strategy import LimitSpec, Sample, SplitSpec
 from paretopipe_worker.usertext import is_path, located, shown
 
@@ -42,6 +42,7 @@ _NESTED: dict[str, type] = {
     "phases": PhaseSpec,
     "load": LoadSpec,
     "certify": CertifySpec,
+    "profile": ProfileSpec,
 }
 """Dataclass of each key whose value is a mapping or a list of mappings; links have a parser of
 their own."""

@@ -30,7 +30,8 @@ Format history
     ``ready`` holds the digest of the checksums that the programs name, since a host may have the
     tensors of its own stages alone. A gate that the source could not try is null. A phase holds the
     energy that the host used, and every rank records what its host uses at rest. A header holds
-    the background load. Records of version 4 are read as well.
+    the background load. Records of version 4 are read as well. Later records of version 5 may hold
+    a ``profile`` of each rank: the time of every unit of its program.
 
 All times are readings of the writing host's ``perf_counter_ns``, unless their field names another
 clock. Times of two hosts must not be subtracted from each other without a `Clock` record between

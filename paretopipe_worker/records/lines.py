@@ -12,6 +12,7 @@ from paretopipe_worker.records.clocks import Clock
 from paretopipe_worker.records.energy import Energy, Rest
 from paretopipe_worker.records.health import Health
 from paretopipe_worker.records.probes import Probe
+from paretopipe_worker.records.profiles import Profile
 
 SCHEMA: Final = 5
 Readable: TypeAlias = Literal[4, 5]
@@ -286,11 +287,13 @@ class End:
 
 
 SHARES = (
-    *("startup", "rendezvous", "rest", "clock", "probe", "gate", "switch", "warmup"),
+    *("startup", "rendezvous", "rest", "profile", "clock", "probe", "gate", "switch", "warmup"),
     *COUNTED_PHASES,
     *("cool-down",),
 )
 """Kinds of time a session is split into; the rest is ``other``. The time of phases is counted on
 the source, which leads them."""
 
-Record = Header | Ready | Item | LegEnd | PointBegin | PointEnd | Clock | Probe | Rest | End
+Record = (
+    Header | Ready | Item | LegEnd | PointBegin | PointEnd | Clock | Probe | Rest | Profile | End
+)

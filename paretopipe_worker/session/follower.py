@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from paretopipe_worker.execution.api import Executor
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.records.lines import COUNTED_PHASES, Item
-from paretopipe_worker.session import clocks, executing, hold, rest
+from paretopipe_worker.session import clocks, executing, hold, profile, rest
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel, ControlError, Message, bounded
 from paretopipe_worker.session.observation import Observation
@@ -63,6 +63,8 @@ class Follower:
                     clocks.answer(self.channel)
                 case rest.COMMAND:
                     rest.answer(context, self.channel)
+                case profile.COMMAND:
+                    profile.answer(context, self.channel)
                 case hold.COMMAND:
                     hold.answer(command, context.link, self.channel)
                 case "point":

@@ -13,7 +13,7 @@ from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.predict import certificate_s, certified_after
 from paretopipe_worker.records.lines import PointBegin, PointEnd
-from paretopipe_worker.session import clocks, hold, rest
+from paretopipe_worker.session import clocks, hold, profile, rest
 from paretopipe_worker.session.check import PointFailed
 from paretopipe_worker.session.context import Context
 from paretopipe_worker.session.control import Channel
@@ -43,6 +43,7 @@ class Source:
     def run(self) -> None:
         """Measure every point, and the path before, between and after them; dismiss the others.
 
+        Before, hosts are measured at rest, and profile their programs.
         Clocks are compared before and after each point, since the offset between two comparisons is
         known the better the closer they are.
 
@@ -53,6 +54,7 @@ class Source:
         """
         with self.context.shares.kind("rest"):
             rest.rest(self.context, self.channels)
+        profile.lead(self.context, self.channels)
         self._clocks("before")
         self._probe(0)
         self._clocks("between")

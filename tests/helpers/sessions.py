@@ -50,8 +50,8 @@ Kind = TypeVar("Kind", bound=Record)
 
 
 def experiment(model: str = "paretopipe_worker.model.tiny:network", **keys: Any) -> dict[str, Any]:
-    """A short experiment of one model."""
-    return {"models": [model], "phases": PHASES, **keys}
+    """A short experiment of one model, whose calls are those of its points alone."""
+    return {"models": [model], "phases": PHASES, "profile": False, **keys}
 
 
 def of(kind: type[Kind], lines: Sequence[Record]) -> list[Kind]:
