@@ -22,6 +22,7 @@ from analysis.measures import marks
 from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
+from analysis.prediction.predicting import predictions
 from analysis.report import html, terminal
 from analysis.run import Run, RunError, processes, read
 from analysis.tables import backend_costs, certainty, front
@@ -165,6 +166,7 @@ def _tables(
         "front.csv": front.fronts(table, objectives)[list(FRONT)],
         "stages.csv": stages(run, measured),
         "attribution.csv": attribution(run.items, run.plan, measured, comparisons(run)),
+        "predictions.csv": predictions(run, measured),
     }
     tables |= {"load.csv": curve} if len(curve) else {}
     if any(link.timetable for link in run.plan.experiment.links):

@@ -65,7 +65,7 @@ def embedded(
     points: pd.DataFrame,
     stages: pd.DataFrame,
     attribution: pd.DataFrame,
-    predictions: pd.DataFrame | None = None,
+    predictions: pd.DataFrame,
 ) -> dict[str, Any]:
     """Everything that is drawn, as a document of plain values.
 
@@ -74,7 +74,7 @@ def embedded(
     points, stages, attribution
         The tables of these names.
     predictions
-        ``predictions.csv``, if the run has it.
+        The table ``predictions.csv``.
 
     Returns
     -------
@@ -92,8 +92,7 @@ def embedded(
     keys = [tuple(row) for row in points[list(GROUP)].itertuples(index=False)]
     groups = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     table = pd.DataFrame({name: points[of] for name, of in FIGURES.items()}).astype("float64")
-    if predictions is not None:
-        table = table.join(_predicted(points, predictions))
+    table = table.join(_predicted(points, predictions))
     parts = _parts(points, stages, attribution)
     pairs = names(points)
     different = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}

@@ -39,7 +39,7 @@ def write(
         Its replicates, see :func:`analysis.measures.replicates.replicates`.
     tables
         Those of its files by name: ``points.csv``, ``stages.csv``, ``attribution.csv``,
-        ``front.csv`` and, where there are any, ``predictions.csv`` and ``backends.csv``.
+        ``front.csv``, ``predictions.csv`` and, if backends are compared, ``backends.csv``.
     document
         As :func:`analysis.pareto.analyse` returns it.
 
@@ -48,11 +48,9 @@ def write(
     The file.
     """
     points = tables["points.csv"]
-    predictions = tables.get("predictions.csv")
+    predictions = tables["predictions.csv"]
     data = embedded(points, tables["stages.csv"], tables["attribution.csv"], predictions)
-    data |= {"scenarios": [], "whatif": _start(points)}
-    if predictions is not None:
-        data["scenarios"] = scenarios(run, measured, predictions)
+    data |= {"scenarios": scenarios(run, measured, predictions), "whatif": _start(points)}
     file = run.path / NAME
     file.write_text(page(_content(run, tables, document), data), encoding="utf-8")
     return file

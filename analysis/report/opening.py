@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.answers import hosts, regret
-from analysis.answers.splitting import UNSURE
+from analysis.answers.splitting import UNKNOWN, UNSURE
 from analysis.answers.summary import short_titles
 from analysis.answers.telling import brought, never_far, title
 from analysis.column import CHOICES, OBJECTIVES
-from analysis.figures.captions import worded
+from analysis.figures.captions import LINK, worded
 from analysis.run import Run
 from analysis.tables import front
 from analysis.tables.certainty import LEAST_REPLICATES
@@ -75,7 +75,8 @@ def cards(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     Returns
     -------
     For each group ``title``, ``headline``, ``tone`` (``pays``, ``open``, ``not`` or ``unknown``),
-    ``clauses``, each with what it is of and its own tone, ``take``, what to choose, and ``note``,
+    ``clauses``, each with what it is of and its own tone, ``take``, what to choose, ``why``
+    there is no verdict, and ``note``,
     where how sure it is is known of others and not of this group.
     """
     verdicts = document["verdicts"]
@@ -91,10 +92,11 @@ def cards(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         found.append(
             {
                 "title": name,
-                "headline": _upper(row["headline"] if gains else row["text"]),
+                "headline": _upper(row["headline"]),
                 "tone": tone,
                 "clauses": clauses,
-                "take": _choice(document["choices"], row),
+                "take": _choice(document["choices"], row) if gains else None,
+                "why": "" if gains else _upper(row["text"].removeprefix(f"{UNKNOWN}: ")),
             }
         )
     gains_of = [row["gains"].values() for row in verdicts]
@@ -122,9 +124,14 @@ def further(document: Mapping[str, Any]) -> list[str]:
     ):
         differ = [name for name in shared if len({row[name] for row in rows}) > 1]
         for row in rows:
-            where = ", ".join(worded(name, row[name]) for name in differ)
+            where = ", ".join(_where(name, row[name]) for name in differ)
             found.append(f"{where}: {told(row)}" if where else told(row))
     return [f"{line}." for line in found]
+
+
+def _where(name: str, value: object) -> str:
+    """One condition of an answer in words."""
+    return f"over {value}" if name == LINK else worded(name, value)
 
 
 def chosen(choice: Mapping[str, Any]) -> str:

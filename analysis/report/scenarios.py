@@ -73,8 +73,8 @@ def scenarios(run: Run, measured: pd.DataFrame, predictions: pd.DataFrame) -> li
             **_plain(made),
             **_splits(made, points),
         }
-    for about, title in zip(found, _titles(list(found)), strict=True):
-        found[about]["title"] = title
+    for key, title in zip(found, _titles(list(found)), strict=True):
+        found[key]["title"] = title
     return list(found.values())
 
 

@@ -29,7 +29,7 @@ function figure(value) {
   const size = Math.abs(value);
   const digits = size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : size === 0 ? 0 : null;
   return digits === null
-    ? String(Number(value.toPrecision(2)))
+    ? value.toPrecision(2)
     : value.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
 }
 
@@ -59,12 +59,14 @@ const shortOf = (group, place) => data.facets[place].short[data.groups[group][pl
 const titleOf = (group, places) => places.map(place => valueOf(group, place)).join(", ");
 
 function choice(title, options, selected, onchange) {
-  const select = make("select", {}, ...options.map(([value, text]) =>
+  const id = `choice-${++choice.count}`;
+  const select = make("select", {id}, ...options.map(([value, text]) =>
     make("option", {value}, text)));
   select.value = String(selected);
   select.addEventListener("change", () => onchange(select.value));
-  return make("label", {}, make("span", {}, title), select);
+  return make("div", {class: "field"}, make("label", {for: id}, title), select);
 }
+choice.count = 0;
 
 // Moves among elements of which one at a time is reached by Tab.
 function rove(elements, next) {

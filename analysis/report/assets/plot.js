@@ -21,10 +21,13 @@ function plot(host, series, {told, picked, predicted, called}) {
     return {show() {}};
   }
   const width = Math.max(280, host.clientWidth), height = width < 520 ? 330 : 430;
-  const box = {left: 52, right: width - 12, top: 12, bottom: height - 44};
   const ends = (...names) => marks.filter(({point}) => point.front).flatMap(({point}) => names.map(name => point[name])).filter(known);
+  const box = {left: 52, right: width - 12, top: 12, bottom: height - 44};
+  const heights = [...marks.map(mark => mark.y), ...ends("throughput_low", "throughput_high")];
+  const up = scale(heights, box.bottom, box.top);
+  // The title of the axis stands beside the longest of its figures.
+  box.left = 34 + 6.6 * Math.max(...up.ticks.map(tick => tickText(tick).length));
   const across = scale([...marks.map(mark => mark.x), ...ends("latency_low", "latency_high")], box.left, box.right);
-  const up = scale([...marks.map(mark => mark.y), ...ends("throughput_low", "throughput_high")], box.bottom, box.top);
   const picture = draw("svg", {viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": called});
   picture.append(...axes(across, up, box, predicted));
   for (const each of series) picture.append(...line(each, across, up, predicted), ...bars(each, across, up));
@@ -53,8 +56,10 @@ function plot(host, series, {told, picked, predicted, called}) {
     ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: ordered.length - 1,
     ArrowUp: fronts.find(other => other > place), ArrowDown: fronts.findLast(other => other < place),
   })[key]));
-  host.addEventListener("pointerleave", hide);
-  picture.addEventListener("focusout", hide);
+  const area = make("div", {}, picture, tip);
+  area.addEventListener("pointerleave", hide);
+  // Not at the picture: Chromium lets Tab stop at an SVG element that listens for focus.
+  area.addEventListener("focusout", hide);
   function hide() { tip.classList.remove("shown"); halo.setAttribute("visibility", "hidden"); }
   function show(point) {
     const found = nodes.get(point);
@@ -73,7 +78,7 @@ function plot(host, series, {told, picked, predicted, called}) {
     tip.style.bottom = y > height / 2 ? `${host.clientHeight - y * ratio}px` : "auto";
     tip.classList.add("shown");
   }
-  host.append(picture, tip);
+  host.append(area);
   return {show};
 }
 

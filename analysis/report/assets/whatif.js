@@ -19,7 +19,7 @@ function slider(title, name, steps, unit, changed) {
   };
   tell();
   range.addEventListener("input", () => { tell(); changed(); });
-  return make("label", {class: "slider"}, make("span", {}, title, output), range);
+  return make("div", {class: "field slider"}, make("div", {}, make("label", {for: id}, title), output), range);
 }
 
 function startWhatIf() {
