@@ -37,6 +37,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
     },
     "analysis": {
         "column": set(),
+        "provenance": set(),
         "run": set(),
         "measures": {"column", "run"},
         "tables": {"column", "run", "measures"},
@@ -44,7 +45,8 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "answers": {"column", "run", "measures", "tables", "prediction"},
         "figures": {"column", "run", "measures", "tables", "prediction"},
         "report": {
-            *("column", "run", "measures", "tables", "prediction", "answers", "figures"),
+            *("column", "provenance", "run", "measures", "tables", "prediction", "answers"),
+            "figures",
         },
     },
 }

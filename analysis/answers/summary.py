@@ -31,7 +31,7 @@ def sentence(verdicts: Sequence[Mapping[str, Any]]) -> str:
         return f"{_upper('; '.join(reasons) or UNKNOWN)}."
     named = dict(zip(map(id, told), short_titles(told), strict=True))
     if len(told) == 1:
-        return f"{_upper(named[id(told[0])])}: {told[0]['text']}."
+        return f"{named[id(told[0])]}: {told[0]['text']}."
     paying = [row for row in told if "better" in _by_verdict(row)]
     open_ = [row for row in told if row not in paying and "open" in _by_verdict(row)]
     if paying:
@@ -43,7 +43,9 @@ def sentence(verdicts: Sequence[Mapping[str, Any]]) -> str:
         start += " for certain" if open_ else ""
         found = [(gain["ratio"], row, gain) for row in told for gain in row["gains"].values()]
         where = "; it comes nearest for"
-    start += f" ({len(open_)} not resolved)" if open_ else ""
+    counts = {"not resolved": len(open_), "not known": len(verdicts) - len(told)}
+    aside = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    start += f" ({aside})" if aside else ""
     _, row, gain = max(found, key=lambda each: each[0])
     note = UNSURE if gain["probability"] is None else ""
     return f"{start}{where} {named[id(row)]}: {gain['clause']}{note}."

@@ -104,7 +104,9 @@ def test_the_report_ends_with_the_answer(
     run = FakeRun(tmp_path / "run", make(tiny_table()), items=8).all_sessions().path
     assert main([str(run), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    heading, choice, answer = text(document).splitlines()[-3:]
+    heading, choice, answer, _, sentence, report = text(document).splitlines()[-6:]
     assert heading == "Where to split?"
     assert "take all on server: the knee of the front of latency and throughput." in choice
     assert "splitting does not pay: no cut answers sooner than all on server" in answer
+    assert sentence.startswith("tiny over link none: splitting does not pay: no cut answers sooner")
+    assert report == f"Report: {run / 'report.html'}" and (run / "report.html").is_file()
