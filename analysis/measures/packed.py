@@ -33,7 +33,7 @@ def packed_bytes(legs: pd.DataFrame, items: pd.DataFrame, plan: Plan) -> pd.Data
     Columns session, attempt, point, wire_bytes.
     """
     sinks = {point.id: len(point.hops) - 1 for point in plan.points}
-    forward = legs[legs["rank"] < legs["point"].map(sinks)]
+    forward = legs[legs["rank"] < legs["point"].map(sinks).astype("float64")]
     table = pd.DataFrame(
         {
             "sent": forward.groupby(TRY)["payload_sent_bytes"].sum(),

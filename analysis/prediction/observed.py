@@ -34,10 +34,14 @@ class Observed:
     tries
         One row per try that counts: ``point``, ``session``, ``weight``, what was measured of it,
         and ``computed_ms``, what all its stages took with one item in flight.
+    units
+        One row per unit that a host profiled: those of :data:`POOL`, ``session``, ``begin`` and
+        ``end``, ``ms`` and ``gap_ms``, for how long the host had waited before.
     """
 
     stages: pd.DataFrame
     tries: pd.DataFrame
+    units: pd.DataFrame
 
 
 def observe(run: Run, measured: pd.DataFrame) -> Observed:
@@ -65,7 +69,37 @@ def observe(run: Run, measured: pd.DataFrame) -> Observed:
     stages["waiting_gap_ms"] = stages["latency_median_ms"] - stages["waiting_ms"]
     stages["busy_gap_ms"] = stages["period_ms"] - stages["busy_ms"]
     computed = stages.groupby(TRY)["waiting_ms"].sum().rename("computed_ms")
-    return Observed(stages, tries.merge(computed.reset_index(), on=TRY, how="left"))
+    tries = tries.merge(computed.reset_index(), on=TRY, how="left")
+    return Observed(stages, tries, _units(run))
+
+
+def _units(run: Run) -> pd.DataFrame:
+    """The profiles of attempts that are not damaged, unit by unit: medians of the items."""
+    plan = run.plan
+    damaged = {
+        (session.id, attempt.number)
+        for session in plan.sessions
+        for attempt in run.attempts.of(session.id)
+        if attempt.damage
+    }
+    rows: list[dict[str, object]] = []
+    for found in run.profiles.to_dict("records"):
+        session = plan.session(found["session"])
+        if not found["unit_ns"] or (session.id, found["attempt"]) in damaged:
+            continue
+        order = plan.table(session.model, found["batch"], found["dtype"]).order
+        begin = order.index(found["places"][0])
+        stretched = plan.host(found["host"]).device_emulated
+        values = (found["host"], session.model, found["batch"], found["dtype"], found["runtime"])
+        about = dict(zip(POOL, (*values, session.busy, session.sources), strict=True))
+        about |= {"session": session.id, "gap_ms": found["wait_ns"] / 1e6}
+        medians = np.median(np.array(found["unit_ns"], dtype=np.float64), axis=0) * stretched / 1e6
+        rows += [
+            about | {"begin": begin + number, "end": begin + number + 1, "ms": ms}
+            for number, ms in enumerate(medians.tolist())
+        ]
+    numbers = {"begin": "int64", "end": "int64", "ms": "float64", "gap_ms": "float64"}
+    return pd.DataFrame(rows, columns=[*POOL, "session", *numbers]).astype(numbers)
 
 
 def _places(plan: Plan) -> pd.DataFrame:

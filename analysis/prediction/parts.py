@@ -62,15 +62,20 @@ def costs(run: Run, measured: pd.DataFrame, group: Mapping[str, object]) -> Cost
     return made.with_usual_waits(made.index([point.split for point in points]))
 
 
-def _timed(stages: pd.DataFrame) -> pd.DataFrame:
-    """The times of stages with one item in flight and with many, for :class:`UnitTimes`."""
-    return pd.concat(
-        [
-            stages.assign(ms=stages[f"{kind}_ms"], gap_ms=stages[f"{kind}_gap_ms"])
-            for kind in ("waiting", "busy")
-        ],
-        ignore_index=True,
-    )
+def _by_pool(rows: pd.DataFrame) -> dict[tuple[object, ...], pd.DataFrame]:
+    """Rows by the values of what they share."""
+    return {tuple(key): part for key, part in rows.groupby(list(POOL), sort=False)}
+
+
+def _timed(stages: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
+    """The times of stages, with one item in flight and with many, and of units."""
+    kinds = [
+        stages.assign(ms=stages[f"{kind}_ms"], gap_ms=stages[f"{kind}_gap_ms"])
+        for kind in ("waiting", "busy")
+    ]
+    names = ["point", "session", "begin", "end", "ms", "gap_ms", "weight"]
+    profiled = units.assign(point=None, weight=1.0)
+    return pd.concat([part[names] for part in (*kinds, profiled) if len(part)] or [profiled[names]])
 
 
 def hop(rate_mbit: float | None, delay_ms: float, software: Hop) -> Hop:
@@ -183,16 +188,21 @@ class Parts:
         key = tuple(about.values())
         if key not in self._pools:
             places = len(order_of(self.run.plan, point))
-            rows = self._stages_by_pool.get(key)
-            rows = self.observed.stages.iloc[:0] if rows is None else rows
-            self._pools[key] = UnitTimes(_timed(rows), places)
+            observed = self.observed
+            stages = self._stages_by_pool.get(key, observed.stages.iloc[:0])
+            units = self._units_by_pool.get(key, observed.units.iloc[:0])
+            self._pools[key] = UnitTimes(_timed(stages, units), places)
         return self._pools[key]
 
     @cached_property
     def _stages_by_pool(self) -> dict[tuple[object, ...], pd.DataFrame]:
         """The rows of stages by the values of what they share."""
-        groups = self.observed.stages.groupby(list(POOL), sort=False)
-        return {tuple(key): rows for key, rows in groups}
+        return _by_pool(self.observed.stages)
+
+    @cached_property
+    def _units_by_pool(self) -> dict[tuple[object, ...], pd.DataFrame]:
+        """The rows of profiled units by the same."""
+        return _by_pool(self.observed.units)
 
     def _solve(self, point: Point, rank: int, left_out: frozenset[str]) -> Solved:
         """What the host of a rank takes for the model, see :class:`UnitTimes`."""
