@@ -50,7 +50,7 @@ def write(
     points = tables["points.csv"]
     predictions = tables["predictions.csv"]
     data = embedded(points, tables["stages.csv"], tables["attribution.csv"], predictions)
-    data |= {"scenarios": scenarios(run, measured, predictions), "whatif": _start(points)}
+    data |= {"scenarios": scenarios(run, measured, points, predictions), "whatif": _start(points)}
     file = run.path / NAME
     file.write_text(page(_content(run, tables, document), data), encoding="utf-8")
     return file

@@ -25,7 +25,9 @@ MS_PER_BYTE_AT_1_MBIT = 8e-3 * WIRE_PER_PAYLOAD
 """For how long a wire of 1 Mbit/s is busy with a byte of tensor data."""
 
 
-def scenarios(run: Run, measured: pd.DataFrame, predictions: pd.DataFrame) -> list[dict[str, Any]]:
+def scenarios(
+    run: Run, measured: pd.DataFrame, points: pd.DataFrame, predictions: pd.DataFrame
+) -> list[dict[str, Any]]:
     """The parts of every pipeline of a run, each once for all of its links and windows.
 
     Parameters
@@ -34,6 +36,8 @@ def scenarios(run: Run, measured: pd.DataFrame, predictions: pd.DataFrame) -> li
         The run.
     measured
         Its replicates, see :func:`analysis.measures.replicates.replicates`.
+    points
+        The table ``points.csv``, which has the order.
     predictions
         The table ``predictions.csv``, which has the errors.
 
@@ -48,30 +52,30 @@ def scenarios(run: Run, measured: pd.DataFrame, predictions: pd.DataFrame) -> li
     """
     parts = Parts(run, measured)
     errors = predictions.set_index("point")[["latency_error", "throughput_error"]]
-    links = [link.name for link in run.plan.experiment.links]
+    order = {point: place for place, point in enumerate(points["point"])}
     by_group: dict[tuple[object, ...], list[Point]] = {}
-    for point in sorted(run.plan.points, key=lambda point: links.index(point.link)):
+    for point in sorted(run.plan.points, key=lambda point: order[point.id]):
         by_group.setdefault(tuple(group_of(point).values()), []).append(point)
     found: dict[tuple[object, ...], dict[str, Any]] = {}
-    for points in by_group.values():
-        about = {name: value for name, value in group_of(points[0]).items() if name not in ASKED}
+    for alike in by_group.values():
+        about = {name: value for name, value in group_of(alike[0]).items() if name not in ASKED}
         key = tuple(about.values())
         if key in found:
             continue
         try:
-            made = parts.costs(points[0], parts.sessions_of(points))
+            made = parts.costs(alike[0], parts.sessions_of(alike))
         except PredictionError:
             continue  # Another link may do; of a pipeline without any the page has no prediction.
-        off = errors.loc[points[0].id]
+        off = errors.loc[alike[0].id]
         found[key] = {
             "title": "",
-            "link": points[0].link,
-            "window": None if points[0].window == "auto" else points[0].window,
-            "batch": points[0].batch,
+            "link": alike[0].link,
+            "window": None if alike[0].window == "auto" else alike[0].window,
+            "batch": alike[0].batch,
             **{name: None if pd.isna(off[name]) else float(off[name]) for name in errors.columns},
             "ms_per_byte_at_1_mbit": MS_PER_BYTE_AT_1_MBIT,
             **_plain(made),
-            **_splits(made, points),
+            **_splits(made, alike),
         }
     for key, title in zip(found, _titles(list(found)), strict=True):
         found[key]["title"] = title

@@ -13,6 +13,7 @@ import pytest
 from analysis import pareto
 from analysis.report import html
 from analysis.report.embedded import FIGURES
+from analysis.tables.points import points
 from tests.helpers.fake_plan import make, mobilenet_table, tiny_table
 from tests.helpers.fake_run import FakeRun
 
@@ -94,11 +95,10 @@ def test_a_skipped_point_has_a_prediction_and_no_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeRun(tmp_path / "run", make(tiny_table()), items=8).all_sessions()
-    made = pareto.points
 
     def skipping(*args: Any, **kwargs: Any) -> pd.DataFrame:
         """The points of the run, of which a guided sweep left one cut out."""
-        table = made(*args, **kwargs)
+        table = points(*args, **kwargs)
         left_out = table["split"] == "body.0"
         figures = [each for each in FIGURES.values() if each not in ("position", "payload_bytes")]
         table[figures] = table[figures].mask(left_out)

@@ -52,7 +52,7 @@ function drawBreakdown(groups) {
 function barsOf(shown, used) {
   const host = byId("breakdown-plot"), width = Math.max(280, host.clientWidth), narrow = width < 620;
   const longest = Math.max(...shown.map(point => point.label.length));
-  const left = narrow ? 0 : Math.min(240, 16 + 6.6 * longest), right = width - 58, row = narrow ? 38 : 25;
+  const left = narrow ? 0 : Math.min(260, 30 + 6.9 * longest), right = width - 58, row = narrow ? 38 : 25;
   const most = Math.max(...shown.map(point => Math.max(point.latency || 0, sum(point.parts))));
   const at = value => left + value / most * (right - left);
   const height = shown.length * row + 30;
@@ -64,7 +64,7 @@ function barsOf(shown, used) {
   }
   shown.forEach((point, place) => {
     const top = place * row + (narrow ? 16 : 4), tall = narrow ? 16 : 17;
-    const fits = narrow ? 60 : Math.floor((left - 14) / 6.4);
+    const fits = narrow ? 60 : Math.floor((left - 28) / 6.7);
     const text = point.label.length > fits ? `${point.label.slice(0, fits - 1)}…` : point.label;
     picture.append(draw("text", {class: point.front ? "name" : "name pale", x: narrow ? 0 : left - 9, y: narrow ? top - 4 : top + 13,
       "text-anchor": narrow ? "start" : "end"}, `${point.front ? "● " : ""}${text}`));

@@ -45,17 +45,19 @@ function drawFronts(groups, picked) {
 
 // What is said of a mark: its name first.
 function describe({point, predicted}, places) {
-  const rows = [["", point.label], ...places.map(place => [data.facets[place].title, valueOf(point.group, place)])];
-  const both = ["latency", "throughput"].map(name => [name, interval(point[`${name}_low`], point[`${name}_high`])]);
+  const rows = [["", point.label], ...places.map(place => [data.facets[place].title, shortOf(point.group, place)])];
   if (predicted) {
     return [...rows, ["Status", `${point.status}, not measured`],
       ["Predicted latency", `${figure(point.predicted_latency)} ms`],
       ["Predicted throughput", `${figure(point.predicted_throughput)} images/s`]];
   }
-  rows.push(["Latency", `${figure(point.latency)} ms`], ["Throughput", `${figure(point.throughput)} images/s`]);
-  for (const [name, range] of both) if (range) rows.push([`95 % of ${name}`, range]);
+  for (const [title, name, unit] of [["Latency", "latency", "ms"], ["Throughput", "throughput", "images/s"]]) {
+    rows.push([title, `${figure(point[name])} ${unit}`]);
+    const range = interval(point[`${name}_low`], point[`${name}_high`]);
+    if (range) rows.push(["95 %", range]);
+  }
   if (known(point.probability)) {
-    rows.push(["On the front", `with ${share(point.probability)}`]);
+    rows.push(["On the front", `${share(point.probability)} probable`]);
     if (point.further) rows.push(["To tell", `about ${point.further} more replicates`]);
   } else {
     rows.push(["On the front", point.front ? "yes, by the means" : "no, by the means"]);

@@ -31,7 +31,7 @@ function plot(host, series, {told, picked, predicted, called}) {
   const picture = draw("svg", {viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": called});
   picture.append(...axes(across, up, box, predicted));
   for (const each of series) picture.append(...line(each, across, up, predicted), ...bars(each, across, up));
-  const tip = make("div", {class: "tip", role: "status", "aria-live": "polite"});
+  const tip = make("div", {class: "tip", "aria-hidden": "true"});
   const halo = draw("circle", {class: "halo", r: 11, visibility: "hidden"});
   picture.append(halo);
   const nodes = new Map();

@@ -12,7 +12,7 @@ function scale(values, from, to) {
   [low, high] = [logarithmic || least > 0 ? out(least) : Math.min(low, 0), out(most)];
   const [start, end] = [into(low), into(high)];
   const at = value => from + (into(value) - start) / (end - start) * (to - from);
-  const count = Math.max(2, Math.floor(Math.abs(to - from) / 70));
+  const count = Math.max(2, Math.floor(Math.abs(to - from) / (to < from ? 50 : 70)));
   return {at, logarithmic, ticks: logarithmic ? powers(low, high, count) : steps(low, high, count)};
 }
 
