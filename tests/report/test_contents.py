@@ -70,14 +70,15 @@ def test_two_thousand_points_fit_into_two_megabytes(
     copies = range(-(-2000 // len(fake.plan.points)))
 
     def often(table: pd.DataFrame) -> pd.DataFrame:
-        """The table once for each of many links."""
-        parts = [
-            table.assign(
-                point=table["point"] + f"-{number}",
-                **({"link": f"a-link-with-a-name-{number}"} if "link" in table else {}),
-            )
-            for number in copies
-        ]
+        """The table once for each copy: over one of eight links, with cuts of its own."""
+        parts = []
+        for number in copies:
+            part = table.assign(point=table["point"] + f"-{number}")
+            if "split" in part:
+                further = f".{number // 8}" if number >= 8 else ""
+                link = f"a-link-with-a-name-{number % 8}"
+                part = part.assign(link=link, split=part["split"] + further)
+            parts.append(part)
         return pd.concat(parts, ignore_index=True)
 
     for name in ("points", "stages", "attribution", "predictions"):

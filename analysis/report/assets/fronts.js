@@ -71,7 +71,7 @@ function describe({point, predicted}, places) {
 }
 
 const marksOf = point => [
-  point.uncertified && "link not as asked for", point.disturbed && "host disturbed", point.late && "relay late",
+  point.uncertified && "link not as asked", point.disturbed && "disturbed", point.late && "relay late",
 ].filter(Boolean);
 
 function drawLegend(series, several) {

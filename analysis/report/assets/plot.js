@@ -150,7 +150,7 @@ function labels(marks, across, up, box, few) {
   for (const mark of wanted.slice(0, LABELLED)) {
     const [x, y] = at(mark), half = 3.1 * mark.point.short.length + 2;
     const places = [[half + 9, 0], [-half - 9, 0], [0, -14], [0, 15], [half + 6, -11], [half + 6, 12],
-      [-half - 6, -11], [-half - 6, 12], [half + 16, -18], [-half - 16, -18]];
+      [-half - 6, -11], [-half - 6, 12], [half - 6, -15], [half - 6, 17], [6 - half, -15], [6 - half, 17]];
     const place = places.map(([dx, dy]) => around(x + dx, y + dy, half, 6)).find(area =>
       area.left > box.left && area.right < box.right && area.top > 0 && area.bottom < box.bottom
       && !taken.some(other => overlap(area, other))
