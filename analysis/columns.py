@@ -5,6 +5,7 @@ from __future__ import annotations
 from analysis.column import Column, table
 from analysis.links_columns import LINKS, TRANSFERS
 from analysis.measures.attribution_columns import ATTRIBUTION
+from analysis.prediction import predicting
 from analysis.tables import backend_costs, load_curve, stages, trace_segments
 from analysis.tables.columns import SECTIONS
 from paretopipe_worker.plan.experiment import MIN_ITEMS
@@ -28,6 +29,11 @@ _OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
         "One row per measured point, rank and kind of time. Each kind is measured between two\n"
         "time stamps of its own; none is computed as a remainder.",
         ATTRIBUTION,
+    ),
+    "predictions.csv": (
+        "One row per point of the plan, measured or not: what it is expected to measure, from all\n"
+        "other points and the hosts' profiles. docs/prediction.md says how.",
+        predicting.COLUMNS,
     ),
     "backends.csv": (
         "One row per cut, backend and quantity, where a run has several backends; `python -m\n"

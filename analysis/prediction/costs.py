@@ -168,6 +168,10 @@ class Costs:
         busiest: Array = np.max(parts, axis=0)
         return busiest
 
+    def stages_ms(self, splits: Places) -> Array:
+        """For how long each rank computes an item, while others follow, as an array (n, k)."""
+        return self._computing(self.busy_ms, splits)
+
     def _computing(self, prefix_ms: Array, splits: Places) -> Array:
         """What each rank computes for one item, as an array (n, k)."""
         last = len(self.places) - 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -123,3 +125,24 @@ def pool_of(point: Point, rank: int) -> dict[str, object]:
     """What the stage of a rank shares with all whose times it rests on: :data:`POOL`."""
     values = point.placement[rank], point.model, point.batch, point.dtype
     return dict(zip(POOL, (*values, point.runtime(rank), point.busy, point.sources), strict=True))
+
+
+Pools: TypeAlias = dict[tuple[object, ...], pd.DataFrame]
+"""Rows by the values of columns that those share which rest on one another; none at ``()``."""
+
+
+def by_pool(rows: pd.DataFrame, shared: Sequence[str]) -> Pools:
+    """Rows by the values of what they share."""
+    parts = {tuple(key): part for key, part in rows.groupby(list(shared), sort=False)}
+    return parts | {(): rows.iloc[:0]}
+
+
+def timed(stages: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
+    """The times of stages, with one item in flight and with many, and of units."""
+    kinds = [
+        stages.assign(ms=stages[f"{kind}_ms"], gap_ms=stages[f"{kind}_gap_ms"])
+        for kind in ("waiting", "busy")
+    ]
+    names = ["point", "session", "begin", "end", "ms", "gap_ms", "weight"]
+    profiled = units.assign(point=None, weight=1.0)
+    return pd.concat([part[names] for part in (*kinds, profiled) if len(part)] or [profiled[names]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -11,7 +11,8 @@ import pandas as pd
 
 from analysis.prediction import messages
 from analysis.prediction.costs import Array, Costs, Hop
-from analysis.prediction.observed import POOL, observe, order_of, pool_of
+from analysis.prediction.energy import Powers
+from analysis.prediction.observed import POOL, Pools, by_pool, observe, order_of, pool_of, timed
 from analysis.prediction.unit_times import Solved, UnitTimes
 from analysis.run import Run
 from analysis.tables.front import GROUP
@@ -62,20 +63,13 @@ def costs(run: Run, measured: pd.DataFrame, group: Mapping[str, object]) -> Cost
     return made.with_usual_waits(made.index([point.split for point in points]))
 
 
-def _by_pool(rows: pd.DataFrame) -> dict[tuple[object, ...], pd.DataFrame]:
-    """Rows by the values of what they share."""
-    return {tuple(key): part for key, part in rows.groupby(list(POOL), sort=False)}
-
-
-def _timed(stages: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
-    """The times of stages, with one item in flight and with many, and of units."""
-    kinds = [
-        stages.assign(ms=stages[f"{kind}_ms"], gap_ms=stages[f"{kind}_gap_ms"])
-        for kind in ("waiting", "busy")
-    ]
-    names = ["point", "session", "begin", "end", "ms", "gap_ms", "weight"]
-    profiled = units.assign(point=None, weight=1.0)
-    return pd.concat([part[names] for part in (*kinds, profiled) if len(part)] or [profiled[names]])
+def _alike(
+    pools: Pools, point: Point, shared: Sequence[str], left_out: frozenset[str]
+) -> pd.DataFrame:
+    """The rows on which a point's parts may rest."""
+    about = group_of(point)
+    rows = pools.get(tuple(about[name] for name in shared), pools[()])
+    return rows[~rows["point"].isin(left_out)]
 
 
 def hop(rate_mbit: float | None, delay_ms: float, software: Hop) -> Hop:
@@ -116,7 +110,11 @@ class Parts:
 
     def __init__(self, run: Run, measured: pd.DataFrame) -> None:
         self.run = run
-        self.observed = observe(run, measured)
+        self.observed = observed = observe(run, measured)
+        self._stages, self._units = (
+            by_pool(rows, POOL) for rows in (observed.stages, observed.units)
+        )
+        self.powers = Powers(run, observed)
         self._points = {point.id: point for point in run.plan.points}
         self._sessions: dict[str, list[str]] = {}
         for session in run.plan.sessions:
@@ -188,21 +186,9 @@ class Parts:
         key = tuple(about.values())
         if key not in self._pools:
             places = len(order_of(self.run.plan, point))
-            observed = self.observed
-            stages = self._stages_by_pool.get(key, observed.stages.iloc[:0])
-            units = self._units_by_pool.get(key, observed.units.iloc[:0])
-            self._pools[key] = UnitTimes(_timed(stages, units), places)
+            stages, units = (pools.get(key, pools[()]) for pools in (self._stages, self._units))
+            self._pools[key] = UnitTimes(timed(stages, units), places)
         return self._pools[key]
-
-    @cached_property
-    def _stages_by_pool(self) -> dict[tuple[object, ...], pd.DataFrame]:
-        """The rows of stages by the values of what they share."""
-        return _by_pool(self.observed.stages)
-
-    @cached_property
-    def _units_by_pool(self) -> dict[tuple[object, ...], pd.DataFrame]:
-        """The rows of profiled units by the same."""
-        return _by_pool(self.observed.units)
 
     def _solve(self, point: Point, rank: int, left_out: frozenset[str]) -> Solved:
         """What the host of a rank takes for the model, see :class:`UnitTimes`."""
@@ -230,9 +216,7 @@ class Parts:
     ) -> messages.Ring:
         """Hops and ways back with what the software takes; and, with its message, the stage's."""
         hops, back = self._ring(point)
-        tries = self._crossing
-        alike = np.logical_and.reduce([tries[n] == group_of(point)[n] for n in _SOFTWARE])
-        kept = tries[alike & ~tries["point"].isin(left_out)]
+        kept = _alike(self._crossing, point, _SOFTWARE, left_out)
         byte_ms = float(np.mean([each.ms_per_byte for each in hops]))
         message_ms, more_ms = messages.software(kept, byte_ms)
         with_software = [replace(each, message_ms=message_ms, byte_ms=more_ms) for each in hops]
@@ -245,7 +229,7 @@ class Parts:
         )
 
     @cached_property
-    def _crossing(self) -> pd.DataFrame:
+    def _crossing(self) -> Pools:
         """The tries at which something crossed, with what is left of their latency."""
         about = {id: self._sent(point) | group_of(point) for id, point in self._points.items()}
         sent = pd.DataFrame.from_dict(about, orient="index").rename_axis("point").reset_index()
@@ -253,7 +237,7 @@ class Parts:
         names = ["point", "session", "weight", "computed_ms", "latency_median_ms", "period_ms"]
         table = tries[names].merge(sent[sent["messages"] > 0], on="point")
         table["left_ms"] = table["latency_median_ms"] - table["computed_ms"] - table["wire_ms"]
-        return table.dropna(subset="left_ms")
+        return by_pool(table.dropna(subset="left_ms"), _SOFTWARE)
 
     def _sent(self, point: Point) -> dict[str, float]:
         """The messages of an item of a point: number, bytes, and what their wires take."""
@@ -307,9 +291,7 @@ class Parts:
         That shows where one stage holds up all others: how much longer than its computation it
         takes from item to item. A rank that never does is expected to be like the others.
         """
-        rows = self._at_work
-        alike = np.logical_and.reduce([rows[n] == group_of(point)[n] for n in _BESIDE])
-        kept = rows[alike & ~rows["point"].isin(left_out)]
+        kept = _alike(self._at_work, point, _BESIDE, left_out)
         each = kept[kept["crosses"]].groupby("rank")["beside_ms"].median()
         alone = kept[~kept["crosses"]]["beside_ms"].median()
         usual = each.median() if len(each) else alone
@@ -317,7 +299,7 @@ class Parts:
         return [0.0 if np.isnan(value) else max(0.0, float(value)) for value in found]
 
     @cached_property
-    def _at_work(self) -> pd.DataFrame:
+    def _at_work(self) -> Pools:
         """The busiest stage of each try at which neither a wire nor the window holds it up."""
         keys = ["session", "attempt", "point"]
         stages = self.observed.stages.sort_values("busy_ms", kind="stable")
@@ -333,7 +315,7 @@ class Parts:
         rows = rows[["point", "rank"]].assign(
             beside_ms=rows["period_ms"] - rows["busy_ms"], crosses=crosses.astype("bool")
         )
-        return rows.join(shared)
+        return by_pool(rows.join(shared), _BESIDE)
 
     def _wire_ms(self, point: Point) -> float:
         """For how long the busiest wire is busy with an item of a point; null on a trace."""

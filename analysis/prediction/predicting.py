@@ -15,8 +15,9 @@ from analysis.run import Run
 from paretopipe_worker.plan.plan import Point
 from paretopipe_worker.plan.window import filling
 
-_FOLDS = 64
-"""Most groups of points that are left out in turn: up to so many, each is left out alone."""
+_FOLDS, _MANY, _FEW_FOLDS = 64, 2000, 16
+"""Most groups of points that are left out in turn: up to so many points, each is left out alone.
+Of very many points there are fewer groups, to save time."""
 
 _UNKNOWN = "it follows a trace, or a host of its placement was not measured without the point"
 
@@ -36,6 +37,14 @@ COLUMNS = (
         f"its link {_UNKNOWN}",
     ),
     Column(
+        "predicted_energy_j_per_image",
+        "J",
+        "Energy per image that is expected in the throughput phase: of each host that takes part "
+        "its power at rest all the time, and what computing takes beside while it computes.",
+        "a host did not tell its energy at enough other points, two hosts are one computer, or "
+        "nothing else is predicted",
+    ),
+    Column(
         "latency_error",
         "",
         "Root mean square of the differences between the logarithms of measured and predicted "
@@ -50,6 +59,10 @@ COLUMNS = (
         "unit by unit, or `stages`, those of other points alone.",
     ),
 )
+
+
+VALUES = tuple(column.name for column in COLUMNS if column.name.startswith("predicted_"))
+"""What is predicted of a point."""
 
 
 def predictions(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +80,7 @@ def predictions(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
     The columns :data:`COLUMNS`, in the order of the plan's points.
     """
     parts, points = Parts(run, measured), run.plan.points
-    count = min(len(points), _FOLDS)
+    count = min(len(points), _FOLDS if len(points) <= _MANY else _FEW_FOLDS)
     folds = [points[first::count] for first in range(count)]
     found = pd.concat([predicted(parts, fold, {point.id for point in fold}) for fold in folds])
     order = [point.id for point in points]
@@ -91,8 +104,7 @@ def predicted(parts: Parts, points: Sequence[Point], left_out: Iterable[str]) ->
 
     Returns
     -------
-    Columns ``point``, ``predicted_latency_ms``, ``predicted_throughput_images_s``, null where
-    nothing can be predicted.
+    Columns ``point`` and :data:`VALUES`, null where nothing can be predicted.
     """
     without = frozenset(left_out) or NOBODY
     cells: dict[tuple[object, ...], list[Point]] = {}
@@ -104,16 +116,17 @@ def predicted(parts: Parts, points: Sequence[Point], left_out: Iterable[str]) ->
         try:
             made = parts.costs(cell[0], parts.sessions_of(cell), without)
         except PredictionError:
-            values = [(np.nan, np.nan)] * len(cell)
+            values = [(np.nan, np.nan, np.nan)] * len(cell)
         else:
-            values = _values(made, cell)
+            values = _values(parts, made, cell, without)
         rows += [(point.id, *value) for point, value in zip(cell, values, strict=True)]
-    names = ["point", "predicted_latency_ms", "predicted_throughput_images_s"]
-    return pd.DataFrame.from_records(rows, columns=names)
+    return pd.DataFrame.from_records(rows, columns=["point", *VALUES])
 
 
-def _values(made: Costs, points: Sequence[Point]) -> list[tuple[float, float]]:
-    """Latency and throughput of points that share their pipeline's parts."""
+def _values(
+    parts: Parts, made: Costs, points: Sequence[Point], left_out: frozenset[str]
+) -> list[tuple[float, float, float]]:
+    """Latency, throughput and energy of points that share their pipeline's parts."""
     splits = made.index([point.split for point in points])
     latency, busiest = made.latency_ms(splits), made.busiest_ms(splits)
     windows = [
@@ -122,7 +135,13 @@ def _values(made: Costs, points: Sequence[Point]) -> list[tuple[float, float]]:
     ]
     period_ms = np.maximum(busiest, latency / np.array(windows))
     images = np.array([point.batch for point in points])
-    return list(zip(latency.tolist(), (1e3 * images / period_ms).tolist(), strict=True))
+    energy = [
+        parts.powers.joules(point, period, computing, left_out)
+        for point, period, computing in zip(
+            points, period_ms.tolist(), made.stages_ms(splits).tolist(), strict=True
+        )
+    ]
+    return list(zip(latency.tolist(), (1e3 * images / period_ms).tolist(), energy, strict=True))
 
 
 def _errors(

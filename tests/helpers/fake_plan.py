@@ -92,16 +92,21 @@ PAPER_LINKS: list[Any] = [
 ]
 
 
+def share_done(place: int, places: int) -> float:
+    """Share of the work that is done before a place."""
+    return (place / (places - 1)) ** 0.66
+
+
 def expected_ms(plan: Plan, point: Point) -> tuple[list[float], list[float]]:
     """Milliseconds of each stage's compute and of each hop's wire, as the made-up numbers have it.
 
     There is a stage and a hop for each rank of the point's ring. The first quarter of the layers
-    does 40 % of the work, as in real networks of images.
+    does 40 % of the work, as in real networks of images (:func:`share_done`).
     """
     cuts = plan.table(point.model, point.batch, point.dtype).names
     order, ranks = (LAST, *cuts, FIRST), len(point.hops)
     bounds = [0, *map(order.index, point.split), len(order) - 1]
-    done = [(bound / (len(order) - 1)) ** 0.66 for bound in bounds]
+    done = [share_done(bound, len(order)) for bound in bounds]
     stage = [
         FORWARD_MS * point.batch * (after - before) * plan.host(host).device_emulated
         for (before, after), host in zip(itertools.pairwise(done), point.placement, strict=True)

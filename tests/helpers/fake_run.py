@@ -33,6 +33,7 @@ from tests.helpers.fake_clocks import Clocks, When
 from tests.helpers.fake_legs import WARMUP, Leg, Step, period_ms, shares_of
 from tests.helpers.fake_plan import WEIGHTS, WIRE_PER_PAYLOAD, expected_ms
 from tests.helpers.fake_probes import probe
+from tests.helpers.fake_profiles import profiles
 
 HEALTHY = Health(
     wall_over_cpu=1.01,
@@ -70,6 +71,8 @@ class FakeRun:
         Disturbed legs before the last one of a phase, by phase: they are half again as slow.
     health
         The hosts' health by rank, where it is not :data:`HEALTHY`.
+    profiled
+        Whether hosts profiled their programs.
     """
 
     path: Path
@@ -81,6 +84,7 @@ class FakeRun:
     loads: tuple[float, ...] = ()
     again: dict[str, int] = field(default_factory=dict)
     health: dict[int, Health] = field(default_factory=dict)
+    profiled: bool = False
 
     def __post_init__(self) -> None:
         self.path.mkdir(parents=True)
@@ -120,6 +124,8 @@ class FakeRun:
                 paths.append(writer.path)
                 writer.write(self.header(session, attempt, host, rank, header or {}))
                 writer.write(Ready({"congestion": "cubic"}, {}, weights))
+                for profile in profiles(self.plan, session) if self.profiled else ():
+                    writer.write(profile)
                 # Sessions of one machine begin one after the other, lanes of a group together.
                 turn = self.plan.groups.index(self.plan.lanes(session))
                 begin = _START_NS + attempt * 10**12 + 10**13 * turn

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.measures.replicates import replicates
-from analysis.prediction.parts import PredictionError, costs, group_of, hop
+from analysis.prediction.parts import Parts, PredictionError, costs, group_of, hop
 from analysis.prediction.predicting import COLUMNS, predictions
+from analysis.prediction.predicting import predicted as predicted_by
 from analysis.run import Run, read
 from paretopipe_worker.cuts import FIRST, LAST
+from paretopipe_worker.records.energy import Energy
 from tests.helpers.fake_legs import period_ms
 from tests.helpers.fake_plan import THREE, TWO_LINKS, expected_ms, make, mobilenet_table, table
 from tests.helpers.fake_run import FakeRun
@@ -104,6 +107,23 @@ def test_three_stages_are_predicted_at_every_tuple(tmp_path: Path) -> None:
     assert found[shared].to_numpy() == pytest.approx(wanted, rel=0.02)
 
 
+@pytest.mark.parametrize("profiled", [True, False])
+def test_a_profile_tells_what_endpoints_do_not(tmp_path: Path, profiled: bool) -> None:
+    plan = make(mobilenet_table(), links=["none"])
+    fake = FakeRun(tmp_path / "run", plan, items=8, noise=0.0, profiled=profiled)
+    run = read(fake.all_sessions().path)
+    parts = Parts(run, replicates(run))
+    inner = {point.id for point in plan.points if not {*point.split} <= {FIRST, LAST}}
+    found = predicted_by(parts, plan.points, inner).set_index("point")
+    wanted = np.array([truth(run, point) for point in found.index])
+    errors = np.abs(found.to_numpy() / wanted - 1)
+    if profiled:
+        assert errors.max() < 0.02, found.assign(latency=wanted[:, 0]).to_string()
+        assert set(predictions(run, replicates(run))["basis"]) == {"profile"}
+    else:
+        assert errors.max() > 0.05, "the endpoints tell everything, so that this test shows nothing"
+
+
 def test_a_hop_that_was_never_measured_has_the_software_of_one_that_was(two: Run) -> None:
     point = next(each for each in two.plan.points if each.link == "none")
     made = costs(two, replicates(two), group_of(point))
@@ -125,3 +145,57 @@ def test_what_was_not_measured_is_not_predicted(tmp_path: Path) -> None:
         costs(run, measured, group_of(plan.points[0]))
     with pytest.raises(PredictionError, match="no points of model alexnet"):
         costs(run, measured, group_of(plan.points[0]) | {"model": "alexnet"})
+
+
+REST_W, MORE_W = {"pi": 2.0, "server": 30.0}, {"pi": 5.0, "server": 60.0}
+
+
+def with_energy(run: Run, boots: dict[str, str]) -> Run:
+    """The run as if each host had told its energy, of these powers; and which computer it is."""
+
+    def joules(leg: dict[str, Any]) -> float:
+        stage, _ = expected_ms(run.plan, run.plan.point(leg["point"]))
+        host, period = leg["host"], period_of(run, leg["point"])
+        return (REST_W[host] * period + MORE_W[host] * stage[leg["rank"]]) * 10 / 1e3
+
+    legs = run.legs.copy()
+    legs["energy"] = [
+        Energy(joules(leg), None, "rapl package-0", 10 * period_of(run, leg["point"]) / 1e3, 10)
+        for leg in legs.to_dict("records")
+    ]
+    keys = run.stages[["session", "attempt", "replicate", "host", "rank"]]
+    used = [Energy(REST_W[host], None, "rapl package-0", 1.0, 0) for host in keys["host"]]
+    sessions = run.sessions.assign(
+        facts=[
+            facts | {"boot_id": boots[host]}
+            for host, facts in zip(run.sessions["host"], run.sessions["facts"], strict=True)
+        ]
+    )
+    return replace(run, legs=legs, rests=keys.assign(energy=used), sessions=sessions)
+
+
+def period_of(run: Run, point: str) -> float:
+    """Milliseconds from item to item."""
+    return 1e3 / truth(run, point)[1]
+
+
+def test_energy_is_that_of_rest_and_of_computing(two: Run, predicted: pd.DataFrame) -> None:
+    column = "predicted_energy_j_per_image"
+    assert predicted[column].isna().all(), "no host told its energy"
+    told = with_energy(two, {"pi": "a", "server": "b"})
+    found = predictions(told, replicates(told)).set_index("point")[column]
+    for point in two.plan.points:
+        stage, _ = expected_ms(two.plan, point)
+        period = period_of(two, point.id)
+        hosts = [point.placement[rank] for rank in point.active_ranks]
+        wanted = sum(
+            REST_W[host] * period + MORE_W[host] * stage[rank] for rank, host in enumerate(hosts)
+        )
+        assert found[point.id] == pytest.approx(wanted / 1e3, rel=0.02), point.split
+
+
+def test_hosts_that_are_one_computer_have_no_energy_together(two: Run) -> None:
+    told = with_energy(two, {"pi": "a", "server": "a"})
+    found = predictions(told, replicates(told)).set_index("point")["predicted_energy_j_per_image"]
+    alone = {point.id for point in two.plan.points if not point.crosses}
+    assert set(found.dropna().index) == alone
