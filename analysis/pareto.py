@@ -126,12 +126,11 @@ def analyse(
     measured = replicates(run)
     tables = _tables(run, measured, objectives, uncertified=uncertified)
     _write(tables, path)
-    table, curve = tables["points.csv"], tables.get("load.csv")
-    stages_, parts = tables["stages.csv"], tables["attribution.csv"]
-    drawn = front_figure.draw(table, stages_, path / "figures", curve, parts)
-    compared = backend_costs.compare(run, measured) if backend_costs.several(run) else None
-    if compared is not None:
-        drawn += backends.write(compared, path)
+    table, known = tables["points.csv"], tables
+    drawn = _draw(tables, path / "figures")
+    if backend_costs.several(run):
+        known = tables | {"backends.csv": backend_costs.compare(run, measured)}
+        drawn += backends.write(known["backends.csv"], path)
     document = {
         "run": run.plan.run,
         **_doubts(table),
@@ -140,13 +139,18 @@ def analyse(
         "objectives": dict(objectives),
         **_plain(answers(table, measured, objectives, limited, uncertified=uncertified)),
         "front": _rows(tables["front.csv"]),
-        "load": [] if curve is None else _rows(curve),
-        "backends": [] if compared is None else _rows(compared),
+        "load": _rows(tables.get("load.csv")),
+        "backends": _rows(known.get("backends.csv")),
         "files": [str(file) for file in (*(path / name for name in tables), *drawn)],
         "warnings": list(run.warnings),
     }
-    known = tables if compared is None else tables | {"backends.csv": compared}
     return document | {"report": str(html.write(run, measured, known, document))}
+
+
+def _draw(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Draw the figures of a run; return their files."""
+    points, stages_, parts = (tables[f"{name}.csv"] for name in ("points", "stages", "attribution"))
+    return front_figure.draw(points, stages_, folder, tables.get("load.csv"), parts)
 
 
 def _write(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
@@ -227,8 +231,10 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values, null where there is none."""
+def _rows(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Rows as plain values, null where there is none; no rows of no table."""
+    if table is None:
+        return []
     rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=9))
     return rows
 

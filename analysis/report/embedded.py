@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
+from analysis.figures import names as figure_names
 from analysis.figures.breakdown import heights, parts_of
 from analysis.figures.captions import LINK, link_title, worded
-from analysis.figures.names import called, sole
+from analysis.figures.names import sole
 from analysis.figures.series import Series
 from analysis.figures.style import palette
 from analysis.measures import marks
@@ -90,24 +91,12 @@ def embedded(
     """
     values = {name: list(points[name].unique()) for name in FACETS}
     keys = [tuple(row) for row in points[list(GROUP)].itertuples(index=False)]
-    groups = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    table = pd.DataFrame({name: points[of] for name, of in FIGURES.items()}).astype("float64")
-    table = table.join(_predicted(points, predictions))
+    groups, called = (list(dict.fromkeys(each)) for each in (keys, names(points)))
     parts = _parts(points, stages, attribution)
-    pairs = names(points)
-    different = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
     columns = {
-        "group": [groups[key] for key in keys],
-        "name": [different[pair] for pair in pairs],
-        "sole": soles(points),
-        "status": list(points["status"]),
-        "front": list(map(int, points["on_front"])),
-        **{
-            name: list(map(int, marked(points)))
-            for name, marked in marks.MARKS.items()
-            if name in ("uncertified", "disturbed", "late")
-        },
-        **{str(name): list(map(_plain, column)) for name, column in table.items()},
+        "group": list(map({key: place for place, key in enumerate(groups)}.get, keys)),
+        "name": list(map({pair: place for place, pair in enumerate(called)}.get, names(points))),
+        **_columns(points, predictions),
         "parts": [list(map(_plain, row)) for row in parts.to_numpy(dtype=np.float64)],
     }
     return {
@@ -123,11 +112,25 @@ def embedded(
         "coloured": list(FACETS).index(Series(points).name),
         "groups": [[values[name].index(value) for name, value in _by_facet(key)] for key in groups],
         "hosts": [hosts_of(str(dict(zip(GROUP, key, strict=True))["placement"])) for key in groups],
-        "names": list(different),
+        "names": called,
         "fields": list(columns),
         "points": [list(row) for row in zip(*columns.values(), strict=True)],
         "parts": [_look(name, points) for name in parts.columns],
         "colours": list(map(to_hex, palette())),
+    }
+
+
+def _columns(points: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, list[Any]]:
+    """What is known of each point by itself, by field."""
+    table = pd.DataFrame({name: points[of] for name, of in FIGURES.items()}).astype("float64")
+    table = table.join(_predicted(points, predictions))
+    marked = {name: marks.MARKS[name](points) for name in ("uncertified", "disturbed", "late")}
+    return {
+        "sole": soles(points),
+        "status": list(points["status"]),
+        "front": list(map(int, points["on_front"])),
+        **{name: list(map(int, flags)) for name, flags in marked.items()},
+        **{str(name): list(map(_plain, column)) for name, column in table.items()},
     }
 
 
@@ -167,7 +170,7 @@ def names(points: pd.DataFrame) -> list[tuple[str, str]]:
         between = split_label(dict.fromkeys(cut for cut in cuts if cut not in (FIRST, LAST)))
         between += f" (no {', '.join(idle)})" if idle else ""
         full.append(everything_on(cuts, hosts) or between)
-    return list(zip(full, called(points), strict=True))
+    return list(zip(full, figure_names.called(points), strict=True))
 
 
 def soles(points: pd.DataFrame) -> list[int | None]:
