@@ -113,7 +113,7 @@ def analyse(
     - those of :func:`analysis.answers.telling.answers`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
-    - ``files``: tables and figures, ``segments.csv`` if a link follows a trace; ``report``: the page;
+    - ``files``: tables and figures, with ``segments.csv`` of links that follow a trace; ``report``;
     - ``warnings``: see :class:`analysis.run.Run`.
 
     Raises

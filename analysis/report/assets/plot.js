@@ -35,10 +35,10 @@ function plot(host, series, {told, picked, predicted, called}) {
   const halo = draw("circle", {class: "halo", r: 11, visibility: "hidden"});
   picture.append(halo);
   const nodes = new Map();
+  const colours = new Map(series.flatMap(each => each.marks.map(mark => [mark, each.colour])));
   const order = [...marks].sort((a, b) => (a.point.front || 0) - (b.point.front || 0));
   for (const mark of order) {
-    const each = series.find(one => one.marks.includes(mark));
-    const node = symbol(mark, each.colour, across.at(mark.x), up.at(mark.y), predicted);
+    const node = symbol(mark, colours.get(mark), across.at(mark.x), up.at(mark.y), predicted);
     node.setAttribute("aria-label", told(mark).map(([name, value]) => name ? `${name} ${value}` : value).join(", "));
     node.addEventListener("pointerenter", () => show(mark.point));
     node.addEventListener("focus", () => show(mark.point));
