@@ -16,9 +16,9 @@ from tests.helpers.fake_run import FakeRun
 from tests.helpers.pages import Report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    """One headless Chromium for all tests of pages."""
+    """One headless Chromium for these tests, which ends with them: it has a loop of events."""
     found = shutil.which("chromium")
     if found is None:
         pytest.fail(
@@ -30,7 +30,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def undrawn() -> Iterator[None]:
     """Draw no figures."""
     with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +39,7 @@ def undrawn() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of MobileNetV2 over two links, in three replicates, of which one host was disturbed."""
     plan = make(mobilenet_table(), links=TWO_LINKS, replicates=3)
