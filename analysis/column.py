@@ -23,6 +23,10 @@ WHOLE = (
 
 UNMEASURED = "no replicate was measured"
 
+LEAST_REPLICATES = 3
+"""Replicates of a point below which it has no interval, and nothing is said of how sure its place
+is. Of two values an interval is about four times as wide as of three, and tells nobody anything."""
+
 
 OBJECTIVES = {"latency_median_ms": "min", "throughput_images_s": "max"}
 """The objectives of a front: columns, and whether less or more of each is better."""
@@ -30,6 +34,7 @@ OBJECTIVES = {"latency_median_ms": "min", "throughput_images_s": "max"}
 CHOICES = {
     "latency": "latency_median_ms",
     "throughput": "throughput_images_s",
+    "memory": "peak_rss_bytes",
     "error": "max_relative_error",
     "energy": "energy_j_per_image",
     "bytes": "payload_bytes",
@@ -125,7 +130,7 @@ def interval(name: str, unit: str, of: str) -> Iterator[Column]:
             name.format(end),
             unit,
             f"{end.capitalize()} end of the 95 % t-interval of `{of}` over replicates.",
-            "fewer than two replicates were measured",
+            f"fewer than {LEAST_REPLICATES} replicates were measured",
             front=True,
             over=Over(end, of=of),
         )

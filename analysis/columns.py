@@ -6,7 +6,14 @@ from analysis.column import Column, table
 from analysis.links_columns import LINKS, TRANSFERS
 from analysis.measures.attribution_columns import ATTRIBUTION
 from analysis.prediction import predicting
-from analysis.tables import backend_costs, load_curve, stages, trace_segments
+from analysis.tables import (
+    attainment,
+    backend_costs,
+    indicators,
+    load_curve,
+    stages,
+    trace_segments,
+)
 from analysis.tables.columns import SECTIONS
 from paretopipe_worker.plan.experiment import MIN_ITEMS
 
@@ -15,6 +22,15 @@ _OTHERS: dict[str, tuple[str, tuple[Column, ...]]] = {
         "One row per point and rank that takes part in it, also for points that failed: how the\n"
         "rank's stage computed, and how its host was meanwhile.",
         stages.COLUMNS,
+    ),
+    "indicators.csv": (
+        "One row per front: how good it is as a whole.",
+        indicators.COLUMNS,
+    ),
+    "attainment.csv": (
+        "One row per corner of an attainment surface, for fronts of at least three replicates and\n"
+        "two or three objectives: which figures one, half and all of the replicates attained.",
+        attainment.COLUMNS,
     ),
     "load.csv": (
         "One row per point and offered rate, for experiments that offer load.",

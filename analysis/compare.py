@@ -27,8 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from numpy.typing import NDArray
 
 from analysis.column import OBJECTIVES
 from analysis.measures.marks import MARKS
@@ -36,6 +35,7 @@ from analysis.measures.reduction import CONFIDENCE
 from analysis.measures.replicates import replicates
 from analysis.run import Run, RunError, read
 from analysis.tables.comparison import KEY, LEAST, lost_of, text
+from analysis.tables.fronts_compared import fronts, welch
 from analysis.tables.points import planned
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records.files import RecordError
@@ -98,6 +98,7 @@ def compare(first: Run, second: Run, *, uncertified: bool = False) -> dict[str, 
       ``half_width_percent``; ``p``; ``p_holm``, the same after correction; and ``differ``;
     - ``differing``: the rows whose runs differ;
     - ``median_half_width_percent`` and ``aim_percent``;
+    - ``fronts``: see :func:`analysis.tables.fronts_compared.fronts`;
     - ``left_out``: for each run how many ``replicates`` do not count, and by ``reasons`` what of
       their links was not as asked for;
     - ``too_few``: the points and objectives of which a run has fewer than two replicates that
@@ -130,6 +131,7 @@ def compare(first: Run, second: Run, *, uncertified: bool = False) -> dict[str, 
         "differing": [row for row in rows if row["differ"]],
         "median_half_width_percent": float(np.median([row["half_width_percent"] for row in rows])),
         "aim_percent": AIM_PERCENT,
+        "fronts": fronts(kept),
         "left_out": left_out,
         "too_few": too_few,
         "only_in": [len(side) - len(both) for side in measured],
@@ -177,24 +179,6 @@ def holm(values: Sequence[float]) -> NDArray[np.float64]:
     return corrected
 
 
-def welch(first: ArrayLike, second: ArrayLike) -> tuple[float, float, float]:
-    """Difference of two means (second minus first), half of its interval, and its p-value.
-
-    Parameters
-    ----------
-    first, second
-        At least two values each.
-    """
-    a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
-    difference = float(b.mean() - a.mean())
-    if np.ptp(a) == 0 and np.ptp(b) == 0:
-        # Constant values have no variance to test with.
-        return difference, 0.0, float(difference == 0)
-    found = stats.ttest_ind(b, a, equal_var=False)
-    low, high = found.confidence_interval(CONFIDENCE)
-    return difference, float(high - low) / 2, float(found.pvalue)
-
-
 def _counted(objective: str, sides: Sequence[pd.DataFrame]) -> dict[str, Any]:
     """How many replicates each run has for one objective of one point, and their marks."""
     marks = [{name: int(side[name].sum()) for name in MARKS} for side in sides]
@@ -230,7 +214,7 @@ def _measured(run: Run) -> pd.DataFrame:
     table = replicates(run)
     table = table[table["status"] == "ok"]
     marks = {name: marked(table) for name, marked in MARKS.items()}
-    table = table[["point", "link_certificate", *OBJECTIVES]].assign(**marks)
+    table = table[["point", "replicate", "link_certificate", *OBJECTIVES]].assign(**marks)
     return planned(run.plan)[["point", *KEY]].merge(table, on="point")
 
 

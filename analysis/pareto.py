@@ -26,7 +26,9 @@ from analysis.prediction.predicting import predictions
 from analysis.report import html, terminal
 from analysis.run import Run, RunError, processes, read
 from analysis.tables import backend_costs, certainty, front
+from analysis.tables.attainment import attainment
 from analysis.tables.columns import FRONT
+from analysis.tables.indicators import indicators
 from analysis.tables.load_curve import load_curve
 from analysis.tables.points import points
 from analysis.tables.stages import stages
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--objectives",
-        type=_objectives,
+        type=given_objectives,
         default=OBJECTIVES,
         metavar="NAME,...",
         help=f"what the fronts weigh: some of {', '.join(CHOICES)} (default: latency,throughput); "
@@ -76,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _objectives(text: str) -> dict[str, str]:
+def given_objectives(text: str) -> dict[str, str]:
     """Objectives as people name them."""
     try:
         return chosen_objectives(text.split(","))
@@ -123,10 +125,10 @@ def analyse(
     """
     run = read(path)
     measured = replicates(run)
-    tables = _tables(run, measured, objectives, uncertified=uncertified)
+    tables = tables_of(run, measured, objectives, uncertified=uncertified)
     _write(tables, path)
     table, known = tables["points.csv"], tables
-    drawn = _draw(tables, path / "figures")
+    drawn = _drawn(tables, path, objectives)
     if backend_costs.several(run):
         known = tables | {"backends.csv": backend_costs.compare(run, measured)}
         drawn += backends.write(known["backends.csv"], path)
@@ -146,10 +148,19 @@ def analyse(
     return document | {"report": str(html.write(run, measured, known, document))}
 
 
-def _draw(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Draw the figures of a run; return their files."""
-    points, stages_, parts = (tables[f"{name}.csv"] for name in ("points", "stages", "attribution"))
-    return front_figure.draw(points, stages_, folder, tables.get("load.csv"), parts)
+def _drawn(
+    tables: Mapping[str, pd.DataFrame], path: Path, objectives: Mapping[str, str]
+) -> list[Path]:
+    """Draw the figures of a run, but for those that need several backends."""
+    attained = tables.get("attainment.csv") if dict(objectives) == OBJECTIVES else None
+    return front_figure.draw(
+        tables["points.csv"],
+        tables["stages.csv"],
+        path / "figures",
+        tables.get("load.csv"),
+        tables["attribution.csv"],
+        attained,
+    )
 
 
 def _write(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
@@ -158,7 +169,7 @@ def _write(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
         content.to_csv(folder / name, index=False, float_format="%.9g", lineterminator="\n")
 
 
-def _tables(
+def tables_of(
     run: Run, measured: pd.DataFrame, objectives: Mapping[str, str], *, uncertified: bool
 ) -> dict[str, pd.DataFrame]:
     """The tables of a run, by file name, but for those that need several backends."""
@@ -168,9 +179,12 @@ def _tables(
         "points.csv": table,
         "front.csv": front.fronts(table, objectives)[list(FRONT)],
         "stages.csv": stages(run, measured),
+        "indicators.csv": indicators(table, measured, objectives, uncertified=uncertified),
         "attribution.csv": attribution(run.items, run.plan, measured, comparisons(run)),
         "predictions.csv": predictions(run, measured),
     }
+    surfaces = attainment(table, measured, objectives, uncertified=uncertified)
+    tables |= {"attainment.csv": surfaces} if len(surfaces) else {}
     tables |= {"load.csv": curve} if len(curve) else {}
     if any(link.timetable for link in run.plan.experiment.links):
         tables["segments.csv"] = segments(run)
@@ -182,7 +196,8 @@ def _doubts(table: pd.DataFrame) -> dict[str, Any]:
 
     Returns
     -------
-    ``points``: how many have each status. The others are lists of points. ``failures``: those
+    ``without_interval``: see :func:`analysis.tables.certainty.without_interval`. ``points``: how
+    many have each status. The others are lists of points. ``failures``: those
     without figures, why, and how often they were tried. ``marked``: the link was not as asked for,
     and in what. ``late``: a relay was late, and by how much. ``disturbed``: a host was disturbed.
     ``apart``: other sources were not measured for part of the time. ``unclocked``: there is no
@@ -199,6 +214,7 @@ def _doubts(table: pd.DataFrame) -> dict[str, Any]:
     rateless = table[ok & table[front_figure.THROUGHPUT].isna()]
     counts = table["status"].value_counts()
     return {
+        "without_interval": certainty.without_interval(table),
         "points": {name: int(counts.get(name, 0)) for name in ("ok", "failed", "missing")},
         "failures": _named(table[~ok], "status", "reason", "tries"),
         "marked": _named(table[marks.uncertified(table)], "link_certified", "link_certificate"),

@@ -10,7 +10,12 @@ import pytest
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with files that take long: those that come last would run with an idle core beside."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+    def minutes(item: pytest.Item) -> float:
+        slow = item.get_closest_marker("slow")
+        return slow.kwargs.get("minutes", 0.1) if slow else 0
+
+    items.sort(key=minutes, reverse=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

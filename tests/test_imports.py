@@ -38,6 +38,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
     "analysis": {
         "column": set(),
         "provenance": set(),
+        "importing": {"column"},
         "run": set(),
         "measures": {"column", "run"},
         "tables": {"column", "run", "measures"},

@@ -13,7 +13,7 @@ import pytest
 
 from tests import ROOT
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 README = (ROOT / "README.md").read_text()
 SWEEP_OVER_SSH = (
@@ -108,7 +108,7 @@ def benchmark(module: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["energy", "fleet", "pipeline", "relay"])
+@pytest.mark.parametrize("name", ["energy", "exact", "fleet", "pipeline", "relay"])
 def test_the_other_benchmarks_run(name: str) -> None:
     benchmark(f"tests.benchmarks.{name}")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.answers.limits import Limit
 from analysis.column import CHOICES, OBJECTIVES
@@ -68,11 +69,16 @@ def knee(values: pd.DataFrame, objectives: Mapping[str, str]) -> Any:
     objectives
         Columns, and whether less or more of each is better.
     """
-    signs = np.array([1.0 if way == "min" else -1.0 for way in objectives.values()])
-    costs = values[list(objectives)].to_numpy(dtype=np.float64) * signs
+    front = values[list(objectives)].to_numpy(dtype=np.float64)
+    return values.index[furthest(front, list(objectives.values()))]
+
+
+def furthest(front: NDArray[np.float64], directions: Sequence[str]) -> int:
+    """The row of a front, an array (n, m), that is its :func:`knee`."""
+    costs = front * [1.0 if way == "min" else -1.0 for way in directions]
     extent = np.ptp(costs, axis=0)
     scaled = (costs - costs.min(axis=0)) / np.where(extent > 0, extent, 1.0)
-    return values.index[int(np.argmin(scaled.sum(axis=1)))]
+    return int(np.argmin(scaled.sum(axis=1)))
 
 
 def _choice(
@@ -88,12 +94,25 @@ def _choice(
         return {"point": None, "split": None, "why": _unmet(group, limits)}
     best = kept[is_nondominated(kept[list(weighed)], list(weighed.values()))]
     chosen = kept.loc[knee(best, weighed)]
-    names = " and ".join(_NAMES[column] for column in weighed)
-    how = f"best {names}" if len(weighed) == 1 else f"knee of the front of {names}"
+    names = listed(_NAMES[column] for column in weighed)
+    how = f"knee of the front of {names}"
+    # Splits that are equal in everything are on one spot of the front.
+    if len(best.drop_duplicates(list(weighed))) == 1:
+        how = f"best {names}" if len(weighed) == 1 else f"best split in {names} alike"
     within = f" with {' and '.join(limit.text for limit in limits)}" if limits else ""
     split = str(chosen["split"])
     named = everything_on(cuts_of(split), hosts_of(str(chosen["placement"]))) or split
     return {"point": str(chosen["point"]), "split": named, "why": how + within}
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words as a sentence lists them.
+
+    >>> listed(["latency", "throughput", "energy"])
+    'latency, throughput and energy'
+    """
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def _unmet(group: pd.DataFrame, limits: Sequence[Limit]) -> str:

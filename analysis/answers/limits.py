@@ -17,6 +17,7 @@ _BYTES = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, 
 UNITS: Mapping[str, Mapping[str, float]] = {
     "latency": {"ms": 1.0, "s": 1000.0, "us": 0.001},
     "throughput": {"/s": 1.0},
+    "memory": _BYTES,
     "error": {"": 1.0, "%": 0.01},
     "energy": {"J": 1.0, "mJ": 0.001},
     "bytes": _BYTES,

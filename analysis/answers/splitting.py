@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.column import OBJECTIVES
+from analysis.column import LEAST_REPLICATES, OBJECTIVES
 from analysis.measures import marks
 from analysis.measures.reduction import CONFIDENCE
-from analysis.tables.certainty import LEAST_REPLICATES, SURE
+from analysis.tables.certainty import SURE
 from analysis.tables.front import GROUP
 from paretopipe_worker.plan.labels import cuts_of, everything_on, hosts_of
 

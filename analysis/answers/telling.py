@@ -45,41 +45,50 @@ def answers(
 
 
 def told(document: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
-    """The answers in lines for people.
+    """The answers in lines for people: what they are about, and below it a sentence each.
 
     Parameters
     ----------
     document
         As :func:`answers` returns it; other keys are passed over.
     """
+    told: dict[str, list[str]] = {}
+    for about, sentence in _sentences(document):
+        told.setdefault(about, []).append(sentence)
+    for about, sentences in told.items():
+        yield f"  {about}"
+        yield from (f"    {each[0].upper()}{each[1:]}." for each in sentences)
+
+
+def _sentences(document: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[str, str]]:
+    """Each sentence with what it is about."""
     for choice in document["choices"]:
         taken = f"take {choice['split']}: the {choice['why']}" if choice["split"] else choice["why"]
-        yield f"  {title(choice)}: {taken}."
+        yield title(choice), taken
     for group in document["verdicts"]:
-        yield f"  {title(group)}: {group['text']}."
+        yield title(group), group["text"]
     for row in document["across_links"]:
-        over = title(row | {"link": f"(all {row['links']} links)"})
-        yield f"  {over}: {never_far(row)}."
+        yield title(row | {"link": f"(all {row['links']} links)"}), never_far(row)
     for row in document["hosts"]:
-        yield f"  {row['model']} over link {row['link']}, {brought(row)}."
+        yield f"{row['model']} over link {row['link']}: what each host brings", brought(row)
 
 
 def never_far(row: Mapping[str, Any]) -> str:
     """The split of least regret, in words."""
     return (
-        f"{row['split']} is never more than {100 * row['regret']:.0f} % from the "
-        f"best {_NOUN[row['objective']]} (over {row['link']})"
+        f"never more than {100 * row['regret']:.0f} % from the best {_NOUN[row['objective']]} "
+        f"is {row['split']} (that much over {row['link']})"
     )
 
 
 def brought(row: Mapping[str, Any]) -> str:
     """What a host brings."""
     if row["gain"] is None:
-        return f"{row['host']}: nothing was measured without it"
+        return f"nothing was measured without {row['host']}"
     if row["gain"] <= 0:
-        return f"{row['host']}: the best {_NOUN[row['objective']]} does without it"
+        return f"the best {_NOUN[row['objective']]} does without {row['host']}"
     return (
-        f"{row['host']}: without it the best {_NOUN[row['objective']]} is {row['without']:.3g} "
+        f"without {row['host']} the best {_NOUN[row['objective']]} is {row['without']:.3g} "
         f"in place of {row['best']:.3g}"
     )
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from analysis.column import OBJECTIVES
+from analysis.column import LEAST_REPLICATES, OBJECTIVES
 from analysis.figures.captions import CONDITION, page_of
 from analysis.figures.pages import pages, rows_that_fit
 from analysis.figures.style import STYLE, freeze, save
@@ -186,11 +186,13 @@ def _notes(rows: pd.DataFrame) -> list[str]:
         if rows[name].nunique() > 1
     ]
     if np.isnan(rows["difference_low"].astype("float64")).any():
-        notes.append("Differences of a single pair of replicates have no interval.")
+        notes.append(
+            f"Differences of fewer than {LEAST_REPLICATES} pairs of replicates have no interval."
+        )
     if rows["difference_low"].notna().any():
         notes.append(
-            f"Bars: 95 % t-intervals of the differences, paired by replicate ({max(least, 2)} or "
-            "more pairs)."
+            "Bars: 95 % t-intervals of the differences, paired by replicate "
+            f"({max(least, LEAST_REPLICATES)} or more pairs)."
         )
     first = rows[rows["quantity"] == next(iter(_PANELS))]
     return [*notes, *doubts(first)]

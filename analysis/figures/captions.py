@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from analysis.figures import names
 from analysis.measures.marks import disturbed, late, uncertified
+from analysis.tables import certainty
 from paretopipe_worker.plan.labels import USUAL, hosts_of, readable
 
 _LETTERS_PER_IN = 13
@@ -220,8 +221,14 @@ def explain(
     common = {name: points[name].iloc[0] for name in alike}
     told = {name: value for name, value in common.items() if value != USUAL.get(name, _NONE)}
     title = [worded(name, value) for name, value in told.items()]
-    said = [*_emulation(points, stages), *_links(points), *_disturbances(points)]
-    said += [*_abbreviations(points), *notes]
+    unsure = certainty.without_interval(points)
+    said = [
+        *([unsure] if unsure else []),
+        *_emulation(points, stages),
+        *_links(points),
+        *_disturbances(points),
+    ]
+    said += [*abbreviations(points), *notes]
     lost = int((points["status"] != "ok").sum())
     if lost:
         said.append(f"{lost} of {len(points)} points have no figures, see points.csv")
@@ -269,7 +276,7 @@ def _disturbances(points: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _abbreviations(points: pd.DataFrame) -> Iterator[str]:
+def abbreviations(points: pd.DataFrame) -> Iterator[str]:
     """Say what shortened names stand for, with one example of each, and what a missing host is."""
     short = names.shortened(points["split"].unique())
     examples = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis.figures import labels
+from analysis.figures.attained import band_legend, of_points, shade
 from analysis.figures.breakdown import breakdown
 from analysis.figures.captions import (
     MARKED,
     MARKER_PT,
     SMALL_PT,
-    Caption,
     conditions,
     explain,
     front_legend,
@@ -32,7 +32,7 @@ from analysis.figures.captions import (
 from analysis.figures.crowded import NAMED, chosen
 from analysis.figures.load_figure import load_figure
 from analysis.figures.names import called, sole
-from analysis.figures.pages import GRIDS, Grid, laid_out
+from analysis.figures.pages import COLUMN_IN, GRIDS, alone, laid_out
 from analysis.figures.series import Series
 from analysis.figures.style import STYLE, freeze, save
 from analysis.measures.marks import disturbed, uncertified
@@ -58,6 +58,7 @@ _CROWDED = (
     f"panels of more than {NAMED} points name those on a front and the endpoints, {NAMED} at most; "
     "small marks are dominated; all points are in points.csv"
 )
+_BETTER = "lower latency and higher throughput are better"
 _NO_ROOM = "names for which there was no room are left out, the best come first"
 
 
@@ -67,6 +68,7 @@ def draw(
     directory: Path,
     curve: pd.DataFrame | None = None,
     attribution: pd.DataFrame | None = None,
+    attained: pd.DataFrame | None = None,
 ) -> list[Path]:
     """Draw every figure of a run as PNG and SVG.
 
@@ -83,6 +85,9 @@ def draw(
         The table ``load.csv``, see :func:`analysis.tables.load_curve.load_curve`.
     attribution
         The table ``attribution.csv``, see :func:`analysis.measures.attribution.attribution`.
+    attained
+        The table ``attainment.csv``, see :func:`analysis.tables.attainment.attainment`, where the
+        fronts weigh latency and throughput.
 
     Returns
     -------
@@ -95,7 +100,7 @@ def draw(
         if not (table["status"] == "ok").any():
             continue
         name = slug(str(model))
-        files += save(front(table, stages), directory, f"front-{name}")
+        files += save(front(table, stages, attained), directory, f"front-{name}")
         files += save(breakdown(table, stages, attribution), directory, f"breakdown-{name}")
         offered = None if curve is None else curve[curve["model"] == model]
         if offered is not None and len(offered):
@@ -103,7 +108,9 @@ def draw(
     return files
 
 
-def front(points: pd.DataFrame, stages: pd.DataFrame) -> list[Figure]:
+def front(
+    points: pd.DataFrame, stages: pd.DataFrame, attained: pd.DataFrame | None = None
+) -> list[Figure]:
     """Draw one model's Pareto fronts: a panel per link.
 
     A panel has the points of one value of the figure's series: a link, or a wire format where there
@@ -118,6 +125,8 @@ def front(points: pd.DataFrame, stages: pd.DataFrame) -> list[Figure]:
         The model's rows of ``points.csv``.
     stages
         The table ``stages.csv``.
+    attained
+        The table ``attainment.csv``.
 
     Returns
     -------
@@ -128,15 +137,53 @@ def front(points: pd.DataFrame, stages: pd.DataFrame) -> list[Figure]:
         panels = list(_panels(points, series))
         crowded = any(len(shown) > NAMED for row in panels for _, shown in row)
         notes = [*series.notes(points), *([_CROWDED] if crowded else [])]
-        labels = {series.label(value): colour for value, colour in series.colours.items()}
+        colours = {series.label(value): colour for value, colour in series.colours.items()}
+        surfaces = of_points(attained, points)
+        legend = [*front_legend(points, colours), *band_legend(surfaces)]
         for grid in GRIDS:
-            caption = explain(points, stages, front_legend(points, labels), *notes)
-            figures, unnamed = _front(points, panels, series, grid, caption)
+            caption = explain(points, stages, legend, *notes)
+            figures, unnamed = _front(points, surfaces, series, laid_out(panels, grid, caption))
             if not unnamed:
                 return figures
-        legend = front_legend(points, labels)
         caption = explain(points, stages, legend, *notes, _NO_ROOM)
-        return _front(points, panels, series, GRIDS[-1], caption)[0]
+        laid = laid_out(panels, GRIDS[-1], caption)
+        return _front(points, surfaces, series, laid)[0]
+
+
+def columns(
+    points: pd.DataFrame,
+    stages: pd.DataFrame,
+    attained: pd.DataFrame | None = None,
+    width_in: float = COLUMN_IN,
+) -> Iterator[tuple[Figure, str]]:
+    """Draw each panel of one model's fronts by itself, as wide as a column of a paper.
+
+    Parameters
+    ----------
+    points, stages, attained
+        As :func:`front` takes them.
+    width_in
+        Width of each figure in inches.
+
+    Yields
+    ------
+    A figure, and its caption, which says what the notes of :func:`front` say.
+    """
+    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+        series = Series(points)
+        panels = [panel for row in _panels(points, series) for panel in row if len(panel[1])]
+        surfaces = of_points(attained, points)
+        for title, shown in panels:
+            colours = {series.label(value): series.colours[value] for value in shown[series.name]}
+            legend = [*front_legend(points, colours), *band_legend(surfaces)]
+            notes = [*series.notes(points), *([_CROWDED] if len(shown) > NAMED else [])]
+            laid = alone([(title, shown)], width_in, legend)
+            figures, unnamed = _front(points, surfaces, series, laid)
+            caption = explain(points, stages, legend, *notes, *([_NO_ROOM] if unnamed else []))
+            [axes] = figures[0].axes
+            axes.set(xlabel="Response latency (ms)", ylabel="Throughput (images/s)")
+            told = (caption.title, title, *caption.notes, _BETTER)
+            yield figures[0], f"{'. '.join(told)}."
 
 
 _Panel = tuple[str, pd.DataFrame]
@@ -158,19 +205,21 @@ def _panels(points: pd.DataFrame, series: Series) -> Iterator[list[_Panel]]:
 
 def _front(
     points: pd.DataFrame,
-    panels: Sequence[list[_Panel]],
+    surfaces: pd.DataFrame,
     series: Series,
-    grid: Grid,
-    caption: Caption,
+    laid: Iterable[tuple[Figure, list[tuple[Axes, _Panel]]]],
 ) -> tuple[list[Figure], int]:
-    """The pages with panels of the size of `grid`, and how many names found no room."""
+    """The pages that are laid out, with their panels, and how many names found no room."""
     names = called(points)
     figures, unnamed = [], 0
-    for figure, places in laid_out(panels, grid, caption):
+    for figure, places in laid:
         for axes, (_, shown) in places:
             for value, part in shown.groupby(series.name, sort=False):
                 _points(axes, part, series.colours[value], len(shown) > NAMED)
             _scales(axes, shown)
+            for value, part in shown.groupby(series.name, sort=False):
+                own = of_points(surfaces, part)
+                shade(axes, own, LATENCY, THROUGHPUT, series.colours[value])
         freeze(figure)
         unnamed += sum(_name(axes, shown, names, series) for axes, (_, shown) in places)
         figures.append(figure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,6 +17,12 @@ PAGE_IN = (10.5, 14.0)
 
 NARROWEST_IN = 6.0
 """Width below which captions would be wrapped into too many lines."""
+
+COLUMN_IN = 3.4
+"""Width of a column of a paper."""
+
+_COLUMN_SHAPE, _ENTRY_IN, _LEGEND_PT = 0.78, 0.15, 7
+"""Height of a column's panel by its width, of a row of its legend, and the size of its letters."""
 
 _Row = TypeVar("_Row")
 _Panel = TypeVar("_Panel", bound=tuple[str, Any])
@@ -71,6 +78,41 @@ def _together(groups: Sequence[Sequence[_Row]], most: int) -> Iterator[Sequence[
             page += rows
     if page:
         yield page
+
+
+def alone(
+    panels: Sequence[_Panel], width_in: float, legend: Sequence[Artist]
+) -> Iterator[tuple[Figure, list[tuple[Axes, _Panel]]]]:
+    """Make a figure for each panel, as a column of a paper has it: no title, no notes.
+
+    Parameters
+    ----------
+    panels
+        Panels, which are tuples that begin with the title.
+    width_in
+        Width of a figure.
+    legend
+        Entries of its legend.
+
+    Yields
+    ------
+    As :func:`laid_out` does.
+    """
+    for panel in panels:
+        height_in = _COLUMN_SHAPE * width_in + _ENTRY_IN * -(-len(legend) // 2)
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        axes = figure.add_subplot()
+        figure.legend(
+            handles=list(legend),
+            loc="outside lower left",
+            ncols=2,
+            frameon=False,
+            fontsize=_LEGEND_PT,
+            borderpad=0,
+            columnspacing=1,
+            handletextpad=0.6,
+        )
+        yield figure, [(axes, panel)]
 
 
 def laid_out(

@@ -17,10 +17,21 @@ _TITLE_PER_IN = 12.5
 _BESIDE_IN = 0.65
 """Part of a panel's width left of its axes, where the title begins."""
 DPI = 200
+KINDS: dict[str, dict[str, None]] = {
+    "png": {},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+"""Formats of figures, and what of a file's metadata is left out of them."""
+USUAL_KINDS = ("png", "svg")
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
+    # Text stays text in SVG, and a whole font that can be searched lies in PDF.
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    # Names may hold a dollar sign.
+    "text.parse_math": False,
     "svg.hashsalt": "paretopipe",
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
@@ -49,20 +60,27 @@ def palette() -> list[Any]:
     return colours
 
 
-def save(pages: Sequence[Figure], directory: Path, name: str) -> list[Path]:
-    """Write a figure's pages as PNG and SVG, and return the files; page 2 gets the suffix -2."""
+def save(
+    pages: Sequence[Figure], directory: Path, name: str, kinds: Sequence[str] = USUAL_KINDS
+) -> list[Path]:
+    """Write a figure's pages, and return the files; page 2 gets the suffix -2.
+
+    Parameters
+    ----------
+    kinds
+        Formats, some of :data:`KINDS`.
+    """
     files = []
     for number, figure in enumerate(pages, start=1):
-        for kind in ("png", "svg"):
+        for kind in kinds:
             file = directory / f"{name}{f'-{number}' if number > 1 else ''}.{kind}"
             with mpl.rc_context(STYLE):
                 # Without the date the same records give the same file.
-                metadata = {"Date": None} if kind == "svg" else None
-                figure.savefig(file, dpi=DPI, metadata=metadata)
+                figure.savefig(file, dpi=DPI, metadata=KINDS[kind])
             files.append(file)
     for file in directory.glob(f"{name}-*"):
         # An earlier analysis may have left more pages. No model's name has a hyphen.
-        if file not in files and re.fullmatch(r"-\d+\.(png|svg)", file.name.removeprefix(name)):
+        if file not in files and re.fullmatch(r"-\d+\.(png|svg|pdf)", file.name.removeprefix(name)):
             file.unlink()
     return files
 

@@ -106,6 +106,7 @@ COLUMNS = (
         "mean over replicates. stages.csv has it by rank, with what was counted. Hosts that take "
         "no part are not in it.",
         _TOTAL_NULL,
+        front=True,
         over=MEAN,
     ),
     Column(

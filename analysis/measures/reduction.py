@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.column import Column, Over
+from analysis.column import LEAST_REPLICATES, Column, Over
 
 CONFIDENCE = 0.95
 """Confidence of every t-interval over replicates."""
@@ -76,9 +76,13 @@ def _numbers(values: pd.Series, rule: Over) -> pd.Series:
 
 
 def half_widths(groups: Any) -> pd.DataFrame:
-    """Half of the t-interval of the mean of each group and column; null below two values."""
+    """Half of the t-interval of the mean of each group and column.
+
+    It is null below :data:`analysis.column.LEAST_REPLICATES` values.
+    """
     count = groups.size()
     quantile = pd.Series(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1), index=count.index)
+    quantile = quantile.where(count >= LEAST_REPLICATES)
     halves: pd.DataFrame = groups.std(ddof=1).mul(quantile / np.sqrt(count), axis=0)
     return halves
 

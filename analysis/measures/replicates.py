@@ -9,11 +9,10 @@ import pandas as pd
 from scipy import stats
 
 from analysis.column import PERCENTILE_CONFIDENCE, PERCENTILE_ITEMS
-from analysis.measures import completions
+from analysis.measures import completions, energy, memory
 from analysis.measures.attribution import totals
 from analysis.measures.certificate import certificates
 from analysis.measures.clocks import comparisons
-from analysis.measures.energy import by_point
 from analysis.measures.forward import forward
 from analysis.measures.legs import TRY as _TRY
 from analysis.measures.legs import (
@@ -47,7 +46,8 @@ def replicates(run: Run) -> pd.DataFrame:
     figures = (
         latency(source),
         throughput(source, counted, batches),
-        by_point(counted, run),
+        energy.by_point(counted, run),
+        memory.by_point(counted),
         totals(items),
         forward(items[items["phase"] == "latency"], comparisons(run), run.plan.points),
         endings(counted, run.plan.experiment.phases.min_items),

@@ -37,8 +37,8 @@ class Observed:
         One row per try that counts: ``point``, ``session``, ``weight``, what was measured of it,
         and ``computed_ms``, what all its stages took with one item in flight.
     units
-        One row per unit that a host profiled: those of :data:`POOL`, ``session``, ``begin`` and
-        ``end``, ``ms`` and ``gap_ms``, for how long the host had waited before.
+        One row per unit that a host profiled: those of :data:`POOL`, ``session``, ``duty``,
+        ``begin`` and ``end``, ``ms`` and ``gap_ms``, for how long the host had waited before.
     """
 
     stages: pd.DataFrame
@@ -94,14 +94,14 @@ def _units(run: Run) -> pd.DataFrame:
         stretched = plan.host(found["host"]).device_emulated
         values = (found["host"], session.model, found["batch"], found["dtype"], found["runtime"])
         about = dict(zip(POOL, (*values, session.busy, session.sources), strict=True))
-        about |= {"session": session.id, "gap_ms": found["wait_ns"] / 1e6}
+        about |= {"session": session.id, "duty": found["duty"], "gap_ms": found["wait_ns"] / 1e6}
         medians = np.median(np.array(found["unit_ns"], dtype=np.float64), axis=0) * stretched / 1e6
         rows += [
             about | {"begin": begin + number, "end": begin + number + 1, "ms": ms}
             for number, ms in enumerate(medians.tolist())
         ]
     numbers = {"begin": "int64", "end": "int64", "ms": "float64", "gap_ms": "float64"}
-    return pd.DataFrame(rows, columns=[*POOL, "session", *numbers]).astype(numbers)
+    return pd.DataFrame(rows, columns=[*POOL, "session", "duty", *numbers]).astype(numbers)
 
 
 def _places(plan: Plan) -> pd.DataFrame:
@@ -140,9 +140,9 @@ def by_pool(rows: pd.DataFrame, shared: Sequence[str]) -> Pools:
 def timed(stages: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
     """The times of stages, with one item in flight and with many, and of units."""
     kinds = [
-        stages.assign(ms=stages[f"{kind}_ms"], gap_ms=stages[f"{kind}_gap_ms"])
+        stages.assign(duty=kind, ms=stages[f"{kind}_ms"], gap_ms=stages[f"{kind}_gap_ms"])
         for kind in ("waiting", "busy")
     ]
-    names = ["point", "session", "begin", "end", "ms", "gap_ms", "weight"]
+    names = ["point", "session", "duty", "begin", "end", "ms", "gap_ms", "weight"]
     profiled = units.assign(point=None, weight=1.0)
     return pd.concat([part[names] for part in (*kinds, profiled) if len(part)] or [profiled[names]])

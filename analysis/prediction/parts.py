@@ -13,7 +13,7 @@ from analysis.prediction import messages
 from analysis.prediction.costs import Array, Costs, Hop
 from analysis.prediction.energy import Powers
 from analysis.prediction.observed import POOL, Pools, by_pool, observe, order_of, pool_of, timed
-from analysis.prediction.unit_times import Solved, UnitTimes
+from analysis.prediction.unit_times import Duty, Solved, UnitTimes
 from analysis.run import Run
 from analysis.tables.front import GROUP
 from paretopipe_worker.cuts import FIRST, PLAIN, CutTable
@@ -87,6 +87,16 @@ def hop(rate_mbit: float | None, delay_ms: float, software: Hop) -> Hop:
     return messages.by_profile(rate_mbit, delay_ms, software)
 
 
+def _scaled(
+    found: Sequence[Solved], sessions: Collection[str], duty: Duty
+) -> tuple[Array, list[float]]:
+    """Prefix times by rank, and what each stage takes beside, as fast as sessions are."""
+    factors = [each.factor(sessions, duty) for each in found]
+    pairs = list(zip(found, factors, strict=True))
+    prefixes = np.array([each.prefix_ms * factor for each, factor in pairs])
+    return prefixes, [each.beside_ms * factor for each, factor in pairs]
+
+
 def group_of(point: Point) -> dict[str, object]:
     """The columns that a point shares with those that are compared with it."""
     own = {name: getattr(point, name) for name in GROUP if name not in ("placement", "runtimes")}
@@ -157,12 +167,8 @@ class Parts:
             raise PredictionError(f"link {point.link} follows a trace, so that parts change")
         table = plan.table(point.model, point.batch, point.dtype)
         found = [self._solve(point, rank, left_out) for rank in range(len(point.placement))]
-        factors = [each.factor(sessions) for each in found]
-        prefixes = np.array(
-            [each.prefix_ms * factor for each, factor in zip(found, factors, strict=True)]
-        )
-        beside = [each.beside_ms * factor for each, factor in zip(found, factors, strict=True)]
-        waiting = prefixes.copy()
+        waiting, beside = _scaled(found, sessions, "waiting")
+        busy, handing = _scaled(found, sessions, "busy")
         # That of rank 0, whose stage begins at place 0; that of others goes with their message.
         waiting[0, 1:] = np.maximum(waiting[0, 1:] + beside[0], 0.0)
         hops, back = self._messages(point, beside, left_out)
@@ -171,12 +177,12 @@ class Parts:
             places=table.order,
             hosts=point.placement,
             waiting_ms=waiting,
-            busy_ms=prefixes,
+            busy_ms=busy,
             forward_bytes=self._forward_bytes(point, table, left_out),
             return_bytes=float(message_sizes(PLAIN, (table.output,))[0][-1]),
             hops=hops,
             back=back,
-            item_ms=tuple(map(sum, zip(items, beside, strict=True))),
+            item_ms=tuple(map(sum, zip(items, handing, strict=True))),
             slowing=tuple(each.slowing for each in found),
         )
 

@@ -2,16 +2,18 @@
 
 A unit is what lies between two neighbouring places of a model. A stage from place i to place j
 takes what its units take, and a part that every stage takes beside. All are multiplied by a factor
-of the session, since processes of one session are faster or slower together by up to a quarter; and
-by one that grows with how long the stage waited before, since caches and clocks of a host that
-waits go cold. Units and factors are least squares of relative errors, in which outliers count less.
+of the session, since processes of one session are faster or slower together by up to a quarter. It
+has one for stages that wait between items and one for stages that do not, since hosts that work at
+the same time may disturb each other. Another factor grows with how long the stage waited before,
+since caches and clocks of a host that waits go cold. Units and factors are least squares of
+relative errors, in which outliers count less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -40,6 +42,10 @@ _OUTLIER = 2.0
 _ROUNDS = 6
 
 
+Duty: TypeAlias = Literal["waiting", "busy"]
+"""Whether a stage waits between items, as with one in flight, or items follow each other."""
+
+
 @dataclass(frozen=True)
 class Solved:
     """What a host takes for a model.
@@ -53,17 +59,17 @@ class Solved:
     slowing
         By what share a stage is slower for each unit of :func:`waited`.
     factors
-        Of each session.
+        Of each session and duty.
     """
 
     prefix_ms: Array
     beside_ms: float
     slowing: float
-    factors: dict[str, float]
+    factors: dict[tuple[str, Duty], float]
 
-    def factor(self, sessions: Collection[str]) -> float:
+    def factor(self, sessions: Collection[str], duty: Duty) -> float:
         """Mean factor of sessions; 1 for one of which nothing is known."""
-        return float(np.mean([self.factors.get(name, 1.0) for name in sessions] or [1.0]))
+        return float(np.mean([self.factors.get((name, duty), 1.0) for name in sessions] or [1.0]))
 
 
 class UnitTimes:
@@ -72,8 +78,9 @@ class UnitTimes:
     Parameters
     ----------
     rows
-        One row per stage that was timed: ``point``, ``session``, ``begin`` and ``end``, the places
-        between which it lies, ``ms``, ``gap_ms``, for which it waited before, and ``weight``. Of a
+        One row per stage that was timed: ``point``, ``session``, ``duty``, ``begin`` and ``end``,
+        the places between which it lies, ``ms``, ``gap_ms``, for which it waited before, and
+        ``weight``. Of a
         profile a row is one unit and has no point (null).
     places
         How many places the model has.
@@ -81,8 +88,10 @@ class UnitTimes:
 
     def __init__(self, rows: pd.DataFrame, places: int) -> None:
         rows = rows[(rows["end"] > rows["begin"]) & (rows["ms"] > 0) & (rows["weight"] > 0)]
-        self._sessions = list(dict.fromkeys(rows["session"]))
-        self._number = rows["session"].map({n: i for i, n in enumerate(self._sessions)}).to_numpy()
+        keys: list[tuple[str, Duty]] = list(zip(rows["session"], rows["duty"], strict=True))
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        self._sessions = list(numbers)
+        self._number = np.array([numbers[key] for key in keys], dtype=np.int64)
         self._points = rows["point"].astype("str").to_numpy()
         self._profiled = rows["point"].isna().to_numpy()
         self._ms = rows["ms"].to_numpy(np.float64)

@@ -12,11 +12,10 @@ from analysis.answers import hosts, regret
 from analysis.answers.splitting import UNKNOWN, UNSURE
 from analysis.answers.summary import short_titles
 from analysis.answers.telling import brought, never_far, title
-from analysis.column import CHOICES, OBJECTIVES
+from analysis.column import CHOICES, LEAST_REPLICATES, OBJECTIVES
 from analysis.figures.captions import LINK, worded
 from analysis.run import Run
 from analysis.tables import front
-from analysis.tables.certainty import LEAST_REPLICATES
 from paretopipe_worker.plan.labels import readable
 
 _NOUN = {column: name for name, column in CHOICES.items()}
@@ -125,7 +124,7 @@ def further(document: Mapping[str, Any]) -> list[str]:
         differ = [name for name in shared if len({row[name] for row in rows}) > 1]
         for row in rows:
             where = ", ".join(_where(name, row[name]) for name in differ)
-            found.append(f"{where}: {told(row)}" if where else told(row))
+            found.append(f"{where}: {told(row)}" if where else _upper(told(row)))
     return [f"{line}." for line in found]
 
 

@@ -32,7 +32,7 @@ _SHOWN_OPEN = 5
 
 def text(document: dict[str, Any]) -> str:
     """The result as text: each front as a table, failures, doubts, and the files written."""
-    parts = []
+    parts = [document["without_interval"]] if document["without_interval"] else []
     best = pd.DataFrame(document["front"])
     if best.empty:
         why = "all points are marked"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.column import OBJECTIVES, Column
+from analysis.column import LEAST_REPLICATES, OBJECTIVES, Column
 from analysis.measures.attribution import ALWAYS, CROSSING
 from analysis.measures.marks import disturbed, late
 from analysis.measures.reduction import half_widths
@@ -66,10 +66,13 @@ COLUMNS = (
         "difference_low",
         "as the quantity",
         "Low end of the 95 % t-interval of `difference` over replicates.",
-        "fewer than two pairs",
+        f"fewer than {LEAST_REPLICATES} pairs",
     ),
     Column(
-        "difference_high", "as the quantity", "High end of that interval.", "fewer than two pairs"
+        "difference_high",
+        "as the quantity",
+        "High end of that interval.",
+        f"fewer than {LEAST_REPLICATES} pairs",
     ),
     Column(
         "ratio",

@@ -16,13 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.column import OBJECTIVES, Column
+from analysis.column import LEAST_REPLICATES, OBJECTIVES, Column
 from analysis.measures import marks
 from analysis.tables.front import group_of
-
-LEAST_REPLICATES = 3
-"""Replicates of a point below which nothing is said of how sure its place is, and its spread is
-taken to be that of the others."""
 
 SURE = 0.9
 """Probability from which a point counts as on the front, or, by its complement, as off it."""
@@ -59,6 +55,25 @@ COLUMNS = (
 )
 
 
+def without_interval(points: pd.DataFrame) -> str | None:
+    """What a reader must know first where replicates are too few to say how sure a figure is.
+
+    Parameters
+    ----------
+    points
+        Rows of ``points.csv``.
+    """
+    ok = points[points["status"] == "ok"]
+    few = int((ok["replicates"] < LEAST_REPLICATES).sum())
+    if not few:
+        return None
+    which = "" if few == len(ok) else f" of {few} of {len(ok)} points"
+    return (
+        f"no interval is shown{which}: fewer than {LEAST_REPLICATES} replicates were measured, so "
+        "nobody can tell how sure the figures are"
+    )
+
+
 def certainty(
     points: pd.DataFrame,
     measured: pd.DataFrame,
@@ -91,7 +106,7 @@ def certainty(
     counted = counted.dropna(subset=names)
     complete = measured[measured["status"] == "ok"]
     for _, group in counted.groupby(group_of(objectives), sort=False):
-        values = _values(complete, group, names)
+        values = by_replicate(complete, group, names)
         enough = np.isfinite(values).all(axis=2).sum(axis=0) >= LEAST_REPLICATES
         if not enough.any():
             continue
@@ -174,7 +189,7 @@ def further(
 _Array: TypeAlias = NDArray[np.float64]
 
 
-def _values(complete: pd.DataFrame, group: pd.DataFrame, names: Sequence[str]) -> _Array:
+def by_replicate(complete: pd.DataFrame, group: pd.DataFrame, names: Sequence[str]) -> _Array:
     """Values of points by replicate, as an array (replicates, points, objectives)."""
     points = list(group["point"])
     own = complete[complete["point"].isin(points)]

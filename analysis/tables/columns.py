@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from analysis.column import Column
-from analysis.measures import energy, forward, legs, sharing
+from analysis.measures import energy, forward, legs, memory, sharing
 from analysis.measures.attribution_columns import TOTALS
 from analysis.measures.check_columns import (
     bytes_columns,
@@ -144,7 +144,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
     "Latency": tuple(latency_columns()),
     "Throughput and phases": (*throughput_columns(), *legs.ending_columns()),
     "Forward latency and clocks": tuple(forward.columns()),
-    "Devices": (*_DEVICES, *energy.COLUMNS),
+    "Devices": (*_DEVICES, *energy.COLUMNS, *memory.COLUMNS),
     "Where the response latency went": TOTALS,
     "Warm-up, window and disturbances": tuple(legs.columns()),
     "Several sources": sharing.COLUMNS,

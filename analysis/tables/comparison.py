@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.column import LEAST_REPLICATES
 from analysis.measures.marks import MARKS, MEANING
 from analysis.tables.front import GROUP
 
@@ -62,6 +63,8 @@ def text(document: dict[str, Any]) -> str:
         f"median half-width of the {document['confidence']:.0%} intervals: {width:.2g} % "
         f"(aim: {aim:g} %, {said})"
     )
+    if document["fronts"]:
+        parts.append("\n".join(_fronts(document)))
     return "\n\n".join(parts)
 
 
@@ -107,6 +110,27 @@ def lost_of(names: Sequence[str], left_out: Sequence[dict[str, Any]]) -> Iterato
                 "as asked for (--uncertified compares them, too):"
             )
             yield from (f"  {count} over {why}" for why, count in lost["reasons"].items())
+
+
+def _fronts(document: dict[str, Any]) -> Iterator[str]:
+    """The fronts of both runs as a whole, a line each."""
+    first, second = document["runs"]
+    level = f"{document['confidence']:.0%}"
+    yield (
+        "fronts as a whole (hypervolume: 1 is a split that is best in everything; epsilon: by how "
+        "much of the box of all points a front must be better to meet the other):"
+    )
+    for row in document["fronts"]:
+        known = f"no interval: fewer than {LEAST_REPLICATES} replicates"
+        if row["low"] is not None:
+            known = f"{level}: {row['low']:+.3f} to {row['high']:+.3f}"
+        one, other = row["hypervolume"]
+        behind, ahead = row["epsilon"]
+        yield (
+            f"  {row['model']} over link {row['link']}, {row['backend']}, {row['points']} splits: "
+            f"hypervolume {one:.3f} in {first} and {other:.3f} in {second}, {other - one:+.3f} "
+            f"({known}); epsilon {behind:.3f} of {first}, {ahead:.3f} of {second}"
+        )
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

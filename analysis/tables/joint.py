@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.column import OBJECTIVES, Column
+from analysis.column import LEAST_REPLICATES, OBJECTIVES, Column
 from analysis.measures.reduction import CONFIDENCE
-from analysis.tables.certainty import LEAST_REPLICATES
 
 _DRAWS = 200_000
 """Draws of the greater deviation: its 95 % quantile is then known within a third of a per cent."""

@@ -177,8 +177,8 @@ def parse(document: str, *, least: int = 2) -> tuple[Host, ...]:
     try:
         hosts = _ADAPTER.validate_json(document)
     except ValidationError as error:
-        written = json.loads(document)
-        raise FleetError("\n".join(_line(written, fault) for fault in error.errors())) from error
+        told = "\n".join(_line(document, fault) for fault in error.errors())
+        raise FleetError(told) from error
     if len(hosts) < least:
         raise FleetError(
             f"inventory: group 'stages' has {len(hosts)} hosts; at least {least} are needed"
@@ -207,8 +207,12 @@ def apart(hosts: Sequence[Host]) -> str | None:
     return None
 
 
-def _line(written: list[dict[str, Any]], fault: ErrorDetails) -> str:
+def _line(document: str, fault: ErrorDetails) -> str:
     """One fault as host, variable, what is wrong, what is allowed, and what was given."""
+    if len(fault["loc"]) < 2:
+        where = f"stages[{fault['loc'][0]}]" if fault["loc"] else "the hosts of group 'stages'"
+        return f"inventory: {where}: {fault['msg']}; allowed: a list of mappings of variables"
+    written: list[dict[str, Any]] = json.loads(document)
     index, *path = fault["loc"]
     variable = faults.key_path(path)
     host = written[int(index)].get("name", f"stages[{index}]")

@@ -10,16 +10,22 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import time
 from typing import Any
 
-from paretopipe_worker.transport.handshake import Identity, Patience, peer
-from paretopipe_worker.transport.ring import accept, listen, reach
+from paretopipe_worker.transport.doorway import Doorway
+from paretopipe_worker.transport.handshake import Identity
+from paretopipe_worker.transport.links import peer
+from paretopipe_worker.transport.patience import Patience
+from paretopipe_worker.transport.reaching import reach
 
 _HELLO_S = 10.0
 """Longest wait for the hello of a rank that has just shaken hands."""
 
 MAX_LINE_BYTES = 1 << 20
 """Longest message accepted, so that a peer cannot fill this host's memory."""
+
+_CHUNK_BYTES = 1 << 16
 
 Message = dict[str, Any]
 
@@ -49,7 +55,7 @@ class Channel:
         self.peer = peer
         self.hello: Message = {}
         self._link = link
-        self._lines = link.makefile("rb")
+        self._unread = bytearray()
 
     def send(self, message: Message) -> None:
         """Send one message.
@@ -73,8 +79,7 @@ class Channel:
             When the other end is gone, sent nothing within `deadline_s`, or sent no JSON object.
         """
         try:
-            self._link.settimeout(deadline_s)
-            line = self._lines.readline(MAX_LINE_BYTES)
+            line = self._line(deadline_s)
         except TimeoutError:
             raise ControlError(f"{self.peer}: no answer within {deadline_s:g} s") from None
         except OSError as error:
@@ -83,13 +88,33 @@ class Channel:
             raise ControlError(f"{self.peer}: ended while the session was running")
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict) or not line.endswith(b"\n"):
             raise ControlError(
                 f"{self.peer}: sent {line[:60]!r}; allowed: a JSON object on one line"
             )
         return message
+
+    def _line(self, deadline_s: float | None) -> bytes:
+        """Read one line, or what there is where it is too long or the other end is gone.
+
+        The deadline is that of the whole line: a peer that sends a byte now and then is late too.
+        """
+        until = None if deadline_s is None else time.monotonic() + deadline_s
+        while b"\n" not in self._unread and len(self._unread) < MAX_LINE_BYTES:
+            left_s = None if until is None else until - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                raise TimeoutError
+            self._link.settimeout(left_s)
+            part = self._link.recv(_CHUNK_BYTES)
+            if not part:
+                break
+            self._unread += part
+        end = self._unread.find(b"\n") + 1 or len(self._unread)
+        line = bytes(self._unread[:end])
+        del self._unread[:end]
+        return line
 
     def fileno(self) -> int:
         """Descriptor that is readable when a message is there, while none is being received."""
@@ -110,7 +135,6 @@ class Channel:
 
     def close(self) -> None:
         """Close the connection."""
-        self._lines.close()
         self._link.close()
 
 
@@ -131,9 +155,9 @@ def lead(
     """
     patience = Patience(deadline_s)
     channels: dict[int, Channel] = {}
-    with contextlib.ExitStack() as stack, listen(address) as listener:
+    with contextlib.ExitStack() as stack, Doorway(address, own) as doorway:
         while missing := set(range(1, ranks)) - set(channels):
-            link, said = accept(listener, own, missing, patience)
+            link, said = doorway.admit(missing, patience)
             channel = stack.enter_context(contextlib.closing(Channel(link, f"rank {said.rank}")))
             channel.send(hello)
             channel.hello = channel.receive(_HELLO_S)

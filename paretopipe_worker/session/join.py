@@ -29,7 +29,8 @@ from paretopipe_worker.session.control import Channel
 from paretopipe_worker.session.meeting import Lane, lane_names
 from paretopipe_worker.transport.agreement import Agreement
 from paretopipe_worker.transport.api import Endpoint, Transport, connect
-from paretopipe_worker.transport.handshake import Identity, Patience
+from paretopipe_worker.transport.handshake import Identity
+from paretopipe_worker.transport.patience import Patience
 
 PATH_BACKEND = "tcp"
 """Backend over which every session measures its path."""

@@ -19,15 +19,16 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from socket import socket
 
 from paretopipe_worker.plan.labels import placement_label, readable
 from paretopipe_worker.plan.plan import Plan, Session
 from paretopipe_worker.plan.predict import certificate_s
 from paretopipe_worker.session.control import Channel, ControlError, Message
 from paretopipe_worker.transport.api import TransportError
-from paretopipe_worker.transport.handshake import Identity, Patience
-from paretopipe_worker.transport.ring import accept, listen, reach
+from paretopipe_worker.transport.doorway import Doorway
+from paretopipe_worker.transport.handshake import Identity
+from paretopipe_worker.transport.patience import Patience
+from paretopipe_worker.transport.reaching import reach
 
 END = "end"
 """The last step of every point."""
@@ -199,8 +200,8 @@ def held(
     TransportError
         When the port is in use.
     """
-    with listen(here) as listener:
-        arguments = (listener, own, names, patience)
+    with Doorway(here, own) as doorway:
+        arguments = (doorway, names, patience)
         thread = threading.Thread(target=_hold, args=arguments, name="meeting", daemon=True)
         thread.start()
         try:
@@ -212,14 +213,14 @@ def held(
         thread.join()
 
 
-def _hold(listener: socket, own: Identity, names: Sequence[str], patience: Patience) -> None:
+def _hold(doorway: Doorway, names: Sequence[str], patience: Patience) -> None:
     """Let all lanes in, and bring them together until the last one has left."""
     channels: dict[int, Channel] = {}
     missing = set(range(len(names)))
     with contextlib.ExitStack() as stack:
         try:
             while missing:
-                link, said = accept(listener, own, missing, patience)
+                link, said = doorway.admit(missing, patience)
                 channel = stack.enter_context(contextlib.closing(Channel(link, names[said.rank])))
                 channels[said.rank] = channel
                 missing.remove(said.rank)

@@ -28,8 +28,10 @@ from paretopipe_worker.session.datagrams import PortInUse
 from paretopipe_worker.session.pair_steps import Path
 from paretopipe_worker.transport.agreement import Agreement
 from paretopipe_worker.transport.api import TransportError
-from paretopipe_worker.transport.handshake import Identity, Patience
-from paretopipe_worker.transport.ring import accept, listen, reach
+from paretopipe_worker.transport.doorway import Doorway
+from paretopipe_worker.transport.handshake import Identity
+from paretopipe_worker.transport.patience import Patience
+from paretopipe_worker.transport.reaching import reach
 from paretopipe_worker.transport.sockets import settings as connection_settings
 
 PARTS: tuple[Part, ...] = ("goodput", "transfers", "datagrams")
@@ -159,12 +161,12 @@ def _met(task: Task) -> Iterator[Path]:
     who = Identity("control", task.rank, task.name, agreement, task.secret)
     hello = {"host": task.own.name}
     with contextlib.ExitStack() as stack:
-        data_at = stack.enter_context(listen((here, port))) if task.rank else None
+        ring = Identity("ring", task.rank, task.name, agreement, task.secret)
+        doorway = stack.enter_context(Doorway((here, port), ring)) if task.rank else None
         channel = _channel(task, (here, port), there, who, hello)
         stack.callback(channel.close)
-        ring = Identity("ring", task.rank, task.name, agreement, task.secret)
-        if data_at is not None:
-            data, _ = accept(data_at, ring, {0}, patience)
+        if doorway:
+            data, _ = doorway.admit({0}, patience)
         else:
             data, _ = reach(there, here, ring, {1}, patience)
         stack.enter_context(data)

@@ -1,22 +1,29 @@
 """How two ranks authenticate each other before the first tensor and the first command.
 
-Each end says who it is and what it computes with, and proves that it knows the run's secret::
+Both ends prove that they know the run's secret, and only then say who they are and what they
+compute with::
 
     caller                              listener
-      hello: rank, nonce, agreement  ->
-                                     <- hello: rank, nonce, agreement
+      greeting: version, nonce       ->
+                                     <- greeting: version, nonce
       HMAC(secret, "caller", both)   ->
-                                     <- HMAC(secret, "listener", both)
+                                     <- hello, HMAC(secret, "listener", both, hello)
+      hello, HMAC(secret, ...)       ->
+                                     <- one byte: it is admitted
 
-The proof covers both hellos, and so both nonces, ranks, agreements and the purpose. A message that
-was recorded in another handshake, or that is sent back to its sender, therefore proves nothing.
-Both ends check the same four messages in the same order and so find the same error. Neither the
-secret nor anything that it could be derived from crosses. What crosses later is neither encrypted
-nor signed, so an attacker who can change packets between two hosts is not kept out.
+So a peer without the secret learns the protocol's version and a number that means nothing. Each
+proof covers both greetings, and so both nonces: one that was recorded in another handshake, or that
+is sent back to its sender, proves nothing. Neither the secret nor anything that it could be derived
+from crosses. What crosses later is neither encrypted nor signed, so an attacker who can change
+packets between two hosts is not kept out.
 
-A stranger is a peer that speaks another protocol, belongs to another run, session or attempt, or
-has an unexpected rank. Its connection is closed and the wait goes on. A peer that claims to be the
-neighbour but disagrees, or does not know the secret, ends the session, since waiting cannot help.
+A stranger is a peer that speaks another protocol or version, does not know the secret, belongs to
+another run, session or attempt, or has an unexpected rank. Its connection is closed and the wait
+goes on: it can end nothing. A peer that knows the secret, claims to be the neighbour and disagrees
+ends the session, since waiting cannot help.
+
+This module reads and writes no socket: :func:`calling` and :func:`answering` are generators that
+say what to send and how much to read next.
 """
 
 from __future__ import annotations
@@ -25,25 +32,23 @@ import hashlib
 import hmac
 import json
 import secrets
-import socket
 import struct
-import threading
-import time
-from collections.abc import Collection
+from collections.abc import Collection, Generator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from paretopipe_worker.transport.agreement import Agreement
-from paretopipe_worker.transport.api import TransportError
+from paretopipe_worker.transport.api import DeadlineExceeded, TransportError
 
-VERSION = 2
+VERSION = 3
 _MAGIC = b"PPRH"
-_HEAD = struct.Struct("<4sHH")  # magic, version, bytes of the text that follows
+_GREETING = struct.Struct("<4sH32s")  # magic, version, nonce
+_SIZE = struct.Struct("<H")
 _MAX_TEXT_BYTES = 2048
-_PROOF_BYTES = hashlib.sha256().digest_size
-_POLL_S = 0.2
+_SEAL_BYTES = hashlib.sha256().digest_size
+ADMITTED = b"+"
+"""What a listener sends to a rank that it admits, last of all."""
 
-Role = Literal["caller", "listener"]
 Purpose = Literal["ring", "control", "meeting"]
 
 
@@ -55,16 +60,20 @@ class Stranger(HandshakeError):
     """The peer does not speak this protocol, or is not the rank that was expected."""
 
 
+class VersionMismatch(Stranger):
+    """The peer speaks another version of the protocol."""
+
+
+class SecretMismatch(Stranger):
+    """The peer does not know the run's secret."""
+
+
 class RunMismatch(Stranger):
     """The peer belongs to another run, session or attempt."""
 
 
 class SchemaMismatch(HandshakeError):
-    """The peer speaks another version of the protocol, or writes another record format."""
-
-
-class SecretMismatch(HandshakeError):
-    """The peer does not know the run's secret."""
+    """The peer writes another record format."""
 
 
 class PlanMismatch(HandshakeError):
@@ -97,135 +106,187 @@ class Identity:
 
 @dataclass(frozen=True)
 class Hello:
-    """What the peer said of itself; `raw` is the message as it was received."""
+    """What the peer said of itself."""
 
-    version: int
-    raw: bytes
     rank: int
     purpose: str = ""
     session: str = ""
     agreement: Agreement = field(default_factory=Agreement)
 
 
-class Patience:
-    """How long to wait for the other ranks: until the deadline, or until a thread gives up."""
-
-    def __init__(self, deadline_s: float) -> None:
-        self._until = time.monotonic() + deadline_s
-        self._given_up = threading.Event()
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until the deadline; 0 after :meth:`give_up`."""
-        return 0.0 if self._given_up.is_set() else max(0.0, self._until - time.monotonic())
-
-    def give_up(self) -> None:
-        """End all waits, each within a fraction of a second."""
-        self._given_up.set()
-
-    def wait(self, seconds: float) -> None:
-        """Sleep for so long, but no longer than the patience lasts."""
-        self._given_up.wait(min(seconds, self.left_s))
-
-    def slice(self) -> float:
-        """Seconds that one call may block before it checks again whether a thread gave up."""
-        return max(0.001, min(_POLL_S, self.left_s))
+Dialogue: TypeAlias = Generator[bytes | int, bytes, Hello]
+"""One end of a handshake. It yields bytes that are to be sent, or how many are to be read, which it
+is then given; it returns what the peer said. :class:`Stranger` is thrown into it where the peer
+closes the connection."""
 
 
-def shake_hands(
-    link: socket.socket,
-    role: Role,
-    own: Identity,
-    ranks: Collection[int],
-    patience: Patience,
-    limit_s: float,
-) -> Hello:
-    """Authenticate the peer of a new connection, and return its hello.
+def calling(own: Identity, ranks: Collection[int], where: str) -> Dialogue:
+    """The end of a handshake that made the connection, until it is admitted.
 
     Parameters
     ----------
-    link
-        The connection.
-    role
-        Which end of it this rank is.
     own
         What this rank says of itself.
     ranks
         Ranks that are expected at the other end.
-    patience
-        How long this rank waits for others; it may end the handshake early.
-    limit_s
-        Longest time that the whole handshake may take, in seconds.
+    where
+        What errors call the peer.
 
     Raises
     ------
-    Stranger, RunMismatch
-        When the peer is not one that is expected; the caller may go on waiting.
-    SchemaMismatch, SecretMismatch, PlanMismatch, CutsMismatch, TorchMismatch, WeightsMismatch
-        When the peer claims to be the neighbour and must not be worked with.
+    HandshakeError
+        When the peer does not prove to be of this launch, or as :func:`judge`.
     """
-    until = time.monotonic() + limit_s
-    where = peer(link)
-    said = _say(own)
+    greetings = yield from _greet(own, where)
     try:
-        if role == "caller":
-            link.sendall(said)
-        heard = _hear(link, where, patience, until)
-        if role == "listener":
-            link.sendall(said)
-        _judge_claim(own, heard, ranks, where)
-        hellos = (said, heard.raw) if role == "caller" else (heard.raw, said)
-        link.sendall(_proof(own.secret, role, *hellos))
-        theirs = _read(link, _PROOF_BYTES, where, patience, until)
-    except OSError as error:
-        raise Stranger(f"{where} broke the connection: {error}") from error
-    other: Role = "listener" if role == "caller" else "caller"
-    if not hmac.compare_digest(theirs, _proof(own.secret, other, *hellos)):
-        raise SecretMismatch(
-            f"{where} says it is rank {heard.rank} of {own.session}, but does not know the run's "
-            "secret; all ranks of a launch must have the secret that its playbook made"
-        )
-    _judge_agreement(own.agreement, heard, where)
-    link.settimeout(None)
+        yield _seal(own, "caller", greetings)
+        heard, text = yield from _hear(own, "listener", greetings, where)
+    except Stranger as error:
+        # Who knows the secret answers; who has another one hangs up.
+        if isinstance(error, SecretMismatch):
+            raise
+        raise SecretMismatch(_no_secret(where, str(error))) from error
+    yield _said(own, "caller hello", greetings + text)
+    judge(own, heard, ranks, where)
+    if (yield len(ADMITTED)) != ADMITTED:
+        raise Stranger(f"{where} does not speak this protocol")
     return heard
 
 
-def peer(link: socket.socket) -> str:
-    """Address and port of the peer, as errors name it."""
-    try:
-        name = link.getpeername()
-    except OSError:
-        return "a peer that is gone"
-    return f"{name[0]}:{name[1]}"
+def answering(own: Identity, where: str) -> Dialogue:
+    """The end of a handshake that accepted the connection, until it can be judged.
+
+    Parameters
+    ----------
+    own, where
+        As :func:`calling` takes them.
+
+    Raises
+    ------
+    VersionMismatch, SecretMismatch, Stranger
+        When the peer does not prove to be of this launch.
+    """
+    greetings = yield from _greet(own, where, first=False)
+    proof = yield _SEAL_BYTES
+    if not hmac.compare_digest(proof, _seal(own, "caller", greetings)):
+        raise SecretMismatch(_no_secret(where, "its proof is wrong"))
+    said = _said(own, "listener", greetings)
+    yield said
+    text = said[_SIZE.size : -_SEAL_BYTES]
+    heard, _ = yield from _hear(own, "caller hello", greetings + text, where)
+    return heard
 
 
-def _say(own: Identity) -> bytes:
-    """The hello of this rank, with a fresh nonce."""
-    text = json.dumps(
-        {
-            "purpose": own.purpose,
-            "rank": own.rank,
-            "session": own.session,
-            "nonce": secrets.token_hex(32),
-            "agreement": asdict(own.agreement),
-        }
-    ).encode()
-    return _HEAD.pack(_MAGIC, own.version, len(text)) + text
+def judge(own: Identity, heard: Hello, ranks: Collection[int], where: str) -> None:
+    """Check whether a peer that knows the secret is who is expected, and computes the same.
+
+    Parameters
+    ----------
+    own
+        What this rank says of itself.
+    heard
+        What the peer said.
+    ranks
+        Ranks that are expected.
+    where
+        What errors call the peer.
+
+    Raises
+    ------
+    RunMismatch, Stranger
+        When it is not expected; the wait may go on.
+    SchemaMismatch, PlanMismatch, CutsMismatch, TorchMismatch, WeightsMismatch
+        When it is the neighbour and must not be worked with.
+    """
+    if heard.session != own.session:
+        raise RunMismatch(
+            f"{where} belongs to {heard.session or 'no session'}, this rank to {own.session}; "
+            "all ranks must belong to the same run, session and attempt"
+        )
+    if heard.purpose != own.purpose or heard.rank not in ranks:
+        raise Stranger(
+            f"{where} comes as rank {heard.rank} for the {heard.purpose}, which is not whom rank "
+            f"{own.rank} expects for the {own.purpose}"
+        )
+    for key, (mismatch, name) in _AGREED.items():
+        here, there = getattr(own.agreement, key), getattr(heard.agreement, key)
+        if here != there:
+            raise mismatch(
+                f"{where} (rank {heard.rank}) has {name} {there or 'none'}, this rank "
+                f"{here or 'none'}; all ranks of a session must have the same"
+            )
 
 
-def _hear(link: socket.socket, where: str, patience: Patience, until: float) -> Hello:
-    """Read the peer's hello; its size is checked before it is read."""
-    head = _read(link, _HEAD.size, where, patience, until)
-    magic, version, size = _HEAD.unpack(head)
-    if magic != _MAGIC or size > _MAX_TEXT_BYTES:
+TELLING = (RunMismatch, SecretMismatch, VersionMismatch)
+"""Strangers that say why a rank did not come, those that say most first."""
+
+_AGREED: dict[str, tuple[type[HandshakeError], str]] = {
+    "schema": (SchemaMismatch, "schema of records"),
+    "plan": (PlanMismatch, "digest of the plan"),
+    "cuts": (CutsMismatch, "digest of the planned cuts"),
+    "torch": (TorchMismatch, "version of torch"),
+    "weights": (WeightsMismatch, "checksum of the weights"),
+}
+assert set(_AGREED) == {part.name for part in fields(Agreement)}
+
+
+def telling(before: Stranger | None, now: Stranger) -> Stranger:
+    """The stranger to report of two: the one that says more, else the later one."""
+    return min((now, before or now), key=_rank)
+
+
+def _rank(stranger: Stranger) -> int:
+    """How much a stranger says of why a rank did not come; less is more."""
+    kind = type(stranger)
+    return TELLING.index(kind) if kind in TELLING else len(TELLING)
+
+
+def late(text: str, stranger: Stranger | None) -> TransportError:
+    """The error for a rank that did not come, or could not be reached, in time."""
+    kind = type(stranger) if isinstance(stranger, TELLING) else DeadlineExceeded
+    return kind(text)
+
+
+def closed(where: str) -> Stranger:
+    """The error for a peer that hangs up."""
+    return Stranger(f"{where} closed the connection before it had said who it is")
+
+
+def _greet(
+    own: Identity, where: str, *, first: bool = True
+) -> Generator[bytes | int, bytes, bytes]:
+    """Exchange greetings; both of them, the caller's first."""
+    mine = _GREETING.pack(_MAGIC, own.version, secrets.token_bytes(32))
+    if first:
+        yield mine
+    theirs = yield _GREETING.size
+    magic, version, _ = _GREETING.unpack(theirs)
+    if magic != _MAGIC:
         raise Stranger(f"{where} does not speak this protocol")
-    text = _read(link, size, where, patience, until)
+    if not first:
+        yield mine
+    if version != own.version:
+        raise VersionMismatch(
+            f"{where} speaks version {version} of this protocol, this rank {own.version}; "
+            "all hosts must have the same version of the worker package"
+        )
+    return mine + theirs if first else theirs + mine
+
+
+def _hear(
+    own: Identity, part: str, before: bytes, where: str
+) -> Generator[int, bytes, tuple[Hello, bytes]]:
+    """Read a hello, whose size is checked before it is read; it, and its text."""
+    (size,) = _SIZE.unpack((yield _SIZE.size))
+    if size > _MAX_TEXT_BYTES:
+        raise Stranger(f"{where} announced a hello of {size} bytes; at most {_MAX_TEXT_BYTES}")
+    text = yield size
+    if not hmac.compare_digest((yield _SEAL_BYTES), _seal(own, part, before + text)):
+        raise SecretMismatch(_no_secret(where, "its proof is wrong"))
     try:
         said = json.loads(text)
         parts = {key: _text(said["agreement"].get(key)) for key in _AGREED}
-        return Hello(
-            version=version,
-            raw=head + text,
+        hello = Hello(
             rank=_number(said["rank"]),
             purpose=_text(said["purpose"]),
             session=_text(said["session"]),
@@ -233,6 +294,35 @@ def _hear(link: socket.socket, where: str, patience: Patience, until: float) -> 
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Stranger(f"{where} sent something that is not a hello: {text[:60]!r}") from error
+    return hello, text
+
+
+def _said(own: Identity, part: str, before: bytes) -> bytes:
+    """The hello of this rank with its size and its proof."""
+    text = json.dumps(
+        {
+            "purpose": own.purpose,
+            "rank": own.rank,
+            "session": own.session,
+            "agreement": asdict(own.agreement),
+        }
+    ).encode()
+    return _SIZE.pack(len(text)) + text + _seal(own, part, before + text)
+
+
+def _seal(own: Identity, part: str, before: bytes) -> bytes:
+    """The proof at one place of a handshake, which only a rank with the secret can compute."""
+    digest = hashlib.sha256(before).digest()
+    told = b"paretopipe handshake " + part.encode() + b"\0" + digest
+    return hmac.digest(own.secret, told, "sha256")
+
+
+def _no_secret(where: str, how: str) -> str:
+    """The text of an error for a peer that has not proved anything."""
+    return (
+        f"{where} does not know the run's secret ({how}); all ranks of a launch must have the "
+        "secret that its playbook made"
+    )
 
 
 def _text(value: object) -> str:
@@ -247,66 +337,3 @@ def _number(value: object) -> int:
     if type(value) is not int:
         raise TypeError("not a number")
     return value
-
-
-def _read(link: socket.socket, size: int, where: str, patience: Patience, until: float) -> bytes:
-    """Read exactly `size` bytes."""
-    got = b""
-    while len(got) < size:
-        if not patience.left_s or time.monotonic() > until:
-            raise Stranger(f"{where} did not say who it is in time")
-        link.settimeout(patience.slice())
-        try:
-            part = link.recv(size - len(got))
-        except TimeoutError:
-            continue
-        if not part:
-            raise Stranger(f"{where} closed the connection before it had said who it is")
-        got += part
-    return got
-
-
-def _proof(secret: bytes, role: Role, caller: bytes, listener: bytes) -> bytes:
-    """The proof of one role in this handshake, which only a rank with the secret can compute."""
-    digest = hashlib.sha256(caller).digest() + hashlib.sha256(listener).digest()
-    return hmac.digest(secret, b"paretopipe handshake " + role.encode() + b"\0" + digest, "sha256")
-
-
-def _judge_claim(own: Identity, heard: Hello, ranks: Collection[int], where: str) -> None:
-    """Refuse a stranger, and a peer of another version, before proofs are exchanged."""
-    if heard.session != own.session:
-        raise RunMismatch(
-            f"{where} belongs to {heard.session or 'no session'}, this rank to {own.session}; "
-            "all ranks must belong to the same run, session and attempt"
-        )
-    if heard.version != own.version:
-        raise SchemaMismatch(
-            f"{where} speaks version {heard.version} of this protocol, this rank {own.version}; "
-            "all hosts must have the same version of the worker package"
-        )
-    if heard.purpose != own.purpose or heard.rank not in ranks:
-        raise Stranger(
-            f"{where} comes as rank {heard.rank} for the {heard.purpose}, which is not whom rank "
-            f"{own.rank} expects for the {own.purpose}"
-        )
-
-
-_AGREED: dict[str, tuple[type[HandshakeError], str]] = {
-    "schema": (SchemaMismatch, "schema of records"),
-    "plan": (PlanMismatch, "digest of the plan"),
-    "cuts": (CutsMismatch, "digest of the planned cuts"),
-    "torch": (TorchMismatch, "version of torch"),
-    "weights": (WeightsMismatch, "checksum of the weights"),
-}
-assert set(_AGREED) == {part.name for part in fields(Agreement)}
-
-
-def _judge_agreement(own: Agreement, heard: Hello, where: str) -> None:
-    """Check that both ends record and compute the same."""
-    for key, (mismatch, name) in _AGREED.items():
-        here, there = getattr(own, key), getattr(heard.agreement, key)
-        if here != there:
-            raise mismatch(
-                f"{where} (rank {heard.rank}) has {name} {there or 'none'}, this rank "
-                f"{here or 'none'}; all ranks of a session must have the same"
-            )

@@ -125,8 +125,8 @@ def test_nothing_of_a_message_is_compared_where_nothing_crosses(table: pd.DataFr
     assert rows.loc["latency_median_ms", "comes_from"] == "compute"
 
 
-def test_one_replicate_has_no_interval(tmp_path: Path) -> None:
-    run = read(run_of(tmp_path, 1).path)
+def test_two_replicates_have_no_interval(tmp_path: Path) -> None:
+    run = read(run_of(tmp_path, 2).path)
     table = backend_costs.compare(run, replicates(run))
     assert table[["difference_low", "difference_high"]].isna().all(axis=None)
     assert one(table, CUT).loc["latency_median_ms", "difference"] > 3

@@ -16,29 +16,10 @@ from analysis.tables import certainty, joint
 from analysis.tables.front import is_nondominated
 from tests.helpers.fake_plan import make, tiny_table
 from tests.helpers.fake_run import FakeRun
+from tests.helpers.truths import drawn_replicates, drawn_truth
 
 DIRECTIONS = ["min", "max"]
 FRONTS = 60
-
-
-def drawn_truth(draws: np.random.Generator, points: int) -> NDArray[np.float64]:
-    """Latency and throughput of a model's splits, by the parts of a pipeline."""
-    work = draws.dirichlet(np.ones(points + 1))
-    before = np.cumsum(work)[:-1] * draws.uniform(1.5, 6)
-    behind = 1 - np.cumsum(work)[:-1]
-    wire = draws.choice([0.01, 0.1, 0.5]) * np.exp(draws.normal(np.linspace(1, -2, points), 0.7))
-    latency = before + behind + wire
-    return np.stack([latency, 1 / np.maximum.reduce([before, behind, wire])], axis=1)
-
-
-def drawn_replicates(
-    draws: np.random.Generator, truth: NDArray[np.float64], count: int, spread: float
-) -> NDArray[np.float64]:
-    """Replicates with an effect that all points share, and a smaller one of each point."""
-    shared = draws.normal(0, 0.08, (count, 1, 2))
-    own = draws.normal(0, spread, (count, *truth.shape))
-    replicates: NDArray[np.float64] = truth * np.exp(shared + own)
-    return replicates
 
 
 @pytest.mark.parametrize("replicates", [5, 10])
@@ -135,6 +116,9 @@ def test_the_report_says_what_replicates_do_not_tell(
     assert "2 points of which the replicates do not tell whether they are on the front" in said
     assert "62% probable; about 4 more replicates would tell" in said
     assert "62% probable; more than 100 more replicates would tell" in said
+    assert "no interval is shown" not in text(document)
     alone = FakeRun(tmp_path / "alone", make(tiny_table()), items=8).all_sessions().path
     assert main([str(alone)]) == 0
-    assert "probab" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "probab" not in printed
+    assert printed.startswith("no interval is shown: fewer than 3 replicates were measured")

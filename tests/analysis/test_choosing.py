@@ -45,6 +45,15 @@ def test_the_knee_gives_up_least_of_both() -> None:
     assert (choice["split"], choice["why"]) == ("b", "knee of the front of latency and throughput")
 
 
+def test_where_one_split_is_best_in_everything_there_is_no_knee() -> None:
+    best = points(a=(10, 40, 5), b=(12, 30, 4))
+    [choice] = choices(best, [])
+    assert (choice["split"], choice["why"]) == (
+        "a",
+        "best split in latency and throughput alike",
+    )
+
+
 def test_within_a_limit_the_rest_is_as_good_as_it_can_be() -> None:
     [choice] = choices(TABLE, [Limit("latency", 35)])
     assert choice["split"] == "c"

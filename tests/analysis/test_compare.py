@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis import compare as module
-from analysis.compare import CompareError, compare, holm, main, welch
+from analysis.compare import CompareError, compare, holm, main
 from analysis.run import read
+from analysis.tables.fronts_compared import welch
 from tests.helpers.fake_plan import make, tiny_table
 from tests.helpers.fake_run import ALLOCATOR, FakeRun
 from tests.helpers.record_files import edit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from analysis.tables.columns import FRONT, POINTS
 from analysis.tables.points import points
 from tests.helpers.analysed import measure, point_at
 from tests.helpers.fake_plan import TWO_LINKS, expected_ms, make, mobilenet_table, tiny_table
-from tests.helpers.fake_run import FakeRun
+from tests.helpers.fake_run import HEALTHY, FakeRun
 from tests.helpers.record_files import rewrite
 
 pytestmark = pytest.mark.slow
@@ -162,24 +163,36 @@ def test_an_interval_of_order_statistics_holds_the_percentile(percentile: int, i
     assert (table[f"p{percentile}"] >= truth).mean() < 0.7
 
 
-def test_a_point_is_the_mean_over_replicates_with_its_interval(twice: FakeRun) -> None:
-    first, second = twice.plan.sessions
-    twice.session(first, scale=1.0)
-    twice.session(second, scale=1.2)
-    row = measure(twice).loc[CUT]
-    stage, wire = expected_ms(twice.plan, point_at(twice, CUT))
-    both = [sum(stage) * scale + sum(wire) for scale in (1.0, 1.2)]
-    assert row["replicates"] == 2
-    assert row["latency_median_ms"] == pytest.approx(np.mean(both), rel=1e-5)
-    ends = stats.t.interval(0.95, 1, np.mean(both), stats.sem(both))
+def test_a_point_is_the_mean_over_replicates_with_its_interval(tmp_path: Path) -> None:
+    fake = FakeRun(tmp_path / "run", make(tiny_table(), replicates=3), noise=0)
+    scales = (1.0, 1.2, 1.1)
+    for session, scale in zip(fake.plan.sessions, scales, strict=True):
+        fake.session(session, scale=scale)
+    row = measure(fake).loc[CUT]
+    stage, wire = expected_ms(fake.plan, point_at(fake, CUT))
+    all_ = [sum(stage) * scale + sum(wire) for scale in scales]
+    assert row["replicates"] == 3
+    assert row["latency_median_ms"] == pytest.approx(np.mean(all_), rel=1e-5)
+    ends = stats.t.interval(0.95, 2, np.mean(all_), stats.sem(all_))
     assert row[["latency_median_low_ms", "latency_median_high_ms"]].tolist() == pytest.approx(
         list(ends), rel=1e-4
     )
 
 
-def test_one_replicate_has_no_interval(fake: FakeRun) -> None:
-    row = measure(fake.all_sessions()).loc[CUT]
-    assert np.isnan(row["latency_median_low_ms"])
+def test_fewer_than_three_replicates_have_no_interval(twice: FakeRun) -> None:
+    row = measure(twice.all_sessions()).loc[CUT]
+    assert row["replicates"] == 2 and np.isnan(row["latency_median_low_ms"])
+
+
+def test_the_memory_of_a_point_is_that_of_the_rank_that_took_most(tmp_path: Path) -> None:
+    told = {0: replace(HEALTHY, peak_rss_bytes=2e8), 1: replace(HEALTHY, peak_rss_bytes=5e8)}
+    fake = FakeRun(tmp_path / "run", make(tiny_table()), health=told).all_sessions()
+    table = measure(fake)
+    assert table.loc[CUT, "peak_rss_bytes"] == 5e8
+    assert table.loc["@first", "peak_rss_bytes"] == 2e8  # rank 0 alone takes part
+    told[1] = replace(HEALTHY, peak_rss_bytes=None)
+    silent = FakeRun(tmp_path / "silent", make(tiny_table()), health=told).all_sessions()
+    assert np.isnan(measure(silent).loc[CUT, "peak_rss_bytes"])
 
 
 def test_the_worst_replicate_decides_what_was_checked(twice: FakeRun) -> None:

@@ -58,8 +58,8 @@ def test_each_rule(over: Over, values: list[object], expected: object) -> None:
     assert pd.isna(found) if expected is None else found == expected
 
 
-def test_the_interval_is_students_of_the_mean_and_needs_two_values() -> None:
-    frame = pd.DataFrame({"group": [0, 0, 0, 1], "ms": [1.0, 2.0, 4.0, 5.0]})
+def test_the_interval_is_students_of_the_mean_and_needs_three_values() -> None:
+    frame = pd.DataFrame({"group": [0, 0, 0, 1, 1], "ms": [1.0, 2.0, 4.0, 5.0, 5.0]})
     asked = [Column("ms", "", "", over=MEAN), *interval("ms_{}", "", "ms")]
     table = reduced(frame, ["group"], asked).set_index("group")
     ends = stats.t.interval(0.95, 2, 7 / 3, stats.sem([1, 2, 4]))

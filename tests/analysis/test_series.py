@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.column import chosen_objectives
+from analysis.column import CHOICES, chosen_objectives
 from analysis.figures import front_figure
 from analysis.figures.series import Series
 from analysis.pareto import main
 from analysis.report.terminal import text
 from analysis.tables import front
+from analysis.tables.columns import FRONT
 from tests.helpers.analysed import tables_of
 from tests.helpers.fake_plan import TWO_LINKS, make, tiny_table
 from tests.helpers.fake_run import FakeRun
@@ -124,6 +125,10 @@ def test_a_front_of_three_objectives_is_no_line(tables: tuple[pd.DataFrame, pd.D
     assert not [line for line in drawn.lines if line.get_drawstyle() == "steps-post"]
 
 
+def test_every_objective_is_a_column_of_the_front() -> None:
+    assert set(CHOICES.values()) <= set(FRONT)
+
+
 def test_the_command_takes_objectives_and_says_which_there_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,4 +142,5 @@ def test_the_command_takes_objectives_and_says_which_there_are(
     with pytest.raises(SystemExit):
         main([str(run), "--objectives", "latency,joy"])
     said = capsys.readouterr().err
-    assert "allowed are some of latency, throughput, error, energy, bytes; got 'joy'" in said
+    allowed = "latency, throughput, memory, error, energy, bytes"
+    assert f"allowed are some of {allowed}; got 'joy'" in said

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from paretopipe_worker.transport.ring import tune
+from paretopipe_worker.transport.links import tune
 
 
 class Wire:

@@ -33,11 +33,11 @@ class Namespace:
             Path("/proc/thread-self/ns/net").open("rb") as home,
             Path("/run/netns", self.name).open("rb") as inside,
         ):
-            _set_namespace(inside.fileno())
+            set_namespace(inside.fileno())
             try:
                 yield
             finally:
-                _set_namespace(home.fileno())
+                set_namespace(home.fileno())
 
     def run(
         self, *command: str | Path, check: bool = True, input: str = "", **options: str
@@ -119,7 +119,7 @@ def reason_without_namespaces() -> str:
     return ""
 
 
-def _set_namespace(descriptor: int) -> None:
+def set_namespace(descriptor: int) -> None:
     """Move the calling thread into a network namespace (``os.setns`` came with Python 3.12)."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(descriptor, CLONE_NEWNET) != 0:

@@ -34,16 +34,23 @@ BYTES8 = [TensorSpec((8,), "uint8")]
 
 _PATIENCE_S = 60
 
+_FIRST_PORT, _PORTS = 10_000, 22_000
+"""Ports below those that the kernel chooses from."""
+
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports that nothing listens on now, below those that the kernel chooses from."""
+    """TCP ports that nothing listens on now, and that no other process of this test run is given.
+
+    They are taken only later, by a process that first has to start.
+    """
+    ours = _PORTS // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first = _FIRST_PORT + ours * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     found: list[int] = []
     with contextlib.ExitStack() as stack:
         while len(found) < count:
             listener = stack.enter_context(socket.socket())
-            # Taken ones are many where tests run beside each other.
             with contextlib.suppress(OSError):
-                listener.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+                listener.bind(("127.0.0.1", random.randrange(first, first + ours)))
                 found.append(listener.getsockname()[1])
     return found
 

@@ -9,7 +9,6 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -33,10 +32,12 @@ from paretopipe_worker.session.source import Source
 from paretopipe_worker.session.stage import header
 from paretopipe_worker.transport.secret import read_secret
 from tests import ROOT
+from tests.helpers.forked import Forked
 from tests.helpers.namespaces import Namespace
 from tests.helpers.rings import free_ports
 from tests.helpers.shaped_link import DATA_PORT
 from tests.helpers.synthetic import PACKAGES
+from tests.helpers.waiting import until
 
 Inside: TypeAlias = Callable[[], AbstractContextManager[None]]
 """A block in which this thread opens sockets and starts processes on one of the hosts."""
@@ -47,6 +48,26 @@ PHASES = {"min_items": 8, "min_s": 0.05, "max_s": 20, "retries": 0}
 """Short legs, none of which is measured again, whatever else the machine does meanwhile."""
 
 Kind = TypeVar("Kind", bound=Record)
+
+ENVIRONMENT = {**STAGE_ENVIRONMENT, "PYTHONPATH": f"{ROOT}{os.pathsep}{PACKAGES}"}
+"""What stages have in their environment beside what this process has."""
+
+Stage: TypeAlias = "subprocess.Popen[str] | Forked"
+
+
+def fresh(arguments: Sequence[str], environment: Mapping[str, str], _: Path) -> Stage:
+    """Start a command of the worker as a host does; what it says on stderr is piped."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "paretopipe_worker", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+start_stage: Callable[[Sequence[str], Mapping[str, str], Path], Stage] = fresh
+"""How stages are started: tests that time none have them begin as copies (`forked`)."""
 
 
 def experiment(model: str = "paretopipe_worker.model.tiny:network", **keys: Any) -> dict[str, Any]:
@@ -93,24 +114,21 @@ class Lab:
             *(("--link-state", str(link_state)) if link_state else ()),
         ]
 
-    def start(self, session: Session, host: str, attempt: int = 1) -> subprocess.Popen[str]:
+    def start(self, session: Session, host: str, attempt: int = 1) -> Stage:
         """Start one stage as a process of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "paretopipe_worker", *self.arguments(session, host, attempt)],
-            cwd=ROOT,
-            env={**os.environ, **STAGE_ENVIRONMENT, "PYTHONPATH": f"{ROOT}{os.pathsep}{PACKAGES}"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        said = self.results / f"{host}.{attempt}.stderr"
+        return start_stage(self.arguments(session, host, attempt), ENVIRONMENT, said)
 
-    def first_point(self, stages: Collection[subprocess.Popen[str]]) -> Path:
+    def first_point(self, stages: Collection[Stage]) -> Path:
         """Wait until the source has reported its first point; return the file of its reports."""
         progress = self.results / "progress-edge.jsonl"
-        deadline = time.monotonic() + 60
-        while not progress.exists():
-            assert time.monotonic() < deadline, "no point was finished"
-            assert all(stage.poll() is None for stage in stages), "a stage ended"
-            os.sched_yield()
+        ended = "a stage ended before a point was finished"
+
+        def reported() -> bool:
+            assert all(stage.poll() is None for stage in stages), ended
+            return progress.exists()
+
+        until(reported, "the first point")
         return progress
 
     def run(self, session: Session, attempt: int = 1, sides: Sequence[Inside] = ()) -> Finished:
@@ -130,7 +148,7 @@ class Lab:
         assert [stage.returncode for stage in stages] == [0] * len(stages), "\n".join(texts)
         return Finished(self, session, attempt)
 
-    def start_group(self, attempt: int = 1) -> dict[tuple[str, str], subprocess.Popen[str]]:
+    def start_group(self, attempt: int = 1) -> dict[tuple[str, str], Stage]:
         """Start all stages of the plan's only group, by the hosts of their lane's source and own.
 
         Those of the host that the sources share have one core, and all others have the rest.

@@ -17,7 +17,7 @@ from paretopipe_worker.host.supervise import stop
 from tests.helpers.supervised import WAIT, SupervisedHost, alive
 from tests.helpers.waiting import until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 PAUSE = (sys.executable, "-c", WAIT)
 

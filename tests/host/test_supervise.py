@@ -18,7 +18,7 @@ from tests.helpers.supervised import WAIT, alive
 from tests.helpers.supervised import SupervisedHost as Host
 from tests.helpers.waiting import until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)"
 

@@ -17,7 +17,7 @@ from tests.helpers.namespaces import reason_without_namespaces
 from tests.helpers.sweeps import Checkout, Done
 
 pytestmark = [
-    pytest.mark.alone,
+    pytest.mark.slow,
     pytest.mark.must_run,
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]

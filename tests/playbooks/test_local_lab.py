@@ -54,7 +54,7 @@ needs_user_namespaces = pytest.mark.skipif(
     bool(reason_without(*UNPRIVILEGED)), reason=reason_without(*UNPRIVILEGED)
 )
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 
 @dataclass

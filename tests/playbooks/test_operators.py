@@ -96,7 +96,6 @@ def test_the_package_of_an_operator_is_imported(paths: list[Path], there: bool) 
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.must_run
 @pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces())
 @pytest.mark.long

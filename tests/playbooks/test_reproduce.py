@@ -13,7 +13,7 @@ from tests.helpers.sweeps import Checkout, Done
 
 pytestmark = [
     pytest.mark.must_run,
-    pytest.mark.alone,
+    pytest.mark.slow,
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
 

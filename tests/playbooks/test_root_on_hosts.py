@@ -13,7 +13,7 @@ from tests.helpers.sshd import WORKER_HOME, Fleet, fleet, reason_without_sshd
 from tests.helpers.sweeps import Checkout, Done, checkout
 
 pytestmark = [
-    pytest.mark.alone,
+    pytest.mark.slow,
     pytest.mark.skipif(bool(reason_without_sshd()), reason=reason_without_sshd()),
 ]
 

@@ -24,7 +24,7 @@ from tests.helpers.sweeps import Checkout, Done, Running
 from tests.helpers.waiting import until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(minutes=1),
     pytest.mark.must_run,
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]

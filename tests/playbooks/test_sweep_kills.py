@@ -24,11 +24,11 @@ from paretopipe_worker.records.files import read_records
 from paretopipe_worker.records.lines import Header, LegEnd, PointEnd
 from tests.helpers.labs import HOSTS, nothing_left, throwaway
 from tests.helpers.namespaces import reason_without_namespaces
-from tests.helpers.sweeps import Checkout, Running
+from tests.helpers.sweeps import DEADLINE_S, Checkout, Running
 from tests.helpers.waiting import until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(minutes=2),
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
 
@@ -122,7 +122,7 @@ class Tormented:
             ended = running.process.poll() is not None
             return [*ANNOUNCED.findall(running.output)[number - 1 :], *([None] if ended else [])]
 
-        announced = until(found, f"session {number}", 120)[0]
+        announced = until(found, f"session {number}", DEADLINE_S)[0]
         return announced and (announced[0], int(announced[1]))
 
     def ring(self, session: str) -> list[str]:

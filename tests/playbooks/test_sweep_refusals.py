@@ -162,7 +162,6 @@ def test_in_check_mode_a_sweep_is_planned_and_nothing_is_touched(copy: Checkout)
     assert not (copy.root / ".lab").exists() and not (copy.root / "results").exists()
 
 
-@pytest.mark.alone
 @pytest.mark.long
 def test_points_whose_stages_need_too_much_memory_are_refused_and_the_rest_is_measured(
     copy: Checkout,

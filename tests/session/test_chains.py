@@ -19,7 +19,7 @@ from paretopipe_worker.session.probe import TRANSFER_BYTES
 from tests import ROOT
 from tests.helpers.sessions import PHASES, Finished, Lab, experiment, lab, only
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 UNET = {
     "name": "unet",

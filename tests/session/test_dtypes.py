@@ -26,7 +26,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return made.run(made.plan.sessions[0])
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_every_format_passes_the_gate_and_says_how_far_it_is_from_float32(
     measured: Finished,
 ) -> None:
@@ -44,7 +44,7 @@ def test_every_format_passes_the_gate_and_says_how_far_it_is_from_float32(
         assert 0.1 * half < end.max_relative_error < 10 * half, end
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_half_the_bytes_cross(measured: Finished) -> None:
     plan = measured.lab.plan
     sent: dict[str, set[float]] = {}
@@ -56,13 +56,13 @@ def test_half_the_bytes_cross(measured: Finished) -> None:
     assert sent["bfloat16"] == sent["float16"] == {plain / 2}
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_all_ranks_loaded_the_tensors_of_all_formats(measured: Finished) -> None:
     [held] = {table.held_sha256 for table in measured.lab.plan.tables}
     assert [measured.of(Ready, rank)[0].weights_sha256 for rank in range(2)] == [held, held]
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_hosts_that_hold_a_part_of_a_model_compute_in_several_formats(tmp_path: Path) -> None:
     limit = {"memory_mb": 0.45}  # all of its tensors are 0.75 MB, and half as much in 16 bits
     keys: dict[str, Any] = {"dtype": ["float32", "bfloat16"], "splits": {"cuts": ["2"]}}

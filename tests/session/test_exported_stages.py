@@ -10,7 +10,7 @@ from paretopipe_worker.plan import abilities
 from paretopipe_worker.records.lines import PointEnd
 from tests.helpers.sessions import experiment, lab
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 MIXED = {"edge": "eager", "server": "onnxruntime"}
 

@@ -30,7 +30,7 @@ def made(tmp_path: Path) -> Lab:
     return lab(tmp_path, {**experiment(batch=[1, 2]), "models": [spec]})
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_every_image_is_sent_in_turn_and_checked_against_its_own_output(made: Lab) -> None:
     done = made.run(only(made, "2", "@last"))
     ends = done.of(PointEnd)
@@ -45,7 +45,7 @@ def test_every_image_is_sent_in_turn_and_checked_against_its_own_output(made: La
     assert name == plans.images_file(made.plan.tables[0], Path()).name
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_images_of_another_checksum_end_the_session_before_it_begins(made: Lab) -> None:
     file = plans.images_file(made.plan.tables[0], made.cache / "programs")
     data = bytearray(file.read_bytes())

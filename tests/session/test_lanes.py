@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -17,7 +16,7 @@ from paretopipe_worker.host.health import MOST_WALL_OVER_CPU
 from paretopipe_worker.plan import resume
 from paretopipe_worker.records.lines import End, Item, PointEnd
 from tests.helpers.known import PHASES, seconds, went_well
-from tests.helpers.sessions import Finished, Lab, lab
+from tests.helpers.sessions import Finished, Lab, Stage, lab
 
 pytestmark = pytest.mark.alone
 
@@ -26,7 +25,7 @@ HOSTS: dict[str, dict[str, object]] = {"edge": {}, "edge2": {}, "server": {}}
 WAITED_S, BURNT_S = 0.005, 0.010
 
 
-def ended(stages: Collection[subprocess.Popen[str]]) -> list[str]:
+def ended(stages: Collection[Stage]) -> list[str]:
     """Wait for the end of stages; what they had to say."""
     return [stage.communicate(timeout=120)[1] for stage in stages]
 

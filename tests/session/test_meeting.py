@@ -13,7 +13,8 @@ from paretopipe_worker.session import meeting
 from paretopipe_worker.session.control import ControlError
 from paretopipe_worker.session.meeting import Lane
 from paretopipe_worker.transport.agreement import Agreement
-from paretopipe_worker.transport.handshake import Identity, Patience, PlanMismatch
+from paretopipe_worker.transport.handshake import Identity, PlanMismatch
+from paretopipe_worker.transport.patience import Patience
 from tests.helpers.rings import free_ports
 from tests.helpers.waiting import until
 

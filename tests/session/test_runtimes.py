@@ -18,7 +18,7 @@ from paretopipe_worker.session.check import TOLERANCE
 from tests.helpers.runtimes import executed_by
 from tests.helpers.sessions import experiment, lab, led, of, only
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 CUTS = ["1", "3"]
 

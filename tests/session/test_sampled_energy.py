@@ -14,7 +14,7 @@ from paretopipe_worker.records.lines import LegEnd
 from paretopipe_worker.session import rest
 from tests.helpers.sessions import experiment, lab, led, of, only
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 LOW_W, HIGH_W = 2.0, 4.0
 

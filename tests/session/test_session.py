@@ -16,7 +16,7 @@ from paretopipe_worker.records.probes import Probe
 from paretopipe_worker.session.probe import ROUND_TRIPS, TRANSFER_BYTES
 from tests.helpers.sessions import Finished, experiment, lab, of
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

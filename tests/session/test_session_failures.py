@@ -22,7 +22,7 @@ from tests.helpers import synthetic
 from tests.helpers.sessions import experiment, lab, of
 from tests.helpers.waiting import until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 
 def test_too_few_items_are_a_failed_point(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from paretopipe_worker.records.lines import Header, LegEnd
 from paretopipe_worker.records.probes import Probe
 from tests.helpers.sessions import experiment, lab, only
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.long

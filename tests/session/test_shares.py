@@ -16,7 +16,7 @@ from paretopipe_worker.records.lines import End, PointEnd, Ready
 from tests.helpers import shares
 from tests.helpers.sessions import Finished, Lab, experiment, lab, of
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 WIDE = "tests.helpers.networks:wide"
 SPLITS = {"splits": {"cuts": ["2", "3"]}, "window": [2]}

@@ -53,6 +53,7 @@ def stretched(stage: Any, factor: float) -> Computed:
     return Stretched(Eager(cast(Stage, stage)), factor).run((torch.zeros(1),))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("cpu_us", [100, 500])
 def test_a_short_stage_is_stretched_by_its_factor_and_no_more(cpu_us: int) -> None:
     done = [stretched(burning(cpu_us * 1000), 2.0) for _ in range(400)]

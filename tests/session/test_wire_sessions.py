@@ -16,7 +16,7 @@ from paretopipe_worker.wire.formats import FORMATS
 from tests.helpers.sessions import HOSTS, Finished, Lab, experiment, lab, only
 from tests.helpers.synthetic import BREAKS_AT
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 LOSSLESS = ("zstd", "lz4")
 EXACT = ("fp32", *LOSSLESS)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import re
-import socket
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -20,22 +16,19 @@ import pytest
 from paretopipe_worker.session import control
 from paretopipe_worker.session.control import Channel
 from paretopipe_worker.transport import handshake as shaking
-from paretopipe_worker.transport import ring
 from paretopipe_worker.transport.agreement import Agreement
-from paretopipe_worker.transport.api import DeadlineExceeded, Endpoint, TransportError, connect
+from paretopipe_worker.transport.api import Endpoint, TransportError, connect
 from paretopipe_worker.transport.handshake import (
     CutsMismatch,
-    HandshakeError,
     Identity,
-    Patience,
     PlanMismatch,
     RunMismatch,
     SchemaMismatch,
     SecretMismatch,
     Stranger,
     TorchMismatch,
+    VersionMismatch,
     WeightsMismatch,
-    shake_hands,
 )
 from tests.helpers.rings import endpoints, free_ports
 
@@ -132,143 +125,9 @@ def test_each_mismatch_is_an_error_of_its_own_name_on_both_sides(meet: Meet, nam
 
 def test_another_version_of_the_protocol_is_named_on_both_sides() -> None:
     errors = meet_on_the_control_channel({"version": 1})
-    assert [type(error) for error in errors] == [SchemaMismatch, SchemaMismatch], errors
+    assert [type(error) for error in errors] == [VersionMismatch, VersionMismatch], errors
     assert f"speaks version 1 of this protocol, this rank {shaking.VERSION}" in str(errors[0])
     assert f"speaks version {shaking.VERSION} of this protocol, this rank 1" in str(errors[1])
-
-
-def pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends of one connection."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        here = socket.create_connection(listener.getsockname(), timeout=10)
-        return here, listener.accept()[0]
-
-
-@contextlib.contextmanager
-def answering(own: Identity, ranks: set[int]) -> Iterator[tuple[socket.socket, list[Any]]]:
-    """A listener's half of a handshake in a thread; yields the caller's socket and the outcome."""
-    here, there = pair()
-    found: list[Any] = []
-
-    def answer() -> None:
-        with there:
-            try:
-                found.append(shake_hands(there, "listener", own, ranks, Patience(10), 10))
-            except HandshakeError as error:
-                found.append(error)
-
-    thread = threading.Thread(target=answer)
-    thread.start()
-    with here:
-        yield here, found
-        with contextlib.suppress(OSError):
-            here.shutdown(socket.SHUT_WR)
-        thread.join(20)
-    assert found
-
-
-OWN = Identity("ring", 1, "run/session.1", AGREED, SECRET)
-NEIGHBOUR = replace(OWN, rank=0)
-_HEAD = struct.Struct("<4sHH")
-
-
-def hello_of(link: socket.socket) -> bytes:
-    """Read one hello."""
-    head = link.recv(_HEAD.size, socket.MSG_WAITALL)
-    return head + link.recv(_HEAD.unpack(head)[2], socket.MSG_WAITALL)
-
-
-def test_a_handshake_that_was_recorded_proves_nothing_the_next_time() -> None:
-    with answering(OWN, {0}) as (link, found):
-        hello = shaking._say(NEIGHBOUR)
-        link.sendall(hello)
-        proof = shaking._proof(SECRET, "caller", hello, hello_of(link))
-        link.sendall(proof)
-        link.recv(32, socket.MSG_WAITALL)
-    assert found[0].rank == 0
-    with answering(OWN, {0}) as (link, found):
-        link.sendall(hello)
-        hello_of(link)
-        link.sendall(proof)
-        link.recv(32, socket.MSG_WAITALL)
-    assert isinstance(found[0], SecretMismatch)
-
-
-def test_what_is_sent_back_to_where_it_came_from_proves_nothing() -> None:
-    """Neither as the same rank nor, by one who changes the rank, as another."""
-    here, there = pair()
-    with here, there, ThreadPoolExecutor(1) as pool:
-        caller = pool.submit(shake_hands, there, "caller", OWN, {2, 0}, Patience(10), 10)
-        here.sendall(hello_of(here))
-        assert isinstance(caller.exception(timeout=20), Stranger)
-    here, there = pair()
-    with here, there, ThreadPoolExecutor(1) as pool:
-        caller = pool.submit(shake_hands, there, "caller", OWN, {2, 0}, Patience(10), 10)
-        said = hello_of(here)
-        text = json.dumps({**json.loads(said[_HEAD.size :]), "rank": 2}).encode()
-        here.sendall(_HEAD.pack(*_HEAD.unpack(said[: _HEAD.size])[:2], len(text)) + text)
-        here.sendall(here.recv(32, socket.MSG_WAITALL))
-        assert isinstance(caller.exception(timeout=20), SecretMismatch)
-
-
-def test_a_hello_is_bounded_before_it_is_read() -> None:
-    with answering(OWN, {0}) as (link, found):
-        link.sendall(_HEAD.pack(b"PPRH", shaking.VERSION, 60_000))
-        assert link.recv(1) == b""
-    assert isinstance(found[0], Stranger)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [b"[" * 2000, b"{}", b'{"session": 1}', b"\xff", b"null", b'{"agreement": [], "rank": 0}'],
-)
-def test_what_is_no_hello_is_a_stranger(text: bytes) -> None:
-    with answering(OWN, {0}) as (link, found):
-        link.sendall(_HEAD.pack(b"PPRH", shaking.VERSION, len(text)) + text)
-    assert isinstance(found[0], Stranger)
-
-
-def test_strangers_do_not_keep_the_neighbour_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port scan, one that says nothing, a stage of another session, a rank that has no place."""
-    monkeypatch.setattr(ring, "_HELLO_S", 1)  # what the silent one takes
-    first, second = (
-        replace(end, session="run/session.1", secret=SECRET, agreement=AGREED)
-        for end in endpoints()
-    )
-    with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as stack:
-        waiting = pool.submit(lambda: connect("tcp", first, deadline_s=40))
-        own = Identity("ring", 1, "run/session.1", AGREED, SECRET)
-        for greeting in (
-            b"GET / HTTP/1.0\r\n\r\n",
-            b"",
-            shaking._say(replace(own, session="run/other.1")),
-            shaking._say(replace(own, rank=0)),
-            shaking._say(replace(own, purpose="control")),
-        ):
-            stranger = stack.enter_context(reached(first.own))
-            stranger.sendall(greeting)
-        joined = pool.submit(lambda: connect("tcp", second, deadline_s=40))
-        for transport in (waiting.result(50), joined.result(50)):
-            transport.close()
-
-
-def reached(address: tuple[str, int]) -> socket.socket:
-    """A connection to who may not listen yet."""
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            return socket.create_connection(address, timeout=5)
-        except ConnectionRefusedError:
-            assert time.monotonic() < deadline, "nobody ever listened"
-
-
-def test_a_neighbour_that_never_says_who_it_is_is_named_with_who_was_turned_away() -> None:
-    first, _ = endpoints()
-    with ThreadPoolExecutor(1) as pool:
-        joining = pool.submit(lambda: connect("tcp", first, deadline_s=1))
-        with reached(first.own) as scan:
-            scan.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            assert isinstance(joining.exception(timeout=20), DeadlineExceeded)
 
 
 def test_three_ranks_meet_and_one_that_disagrees_is_found_by_both_neighbours() -> None:
@@ -304,15 +163,53 @@ def test_the_control_channel_tells_the_ranks_apart() -> None:
             channel.close()
 
 
+OWN = Identity("ring", 1, "run/session.1", AGREED, SECRET)
+NEIGHBOUR = replace(OWN, rank=0)
+GREETING = struct.Struct("<4sH32s")
+SEAL_BYTES = 32
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"[" * 2000, b"{}", b'{"session": 1}', b"\xff", b"null", b'{"agreement": [], "rank": 0}'],
+)
+def test_what_is_no_hello_is_a_stranger(text: bytes) -> None:
+    answering = shaking.answering(OWN, "a peer")
+    next(answering)
+    mine = GREETING.pack(b"PPRH", shaking.VERSION, b"n" * 32)
+    theirs = answering.send(mine)
+    assert isinstance(theirs, bytes) and next(answering) == SEAL_BYTES
+    greetings = mine + theirs
+    said = answering.send(shaking._seal(OWN, "caller", greetings))
+    assert isinstance(said, bytes) and next(answering) == 2
+    before = greetings + said[2:-SEAL_BYTES]
+    assert answering.send(struct.pack("<H", len(text))) == len(text)
+    assert answering.send(text) == SEAL_BYTES
+    with pytest.raises(Stranger, match="not a hello"):
+        answering.send(shaking._seal(OWN, "caller hello", before + text))
+
+
 def test_the_secret_is_in_nothing_that_crosses_or_is_printed() -> None:
-    with answering(OWN, {0}) as (link, found):
-        hello = shaking._say(NEIGHBOUR)
-        link.sendall(hello)
-        theirs = hello_of(link)
-        proof = shaking._proof(SECRET, "caller", hello, theirs)
-        link.sendall(proof)
-        answer = link.recv(32, socket.MSG_WAITALL)
-    end = Endpoint(0, ("127.0.0.1", 1), ("127.0.0.1", 2), "s", SECRET, AGREED)
-    said = b"".join((hello, theirs, proof, answer, repr((found, OWN, end)).encode()))
+    crossed: list[bytes] = []
+    ends = shaking.calling(NEIGHBOUR, {1}, "a peer"), shaking.answering(OWN, "a peer")
+    wants: list[bytes | int] = [next(end) for end in ends]
+    unread = [b"", b""]
+    heard: list[Any] = []
+    while not heard:
+        for number, end in enumerate(ends):
+            try:
+                said = wants[number]
+                if isinstance(said, bytes):
+                    crossed.append(said)
+                    unread[1 - number] += said
+                    wants[number] = next(end)
+                elif len(unread[number]) >= said:
+                    part, unread[number] = unread[number][:said], unread[number][said:]
+                    wants[number] = end.send(part)
+            except StopIteration as ended:
+                heard.append(ended.value)
+    end_of_ring = Endpoint(0, ("127.0.0.1", 1), ("127.0.0.1", 2), "s", SECRET, AGREED)
+    said_in_all = b"".join((*crossed, repr((heard, OWN, end_of_ring)).encode()))
+    assert AGREED.plan.encode() in said_in_all
     for form in (SECRET, SECRET.hex().encode(), hashlib.sha256(SECRET).digest()):
-        assert form not in said
+        assert form not in said_in_all

@@ -1,0 +1,1 @@
+"""Measurements that others made with other tools, read and checked."""
