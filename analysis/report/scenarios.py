@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.figures.captions import LINK, worded
@@ -66,20 +68,39 @@ def scenarios(
             made = parts.costs(alike[0], parts.sessions_of(alike))
         except PredictionError:
             continue  # Another link may do; of a pipeline without any the page has no prediction.
-        off = errors.loc[alike[0].id]
-        found[key] = {
+        alike = [point for point in alike if _known(made, point)]
+        if not alike:
+            continue
+        off: dict[Any, Any] = errors.loc[alike[0].id].to_dict()
+        told = {
             "title": "",
             "link": alike[0].link,
             "window": None if alike[0].window == "auto" else alike[0].window,
             "batch": alike[0].batch,
-            **{name: None if pd.isna(off[name]) else float(off[name]) for name in errors.columns},
+            **off,
             "ms_per_byte_at_1_mbit": MS_PER_BYTE_AT_1_MBIT,
             **_plain(made),
             **_splits(made, alike),
         }
+        found[key] = _nulled(told)
     for key, title in zip(found, _titles(list(found)), strict=True):
         found[key]["title"] = title
     return list(found.values())
+
+
+def _known(made: Costs, point: Point) -> bool:
+    """Whether all parts are known that a point has."""
+    places = made.index([point.split])
+    return bool(np.isfinite([made.latency_ms(places), made.busiest_ms(places)]).all())
+
+
+def _nulled(value: Any) -> Any:
+    """The same with nulls in place of figures that are not known."""
+    if isinstance(value, dict):
+        return {name: _nulled(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nulled(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _titles(abouts: Sequence[tuple[object, ...]]) -> list[str]:

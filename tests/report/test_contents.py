@@ -11,9 +11,13 @@ import pandas as pd
 import pytest
 
 from analysis import pareto
+from analysis.prediction.costs import Costs
+from analysis.prediction.parts import Parts
+from analysis.prediction.predicting import COLUMNS
 from analysis.report import html
 from analysis.report.embedded import FIGURES
 from analysis.tables.points import points
+from paretopipe_worker.plan.plan import Plan
 from tests.helpers.fake_plan import make, mobilenet_table, tiny_table
 from tests.helpers.fake_run import FakeRun
 
@@ -117,3 +121,28 @@ def test_a_skipped_point_has_a_prediction_and_no_figure(
             assert row["latency"] > 0
             # What was measured needs no prediction beside it.
             assert row["predicted_latency"] is None
+
+
+def test_a_split_of_which_a_part_is_not_known_is_not_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Parts.costs
+
+    def lacking(*args: Any) -> Costs:
+        """The parts of a pipeline, but for what its hosts take up to the first cut."""
+        made = real(*args)
+        made.waiting_ms[:, 1] = float("nan")
+        return made
+
+    monkeypatch.setattr(Parts, "costs", lacking)
+    monkeypatch.setattr(pareto, "predictions", lambda run, _: unpredicted(run.plan))
+    page = written(FakeRun(tmp_path / "run", make(tiny_table()), items=8).all_sessions())
+    [scenario] = data_of(page)["scenarios"]
+    assert [full for full, _ in scenario["names"]] == ["all on server", "body.1", "all on pi"]
+    assert scenario["waiting_ms"][0][1] is None and scenario["latency_error"] is None
+
+
+def unpredicted(plan: Plan) -> pd.DataFrame:
+    """A table of predictions in which nothing is known."""
+    names = [column.name for column in COLUMNS]
+    return pd.DataFrame({"point": [point.id for point in plan.points]}, columns=names)
