@@ -56,13 +56,13 @@ lint: .venv/.dev
 	@PYTHON="$(PYTHON)" bash .ci/setup requirements-dev.txt
 	@touch $@
 
-# What the tests over SSH, of busy hosts and with a kernel of their own need beyond Python; without
-# root they skip and say so. That kernel is packaged for one processor only.
+# What the tests over SSH, of busy hosts, of pages and with a kernel of their own need beyond Python;
+# without root most skip and say so. That kernel is packaged for one processor only.
 UML := $(if $(filter x86_64,$(shell uname -m)),user-mode-linux busybox-static kmod gcc libc6-dev)
 
 .PHONY: .test-packages
 .test-packages:
-	@bash .ci/apt openssh-server sudo iproute2 stress-ng faketime $(UML)
+	@bash .ci/apt openssh-server sudo iproute2 stress-ng faketime chromium $(UML)
 
 lock:
 	rm -rf .venv/.sweep .venv/.dev .lock-venv

@@ -6,22 +6,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from analysis.column import OBJECTIVES
-from analysis.figures.backend_figure import doubts, draw
-from analysis.measures.attribution import ALWAYS
+from analysis.figures.backend_figure import draw
 from analysis.measures.replicates import replicates
+from analysis.report.backends import text
 from analysis.run import RunError, read
-from analysis.tables.backend_costs import APART, compare
-from analysis.tables.front import CIRCUMSTANCES, GROUP
-from paretopipe_worker.plan.labels import circumstances, readable
+from analysis.tables.backend_costs import compare
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records.files import RecordError
-
-LATENCY, THROUGHPUT = OBJECTIVES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,74 +47,6 @@ def write(table: pd.DataFrame, path: Path) -> list[Path]:
     file = path / "backends.csv"
     table.to_csv(file, index=False, float_format="%.9g", lineterminator="\n")
     return [file, *draw(table, path / "figures")]
-
-
-def text(table: pd.DataFrame) -> str:
-    """The comparison as text: a table and a sentence for each model, link and backend."""
-    parts = []
-    group = ["backend", "reference", *(name for name in GROUP if name != "backend")]
-    for names, rows in table.groupby(group, sort=False):
-        known: dict[str, Any] = dict(zip(group, names, strict=True))
-        title = (
-            f"{known['model']} over link {known['link']}: {known['backend']} minus "
-            f"{known['reference']}, {readable(known['placement'])}, batch "
-            f"{known['batch']}, window {known['window']}, "
-            + ", ".join([known["dtype"], *circumstances(*(known[n] for n in CIRCUMSTANCES))])
-        )
-        parts.append("\n".join([title, _shown(rows), _said(rows)]))
-    return "\n\n".join(parts or ["no cut was measured with two backends: nothing is compared"])
-
-
-def _shown(rows: pd.DataFrame) -> str:
-    """One line per cut: differences with half their interval, and the kind they come from."""
-    wide = rows.pivot(index=["position", "split", "payload_bytes"], columns="quantity")
-    latency = rows.loc[rows["quantity"] == LATENCY].set_index(wide.index.names)
-    half = (wide["difference_high"] - wide["difference"])[[LATENCY, THROUGHPUT]]
-    difference = wide["difference"]
-    shown = pd.DataFrame(
-        {
-            "latency ms": _with_half(difference[LATENCY], half[LATENCY]),
-            "ratio": wide["ratio"][LATENCY].map("{:.3f}".format),
-            "images/s": _with_half(difference[THROUGHPUT], half[THROUGHPUT]),
-            **{name.replace("_", " "): difference[name].map(_signed) for name in ALWAYS},
-            "comes from": latency["comes_from"].fillna("-").replace("-", "nothing"),
-        }
-    )
-    return shown.reset_index().drop(columns="position").to_string(index=False)
-
-
-def _with_half(values: pd.Series, halves: pd.Series) -> list[str]:
-    """Differences with half their interval, where there is one."""
-    return [
-        _signed(value) + ("" if pd.isna(half) else f" ± {half:.3f}")
-        for value, half in zip(values, halves, strict=True)
-    ]
-
-
-def _signed(value: float) -> str:
-    """A difference, or a dash where there is none."""
-    return "-" if pd.isna(value) else f"{value:+.3f}"
-
-
-def _said(rows: pd.DataFrame) -> str:
-    """A sentence: how large the difference of the latency is, and which kind it comes from."""
-    latency = rows[rows["quantity"] == LATENCY]
-    median, apart = (
-        rows.loc[rows["quantity"] == name, "difference"].median() for name in (LATENCY, APART)
-    )
-    counts = latency["comes_from"].value_counts()
-    where = (
-        f", which comes from {counts.index[0]} at {counts.iloc[0]} of {len(latency)} cuts"
-        if len(counts)
-        else ""
-    )
-    more = "more" if median > 0 else "less"
-    backend, reference = latency[["backend", "reference"]].iloc[0]
-    return (
-        f"in the median over cuts {backend} takes {abs(median):.3f} ms {more} than "
-        f"{reference}{where}; computing apart, the difference is {_signed(apart)} ms"
-        + "".join(f"\n{doubt}" for doubt in doubts(latency))
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m analysis.pareto results/RUN``: tables, fronts and figures from raw records alone."""
+"""``python -m analysis.pareto results/RUN``: tables, fronts, figures and a report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import backends, report
+from analysis import backends
 from analysis.answers import limits
 from analysis.answers.limits import Limit
 from analysis.answers.telling import answers
@@ -23,6 +23,7 @@ from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
 from analysis.prediction.predicting import predictions
+from analysis.report import html, terminal
 from analysis.run import Run, RunError, processes, read
 from analysis.tables import backend_costs, certainty, front
 from analysis.tables.attainment import attainment
@@ -41,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Recompute a run's tables and figures and print its fronts; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.pareto",
-        description="Recompute points.csv, front.csv and figures/ of a run from its raw records, "
-        "and print the Pareto fronts.",
+        description="Recompute points.csv, front.csv, figures/ and report.html of a run from its "
+        "raw records, and print the Pareto fronts.",
     )
     parser.add_argument("run", type=Path, help="the run's directory, results/RUN")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     for warning in document["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print(json.dumps(document, indent=1) if options.json else report.text(document))
+    print(json.dumps(document, indent=1) if options.json else terminal.text(document))
     return 0
 
 
@@ -92,7 +93,7 @@ def analyse(
     objectives: Mapping[str, str] = OBJECTIVES,
     limited: Sequence[Limit] = (),
 ) -> dict[str, Any]:
-    """Write the tables and ``figures/`` of a run, and say what is in them.
+    """Write the tables, ``figures/`` and the report of a run, and say what is in them.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def analyse(
     - those of :func:`analysis.answers.telling.answers`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
-    - ``files``: the files written. ``segments.csv`` is among them if a link follows a trace;
+    - ``files``: tables and figures, with ``segments.csv`` of links that follow a trace; ``report``;
     - ``warnings``: see :class:`analysis.run.Run`.
 
     Raises
@@ -126,12 +127,12 @@ def analyse(
     measured = replicates(run)
     tables = tables_of(run, measured, objectives, uncertified=uncertified)
     _write(tables, path)
-    table, curve = tables["points.csv"], tables.get("load.csv")
+    table, known = tables["points.csv"], tables
     drawn = _drawn(tables, path, objectives)
-    compared = backend_costs.compare(run, measured) if backend_costs.several(run) else None
-    if compared is not None:
-        drawn += backends.write(compared, path)
-    return {
+    if backend_costs.several(run):
+        known = tables | {"backends.csv": backend_costs.compare(run, measured)}
+        drawn += backends.write(known["backends.csv"], path)
+    document = {
         "run": run.plan.run,
         **_doubts(table),
         "processes": processes(run),
@@ -139,11 +140,12 @@ def analyse(
         "objectives": dict(objectives),
         **_plain(answers(table, measured, objectives, limited, uncertified=uncertified)),
         "front": _rows(tables["front.csv"]),
-        "load": [] if curve is None else _rows(curve),
-        "backends": [] if compared is None else _rows(compared),
+        "load": _rows(tables.get("load.csv")),
+        "backends": _rows(known.get("backends.csv")),
         "files": [str(file) for file in (*(path / name for name in tables), *drawn)],
         "warnings": list(run.warnings),
     }
+    return document | {"report": str(html.write(run, measured, known, document))}
 
 
 def _drawn(
@@ -245,8 +247,10 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values, null where there is none."""
+def _rows(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Rows as plain values, null where there is none; no rows of no table."""
+    if table is None:
+        return []
     rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=9))
     return rows
 

@@ -37,6 +37,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
     },
     "analysis": {
         "column": set(),
+        "provenance": set(),
         "importing": {"column"},
         "frames": set(),
         "run": {"frames"},
@@ -46,6 +47,10 @@ FLOORS: dict[str, dict[str, set[str]]] = {
         "guiding": {"column", "run", "measures", "tables", "prediction"},
         "answers": {"column", "run", "measures", "tables", "prediction"},
         "figures": {"column", "run", "measures", "tables", "prediction"},
+        "report": {
+            *("column", "provenance", "run", "measures", "tables", "prediction", "answers"),
+            "figures",
+        },
     },
 }
 """The rooms of each package, lowest first, and what each may import beside itself.

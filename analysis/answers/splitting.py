@@ -23,6 +23,12 @@ from paretopipe_worker.plan.labels import cuts_of, everything_on, hosts_of
 
 LATENCY, THROUGHPUT = OBJECTIVES
 
+UNKNOWN = "whether splitting pays is not known"
+"""The headline where it was not measured."""
+
+UNSURE = f" (fewer than {LEAST_REPLICATES} replicates: how sure is not known)"
+"""What is added to a verdict without intervals."""
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -74,7 +80,8 @@ def verdicts(
 
     Returns
     -------
-    For each group its columns, ``gains`` by objective, and ``text``.
+    For each group its columns, ``gains`` by objective, each with its ``clause``, and the verdict as
+    ``text``, which begins with its ``headline``.
     """
     counted = marks.counted(points, all_links=uncertified)
     counted = counted.dropna(subset=list(OBJECTIVES))
@@ -83,24 +90,29 @@ def verdicts(
         own = counted[counted.index.isin(group.index)]
         gains = {gain.objective: gain for gain in _gains(own, measured)}
         about: dict[str, Any] = {name: group.iloc[0][name] for name in GROUP}
-        shown = {name: vars(gain) | {"verdict": gain.verdict} for name, gain in gains.items()}
-        found.append(about | {"gains": shown, "text": said(gains) if gains else _nothing(own)})
+        shown = {
+            name: vars(gain) | {"verdict": gain.verdict, "clause": _clause(gain)}
+            for name, gain in gains.items()
+        }
+        text, start = (said(gains), headline(gains)) if gains else (_nothing(own), UNKNOWN)
+        found.append(about | {"gains": shown, "text": text, "headline": start})
     return found
+
+
+def headline(gains: Mapping[str, Gain]) -> str:
+    """The verdict on one group in a few words."""
+    pays = [_NOUN[name] for name, gain in gains.items() if gain.verdict == "better"]
+    if pays:
+        return f"splitting pays in {' and in '.join(pays)}"
+    if any(gain.verdict == "open" for gain in gains.values()):
+        return "it is not resolved whether splitting pays"
+    return "splitting does not pay"
 
 
 def said(gains: Mapping[str, Gain]) -> str:
     """The verdict on one group as a sentence."""
-    pays = [_NOUN[name] for name, gain in gains.items() if gain.verdict == "better"]
-    open_ = [name for name, gain in gains.items() if gain.verdict == "open"]
-    if pays:
-        start = f"splitting pays in {' and in '.join(pays)}"
-    elif open_:
-        start = "it is not resolved whether splitting pays"
-    else:
-        start = "splitting does not pay"
     unsure = any(gain.probability is None for gain in gains.values())
-    note = f" (fewer than {LEAST_REPLICATES} replicates: how sure is not known)" if unsure else ""
-    return f"{start}: {'; '.join(map(_clause, gains.values()))}{note}"
+    return f"{headline(gains)}: {'; '.join(map(_clause, gains.values()))}{UNSURE * unsure}"
 
 
 def _gains(points: pd.DataFrame, measured: pd.DataFrame) -> Iterator[Gain]:
@@ -195,5 +207,5 @@ def _percent(share: float) -> str:
 def _nothing(points: pd.DataFrame) -> str:
     """Why there is no verdict."""
     if points.empty:
-        return "whether splitting pays is not known: no point has both figures over a link as asked"
-    return "whether splitting pays is not known: a cut, or all on a single host, was not measured"
+        return f"{UNKNOWN}: no point has both figures over a link as asked"
+    return f"{UNKNOWN}: a cut, or all on a single host, was not measured"

@@ -68,16 +68,20 @@ def _sentences(document: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[s
     for group in document["verdicts"]:
         yield title(group), group["text"]
     for row in document["across_links"]:
-        yield (
-            title(row | {"link": f"(all {row['links']} links)"}),
-            f"never more than {100 * row['regret']:.0f} % from the best {_NOUN[row['objective']]} "
-            f"is {row['split']} (that much over {row['link']})",
-        )
+        yield title(row | {"link": f"(all {row['links']} links)"}), never_far(row)
     for row in document["hosts"]:
-        yield f"{row['model']} over link {row['link']}: what each host brings", _worth(row)
+        yield f"{row['model']} over link {row['link']}: what each host brings", brought(row)
 
 
-def _worth(row: Mapping[str, Any]) -> str:
+def never_far(row: Mapping[str, Any]) -> str:
+    """The split of least regret, in words."""
+    return (
+        f"never more than {100 * row['regret']:.0f} % from the best {_NOUN[row['objective']]} "
+        f"is {row['split']} (that much over {row['link']})"
+    )
+
+
+def brought(row: Mapping[str, Any]) -> str:
     """What a host brings."""
     if row["gain"] is None:
         return f"nothing was measured without {row['host']}"

@@ -14,6 +14,7 @@ from scipy import stats
 from analysis import backends, pareto
 from analysis.figures import backend_figure
 from analysis.measures.replicates import replicates
+from analysis.report.backends import text
 from analysis.run import RunError, read
 from analysis.tables import backend_costs
 from paretopipe_worker.plan.plan import Session
@@ -151,7 +152,7 @@ def test_backends_that_share_no_replicate_are_not_compared(tmp_path: Path) -> No
     run = read(fake.path)
     table = backend_costs.compare(run, replicates(run))
     assert table.empty and list(table.columns) == [column.name for column in backend_costs.COLUMNS]
-    assert "nothing is compared" in backends.text(table)
+    assert "nothing is compared" in text(table)
 
 
 def test_pairs_of_which_a_replicate_is_marked_are_counted_and_told(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_pairs_of_which_a_replicate_is_marked_are_counted_and_told(tmp_path: Pat
     assert table.loc[plain, "late_pairs"].tolist() == [
         int(split == CUT) for split in table.loc[plain, "split"]
     ]
-    printed = backends.text(table)
+    printed = text(table)
     assert printed.count("1 of 12 pairs of replicates were measured while a relay was late") == 1
     assert "3 of 12 pairs of replicates were measured on a disturbed host" in printed
     [figure] = backend_figure.backend_figure(table)

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from analysis.pareto import main
-from analysis.report import text
+from analysis.report.terminal import text
 from analysis.tables import certainty, joint
 from analysis.tables.front import is_nondominated
 from tests.helpers.fake_plan import make, tiny_table

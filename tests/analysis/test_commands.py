@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from analysis import columns as dictionary
-from analysis import manifest, pareto, report
+from analysis import manifest, pareto
 from analysis.column import OBJECTIVES
 from analysis.provenance import checkout
+from analysis.report import terminal
 from analysis.tables import columns
 from tests import ROOT
 from tests.helpers.fake_plan import TWO_LINKS, make, tiny_table
@@ -86,7 +87,7 @@ def test_pareto_tells_of_disturbed_points_clocks_and_processes(
     assert len(document["unclocked"]) == 3
     assert {row["link"] for row in document["unclocked"]} == {second.link}
     assert document["processes"]["started"] == document["processes"]["planned"] == 4
-    printed = report.text(document)
+    printed = terminal.text(document)
     assert (
         "1 point measured on a disturbed host (disturbed), after 0 legs measured again:" in printed
     )
@@ -124,7 +125,7 @@ def test_pareto_tells_how_often_failed_points_were_tried(
     assert pareto.main([str(fake.path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert sorted(row["tries"] for row in document["failures"]) == [0] * 4 + [2] * 4
-    assert "; 2 tries)" in report.text(document)
+    assert "; 2 tries)" in terminal.text(document)
 
 
 @pytest.mark.usefixtures("undrawn")

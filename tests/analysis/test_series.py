@@ -13,7 +13,7 @@ from analysis.column import CHOICES, chosen_objectives
 from analysis.figures import front_figure
 from analysis.figures.series import Series
 from analysis.pareto import main
-from analysis.report import text
+from analysis.report.terminal import text
 from analysis.tables import front
 from analysis.tables.columns import FRONT
 from tests.helpers.analysed import tables_of

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import pareto, report
+from analysis import pareto
+from analysis.report import terminal
 from analysis.run import read
 from analysis.tables.points import points
 from paretopipe_worker.plan.fleet import Host
@@ -90,7 +91,7 @@ def test_lanes_that_drifted_apart_shared_nothing_and_the_table_says_so(tmp_path:
 
 def test_people_are_told_of_points_that_were_not_shared_for_long(tmp_path: Path) -> None:
     document = pareto.analyse(two_lanes(tmp_path, scale=3).path)
-    text = report.text(document)
+    text = terminal.text(document)
     assert f"{len(document['apart'])} points not shared with all other sources for long" in text
     rows = points(read(tmp_path / "run"))
     assert len(document["apart"]) == (rows["overlap_share"] < 0.9).sum() > 0

@@ -11,7 +11,7 @@ import pytest
 
 from analysis.answers.splitting import LATENCY, THROUGHPUT, Gain, said, verdicts
 from analysis.pareto import main
-from analysis.report import text
+from analysis.report.terminal import text
 from analysis.tables.front import GROUP
 from tests.helpers.fake_plan import make, tiny_table
 from tests.helpers.fake_run import FakeRun
@@ -104,8 +104,10 @@ def test_the_report_ends_with_the_answer(
     run = FakeRun(tmp_path / "run", make(tiny_table()), items=8).all_sessions().path
     assert main([str(run), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    heading, about, choice, answer = text(document).splitlines()[-4:]
+    heading, about, choice, answer, _, sentence, report = text(document).splitlines()[-7:]
     assert heading == "Where to split?"
     assert about == "  tiny over link none: pi > server, tcp, batch 1, window 3, float32"
     assert choice == "    Take all on server: the best split in latency and throughput alike."
     assert answer.startswith("    Splitting does not pay: no cut answers sooner than all on server")
+    assert sentence.startswith("tiny over link none: splitting does not pay: no cut answers sooner")
+    assert report == f"Report: {run / 'report.html'}" and (run / "report.html").is_file()

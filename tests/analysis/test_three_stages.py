@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import pareto, report
+from analysis import pareto
 from analysis.figures import front_figure
 from analysis.figures.breakdown import breakdown, heights
 from analysis.figures.captions import MARKERS
@@ -20,6 +20,7 @@ from analysis.figures.names import called
 from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
+from analysis.report import terminal
 from analysis.run import Run, read
 from analysis.tables import points as points_module
 from analysis.tables.load_curve import load_curve
@@ -190,7 +191,7 @@ def test_the_printed_front_calls_an_endpoint_by_its_host(run: Run, undrawn: None
     document = pareto.analyse(run.path)
     ends = [row["split"] for row in document["front"] if "body" not in row["split"]]
     assert ends, "an endpoint is on the front of this run"
-    printed, _ = report.text(document).split("points measured")
+    printed, _ = terminal.text(document).split("points measured")
     assert "all on server" in printed and not [split for split in ends if split in printed]
 
 

@@ -67,8 +67,16 @@ def test_make_sweep_ends_well_and_leaves_all_that_is_promised(measured: Measured
     files = {f"records/{host}/{session}.1.jsonl" for host in HOSTS for session in SESSIONS}
     figures = {f"figures/{kind}-paretopipe_worker.model.tiny.network.{ending}"
                for kind in ("front", "breakdown") for ending in ("png", "svg")}  # fmt: skip
-    assert names >= files | figures | {"plan.json", "manifest.json", "points.csv", "front.csv"}
+    tables = {"points.csv", "front.csv", "predictions.csv"}
+    assert names >= files | figures | tables | {"plan.json", "manifest.json", "report.html"}
     assert (measured.checkout.root / "results/latest").resolve() == measured.results.folder
+
+
+def test_make_sweep_ends_with_the_answer_and_the_path_of_the_report(measured: Measured) -> None:
+    printed = measured.done.output
+    answer, report = printed.rindex("Splitting "), printed.rindex("Report: ")
+    assert printed.rindex("Where to split?") < answer < report
+    assert f"Report: results/{measured.results.folder.name}/report.html" in printed[report:]
 
 
 def test_every_split_was_measured_and_is_exact(measured: Measured) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import backends
+from analysis.answers.summary import sentence
 from analysis.answers.telling import title, told
+from analysis.report import backends
 from analysis.tables import front
 from analysis.tables.certainty import MOST_FURTHER
 from paretopipe_worker.plan.labels import (
@@ -75,6 +76,7 @@ def text(document: dict[str, Any]) -> str:
     parts.append(_processes(document["processes"]))
     parts.append("\n".join(["written:", *(f"  {file}" for file in document["files"])]))
     parts.append("\n".join(["Where to split?", *told(document)]))
+    parts.append(f"{sentence(document['verdicts'])}\nReport: {document['report']}")
     return "\n\n".join(parts)
 
 

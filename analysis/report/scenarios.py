@@ -1,0 +1,148 @@
+"""Pipelines as the page computes them: what would be over a link that was never measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.captions import LINK, worded
+from analysis.prediction.costs import Costs, Hop
+from analysis.prediction.parts import Parts, PredictionError, group_of
+from analysis.report.embedded import names, soles
+from analysis.run import Run
+from analysis.tables.front import GROUP
+from paretopipe_worker.plan.labels import placement_label, split_label
+from paretopipe_worker.plan.plan import Point
+from paretopipe_worker.plan.predict import WIRE_PER_PAYLOAD
+
+ASKED = (LINK, "window")
+"""What the page asks for in place of what was measured."""
+
+MS_PER_BYTE_AT_1_MBIT = 8e-3 * WIRE_PER_PAYLOAD
+"""For how long a wire of 1 Mbit/s is busy with a byte of tensor data."""
+
+
+def scenarios(
+    run: Run, measured: pd.DataFrame, points: pd.DataFrame, predictions: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """The parts of every pipeline of a run, each once for all of its links and windows.
+
+    Parameters
+    ----------
+    run
+        The run.
+    measured
+        Its replicates, see :func:`analysis.measures.replicates.replicates`.
+    points
+        The table ``points.csv``, which has the order.
+    predictions
+        The table ``predictions.csv``, which has the errors.
+
+    Returns
+    -------
+    For each pipeline whose parts are known a document of plain values: ``title``, what it differs
+    in from the others; ``batch``; ``link``, the one over which the software's part of a message was
+    measured; ``window``, null where it is chosen by what was measured; ``latency_error`` and
+    ``throughput_error`` over that link; ``ms_per_byte_at_1_mbit``; the fields of
+    :class:`analysis.prediction.costs.Costs`; ``splits``, each a list of places, their ``names``, in
+    full and shortened, and ``sole``, the rank that computes all.
+    """
+    parts = Parts(run, measured)
+    errors = predictions.set_index("point")[["latency_error", "throughput_error"]]
+    order = {point: place for place, point in enumerate(points["point"])}
+    by_group: dict[tuple[object, ...], list[Point]] = {}
+    for point in sorted(run.plan.points, key=lambda point: order[point.id]):
+        by_group.setdefault(tuple(group_of(point).values()), []).append(point)
+    found: dict[tuple[object, ...], dict[str, Any]] = {}
+    for alike in by_group.values():
+        about = {name: value for name, value in group_of(alike[0]).items() if name not in ASKED}
+        key = tuple(about.values())
+        if key in found:
+            continue
+        try:
+            made = parts.costs(alike[0], parts.sessions_of(alike))
+        except PredictionError:
+            continue  # Another link may do; of a pipeline without any the page has no prediction.
+        alike = [point for point in alike if _known(made, point)]
+        if not alike:
+            continue
+        off: dict[Any, Any] = errors.loc[alike[0].id].to_dict()
+        told = {
+            "title": "",
+            "link": alike[0].link,
+            "window": None if alike[0].window == "auto" else alike[0].window,
+            "batch": alike[0].batch,
+            **off,
+            "ms_per_byte_at_1_mbit": MS_PER_BYTE_AT_1_MBIT,
+            **_plain(made),
+            **_splits(made, alike),
+        }
+        found[key] = _nulled(told)
+    for key, title in zip(found, _titles(list(found)), strict=True):
+        found[key]["title"] = title
+    return list(found.values())
+
+
+def _known(made: Costs, point: Point) -> bool:
+    """Whether all parts are known that a point has."""
+    places = made.index([point.split])
+    return bool(np.isfinite([made.latency_ms(places), made.busiest_ms(places)]).all())
+
+
+def _nulled(value: Any) -> Any:
+    """The same with nulls in place of figures that are not known."""
+    if isinstance(value, dict):
+        return {name: _nulled(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nulled(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _titles(abouts: Sequence[tuple[object, ...]]) -> list[str]:
+    """What each pipeline differs in from the others."""
+    names = [name for name in GROUP if name not in ASKED]
+    differ = [len(set(values)) > 1 for values in zip(*abouts, strict=True)]
+    return [
+        ", ".join(
+            worded(name, value)
+            for name, value, tells in zip(names, about, differ, strict=True)
+            if tells
+        )
+        for about in abouts
+    ]
+
+
+def _plain(made: Costs) -> dict[str, Any]:
+    """Costs as plain values; a hop is its delay and its milliseconds per byte, message, byte."""
+    return {
+        "waiting_ms": made.waiting_ms.tolist(),
+        "busy_ms": made.busy_ms.tolist(),
+        "forward_bytes": made.forward_bytes.tolist(),
+        "return_bytes": made.return_bytes,
+        "hops": [astuple(hop) for hop in made.hops],
+        "back": [_hop(hop) for hop in made.back],
+        "item_ms": list(made.item_ms) or [0.0] * len(made.hosts),
+        "slowing": list(made.slowing) or [0.0] * len(made.hosts),
+    }
+
+
+def _hop(hop: Hop | None) -> tuple[float, ...] | None:
+    """A way back, where there is one."""
+    return None if hop is None else astuple(hop)
+
+
+def _splits(made: Costs, points: list[Point]) -> Mapping[str, Any]:
+    """The splits of some points, in the order of the data."""
+    places = {tuple(made.index([point.split])[0].tolist()): point.split for point in points}
+    table = pd.DataFrame(
+        {
+            "split": [split_label(places[place]) for place in sorted(places)],
+            "placement": placement_label(made.hosts),
+        }
+    )
+    return {"splits": sorted(places), "names": names(table), "sole": soles(table)}

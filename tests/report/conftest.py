@@ -1,0 +1,57 @@
+"""A browser, and the reports that tests open in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from analysis import backends, pareto
+from analysis.figures import front_figure
+from tests.helpers.fake_plan import TWO_LINKS, make, mobilenet_table
+from tests.helpers.fake_run import FakeRun
+from tests.helpers.pages import Report
+
+
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Browser]:
+    """One headless Chromium for these tests, which ends with them: it has a loop of events."""
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.fail(
+            "chromium is not installed; `make test` installs it as root (apt-get install chromium)"
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Draw no figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (front_figure, backends):
+            patch.setattr(module, "draw", lambda *_: [])
+        yield
+
+
+@pytest.fixture(scope="package")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of MobileNetV2 over two links, in three replicates, of which one host was disturbed."""
+    plan = make(mobilenet_table(), links=TWO_LINKS, replicates=3)
+    fake = FakeRun(tmp_path_factory.mktemp("report") / "run", plan, items=8)
+    for session in plan.sessions:
+        fake.session(session, disturbed=session.points[:1])
+    pareto.analyse(fake.path)
+    return fake.path
+
+
+@pytest.fixture(params=[360, 1280])
+def report(run: Path, chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Report]:
+    """Its report in a window of either width, which must say nothing and ask for nothing."""
+    with Report.opened(chromium, run / "report.html", width=request.param) as opened:
+        yield opened
