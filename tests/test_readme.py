@@ -69,6 +69,10 @@ ELSEWHERE = {
         "analysis/test_choosing.py"
     ),
     ".venv/bin/python -m analysis.compare results/first results/second": "analysis/test_compare.py",
+    ".venv/bin/python -m analysis.whatif results/latest --rate 10 --delay 40": (
+        "analysis/test_whatif.py"
+    ),
+    ".venv/bin/python -m analysis.paper results/latest": "analysis/test_paper.py",
 }
 """Commands that other tests run, or CI itself."""
 
