@@ -76,8 +76,8 @@ def _sentences(document: Mapping[str, list[dict[str, Any]]]) -> Iterator[tuple[s
 def never_far(row: Mapping[str, Any]) -> str:
     """The split of least regret, in words."""
     return (
-        f"never more than {100 * row['regret']:.0f} % from the best {_NOUN[row['objective']]} "
-        f"is {row['split']} (that much over {row['link']})"
+        f"over all links {row['split']} is never more than {100 * row['regret']:.0f} % from the "
+        f"best {_NOUN[row['objective']]} (that far over {row['link']})"
     )
 
 

@@ -132,7 +132,7 @@ def test_how_a_sweep_cannot_be_started_is_said_before_any_host_is_touched(copy: 
             "'data_port'?)",
         ],
         ("-e", variables): [
-            "-e spec: nothing reads a variable of this name; allowed: experiment, run, retry",
+            "-e spec: nothing reads a variable of this name; allowed: experiment, run, ",
             "-e experimnt: nothing reads a variable of this name (did you mean 'experiment'?)",
             "-e lease_s: must be a number; got 'abc'",
             "-e retry_failed: must be true or false; got 'maybe'",
