@@ -184,13 +184,10 @@ def test_sampling_is_rare_however_slow_a_sensor_is(
 )
 def test_the_peak_of_memory_is_that_of_the_leg() -> None:
     watch = Watch()
-    # Mapped, since the allocator may keep memory of an earlier test that it could use for this.
-    with mmap.mmap(-1, 96 << 20) as block:
+    with mmap.mmap(-1, 96 << 20) as block:  # what the allocator keeps of others is not enough then
         block.write(os.urandom(1 << 20) * 96)
-    high = watch.end().peak_rss_bytes
-    low = Watch().end().peak_rss_bytes
-    assert high is not None and low is not None
-    assert low < high - (64 << 20)
+    high, low = watch.end().peak_rss_bytes, Watch().end().peak_rss_bytes
+    assert high and low and low < high - (64 << 20)
 
 
 def test_a_peak_that_cannot_be_begun_anew_is_null(host: FakeHost) -> None:
