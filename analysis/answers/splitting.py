@@ -85,10 +85,15 @@ def verdicts(
     """
     counted = marks.counted(points, all_links=uncertified)
     counted = counted.dropna(subset=list(OBJECTIVES))
+    complete = measured[measured["status"] == "ok"]
+    replicates = {
+        name: complete.pivot(index="replicate", columns="point", values=name).astype("float64")
+        for name in OBJECTIVES
+    }
     found = []
     for _, group in points.groupby(list(GROUP), sort=False):
         own = counted[counted.index.isin(group.index)]
-        gains = {gain.objective: gain for gain in _gains(own, measured)}
+        gains = {gain.objective: gain for gain in _gains(own, replicates)}
         about: dict[str, Any] = {name: group.iloc[0][name] for name in GROUP}
         shown = {
             name: vars(gain) | {"verdict": gain.verdict, "clause": _clause(gain)}
@@ -115,8 +120,11 @@ def said(gains: Mapping[str, Gain]) -> str:
     return f"{headline(gains)}: {'; '.join(map(_clause, gains.values()))}{UNSURE * unsure}"
 
 
-def _gains(points: pd.DataFrame, measured: pd.DataFrame) -> Iterator[Gain]:
-    """What the best cut of a group brings in each objective; nothing where there is no choice."""
+def _gains(points: pd.DataFrame, replicates: Mapping[str, pd.DataFrame]) -> Iterator[Gain]:
+    """What the best cut of a group brings in each objective; nothing where there is no choice.
+
+    `replicates` holds the values of each objective by replicate (rows) and point (columns).
+    """
     pairs = zip(points["split"], points["placement"], strict=True)
     hosts = pd.Series(
         [everything_on(cuts_of(split), hosts_of(placed)) for split, placed in pairs],
@@ -129,9 +137,9 @@ def _gains(points: pd.DataFrame, measured: pd.DataFrame) -> Iterator[Gain]:
     for objective, direction in OBJECTIVES.items():
         best = cuts.loc[_best(cuts[objective], direction)]
         host = alone.loc[_best(alone[objective], direction)]
-        values = [_of(measured, row["point"], objective) for row in (best, host)]
+        values = replicates[objective].reindex(columns=[best["point"], host["point"]])
         ratio = float(best[objective] / host[objective])
-        sure = _sure((values[0] / values[1]).dropna().map(np.log), direction)
+        sure = _sure((values.iloc[:, 0] / values.iloc[:, 1]).dropna().map(np.log), direction)
         better = 1 / ratio if direction == "min" else ratio
         yield Gain(objective, str(best["split"]), str(hosts[host.name]), better, *sure)
 
@@ -139,12 +147,6 @@ def _gains(points: pd.DataFrame, measured: pd.DataFrame) -> Iterator[Gain]:
 def _best(values: pd.Series, direction: str) -> Any:
     """Index of the best value."""
     return values.idxmin() if direction == "min" else values.idxmax()
-
-
-def _of(measured: pd.DataFrame, point: str, objective: str) -> pd.Series:
-    """Values of a point's replicates that count, by replicate."""
-    own = measured[(measured["point"] == point) & (measured["status"] == "ok")]
-    return own.set_index("replicate")[objective].astype("float64")
 
 
 def _sure(logarithms: pd.Series, direction: str) -> tuple[float | None, float | None, float | None]:

@@ -42,7 +42,7 @@ def by_profile(rate_mbit: float | None, delay_ms: float, software: Hop) -> Hop:
     software
         The other hop.
     """
-    ms_per_byte = 8e-3 * WIRE_PER_PAYLOAD / rate_mbit if rate_mbit else software.ms_per_byte
+    ms_per_byte = asked_byte_ms(rate_mbit) if rate_mbit else software.ms_per_byte
     return Hop(delay_ms, ms_per_byte, software.message_ms, software.byte_ms)
 
 
@@ -52,7 +52,7 @@ def wires(run: Run, link: LinkSpec, hosts: tuple[str, ...]) -> Ring:
     A way that no session of the run measured is what its profile asks for.
     """
     asked = [
-        Hop(way.delay_ms, _asked_byte_ms(way.rate_mbit)) for way in link.forward_path(len(hosts))
+        Hop(way.delay_ms, asked_byte_ms(way.rate_mbit)) for way in link.forward_path(len(hosts))
     ]
     forward: dict[int, list[Hop]] = {}
     back: dict[int, list[Hop]] = {}
@@ -64,12 +64,12 @@ def wires(run: Run, link: LinkSpec, hosts: tuple[str, ...]) -> Ring:
     ways: list[Hop | None] = [None]
     for rank in range(1, len(hosts)):
         way = link.forward_path(rank + 1)[-1]
-        ways.append(_median(back.get(rank, [Hop(way.delay_ms, _asked_byte_ms(way.rate_mbit))])))
+        ways.append(_median(back.get(rank, [Hop(way.delay_ms, asked_byte_ms(way.rate_mbit))])))
     return hops, tuple(ways)
 
 
-def _asked_byte_ms(rate_mbit: float | None) -> float:
-    """Milliseconds for a byte at a rate that was asked for; 0 where none was."""
+def asked_byte_ms(rate_mbit: float | None) -> float:
+    """For how long a wire is busy with a byte of tensor data, milliseconds; 0 without a rate."""
     return 8e-3 * WIRE_PER_PAYLOAD / rate_mbit if rate_mbit else 0.0
 
 

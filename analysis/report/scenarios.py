@@ -12,18 +12,18 @@ import pandas as pd
 
 from analysis.figures.captions import LINK, worded
 from analysis.prediction.costs import Costs, Hop
+from analysis.prediction.messages import asked_byte_ms
 from analysis.prediction.parts import Parts, PredictionError, group_of
 from analysis.report.embedded import names, soles
 from analysis.run import Run
 from analysis.tables.front import GROUP
 from paretopipe_worker.plan.labels import placement_label, split_label
 from paretopipe_worker.plan.plan import Point
-from paretopipe_worker.plan.predict import WIRE_PER_PAYLOAD
 
 ASKED = (LINK, "window")
 """What the page asks for in place of what was measured."""
 
-MS_PER_BYTE_AT_1_MBIT = 8e-3 * WIRE_PER_PAYLOAD
+MS_PER_BYTE_AT_1_MBIT = asked_byte_ms(1)
 """For how long a wire of 1 Mbit/s is busy with a byte of tensor data."""
 
 

@@ -13,9 +13,9 @@ import socket
 import time
 from typing import Any
 
+from paretopipe_worker.transport.connections import peer
 from paretopipe_worker.transport.doorway import Doorway
 from paretopipe_worker.transport.handshake import Identity
-from paretopipe_worker.transport.links import peer
 from paretopipe_worker.transport.patience import Patience
 from paretopipe_worker.transport.reaching import reach
 

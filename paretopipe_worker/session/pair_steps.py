@@ -30,7 +30,7 @@ from paretopipe_worker.records.pairs import (
 from paretopipe_worker.session import datagrams
 from paretopipe_worker.session.control import Channel, ControlError, bounded
 from paretopipe_worker.transport.api import DeadlineExceeded, PeerGone
-from paretopipe_worker.transport.links import peer
+from paretopipe_worker.transport.connections import peer
 from paretopipe_worker.transport.sockets import sent_bytes
 
 PINGS, PING_BYTES = 10, 64

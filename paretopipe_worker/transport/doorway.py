@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from paretopipe_worker.transport.api import TransportError
+from paretopipe_worker.transport.connections import Joined, family, peer, tune
 from paretopipe_worker.transport.handshake import (
     ADMITTED,
     Dialogue,
@@ -29,7 +30,6 @@ from paretopipe_worker.transport.handshake import (
     late,
     telling,
 )
-from paretopipe_worker.transport.links import Joined, family, peer, tune
 from paretopipe_worker.transport.patience import Patience
 
 _HELLO_S = 5.0

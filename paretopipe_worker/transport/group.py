@@ -34,7 +34,7 @@ from paretopipe_worker.transport.api import (
     Tag,
     TransportError,
 )
-from paretopipe_worker.transport.links import peer
+from paretopipe_worker.transport.connections import peer
 from paretopipe_worker.transport.ring import join
 from paretopipe_worker.transport.sockets import Opened
 

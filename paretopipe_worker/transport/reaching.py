@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Collection
 
+from paretopipe_worker.transport.connections import Joined, family, peer, tune
 from paretopipe_worker.transport.handshake import (
     TELLING,
     Dialogue,
@@ -17,7 +18,6 @@ from paretopipe_worker.transport.handshake import (
     late,
     telling,
 )
-from paretopipe_worker.transport.links import Joined, family, peer, tune
 from paretopipe_worker.transport.patience import Patience
 
 _HELLO_S = 30.0

@@ -10,9 +10,9 @@ import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from paretopipe_worker.transport.api import Endpoint, TransportError
+from paretopipe_worker.transport.connections import Joined
 from paretopipe_worker.transport.doorway import Doorway
 from paretopipe_worker.transport.handshake import HandshakeError, Identity
-from paretopipe_worker.transport.links import Joined
 from paretopipe_worker.transport.patience import Patience
 from paretopipe_worker.transport.reaching import reach
 

@@ -38,7 +38,7 @@ from paretopipe_worker.transport.api import (
     Tag,
     TransportError,
 )
-from paretopipe_worker.transport.links import peer
+from paretopipe_worker.transport.connections import peer
 from paretopipe_worker.transport.ring import join
 from paretopipe_worker.transport.slots import Parts, Slot, bytes_of, slots
 from paretopipe_worker.transport.sockets import sent_bytes, settings

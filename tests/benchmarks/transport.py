@@ -31,7 +31,7 @@ import torch
 from paretopipe_worker.cuts import TensorSpec
 from paretopipe_worker.transport.api import MARK, PHASES, Endpoint, Tag, Transport, connect
 from paretopipe_worker.transport.backends import BACKENDS
-from paretopipe_worker.transport.links import tune
+from paretopipe_worker.transport.connections import tune
 from tests.benchmarks.report import Check, Rows, main
 from tests.benchmarks.wire import receive
 from tests.helpers.rings import free_ports

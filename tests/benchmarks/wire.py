@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from paretopipe_worker.transport.links import tune
+from paretopipe_worker.transport.connections import tune
 
 
 class Wire:
