@@ -156,3 +156,15 @@ def test_the_benchmark_replays_a_run_and_draws_it(whole: FakeRun, tmp_path: Path
     assert row["worse_percent"] <= 2
     assert len(checks) == 2, "a share is asked of large runs alone"
     assert (tmp_path / "guided.png").stat().st_size > 10_000
+
+
+def test_the_benchmark_judges_a_live_sweep_by_one_of_all_points(
+    swept: FakeRun, whole: FakeRun, tmp_path: Path
+) -> None:
+    file = tmp_path / "guided.png"
+    [row], _ = guided.measure([], file, lived=[(swept.path, whole.path)], quick=True)
+    asked = generations.read(swept.plan, swept.path).asked
+    assert row["measured"] == len(asked) < row["points"] == 42
+    assert row["worse_percent"] <= 2 < row["random_mean_percent"]
+    with pytest.raises(ValueError, match="was not guided"):
+        guided.measure([], file, lived=[(whole.path, whole.path)], quick=True)

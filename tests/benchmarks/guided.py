@@ -4,6 +4,9 @@ An oracle answers from a run's replicates in place of its hosts, so the guide se
 have seen. The figure found is by what share the front of the points that were measured is worse
 than the whole front, in the run's worst group of comparable points (additive epsilon indicator of
 logarithms). Beside it stands random choice of as many: all endpoints, and other points drawn.
+
+`--live GUIDED ALL` judges a sweep that was guided in earnest: the points that it measured, by what
+another sweep of the same experiment measured of all points.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,7 +27,9 @@ from analysis.guiding.candidates import Predictor
 from analysis.measures.replicates import replicates
 from analysis.prediction.predicting import predictions
 from analysis.run import read
-from paretopipe_worker.plan import outset
+from paretopipe_worker.plan import generations, outset
+from paretopipe_worker.plan.generations import Generation
+from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.strategy import GuideSpec
 from tests.benchmarks.report import Check, parser, show
 from tests.helpers.replaying import Fronts, figures, replay
@@ -51,11 +57,37 @@ def curves(path: Path, spec: GuideSpec, predictor: Predictor, seeds: int) -> tup
     """Replay one run; the curves, and the number of generations."""
     run = read(path)
     measured = replicates(run)
-    table = figures(run.plan, measured)
-    fronts = Fronts.of(table)
     replayed = replay(run, measured, predictor, spec)
-    ends = [point for point, why in outset.first(run.plan).items() if why == "endpoint"]
-    order = [*ends, *(point for point in replayed.points if point not in ends)]
+    table = figures(run.plan, measured)
+    return _judged(run.plan, table, replayed.points, seeds), len(replayed.generations)
+
+
+def live(guided: Path, whole: Path, seeds: int) -> tuple[Curves, int]:
+    """Judge a sweep that was guided by another one that measured every point.
+
+    Raises
+    ------
+    ValueError
+        When the two do not have the same points, or the first one was not guided.
+    """
+    run, other = read(guided), read(whole)
+    if [point.id for point in run.plan.points] != [point.id for point in other.plan.points]:
+        raise ValueError(f"{guided} and {whole} do not have the same points")
+    chosen = [
+        line for line in generations.read(run.plan, guided).lines if isinstance(line, Generation)
+    ]
+    if not chosen:
+        raise ValueError(f"{guided} has no generations.jsonl: its sweep was not guided")
+    order = [each.point for line in chosen for each in line.measure]
+    table = figures(other.plan, replicates(other))
+    return _judged(run.plan, table, order, seeds), len(chosen)
+
+
+def _judged(plan: Plan, table: pd.DataFrame, found: Sequence[str], seeds: int) -> Curves:
+    """How good points are in the order in which they were found, and random ones."""
+    fronts = Fronts.of(table)
+    ends = [point for point, why in outset.first(plan).items() if why == "endpoint"]
+    order = [*ends, *(point for point in found if point not in ends)]
     guided = [fronts.worse_by(order[:count]) for count in range(len(ends), len(order) + 1)]
     others = np.array([point for point in table["point"] if point not in set(ends)])
     most = len(ends) + len(others)
@@ -67,15 +99,14 @@ def curves(path: Path, spec: GuideSpec, predictor: Predictor, seeds: int) -> tup
         chosen.append(
             [fronts.worse_by([*ends, *drawn[: count - len(ends)]]) for count in sorted(counts)]
         )
-    found = Curves(
-        run.plan.run,
-        len(run.plan.points),
+    return Curves(
+        plan.run,
+        len(plan.points),
         tuple(100 * share for share in guided),
         len(ends),
         tuple(sorted(counts)),
         100 * np.array(chosen),
     )
-    return found, len(replayed.generations)
 
 
 def row(found: Curves, generations: int) -> dict[str, Any]:
@@ -150,11 +181,17 @@ def _panel(axes: Axes, found: Curves, epsilon: float) -> None:
 
 
 def measure(
-    runs: Sequence[Path], file: Path, *, quick: bool = False, predictor: Predictor = predictions
+    runs: Sequence[Path],
+    file: Path,
+    *,
+    lived: Sequence[tuple[Path, Path]] = (),
+    quick: bool = False,
+    predictor: Predictor = predictions,
 ) -> tuple[list[dict[str, Any]], list[Check]]:
-    """Replay runs, and draw what was found into a file; rows and checks."""
-    spec = GuideSpec()
-    found = [curves(path, spec, predictor, 10 if quick else 200) for path in runs]
+    """Replay runs, judge live ones, and draw what was found into a file; rows and checks."""
+    spec, seeds = GuideSpec(), 10 if quick else 200
+    found = [curves(path, spec, predictor, seeds) for path in runs]
+    found += [live(guided, whole, seeds) for guided, whole in lived]
     rows = [row(*each) for each in found]
     draw([each for each, _ in found], spec.epsilon, file)
     return rows, list(checks(rows, spec.epsilon))
@@ -162,9 +199,21 @@ def measure(
 
 if __name__ == "__main__":
     options_of = parser("guided", __doc__)
-    options_of.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="results/RUN")
+    options_of.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="results/RUN")
+    options_of.add_argument(
+        "--live",
+        nargs=2,
+        action="append",
+        default=[],
+        type=Path,
+        metavar=("GUIDED", "ALL"),
+        help="a guided run, and one of the same experiment that measured all points",
+    )
     options_of.add_argument(
         "--figure", type=Path, default=Path("guided.png"), help="PNG to draw (default: guided.png)"
     )
     options = options_of.parse_args()
-    show("guided", options, *measure(options.runs, options.figure, quick=options.quick))
+    if not options.runs and not options.live:
+        options_of.error("name a run, or --live and two runs")
+    measured = measure(options.runs, options.figure, lived=options.live, quick=options.quick)
+    show("guided", options, *measured)

@@ -2,7 +2,8 @@
 
 Predictions rest on each session's profile and on the endpoints alone, or on all points but the one
 that is predicted (leave-one-out). Beside them stands what is usual: the sum and the maximum of
-parts measured once, on the link that asks least. Of a front that was predicted the measured values
+parts measured once, on the link that asks least; and how well a replicate repeats the others, which
+no prediction can surpass by much. Of a front that was predicted the measured values
 count: its hypervolume over that of the measured front, with the worst measured values of the group
 as the reference point, and by how much the split that was predicted to be the fastest is slower
 than the fastest one.
@@ -32,7 +33,7 @@ from tests.benchmarks.report import Check, Rows, parser, show
 
 LATENCY, THROUGHPUT = "latency_median_ms", "throughput_images_s"
 FOUND = {LATENCY: "predicted_latency_ms", THROUGHPUT: "predicted_throughput_images_s"}
-WAYS = ("profile and endpoints", "leave-one-out", "sums and maxima")
+WAYS = ("profile and endpoints", "leave-one-out", "sums and maxima", "another replicate")
 _DIRECTIONS = ("min", "max")
 
 
@@ -58,7 +59,7 @@ def _compared(run: Run) -> pd.DataFrame:
     """Every measured point with what each way predicts of it."""
     measured = replicates(run)
     counted = measured[measured["status"] == "ok"]
-    means = counted.groupby("point")[[LATENCY, THROUGHPUT]].mean().dropna()
+    means = _means(counted)
     points = run.plan.points
     inner = {point.id for point in points if not {*point.split} <= {FIRST, LAST}}
     ways: dict[str, Callable[[], pd.DataFrame]] = {
@@ -71,7 +72,20 @@ def _compared(run: Run) -> pd.DataFrame:
     found = [
         way().assign(way=name)[["point", "way", *FOUND.values()]] for name, way in ways.items()
     ]
-    return pd.concat(found).merge(means.reset_index(), on="point").merge(told, on="point")
+    compared = pd.concat(found).merge(means, on="point")
+    return pd.concat([compared, _repeated(counted)]).merge(told, on="point")
+
+
+def _means(counted: pd.DataFrame) -> pd.DataFrame:
+    """What was measured of each point: means over its replicates."""
+    return counted.groupby("point")[[LATENCY, THROUGHPUT]].mean().dropna().reset_index()
+
+
+def _repeated(counted: pd.DataFrame) -> pd.DataFrame:
+    """The first replicate of each point in place of a prediction of the others."""
+    first = counted["replicate"] == counted.groupby("point")["replicate"].transform("min")
+    once = _means(counted[first]).rename(columns=FOUND)
+    return once.merge(_means(counted[~first]), on="point").assign(way=WAYS[3])
 
 
 def _naive(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
