@@ -33,7 +33,7 @@ from typing import Any
 
 import yaml
 
-from paretopipe_worker.plan import attempts
+from paretopipe_worker.plan import attempts, resume
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Session
 from tests import ROOT
@@ -100,6 +100,8 @@ def _session(name: str, batches: int, windows: int) -> Iterator[Row]:
         every = max(1, min(50, len(session.points) // 20))
         looks = long_session.run(made, session, every=every)
         seconds = time.monotonic() - begin_s
+        left = resume.todo(made.plan, made.results)
+        assert (left["sessions"], left["failed"]) == ([], 0), left["failures"][:3]
         records = made.results.glob("records/*/*")
         size = sum(file.stat().st_size for file in records)
         yield {**about, "what": "all", "seconds": seconds, "records_mb": size / 1e6}
