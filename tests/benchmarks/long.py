@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import statistics
 import subprocess
@@ -41,6 +42,7 @@ from tests.benchmarks.analysis import resident_mb
 from tests.benchmarks.fleet import COUNTED
 from tests.benchmarks.report import Check, Rows, parser, show
 from tests.helpers import long_session
+from tests.helpers.long_session import Look
 from tests.helpers.processes import usage
 from tests.helpers.recorded_fleet import recorded_fleet
 from tests.helpers.sessions import HOSTS, Lab, lab
@@ -60,7 +62,7 @@ BATCHES, FEW_BATCHES, WINDOWS = 10, 2, (2, 10, 18)
 QUICK_WINDOWS = (1, 2, 3)
 RESUMED = 50
 """Points that are missing when the run is resumed."""
-RESIDENT = "resident MB"
+RESIDENT, CPU = "resident MB", "CPU of a point, ms"
 MOST_BYTES = 100
 """What a process may keep of each point."""
 MOST_RATIO, MOST_NEXT = 1.05, 1.5
@@ -105,14 +107,7 @@ def _session(name: str, batches: int, windows: int) -> Iterator[Row]:
         records = made.results.glob("records/*/*")
         size = sum(file.stat().st_size for file in records)
         yield {**about, "what": "all", "seconds": seconds, "records_mb": size / 1e6}
-        for process in dict.fromkeys(look.process for look in looks):
-            own = [look.usage for look in looks if look.process == process]
-            most = {"most_mb": max(each.pss_mb for each in own)}
-            rss = _grown([each.rss_mb for each in own])
-            yield {**about, "what": f"{process}: {RESIDENT}", **most, **rss}
-            for kind in ("files", "threads"):
-                held = _grown([getattr(each, kind) for each in own], statistics.median)
-                yield {**about, "what": f"{process}: {kind}", **held}
+        yield from ({**about, **row} for row in _held(looks))
         costs = long_session.costs(made, session)
         for kind in ("point_ms", "between_ms"):
             values = [getattr(cost, kind) for cost in costs]
@@ -122,6 +117,24 @@ def _session(name: str, batches: int, windows: int) -> Iterator[Row]:
             seconds, peak_mb, _ = _command(*analyse)
             yield {**about, "what": "analysis", "seconds": seconds, "most_mb": peak_mb}
             yield from ({**about, **row} for row in _resumed(made, session))
+
+
+def _held(looks: Sequence[Look]) -> Iterator[Row]:
+    """What each process held over the session, and what CPU time stages took for each point."""
+    for process in dict.fromkeys(look.process for look in looks):
+        own = [look for look in looks if look.process == process]
+        rss_mb = [look.usage.rss_mb for look in own]
+        most_mb = max(look.usage.pss_mb for look in own)
+        yield {"what": f"{process}: {RESIDENT}", "most_mb": most_mb, **_grown(rss_mb)}
+        for kind in ("files", "threads"):
+            held = [getattr(look.usage, kind) for look in own]
+            yield {"what": f"{process}: {kind}", **_grown(held, statistics.median)}
+        if process.startswith("stage"):
+            cpu_ms = [
+                1e3 * (after.usage.cpu_s - before.usage.cpu_s) / (after.points - before.points)
+                for before, after in itertools.pairwise(own)
+            ]
+            yield {"what": f"{process}: {CPU}", **_grown(cpu_ms)}
 
 
 def _grown(
@@ -280,7 +293,7 @@ def _checks(rows: Rows) -> Iterator[Check]:
             yield Check(name, 1e6 * row["grown_high"] / row["points"], MOST_BYTES, "lower")
         elif what.endswith(("files", "threads")):
             yield Check(f"{what}: more at the end", row["last"] - row["first"], 0, "lower")
-        elif what.endswith("_ms"):
+        elif what.endswith(("_ms", CPU)):
             yield Check(f"{what}: last tenth over first", row["ratio"], MOST_RATIO, "lower")
         elif "next_ms" in row and "ratio" in row:
             name = f"{what}: a further point's time over that in a smaller plan"
