@@ -51,6 +51,8 @@ class Attempt:
     points
         The points the stages were to measure, in order, as a stage recorded them; where no stage
         did, as the controller recorded them.
+    ids
+        The same as a set: among thousands it is looked for each of them.
     begun
         The point that the source began last.
     ended
@@ -73,6 +75,7 @@ class Attempt:
     session: Session
     number: int
     points: tuple[str, ...] = ()
+    ids: frozenset[str] = frozenset()
     begun: str | None = None
     ended: dict[str, PointEnd] = field(default_factory=dict)
     legs: dict[str, list[tuple[int, LegEnd]]] = field(default_factory=dict)
@@ -110,7 +113,7 @@ class Attempt:
         match record:
             # The points a stage recorded take precedence over those the controller recorded.
             case Header() if header.rank != CONTROLLER_RANK or not self.points:
-                self.points = header.points
+                self.points, self.ids = header.points, frozenset(header.points)
             case Item() if header.rank == 0 and record.done_ns is not None:
                 self.items[record.point, record.phase, record.leg] += 1
             case LegEnd():
@@ -256,7 +259,7 @@ def outcomes(tried: Iterable[Attempt], point: Point) -> Iterator[tuple[Attempt, 
     breaks = 0
     for attempt in tried:
         lanes = attempt.lanes(point)
-        if not any(its.id in each.points for each, its in lanes):
+        if not any(its.id in each.ids for each, its in lanes):
             continue
         outcome = attempt.outcome(point)
         broke = any(each.in_hand == its.id for each, its in lanes)

@@ -195,7 +195,7 @@ class _Remaining:
 
     def add(self, plan: Plan, session: Session, tried: Sequence[Attempt]) -> list[str]:
         """Return the points of a session that are left to measure, and count the others."""
-        left, doubted = [], self.uncertified.get(session.id, ())
+        left, doubted = [], set(self.uncertified.get(session.id, ()))
         for point in map(plan.point, session.points):
             outcomes = [outcome for _, outcome in attempts.outcomes(tried, point)]
             statuses = {outcome.status for outcome in outcomes}
@@ -225,8 +225,8 @@ def _lacking(
     A point at which a session broke may break the next one: all others come before it.
     """
     broke = Counter(attempt.in_hand for attempt in tried)
-    alike = zip(*(session.points for session in group), strict=True)
-    lacking = [points for points in alike if set(left).intersection(points)]
+    alike, wanted = zip(*(session.points for session in group), strict=True), set(left)
+    lacking = [points for points in alike if not wanted.isdisjoint(points)]
     lacking.sort(key=lambda points: sum(broke[point] for point in points))
     return [
         session.only(points)

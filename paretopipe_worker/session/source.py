@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -38,7 +39,11 @@ class Source:
         self._points = [plan.point(point) for point in session.points]
         seconds = [point.predicted_s for point in self._points]
         self._certified_after = certified_after(plan.experiment, link, ranks, seconds)
-        self._certificate_s = certificate_s(link, plan.experiment.tcp, ranks)
+        # What is predicted after each number of points: the path, the next point, and so on.
+        parts_s = [*seconds, 0.0]
+        for number in self._certified_after:
+            parts_s[number] += certificate_s(link, plan.experiment.tcp, ranks)
+        self._left_s = list(itertools.accumulate(reversed(parts_s)))[::-1]
 
     def run(self) -> None:
         """Measure every point, and the path before, between and after them; dismiss the others.
@@ -131,8 +136,6 @@ class Source:
         latency, throughput = ended or (None, None)
         rate_per_s = throughput.rate_per_s if throughput else None
         context, session = self.context, self.context.session
-        left_s = sum(each.predicted_s for each in self._points[number:])
-        left_s += self._certificate_s * sum(place >= number for place in self._certified_after)
         line = {
             "point": point.id,
             "lane": lane_names(context.plan, session)[session.lane] if session.group else None,
@@ -142,7 +145,7 @@ class Source:
             "split": split_label(point.split),
             "done": number,
             "of": len(session.points),
-            "predicted_left_s": round(left_s, 1),
+            "predicted_left_s": round(self._left_s[number], 1),
             "latency_ms": latency and round(statistics.median(latency.latencies_ns) / 1e6, 3),
             "images_per_s": rate_per_s and round(point.batch * rate_per_s, 3),
             "status": "failed" if reason else "ok",

@@ -119,7 +119,7 @@ def _analysed(name: str, run: Path, points: int) -> dict[str, Any]:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     peak_mb = 0.0
     while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        peak_mb = max(peak_mb, _resident_mb(process.pid))
+        peak_mb = max(peak_mb, resident_mb(process.pid))
         time.sleep(0.1)
     seconds = time.perf_counter() - begin
     _, status, used = os.wait4(process.pid, 0)
@@ -138,7 +138,7 @@ def _analysed(name: str, run: Path, points: int) -> dict[str, Any]:
     }
 
 
-def _resident_mb(pid: int) -> float:
+def resident_mb(pid: int) -> float:
     """Resident memory of a process and those that it started, added."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -146,7 +146,7 @@ def _resident_mb(pid: int) -> float:
     except (OSError, IndexError):
         return 0.0  # It has just ended.
     own_mb = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-    return own_mb + sum(_resident_mb(int(child)) for child in children)
+    return own_mb + sum(resident_mb(int(child)) for child in children)
 
 
 def _analyse(run: Path) -> None:
