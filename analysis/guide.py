@@ -55,6 +55,8 @@ def guide(path: Path, predictor: Predictor = predictions) -> str:
         When there is no such run, its strategy is another one, or it is damaged.
     """
     run = read(path)
+    for warning in run.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     strategy = run.plan.experiment.strategy
     if not isinstance(strategy, Guided):
         raise RunError(

@@ -22,6 +22,7 @@ import pandas as pd
 from analysis import turns
 from analysis.measures.certificate import COLUMNS, certificates, paths_of
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
+from analysis.report import guided
 from analysis.run import Run, RunError, of_stages, processes, read
 from paretopipe_worker.plan import identity
 from paretopipe_worker.plan.plan import PlanError
@@ -71,6 +72,7 @@ def manifest(
     ``spec`` asks for the same as the experiment's file, and ``experiment`` has its links resolved.
     Each of ``hosts`` begins with what the plan knows of it. ``beside`` lists the attempts that ran
     at the same time as a session's, by the controller's clock; it is null where nobody knows.
+    ``guided`` says how a guided sweep stands or ended (:func:`analysis.report.guided.standing`).
 
     Parameters
     ----------
@@ -90,6 +92,7 @@ def manifest(
         "plan_sha256": identity.digest(plan),
         "weights_sha256": {table.model: table.weights_sha256 for table in plan.tables},
         "predicted_hours": plan.predicted_hours,
+        "guided": guided.standing(run),
         "checkout": checkout(Path(__file__).resolve().parent.parent),
         "controller": {
             "python": platform.python_version(),

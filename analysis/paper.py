@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     folder.mkdir(parents=True, exist_ok=True)
-    for warning in run.warnings:
+    for warning in (*run.warnings, *_without_figures(tables["points.csv"])):
         print(f"warning: {warning}", file=sys.stderr)
     for file in (
         *write_tables(tables, folder, options.formats, options.objectives),
@@ -147,6 +147,13 @@ def draw(
     if captions:
         (folder / "captions.txt").write_text("\n".join(captions), encoding="utf-8")
         yield folder / "captions.txt"
+
+
+def _without_figures(points: pd.DataFrame) -> Iterator[str]:
+    """Say which models have no figures."""
+    for model, rows in points.groupby("model", sort=False):
+        if not (rows["status"] == "ok").any():
+            yield f"{model} has no figures: none of its {len(rows)} points was measured"
 
 
 def _formats(text: str) -> tuple[str, ...]:

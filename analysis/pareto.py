@@ -22,8 +22,10 @@ from analysis.measures import marks
 from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
+from analysis.prediction.parts import Parts
 from analysis.prediction.predicting import predictions
-from analysis.report import html, terminal
+from analysis.report import guided, html, terminal
+from analysis.report.values import known, plain
 from analysis.run import Run, RunError, processes, read
 from analysis.tables import backend_costs, certainty, front
 from analysis.tables.attainment import attainment
@@ -109,14 +111,12 @@ def analyse(
     Returns
     -------
     A document of plain values:
-
     - ``run``: its name; ``uncertified`` and ``objectives``: as above; what :func:`_doubts` returns;
-    - ``processes``: see :func:`analysis.run.processes`;
+    - ``processes``, ``guided``: see :func:`analysis.run.processes`, :func:`guided.standing`;
     - those of :func:`analysis.answers.telling.answers`;
     - ``front``: the rows of ``front.csv``; ``load`` and ``backends``: those of ``load.csv`` and
       ``backends.csv``, which are written if load was offered and if there are several backends;
-    - ``files``: tables and figures, with ``segments.csv`` of links that follow a trace; ``report``;
-    - ``warnings``: see :class:`analysis.run.Run`.
+    - ``files``, ``report``; ``warnings``: see :class:`analysis.run.Run`.
 
     Raises
     ------
@@ -125,27 +125,29 @@ def analyse(
     """
     run = read(path)
     measured = replicates(run)
-    tables = tables_of(run, measured, objectives, uncertified=uncertified)
+    parts = Parts(run, measured)
+    tables = tables_of(run, measured, objectives, uncertified=uncertified, parts=parts)
     _write(tables, path)
-    table, known = tables["points.csv"], tables
+    table, names = tables["points.csv"], list(tables)
     drawn = _drawn(tables, path, objectives)
     if backend_costs.several(run):
-        known = tables | {"backends.csv": backend_costs.compare(run, measured)}
-        drawn += backends.write(known["backends.csv"], path)
+        tables |= {"backends.csv": known(backend_costs.compare(run, measured))}
+        drawn += backends.write(tables["backends.csv"], path)
     document = {
         "run": run.plan.run,
         **_doubts(table),
+        "guided": guided.standing(run),
         "processes": processes(run),
         "uncertified": uncertified,
         "objectives": dict(objectives),
-        **_plain(answers(table, measured, objectives, limited, uncertified=uncertified)),
+        **plain(answers(table, measured, objectives, limited, uncertified=uncertified)),
         "front": _rows(tables["front.csv"]),
         "load": _rows(tables.get("load.csv")),
-        "backends": _rows(known.get("backends.csv")),
-        "files": [str(file) for file in (*(path / name for name in tables), *drawn)],
+        "backends": _rows(tables.get("backends.csv")),
+        "files": [str(file) for file in (*(path / name for name in names), *drawn)],
         "warnings": list(run.warnings),
     }
-    return document | {"report": str(html.write(run, measured, known, document))}
+    return document | {"report": str(html.write(parts, tables, document))}
 
 
 def _drawn(
@@ -170,10 +172,15 @@ def _write(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
 
 
 def tables_of(
-    run: Run, measured: pd.DataFrame, objectives: Mapping[str, str], *, uncertified: bool
+    run: Run,
+    measured: pd.DataFrame,
+    objectives: Mapping[str, str],
+    *,
+    uncertified: bool,
+    parts: Parts | None = None,
 ) -> dict[str, pd.DataFrame]:
     """The tables of a run, by file name, but for those that need several backends."""
-    table = points(run, uncertified=uncertified, measured=measured, objectives=objectives)
+    table = known(points(run, uncertified=uncertified, measured=measured, objectives=objectives))
     curve = load_curve(run, table, measured)
     tables = {
         "points.csv": table,
@@ -181,14 +188,14 @@ def tables_of(
         "stages.csv": stages(run, measured),
         "indicators.csv": indicators(table, measured, objectives, uncertified=uncertified),
         "attribution.csv": attribution(run.items, run.plan, measured, comparisons(run)),
-        "predictions.csv": predictions(run, measured),
+        "predictions.csv": predictions(run, measured, parts),
     }
     surfaces = attainment(table, measured, objectives, uncertified=uncertified)
     tables |= {"attainment.csv": surfaces} if len(surfaces) else {}
     tables |= {"load.csv": curve} if len(curve) else {}
     if any(link.timetable for link in run.plan.experiment.links):
         tables["segments.csv"] = segments(run)
-    return tables
+    return {name: known(table) for name, table in tables.items()}
 
 
 def _doubts(table: pd.DataFrame) -> dict[str, Any]:
@@ -239,12 +246,6 @@ def _open(table: pd.DataFrame) -> pd.Series:
 def _named(rows: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
     """Points with what identifies them and some further columns."""
     return _rows(rows[["point", *front.GROUP, "split", *columns]])
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with numbers of Python in place of numpy's."""
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=lambda each: each.item()))
-    return plain
 
 
 def _rows(table: pd.DataFrame | None) -> list[dict[str, Any]]:

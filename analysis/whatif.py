@@ -26,6 +26,7 @@ from analysis.figures.whatif_figure import Regions, draw
 from analysis.measures.replicates import replicates
 from analysis.prediction.elsewhere import Base, Link, bases
 from analysis.prediction.parts import PredictionError
+from analysis.report.values import plain
 from analysis.run import RunError, read
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.plan.plan import PlanError
@@ -57,8 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for reason in dict.fromkeys(refused):
-        print(f"warning: nothing is predicted: {reason}", file=sys.stderr)
+    unknown = [f"nothing is predicted: {reason}" for reason in dict.fromkeys(refused)]
+    for warning in (*run.warnings, *unknown):
+        print(f"warning: {warning}", file=sys.stderr)
     document = {
         "run": run.plan.run,
         "asked": vars(link) if link else None,
@@ -66,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         "refused": refused,
         "files": [str(file) for file in files],
     }
-    print(json.dumps(document, indent=1) if options.json else _text(document))
+    print(json.dumps(plain(document), indent=1) if options.json else _text(document))
     return 0 if blocks or files else 2
 
 

@@ -32,7 +32,7 @@ from analysis.figures.captions import (
 from analysis.figures.crowded import NAMED, chosen
 from analysis.figures.load_figure import load_figure
 from analysis.figures.names import called, sole
-from analysis.figures.pages import COLUMN_IN, GRIDS, alone, laid_out
+from analysis.figures.pages import COLUMN_IN, GRIDS, all_named, alone, laid_out
 from analysis.figures.series import Series
 from analysis.figures.style import STYLE, freeze, save
 from analysis.measures.marks import disturbed, uncertified
@@ -142,12 +142,12 @@ def front(
         legend = [*front_legend(points, colours), *band_legend(surfaces)]
         for grid in GRIDS:
             caption = explain(points, stages, legend, *notes)
-            figures, unnamed = _front(points, surfaces, series, laid_out(panels, grid, caption))
-            if not unnamed:
+            laid = laid_out(panels, grid, caption)
+            if figures := all_named(_front(points, surfaces, series, laid)):
                 return figures
         caption = explain(points, stages, legend, *notes, _NO_ROOM)
         laid = laid_out(panels, GRIDS[-1], caption)
-        return _front(points, surfaces, series, laid)[0]
+        return [figure for figure, _ in _front(points, surfaces, series, laid)]
 
 
 def columns(
@@ -178,12 +178,12 @@ def columns(
             legend = [*front_legend(points, colours), *band_legend(surfaces)]
             notes = [*series.notes(points), *([_CROWDED] if len(shown) > NAMED else [])]
             laid = alone([(title, shown)], width_in, legend)
-            figures, unnamed = _front(points, surfaces, series, laid)
+            [(figure, unnamed)] = _front(points, surfaces, series, laid)
             caption = explain(points, stages, legend, *notes, *([_NO_ROOM] if unnamed else []))
-            [axes] = figures[0].axes
+            [axes] = figure.axes
             axes.set(xlabel="Response latency (ms)", ylabel="Throughput (images/s)")
             told = (caption.title, title, *caption.notes, _BETTER)
-            yield figures[0], f"{'. '.join(told)}."
+            yield figure, f"{'. '.join(told)}."
 
 
 _Panel = tuple[str, pd.DataFrame]
@@ -208,10 +208,9 @@ def _front(
     surfaces: pd.DataFrame,
     series: Series,
     laid: Iterable[tuple[Figure, list[tuple[Axes, _Panel]]]],
-) -> tuple[list[Figure], int]:
-    """The pages that are laid out, with their panels, and how many names found no room."""
+) -> Iterator[tuple[Figure, int]]:
+    """Each page that is laid out, with its panels, and how many names found no room on it."""
     names = called(points)
-    figures, unnamed = [], 0
     for figure, places in laid:
         for axes, (_, shown) in places:
             for value, part in shown.groupby(series.name, sort=False):
@@ -221,9 +220,7 @@ def _front(
                 own = of_points(surfaces, part)
                 shade(axes, own, LATENCY, THROUGHPUT, series.colours[value])
         freeze(figure)
-        unnamed += sum(_name(axes, shown, names, series) for axes, (_, shown) in places)
-        figures.append(figure)
-    return figures, unnamed
+        yield figure, sum(_name(axes, shown, names, series) for axes, (_, shown) in places)
 
 
 def _points(axes: Axes, points: pd.DataFrame, colour: Any, crowded: bool) -> None:

@@ -27,7 +27,7 @@ from analysis.figures.captions import (
 )
 from analysis.figures.crowded import NAMED, thin
 from analysis.figures.names import called, sole
-from analysis.figures.pages import GRIDS, Grid, laid_out
+from analysis.figures.pages import GRIDS, Grid, all_named, laid_out
 from analysis.figures.style import STYLE, freeze, palette
 from paretopipe_worker.plan.arrivals import KEEPS_UP, KNEE_LATENCY
 
@@ -66,15 +66,20 @@ def load_figure(points: pd.DataFrame, stages: pd.DataFrame, curve: pd.DataFrame)
     notes = [_CROWDED] if crowded else []
     with sns.axes_style("ticks"), mpl.rc_context(STYLE):
         for grid in GRIDS:
-            figures, unnamed = _figures(points, stages, panels, grid, notes)
-            if not unnamed:
+            if figures := all_named(_figures(points, stages, panels, grid, notes)):
                 return figures
-        return _figures(points, stages, panels, GRIDS[-1], [*notes, _NO_ROOM])[0]
+        drawn = _figures(points, stages, panels, GRIDS[-1], [*notes, _NO_ROOM])
+        return [figure for figure, _ in drawn]
 
 
 def _worth(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of the splits on the front, or of all splits if none is."""
     return rows[rows["on_front"]] if rows["on_front"].any() else rows
+
+
+def shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the splits of one group that are worth showing, no more than a panel can name."""
+    return _few(_worth(rows))
 
 
 def _few(rows: pd.DataFrame) -> pd.DataFrame:
@@ -91,24 +96,21 @@ def _figures(
     panels: Sequence[tuple[str, pd.DataFrame]],
     grid: Grid,
     notes: Sequence[str],
-) -> tuple[list[Figure], int]:
-    """The pages with panels of the size of `grid`, and how many names found no room."""
+) -> Iterator[tuple[Figure, int]]:
+    """Each page with panels of the size of `grid`, and how many names found no room on it."""
     shown = pd.concat([rows for _, rows in panels])
     styles = _styles(shown.sort_values("position"))
     # The marks of disturbed points are about other legs; these legs have marks of their own.
     drawn = points[points["point"].isin(shown["point"])].assign(disturbed=False)
     caption = explain(drawn, stages, _legend(shown), *notes)
     names = called(shown)
-    figures, unnamed = [], 0
     for figure, places in laid_out([panels], grid, caption):
         for axes, (_, rows) in places:
             for split, line in rows.groupby("split", sort=False):
                 _line(axes, line, *styles[str(split)])
             _scales(axes, rows)
         freeze(figure)
-        unnamed += sum(_name(axes, rows, names, styles) for axes, (_, rows) in places)
-        figures.append(figure)
-    return figures, unnamed
+        yield figure, sum(_name(axes, rows, names, styles) for axes, (_, rows) in places)
 
 
 def _styles(shown: pd.DataFrame) -> dict[str, tuple[Any, str]]:

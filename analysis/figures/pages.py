@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from matplotlib.artist import Artist
@@ -152,3 +152,13 @@ def laid_out(
                 held.append((axes, panel))
         caption.write(figure, page_of(number, len(of_pages)))
         yield figure, held
+
+
+def all_named(pages: Iterable[tuple[Figure, int]]) -> list[Figure] | None:
+    """The pages, each with how many names found no room on it; None as soon as one has any."""
+    found = []
+    for figure, unnamed in pages:
+        if unnamed:
+            return None
+        found.append(figure)
+    return found

@@ -147,23 +147,24 @@ def ahead(
 
 def _knot(when: str, exchanges: Sequence[Exchange]) -> _Knot:
     """What the fastest of several exchanges shows."""
-    knots = []
-    for exchange in exchanges:
-        sent, theirs, received = exchange.sent, exchange.theirs, exchange.received
-        width_ns = [after - before for before, _, after in (sent, theirs, received)]
-        error_ns = (received[1] - sent[1] + max(width_ns[0], width_ns[2]) + width_ns[1]) / 2
-        knots.append(
-            _Knot(
-                when,
-                (_middle(sent) + _middle(received)) // 2,
-                (sent[1] + received[1]) // 2,
-                _middle(theirs),
-                theirs[1],
-                error_ns,
-                max(width_ns) / 2,
-            )
-        )
-    return min(knots, key=lambda knot: knot.error_ns)
+    best = min(exchanges, key=_error_ns)
+    sent, theirs, received = best.sent, best.theirs, best.received
+    return _Knot(
+        when,
+        (_middle(sent) + _middle(received)) // 2,
+        (sent[1] + received[1]) // 2,
+        _middle(theirs),
+        theirs[1],
+        _error_ns(best),
+        max(after - before for before, _, after in (sent, theirs, received)) / 2,
+    )
+
+
+def _error_ns(exchange: Exchange) -> float:
+    """By how much the offset that an exchange shows may be off."""
+    sent, theirs, received = exchange.sent, exchange.theirs, exchange.received
+    own_ns = max(sent[2] - sent[0], received[2] - received[0])
+    return (received[1] - sent[1] + own_ns + theirs[2] - theirs[0]) / 2
 
 
 def _middle(reading: Reading) -> int:

@@ -65,7 +65,7 @@ VALUES = tuple(column.name for column in COLUMNS if column.name.startswith("pred
 """What is predicted of a point."""
 
 
-def predictions(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
+def predictions(run: Run, measured: pd.DataFrame, parts: Parts | None = None) -> pd.DataFrame:
     """Predict every point of a run's plan from all other points.
 
     Parameters
@@ -74,12 +74,14 @@ def predictions(run: Run, measured: pd.DataFrame) -> pd.DataFrame:
         The run.
     measured
         Its replicates, see :func:`analysis.measures.replicates.replicates`.
+    parts
+        The parts of its pipelines, if they are known already.
 
     Returns
     -------
     The columns :data:`COLUMNS`, in the order of the plan's points.
     """
-    parts, points = Parts(run, measured), run.plan.points
+    parts, points = parts or Parts(run, measured), run.plan.points
     count = min(len(points), _FOLDS if len(points) <= _MANY else _FEW_FOLDS)
     folds = [points[first::count] for first in range(count)]
     found = pd.concat([predicted(parts, fold, {point.id for point in fold}) for fold in folds])

@@ -90,14 +90,14 @@ def embedded(
     - ``parts``: the parts of a latency, with their looks; ``colours``: those of groups.
     """
     values = {name: list(points[name].unique()) for name in FACETS}
-    keys = [tuple(row) for row in points[list(GROUP)].itertuples(index=False)]
-    groups, called = (list(dict.fromkeys(each)) for each in (keys, names(points)))
+    keys, called = keys_of(points), names(points)
+    groups, different = groups_of(points), list(dict.fromkeys(called))
     parts = _parts(points, stages, attribution)
     columns = {
-        "group": list(map({key: place for place, key in enumerate(groups)}.get, keys)),
-        "name": list(map({pair: place for place, pair in enumerate(called)}.get, names(points))),
+        "group": list(map(groups.get, keys)),
+        "name": list(map({pair: place for place, pair in enumerate(different)}.get, called)),
         **_columns(points, predictions),
-        "parts": [list(map(_plain, row)) for row in parts.to_numpy(dtype=np.float64)],
+        "parts": [list(map(rounded, row)) for row in parts.to_numpy(dtype=np.float64)],
     }
     return {
         "facets": [
@@ -112,12 +112,22 @@ def embedded(
         "coloured": list(FACETS).index(Series(points).name),
         "groups": [[values[name].index(value) for name, value in _by_facet(key)] for key in groups],
         "hosts": [hosts_of(str(dict(zip(GROUP, key, strict=True))["placement"])) for key in groups],
-        "names": called,
+        "names": different,
         "fields": list(columns),
         "points": [list(row) for row in zip(*columns.values(), strict=True)],
         "parts": [_look(name, points) for name in parts.columns],
         "colours": list(map(to_hex, palette())),
     }
+
+
+def keys_of(points: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """The values of :data:`analysis.tables.front.GROUP` of each point."""
+    return list(points[list(GROUP)].itertuples(index=False, name=None))
+
+
+def groups_of(points: pd.DataFrame) -> dict[tuple[Any, ...], int]:
+    """The groups of points that are compared, each with its place on the page."""
+    return {key: place for place, key in enumerate(dict.fromkeys(keys_of(points)))}
 
 
 def _columns(points: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, list[Any]]:
@@ -130,7 +140,7 @@ def _columns(points: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, list[
         "status": list(points["status"]),
         "front": list(map(int, points["on_front"])),
         **{name: list(map(int, flags)) for name, flags in marked.items()},
-        **{str(name): list(map(_plain, column)) for name, column in table.items()},
+        **{str(name): list(map(rounded, column)) for name, column in table.items()},
     }
 
 
@@ -183,7 +193,7 @@ def _worded(points: pd.DataFrame, name: str, value: Any) -> str:
     return link_title(points, value) if name == LINK else worded(name, value)
 
 
-def _plain(value: float) -> float | int | None:
+def rounded(value: float) -> float | int | None:
     """A figure with a few digits, null where there is none."""
     if not math.isfinite(value):
         return None

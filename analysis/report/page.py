@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from analysis.report.values import encoded
+
 ASSETS = Path(__file__).parent / "assets"
 
 SCRIPTS = (
-    *("base", "scales", "plot", "fronts", "table"),
-    *("breakdown", "networks", "costs", "whatif", "main"),
+    *("base", "scales", "plot", "lines", "fronts", "table"),
+    *("attainment", "breakdown", "networks", "load", "segments"),
+    *("costs", "whatif", "map", "main"),
 )
 """The parts of the page's script, in the order in which they need one another."""
 
@@ -63,7 +65,7 @@ def embeddable(data: Mapping[str, Any]) -> str:
     >>> embeddable({"name": "</script><!--&"})
     '{"name":"\\u003c/script\\u003e\\u003c!--\\u0026"}'
     """
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    text = encoded(data).decode()
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
@@ -15,7 +14,6 @@ from analysis.prediction.costs import Costs, Hop
 from analysis.prediction.messages import asked_byte_ms
 from analysis.prediction.parts import Parts, PredictionError, group_of
 from analysis.report.embedded import names, soles
-from analysis.run import Run
 from analysis.tables.front import GROUP
 from paretopipe_worker.plan.labels import placement_label, split_label
 from paretopipe_worker.plan.plan import Point
@@ -28,16 +26,14 @@ MS_PER_BYTE_AT_1_MBIT = asked_byte_ms(1)
 
 
 def scenarios(
-    run: Run, measured: pd.DataFrame, points: pd.DataFrame, predictions: pd.DataFrame
+    parts: Parts, points: pd.DataFrame, predictions: pd.DataFrame
 ) -> list[dict[str, Any]]:
     """The parts of every pipeline of a run, each once for all of its links and windows.
 
     Parameters
     ----------
-    run
-        The run.
-    measured
-        Its replicates, see :func:`analysis.measures.replicates.replicates`.
+    parts
+        The parts of the run's pipelines.
     points
         The table ``points.csv``, which has the order.
     predictions
@@ -52,11 +48,10 @@ def scenarios(
     :class:`analysis.prediction.costs.Costs`; ``splits``, each a list of places, their ``names``, in
     full and shortened, and ``sole``, the rank that computes all.
     """
-    parts = Parts(run, measured)
     errors = predictions.set_index("point")[["latency_error", "throughput_error"]]
     order = {point: place for place, point in enumerate(points["point"])}
     by_group: dict[tuple[object, ...], list[Point]] = {}
-    for point in sorted(run.plan.points, key=lambda point: order[point.id]):
+    for point in sorted(parts.run.plan.points, key=lambda point: order[point.id]):
         by_group.setdefault(tuple(group_of(point).values()), []).append(point)
     found: dict[tuple[object, ...], dict[str, Any]] = {}
     for alike in by_group.values():
@@ -72,7 +67,7 @@ def scenarios(
         if not alike:
             continue
         off: dict[Any, Any] = errors.loc[alike[0].id].to_dict()
-        told = {
+        found[key] = {
             "title": "",
             "link": alike[0].link,
             "window": None if alike[0].window == "auto" else alike[0].window,
@@ -82,7 +77,6 @@ def scenarios(
             **_plain(made),
             **_splits(made, alike),
         }
-        found[key] = _nulled(told)
     for key, title in zip(found, _titles(list(found)), strict=True):
         found[key]["title"] = title
     return list(found.values())
@@ -92,15 +86,6 @@ def _known(made: Costs, point: Point) -> bool:
     """Whether all parts are known that a point has."""
     places = made.index([point.split])
     return bool(np.isfinite([made.latency_ms(places), made.busiest_ms(places)]).all())
-
-
-def _nulled(value: Any) -> Any:
-    """The same with nulls in place of figures that are not known."""
-    if isinstance(value, dict):
-        return {name: _nulled(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nulled(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _titles(abouts: Sequence[tuple[object, ...]]) -> list[str]:

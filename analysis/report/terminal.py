@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.answers.summary import sentence
 from analysis.answers.telling import title, told
-from analysis.report import backends
+from analysis.report import backends, guided
 from analysis.tables import front
 from analysis.tables.certainty import MOST_FURTHER
 from paretopipe_worker.plan.labels import (
@@ -55,6 +55,8 @@ def text(document: dict[str, Any]) -> str:
     said = f"{counts['ok']} of {total} points measured"
     said += "".join(f", {counts[name]} {name}" for name in _WITHOUT if counts[name])
     parts.append("\n".join([said, *_reasons(document["failures"])]))
+    if document["guided"]:
+        parts.append(guided.told(document["guided"], counts["ok"]))
     if document["rateless"]:
         parts.append("\n".join(_rateless(document["rateless"])))
     if document["unsteady"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -105,6 +106,15 @@ def test_points_that_were_left_out_are_skipped_with_the_reason(
     assert figures.isna().all(axis=None), "a prediction is no figure"
     assert not skipped["on_front"].any()
     assert f"{len(table) - len(skipped)} of 42 points measured, {len(skipped)} skipped" in printed
+    count = len(table) - len(skipped)
+    assert re.search(
+        rf"guided sweep \(epsilon 2 %\): {count} of 42 points measured in \d+\.\d\d h, "
+        rf"{len(skipped)} left out; it ended because no point that was left out could be better "
+        "by more than 2 %\n",
+        printed,
+    )
+    page = (swept.path / "report.html").read_text()
+    assert f"Guided sweep (epsilon 2 %): {count} of 42 points measured in " in page
     predicted = pd.read_csv(swept.path / "predictions.csv").set_index("point")
     assert predicted.loc[skipped["point"], "predicted_latency_ms"].notna().all()
     drawing = (swept.path / "figures/breakdown-mobilenet_v2.svg").read_text()
@@ -121,9 +131,37 @@ def test_runs_that_were_guided_are_described_and_compared(
     swept: FakeRun, whole: FakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert manifest.main([str(swept.path)]) == 0
+    told = json.loads((swept.path / "manifest.json").read_text())["guided"]
+    history = generations.read(swept.plan, swept.path)
+    assert (told["epsilon"], told["hours"], told["ended"]) == (0.02, 9, "settled")
+    assert (told["asked"], told["left_out"]) == (len(history.asked), len(history.skipped))
+    assert told["undecided"] == 0 and told["hours_used"] > 0
     # One replicate is too little to compare by, and that is all there is to say.
     assert compare.main([str(swept.path), str(whole.path)]) == 2
     assert "fewer than 2 replicates" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_guided_sweep_that_was_interrupted_or_ran_out_of_hours_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hours = {"strategy": {"guided": {"hours": 0.1}}}
+    fake = FakeRun(tmp_path / "run", plan_of(**hours), items=8, noise=0.01)
+    guide.guide(fake.path)
+    walk(fake)
+    assert pareto.main([str(fake.path)]) == 0
+    assert (
+        "guided sweep (epsilon 2 %): 7 of 42 points measured, 0 left out, 35 undecided; it was "
+        "interrupted after generation 1, and goes on when the run is started again"
+    ) in capsys.readouterr().out
+    with (fake.path / turns.FILE).open("a") as file:
+        late = {"sessions": ["s"], "attempt": 9, "began_unix_ns": 0, "ended_unix_ns": 10**16}
+        file.write(json.dumps(late) + "\n")
+    guide.guide(fake.path)
+    assert pareto.main([str(fake.path)]) == 0
+    told = capsys.readouterr().out.partition("guided sweep (epsilon 2 %): ")[2].partition("\n")[0]
+    assert told.startswith("7 of 42 points measured in "), told
+    assert "it ended because the budget of 0.1 h is used up, and " in told, told
 
 
 def test_hours_are_those_in_which_sessions_ran(tmp_path: Path) -> None:

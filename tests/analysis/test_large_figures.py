@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import doctest
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN
 
 from analysis.figures import front_figure
@@ -16,7 +18,7 @@ from analysis.figures import names as names_of_splits
 from analysis.figures import pages as pages_module
 from analysis.figures.breakdown import breakdown
 from analysis.figures.crowded import NAMED
-from analysis.figures.pages import PAGE_IN
+from analysis.figures.pages import PAGE_IN, all_named
 from analysis.figures.style import DPI
 from analysis.tables.front import mark
 from paretopipe_worker.cuts import FIRST, LAST
@@ -180,3 +182,16 @@ def test_bars_of_many_cuts_touch_and_only_the_front_and_the_endpoints_are_named(
 
 def test_examples_of_pages_are_true() -> None:
     assert doctest.testmod(pages_module).failed == 0
+
+
+def test_pages_are_made_no_further_than_the_first_name_that_has_no_room() -> None:
+    made: list[int] = []
+
+    def pages(*unnamed: int) -> Iterator[tuple[Figure, int]]:
+        for number in unnamed:
+            made.append(number)
+            yield Figure(), number
+
+    assert all_named(pages(0, 2, 0)) is None
+    assert made == [0, 2]
+    assert len(all_named(pages(0, 0)) or ()) == 2

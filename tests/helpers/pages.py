@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Page
+
+from analysis.prediction.costs import Costs
+from analysis.prediction.parts import hop
 
 
 @dataclass
@@ -73,3 +76,10 @@ class Report:
         """By how many pixels the page is wider than its window."""
         wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         return int(self.page.evaluate(wide))
+
+
+def over(made: Costs, rate_mbit: float, delay_ms: float) -> Costs:
+    """The same pipeline over other hops, as the page computes it."""
+    hops = tuple(hop(rate_mbit, delay_ms, one) for one in made.hops)
+    back = tuple(one and hop(rate_mbit, delay_ms, one) for one in made.back)
+    return replace(made, hops=hops, back=back)

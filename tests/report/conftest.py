@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
@@ -14,6 +16,7 @@ from analysis.figures import front_figure
 from tests.helpers.fake_plan import TWO_LINKS, make, mobilenet_table
 from tests.helpers.fake_run import FakeRun
 from tests.helpers.pages import Report
+from tests.helpers.traced import segments
 
 
 @pytest.fixture(scope="package")
@@ -41,12 +44,24 @@ def undrawn() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of MobileNetV2 over two links, in three replicates, of which one host was disturbed."""
+    """A run of MobileNetV2 over two links, in three replicates, of which one host was disturbed.
+
+    Load was offered to every split. Its report has the segments of a trace, too.
+    """
     plan = make(mobilenet_table(), links=TWO_LINKS, replicates=3)
-    fake = FakeRun(tmp_path_factory.mktemp("report") / "run", plan, items=8)
+    folder = tmp_path_factory.mktemp("report") / "run"
+    fake = FakeRun(folder, plan, items=8, loads=(0.3, 0.6, 1.5))
     for session in plan.sessions:
         fake.session(session, disturbed=session.points[:1])
-    pareto.analyse(fake.path)
+    made = pareto.tables_of
+
+    def with_segments(*args: Any, **options: Any) -> dict[str, pd.DataFrame]:
+        tables = made(*args, **options)
+        return tables | {"segments.csv": segments(tables["points.csv"])}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pareto, "tables_of", with_segments)
+        pareto.analyse(fake.path)
     return fake.path
 
 

@@ -135,7 +135,7 @@ def test_a_split_of_which_a_part_is_not_known_is_not_predicted(
         return made
 
     monkeypatch.setattr(Parts, "costs", lacking)
-    monkeypatch.setattr(pareto, "predictions", lambda run, _: unpredicted(run.plan))
+    monkeypatch.setattr(pareto, "predictions", lambda run, *_: unpredicted(run.plan))
     page = written(FakeRun(tmp_path / "run", make(tiny_table()), items=8).all_sessions())
     [scenario] = data_of(page)["scenarios"]
     assert [full for full, _ in scenario["names"]] == ["all on server", "body.1", "all on pi"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,12 @@ from playwright.sync_api import Browser
 
 from analysis import pareto
 from analysis.measures.replicates import replicates
-from analysis.prediction.costs import Costs
-from analysis.prediction.parts import Parts, group_of, hop
+from analysis.prediction.parts import Parts, group_of
 from analysis.run import read
 from analysis.tables.points import points
 from tests.helpers.fake_plan import THREE, make, mobilenet_table, tiny_table
 from tests.helpers.fake_run import FakeRun
-from tests.helpers.pages import Report
+from tests.helpers.pages import Report, over
 
 MARKS = "#front-plot .mark"
 
@@ -118,13 +116,6 @@ def test_sliders_compute_what_the_parts_of_the_pipeline_do(
     ]
     np.testing.assert_allclose(shown, sorted(best), rtol=1e-9)
     assert f"{latency.min():.3g} ms" in answer.replace(",", "")
-
-
-def over(made: Costs, rate_mbit: float, delay_ms: float) -> Costs:
-    """The same pipeline over other hops."""
-    hops = tuple(hop(rate_mbit, delay_ms, one) for one in made.hops)
-    back = tuple(one and hop(rate_mbit, delay_ms, one) for one in made.back)
-    return replace(made, hops=hops, back=back)
 
 
 def test_it_is_legible_in_the_dark_and_prints_its_fronts(chromium: Browser, run: Path) -> None:

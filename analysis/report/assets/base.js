@@ -5,6 +5,12 @@ const points = data.points.map(row =>
   Object.fromEntries(data.fields.map((field, place) => [field, row[place]])));
 for (const point of points) [point.label, point.short] = data.names[point.name];
 
+// Rows of a table about points: what each is of a field, and its point.
+const rowsOf = ({fields, rows}) => rows.map(row => {
+  const found = Object.fromEntries(fields.map((field, place) => [field, row[place]]));
+  return {...found, point: points[found.point]};
+});
+
 const byId = id => document.getElementById(id);
 
 function filled(element, attributes, children) {

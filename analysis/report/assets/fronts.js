@@ -75,10 +75,8 @@ const marksOf = point => [
 ].filter(Boolean);
 
 function drawLegend(series, several) {
-  const sign = (content, text) => make("li", {}, draw("svg", {viewBox: "-12 -9 24 18", "aria-hidden": "true"}, ...content), text);
   const grey = "var(--muted)", shown = series.flatMap(each => each.marks.map(mark => mark.point));
-  const entries = several ? series.map(({colour, dash, name}) =>
-    sign([draw("path", {d: "M-12 0H12", stroke: colour, "stroke-width": 3, "stroke-dasharray": dash})], name)) : [];
+  const entries = several ? series.map(lineSign) : [];
   const hosts = new Map();
   for (const {group} of series) for (const [rank, host] of data.hosts[group].entries()) {
     hosts.set(rank, (hosts.get(rank) || new Set()).add(host));

@@ -21,6 +21,7 @@ function start() {
     rows = drawTable(groups, point => shown.show(point), point => pick(point, false), kept => { rows = kept; });
     drawNetworks();
     if (groups.length) drawBreakdown(groups);
+    for (const section of [drawAttainment, drawLoad, drawSegments]) section(groups);
   }
 
   drawFilters(refresh);

@@ -29,7 +29,10 @@ function plot(host, series, {told, picked, predicted, called}) {
   box.left = 34 + 6.6 * Math.max(...up.ticks.map(tick => tickText(tick).length));
   const across = scale([...marks.map(mark => mark.x), ...ends("latency_low", "latency_high")], box.left, box.right);
   const picture = draw("svg", {viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": called});
-  picture.append(...axes(across, up, box, predicted));
+  picture.append(...axes(across, up, box, {
+    across: [`${predicted ? "Predicted response" : "Response"} latency`, "ms", "; less is better"],
+    up: [predicted ? "Predicted throughput" : "Throughput", "images/s", "; more is better"],
+  }));
   for (const each of series) picture.append(...line(each, across, up, predicted), ...bars(each, across, up));
   const tip = make("div", {class: "tip", "aria-hidden": "true"});
   const halo = draw("circle", {class: "halo", r: 11, visibility: "hidden"});
@@ -82,7 +85,8 @@ function plot(host, series, {told, picked, predicted, called}) {
   return {show};
 }
 
-function axes(across, up, box, predicted) {
+// `titles` of both axes: what it is, its unit, and what is added where there is room.
+function axes(across, up, box, titles) {
   const found = [];
   const text = (attributes, words) => draw("text", attributes, words);
   for (const tick of across.ticks) {
@@ -95,14 +99,11 @@ function axes(across, up, box, predicted) {
     found.push(draw("line", {class: "grid", x1: box.left, x2: box.right, y1: y, y2: y}));
     found.push(text({class: "tick", x: box.left - 7, y: y + 4, "text-anchor": "end"}, tickText(tick)));
   }
-  const scaled = axis => axis.logarithmic ? ", log" : "";
-  const [wide, what] = [box.right > 420, predicted ? "Predicted " : ""];
-  const title = words => what ? what + words.toLowerCase() : words;
-  found.push(text({class: "axis", x: box.right, y: box.bottom + 36, "text-anchor": "end"},
-    `${title("Response latency")} (ms${scaled(across)})${wide ? "; less is better" : ""}`));
+  const title = ([what, unit, better = ""], axis) =>
+    `${what} (${unit}${axis.logarithmic ? ", log" : ""})${box.right > 420 ? better : ""}`;
+  found.push(text({class: "axis", x: box.right, y: box.bottom + 36, "text-anchor": "end"}, title(titles.across, across)));
   const middle = (box.top + box.bottom) / 2;
-  found.push(text({class: "axis", "text-anchor": "middle", transform: `translate(13 ${middle}) rotate(-90)`},
-    `${title("Throughput")} (images/s${scaled(up)})${wide ? "; more is better" : ""}`));
+  found.push(text({class: "axis", "text-anchor": "middle", transform: `translate(13 ${middle}) rotate(-90)`}, title(titles.up, up)));
   return found;
 }
 

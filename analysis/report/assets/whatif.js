@@ -39,6 +39,7 @@ function startWhatIf() {
     slider("Delay, one way", "delay", DELAYS, "ms", drawWhatIf),
     slider("Window", "window", Array.from({length: 64}, (_, place) => place + 1), "in flight", drawWhatIf));
   form.addEventListener("submit", event => event.preventDefault());
+  startMap();
 }
 
 function predictedMarks() {
@@ -78,6 +79,7 @@ function drawWhatIf() {
     make("thead", {}, make("tr", {}, make("th", {scope: "col"}, "Split"), head("Latency", "ms"), head("Throughput", "images/s"))),
     make("tbody", {}, ...front.map(({point, x, y}) => make("tr", {"data-latency": x, "data-throughput": y},
       make("th", {scope: "row"}, point.label), make("td", {class: "number"}, figure(x)), make("td", {class: "number"}, figure(y)))))));
+  drawMap();
 }
 
 function errorOf({latency_error: latency, throughput_error: throughput, link}) {
