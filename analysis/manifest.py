@@ -21,8 +21,9 @@ import pandas as pd
 
 from analysis import turns
 from analysis.measures.certificate import COLUMNS, certificates, paths_of
-from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
+from analysis.provenance import FACTS, MOST_BYTES, VARIABLES, checkout, packages, told, written
 from analysis.run import Run, RunError, of_stages, processes, read
+from paretopipe_worker import bounded
 from paretopipe_worker.plan import identity
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.plan.plan import written as resolved
@@ -232,7 +233,7 @@ def _with_earlier(file: Path, key: str, known: dict[str, dict[str, Any]]) -> dic
     A run may be analysed again when its hosts are not there to be asked.
     """
     try:
-        hosts = json.loads(file.read_text(encoding="utf-8"))["hosts"]
+        hosts = bounded.document(file, MOST_BYTES)["hosts"]
         earlier = {host["name"]: host[key] for host in hosts if host[key]}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         earlier = {}  # there is none, or it is damaged: it is written anew

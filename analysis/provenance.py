@@ -37,6 +37,9 @@ FACTS = (
 )
 """Ansible's facts that describe a host."""
 
+MOST_BYTES = 256_000_000
+"""Size of the largest manifest that is read."""
+
 
 def told(values: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any] | None:
     """Those of `values` that have one of these names and are plain, or mappings to numbers."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from analysis.provenance import written
+from analysis.provenance import MOST_BYTES, written
 from analysis.run import Run
+from paretopipe_worker import bounded
 from paretopipe_worker.plan import identity
 
 _SHOWN = ("paretopipe", "python", "torch", "torchvision", "onnxruntime")
@@ -87,7 +88,7 @@ def _versions(run: Run) -> list[tuple[str, str, str]]:
 def _manifest(folder: Path) -> dict[str, Any]:
     """The run's manifest; nothing where there is none, or none that can be read."""
     try:
-        document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        document = bounded.document(folder / "manifest.json", MOST_BYTES)
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -104,7 +104,7 @@ def test_what_is_no_trace_is_refused_with_line_and_column(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "No such file"), (b"\xff\xfe\x00", "'utf-8' codec")]
+    ("content", "said"), [(None, "No such file"), (b"\xff\xfe\x00", "is no UTF-8 but UTF-16")]
 )
 def test_a_file_that_cannot_be_read_is_refused(
     tmp_path: Path, content: bytes | None, said: str
