@@ -157,6 +157,8 @@ def parse(
     TraceError
         When it is no CSV, a column is unknown, a time does not come after the one before, no link
         has such a condition, or nothing passes for too long; the text names line and column.
+    ValueError
+        When there is no such period.
     """
     starts: list[float] = []
     conditions: list[Condition] = []
@@ -181,7 +183,12 @@ def parse(
     if len(starts) < 2:
         raise TraceError(f"{name}: a trace has at least 2 segments, a row each; got {len(starts)}")
     end_s = 2 * starts[-1] - starts[-2] if period_s is None else period_s
-    timetable = Timetable(tuple(starts), end_s)
+    try:
+        timetable = Timetable(tuple(starts), end_s)
+    except ValueError as error:
+        if period_s is not None:
+            raise
+        raise TraceError(f"{name}: {error}; give period_s") from error
     if (lasts_s := outage_s(timetable, conditions)) > LONGEST_OUTAGE_S:
         said = "ever" if math.isinf(lasts_s) else f"for {lasts_s:g} s"
         raise TraceError(
