@@ -28,8 +28,7 @@ from typing import Any
 import bagit  # type: ignore[import-untyped]
 import yaml
 
-from analysis.provenance import MOST_BYTES
-from paretopipe_worker import bounded
+from analysis.provenance import read_manifest
 from paretopipe_worker.plan import spec
 from paretopipe_worker.usertext import shown
 
@@ -184,8 +183,8 @@ def _check_members(archive: zipfile.ZipFile, file: Path, folder: Path) -> None:
 def _manifest(run: Path) -> dict[str, Any]:
     """A run's manifest."""
     try:
-        document: dict[str, Any] = bounded.document(run / "manifest.json", MOST_BYTES)
-    except (OSError, ValueError) as error:
+        document: dict[str, Any] = read_manifest(run)
+    except (OSError, ValueError, RecursionError) as error:
         raise ArchiveError(f"{run}: has no manifest that can be read: {error}") from error
     return document
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from analysis.provenance import MOST_BYTES, written
+from analysis.provenance import read_manifest, written
 from analysis.run import Run
-from paretopipe_worker import bounded
 from paretopipe_worker.plan import identity
 
 _SHOWN = ("paretopipe", "python", "torch", "torchvision", "onnxruntime")
@@ -88,7 +87,7 @@ def _versions(run: Run) -> list[tuple[str, str, str]]:
 def _manifest(folder: Path) -> dict[str, Any]:
     """The run's manifest; nothing where there is none, or none that can be read."""
     try:
-        document = bounded.document(folder / "manifest.json", MOST_BYTES)
-    except (OSError, ValueError):
+        document = read_manifest(folder)
+    except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
