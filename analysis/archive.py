@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import json
 import logging
+import lzma
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +28,20 @@ from typing import Any
 import bagit  # type: ignore[import-untyped]
 import yaml
 
+from analysis.provenance import read_manifest
+from paretopipe_worker.plan import spec
+from paretopipe_worker.usertext import shown
+
 _MOST_BYTES = 100 << 30
-"""The largest archive that is unpacked."""
+_MOST_MEMBERS = 200_000
+"""The largest archive that is unpacked, in bytes and in files."""
+
+_BROKEN = (
+    *(OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile),
+    *(zlib.error, lzma.LZMAError, struct.error, OverflowError, LookupError),
+)
+"""What ``zipfile`` and ``bagit`` raise about a file that is damaged, encrypted, or packed by other
+means."""
 
 _LEFT_OUT = ("secret", "*.partial")
 """Files of a run's folder that are nobody's business, or are not complete."""
@@ -90,9 +105,9 @@ def opened(file: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         try:
             with zipfile.ZipFile(file) as archive:
-                _check_members(archive, file)
+                _check_members(archive, file, Path(folder))
                 archive.extractall(folder)
-        except (OSError, zipfile.BadZipFile) as error:
+        except _BROKEN as error:
             raise ArchiveError(f"{file}: cannot be read: {error}") from error
         found = list(Path(folder).iterdir())
         if len(found) != 1 or not (found[0] / "data" / "run" / "plan.json").is_file():
@@ -100,30 +115,76 @@ def opened(file: Path) -> Iterator[Path]:
         try:
             with _quiet():
                 bagit.Bag(str(found[0])).validate(processes=1)
-        except bagit.BagError as error:
+        except (bagit.BagError, *_BROKEN) as error:
             raise ArchiveError(f"{file}: was changed after it was sealed: {error}") from error
         yield found[0] / "data"
 
 
-def _check_members(archive: zipfile.ZipFile, file: Path) -> None:
-    """Refuse what no archive of a run holds, before anything is written."""
+def code(data: Path, checkout: Path) -> list[str]:
+    """What of an archive's experiment can run code that is not this project's, a line for each.
+
+    Whoever wrote the archive chose it. A factory is any function that can be imported, with
+    arguments; a ``.pt2`` file is unpickled when it is loaded; and pip runs what it installs.
+
+    Parameters
+    ----------
+    data
+        What :func:`opened` yields.
+    checkout
+        This project, whose own factories are not listed.
+
+    Raises
+    ------
+    ArchiveError
+        When the experiment cannot be read.
+    """
+    try:
+        models = spec.read(data / "experiment.yml").models
+    except spec.SpecError as error:
+        raise ArchiveError(str(error)) from error
+    found = []
+    for model in models:
+        made_by = model.factory or model.name
+        package = made_by.partition(":")[0].partition(".")[0]
+        if model.exported:
+            found.append(f"model {model.name}: the file {model.path}")
+        elif ":" in made_by and (model.path or not (checkout / package).is_dir()):
+            where = f" in {model.path}" if model.path else ""
+            found.append(f"model {model.name}: the function {made_by}{where}")
+        found += [f"model {model.name}: pip installs {shown(r)}" for r in model.requirements]
+    return found
+
+
+def _check_members(archive: zipfile.ZipFile, file: Path, folder: Path) -> None:
+    """Refuse what no archive of a run holds, before anything is written to `folder`.
+
+    Of a member no more is unpacked than the size that it claims, whatever it holds.
+    """
     members = archive.infolist()
-    if (size := sum(member.file_size for member in members)) > _MOST_BYTES:
+    if len(members) > _MOST_MEMBERS:
+        raise ArchiveError(f"{file}: holds {len(members)} files; allowed: {_MOST_MEMBERS}")
+    size = sum(member.file_size for member in members)
+    if size > (most := min(_MOST_BYTES, shutil.disk_usage(folder).free)):
         raise ArchiveError(
-            f"{file}: would take {size / 1e9:.0f} GB; allowed: {_MOST_BYTES / 1e9:.0f}"
+            f"{file}: would take {size} bytes; allowed: {most}, of what is free in {folder}"
         )
+    seen: set[str] = set()
     for member in members:
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        parts = Path(member.filename).parts
-        if ".." in parts or Path(member.filename).is_absolute() or kind == stat.S_IFLNK:
-            raise ArchiveError(f"{file}: holds {member.filename!r}, which leads out of its folder")
+        name, kind = member.filename, stat.S_IFMT(member.external_attr >> 16)
+        if ".." in Path(name).parts or Path(name).is_absolute() or kind == stat.S_IFLNK:
+            raise ArchiveError(f"{file}: holds {name!r}, which leads out of its folder")
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ArchiveError(f"{file}: holds {name!r}, which is neither a file nor a folder")
+        if name in seen:
+            raise ArchiveError(f"{file}: holds {name!r} twice")
+        seen.add(name)
 
 
 def _manifest(run: Path) -> dict[str, Any]:
     """A run's manifest."""
     try:
-        document: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        document: dict[str, Any] = read_manifest(run)
+    except (OSError, ValueError, RecursionError) as error:
         raise ArchiveError(f"{run}: has no manifest that can be read: {error}") from error
     return document
 

@@ -20,7 +20,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from analysis.column import Column
 from analysis.links_columns import DTYPES, LINKS, TRANSFERS
+from paretopipe_worker import bounded
+from paretopipe_worker.plan.fleet import NAME
 from paretopipe_worker.records.pairs import SCHEMA, Goodput, Pair, Place, Table, Transfer
+from paretopipe_worker.usertext import shown
 
 PERCENTILE_DATAGRAMS = 130
 """Datagrams that must have come back for the 5th and 95th percentile (see `analysis.column`)."""
@@ -28,6 +31,9 @@ PERCENTILE_DATAGRAMS = 130
 TABLE: TypeAdapter[Table] = TypeAdapter(Table)
 PAIR: TypeAdapter[Pair] = TypeAdapter(Pair)
 """Reads what one host found."""
+
+_MOST_BYTES = 64 * bounded.MEGABYTE
+"""Size of the largest file that is read; a real one has some hundred thousand bytes."""
 
 
 class LinksError(ValueError):
@@ -64,14 +70,20 @@ def read(path: Path) -> Links:
     """
     file = path / "links.json"
     try:
-        table = TABLE.validate_json(file.read_bytes())
+        table = TABLE.validate_json(bounded.data(file, _MOST_BYTES))
     except FileNotFoundError as error:
         raise LinksError(f"{path}: no table of links (it has no links.json)") from error
     except ValidationError as error:
         raise LinksError(f"{file}: {_fault(error)}") from error
+    except (OSError, bounded.UnreadableFile) as error:
+        raise LinksError(f"{file}: {error}") from error
     if table.schema != SCHEMA:
         raise LinksError(f"{file}: has schema {table.schema}; this version reads {SCHEMA}")
     places = {place.name: place for place in table.hosts}
+    named = {name for pairs in table.rounds for pair in pairs for name in pair}
+    # Names of hosts are names of folders here.
+    if odd := sorted(name for name in named if name not in places or not NAME.fullmatch(name)):
+        raise LinksError(f"{file}: rounds: {shown(odd[0])} is no host of the table")
     links, transfers = [], []
     for one, two in (pair for pairs in table.rounds for pair in pairs):
         for source, sink in ((one, two), (two, one)):
@@ -87,11 +99,13 @@ def _pair(path: Path, source: str, sink: str) -> Pair:
     """What `source` measured; where that cannot be read, a pair with nothing but the reason."""
     file = path / "pairs" / source / f"{sink}.json"
     try:
-        pair = PAIR.validate_json(file.read_bytes())
+        pair = PAIR.validate_json(bounded.data(file, _MOST_BYTES))
     except FileNotFoundError:
         return Pair(source, sink, reasons={"all": "nothing was left: measuring was broken off"})
     except ValidationError as error:
         return Pair(source, sink, reasons={"all": f"{file}: {_fault(error)}"})
+    except (OSError, bounded.UnreadableFile) as error:
+        return Pair(source, sink, reasons={"all": f"{file}: {error}"})
     if (pair.schema, pair.source, pair.sink) != (SCHEMA, source, sink):
         said = f"{pair.source} to {pair.sink}, schema {pair.schema}"
         return Pair(source, sink, reasons={"all": f"{file}: holds {said}, so it is not used"})

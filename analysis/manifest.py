@@ -21,7 +21,7 @@ import pandas as pd
 
 from analysis import turns
 from analysis.measures.certificate import COLUMNS, certificates, paths_of
-from analysis.provenance import FACTS, VARIABLES, checkout, packages, told, written
+from analysis.provenance import FACTS, VARIABLES, checkout, packages, read_manifest, told, written
 from analysis.report import guided
 from analysis.run import Run, RunError, of_stages, processes, read
 from paretopipe_worker.plan import identity
@@ -57,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(_plain(document), indent=1, allow_nan=False)
+    file.write_text(f"{text}\n", encoding="utf-8")
     print(file)
     return 0
 
@@ -235,12 +236,18 @@ def _with_earlier(file: Path, key: str, known: dict[str, dict[str, Any]]) -> dic
     A run may be analysed again when its hosts are not there to be asked.
     """
     try:
-        hosts = json.loads(file.read_text(encoding="utf-8"))["hosts"]
+        hosts = read_manifest(file.parent)["hosts"]
         earlier = {host["name"]: host[key] for host in hosts if host[key]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         earlier = {}  # there is none, or it is damaged: it is written anew
     now = {host: told for host, told in known.get(key, {}).items() if told}
     return {**earlier, **now} or None
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    """A document as JSON has it: null for what a table has no value of."""
+    plain: dict[str, Any] = json.loads(json.dumps(document), parse_constant=lambda _: None)
+    return plain
 
 
 def _known(text: str) -> dict[str, dict[str, Any]]:

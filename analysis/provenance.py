@@ -6,6 +6,7 @@ values, since passwords, keys and vaults stand beside them under names that nobo
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from paretopipe_worker import bounded
 from paretopipe_worker.link import traces
 from paretopipe_worker.link.presets import PRESETS
 from paretopipe_worker.link.profiles import UNSHAPED, LinkSpec
@@ -36,6 +38,8 @@ FACTS = (
     *("distribution", "distribution_version", "distribution_release", "python_version"),
 )
 """Ansible's facts that describe a host."""
+
+_MOST_BYTES = 256 * bounded.MEGABYTE
 
 
 def told(values: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any] | None:
@@ -112,3 +116,16 @@ def _git(directory: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def read_manifest(folder: Path) -> Any:
+    """Read the manifest of a run's folder.
+
+    Raises
+    ------
+    OSError, ValueError, RecursionError
+        When there is none, or it cannot be read.
+    """
+    text = bounded.text(folder / "manifest.json", _MOST_BYTES)
+    # Earlier versions wrote NaN, which no JSON has, where there was no reason.
+    return json.loads(text, parse_constant=lambda _: None)

@@ -18,7 +18,7 @@ from typing import Any
 
 import ansible_runner  # type: ignore[import-untyped]
 
-from analysis.archive import ArchiveError, opened, seal
+from analysis.archive import ArchiveError, code, opened, seal
 from analysis.run import RunError, read
 from analysis.verdict import verdict
 from paretopipe_worker.plan.plan import PlanError
@@ -28,6 +28,11 @@ ROOT = Path(__file__).resolve().parent.parent
 _ARTIFACTS = ROOT / ".cache" / "runner"
 _KEPT = 5
 """Runs whose events are kept."""
+
+_UNREAD = (
+    "{}: what it asks for runs code that is not this project's:\n  {}\n"
+    "Read data/experiment.yml in the archive. If you trust this code, allow it with --allow-code"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,6 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--dry-run", action="store_true", help="say what would be measured, its hours and disk"
     )
     parser.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="with --from: run code that the archive names, which you have read",
+    )
+    parser.add_argument(
         "-K", "--ask-become-pass", action="store_true", help="ask for the password of sudo"
     )
     options = parser.parse_args(arguments)
@@ -54,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.archive is None:
             return _measure(options, Path(options.experiment))
         with opened(options.archive) as sealed:
+            if (found := code(sealed, ROOT)) and not options.allow_code:
+                raise ArchiveError(_UNREAD.format(options.archive, "\n  ".join(found)))
             status = _measure(options, sealed / "experiment.yml", sealed.parent.name)
             if not options.dry_run:
                 print("\n".join(verdict(read(sealed / "run"), read(_results(options.run)))))

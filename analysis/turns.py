@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from analysis.run import RunError
+from paretopipe_worker import bounded
 
 FILE = "sessions.jsonl"
 """File of a run in which ``ansible-playbook`` writes a line for each session that has ended."""
@@ -33,6 +34,7 @@ class Turn:
 
 
 _ADAPTER = TypeAdapter(Turn)
+_MOST_BYTES = 64 * bounded.MEGABYTE
 
 
 def turns(run: Path) -> list[Turn]:
@@ -47,7 +49,10 @@ def turns(run: Path) -> list[Turn]:
         When a line is damaged, naming it. The last one may have been cut short.
     """
     path = run / FILE
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
+    try:
+        lines = bounded.text(path, _MOST_BYTES).split("\n") if path.exists() else [""]
+    except (OSError, bounded.UnreadableFile) as error:
+        raise RunError(f"{path}: {error}") from error
     found = []
     for number, line in enumerate(lines[:-1], start=1):
         try:

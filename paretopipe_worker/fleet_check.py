@@ -12,7 +12,10 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
 
-_ASKING = ("__init__.py", "survey.py", "usertext.py", "host/*.py", "link/*.py", "shaping/*.py")
+_ASKING = (
+    *("__init__.py", "survey.py", "bounded.py", "usertext.py"),
+    *("host/*.py", "link/*.py", "shaping/*.py"),
+)
 """Files of the package that `paretopipe_worker.survey` is made of."""
 
 

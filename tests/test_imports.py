@@ -17,13 +17,17 @@ FLOORS: dict[str, dict[str, set[str]]] = {
     WORKER: {
         "cuts": set(),
         "usertext": set(),
-        "link": {"usertext"},
-        "records": {"link"},
+        "bounded": set(),
+        "link": {"usertext", "bounded"},
+        "records": {"link", "bounded"},
         "transport": {"cuts"},
         "wire": {"cuts"},
         "model": {"cuts"},
         "execution": {"cuts", "model"},
-        "plan": {"cuts", "usertext", "link", "records", "transport", "wire", "execution"},
+        "plan": {
+            *("cuts", "usertext", "bounded", "link", "records", "transport", "wire"),
+            "execution",
+        },
         "host": {"records"},
         "fitness": {"usertext", "plan", "host"},
         "shaping": {"usertext", "link", "host"},
@@ -31,7 +35,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
             *("cuts", "link", "records", "transport", "wire", "model", "plan", "host"),
             "execution",
         },
-        "wheels": {"usertext"},
+        "wheels": {"usertext", "bounded"},
         "exports": {"cuts", "model", "plan"},
         "prepare": {"cuts", "usertext", "model", "plan", "exports"},
     },
@@ -57,7 +61,7 @@ FLOORS: dict[str, dict[str, set[str]]] = {
 
 Modules that are not named are commands, which may import everything and which no room imports."""
 
-OF_THE_WORKER = {"cuts", "usertext", "link", "records", "transport.backends", "plan"}
+OF_THE_WORKER = {"cuts", "usertext", "bounded", "link", "records", "transport.backends", "plan"}
 """Rooms and modules of the worker that the analysis may import."""
 
 

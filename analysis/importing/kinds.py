@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from analysis.column import Column
+from paretopipe_worker import bounded
 from paretopipe_worker.usertext import shown
 
 MOST_BYTES = 1_000_000
@@ -143,16 +144,11 @@ def content(file: Path) -> str:
         When it is too large, or no UTF-8.
     """
     try:
-        with file.open("rb") as opened:
-            raw = opened.read(MOST_BYTES + 1)
-        text = raw.decode("utf-8-sig")
+        return bounded.text(file, MOST_BYTES)
     except OSError as error:
         raise ImportingError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ImportingError(f"{file}: byte {error.start} is no UTF-8") from error
-    if len(raw) > MOST_BYTES:
-        raise ImportingError(f"{file}: is larger than {MOST_BYTES} bytes, the most that is read")
-    return text
+    except bounded.UnreadableFile as error:
+        raise ImportingError(f"{file}: {error}") from error
 
 
 def faults_of(error: ValidationError, where: str) -> list[str]:

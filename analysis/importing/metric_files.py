@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from analysis.column import Column
 from analysis.importing.kinds import ImportingError, Kind, Row, content, faults_of
+from paretopipe_worker import bounded
 
 LATENCY, THROUGHPUT = "two_clock_latency_mean_ms", "completions_images_s"
 
@@ -53,11 +54,13 @@ class _Metrics(BaseModel):
 def _rows(file: Path, told: Path) -> list[Row]:
     """The one row of a file."""
     try:
-        read = _Metrics.model_validate_json(content(file))
+        text = content(file)
+        read = _Metrics.model_validate_json(text)
+        bounded.parsed(text)  # else the last of two keys would win
     except ValidationError as error:
         raise ImportingError("\n".join(faults_of(error, str(file)))) from error
-    except RecursionError as error:
-        raise ImportingError(f"{file}: is nested too deeply") from error
+    except bounded.UnreadableFile as error:
+        raise ImportingError(f"{file}: {error}") from error
     if named := _NAME.fullmatch(file.name):
         for key, value in (("model", read.model_name), ("split", str(read.split_index))):
             if named[key] != value:

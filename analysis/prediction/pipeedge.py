@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from analysis.prediction.costs import Hop
 from analysis.prediction.exact import Fleet
+from paretopipe_worker import bounded
 from paretopipe_worker.cuts import DTYPE_BYTES
-from paretopipe_worker.plan import faults
+from paretopipe_worker.plan import faults, yaml_text
 from paretopipe_worker.usertext import shown
 
 MIB = 2**20
@@ -125,14 +126,12 @@ _Content = TypeVar("_Content")
 def _checked(path: Path, adapter: TypeAdapter[_Content]) -> _Content:
     """What a file holds."""
     try:
-        if (size := path.stat().st_size) > _MOST_BYTES:
-            raise PipeEdgeError(f"{path}: has {size} bytes; at most {_MOST_BYTES} are read")
-        text = path.read_text(encoding="utf-8")
+        text = bounded.text(path, _MOST_BYTES)
         # A few lines of aliases can stand for gigabytes.
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise PipeEdgeError(f"{path}: has a YAML alias; write out what it stands for")
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        content = yaml_text.load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise PipeEdgeError(f"{path}: {' '.join(str(error).split())}") from error
     try:
         return adapter.validate_python(content)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from analysis.provenance import written
+from analysis.provenance import read_manifest, written
 from analysis.run import Run
 from paretopipe_worker.plan import identity
 
@@ -87,7 +87,7 @@ def _versions(run: Run) -> list[tuple[str, str, str]]:
 def _manifest(folder: Path) -> dict[str, Any]:
     """The run's manifest; nothing where there is none, or none that can be read."""
     try:
-        document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = read_manifest(folder)
+    except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paretopipe_worker import bounded
 from paretopipe_worker.link.conditions import Condition
 from paretopipe_worker.usertext import shown
 
 MAX_SEGMENTS = 20_000
 """Five and a half hours in steps of a second, which a host replays and a plan holds with ease."""
+_MOST_BYTES = 4 * bounded.MEGABYTE
 LONGEST_OUTAGE_S = 600.0
 """Linux gives up a connection after 924 s without acknowledgement at the earliest (tcp(7))."""
 SHORTEST_S = 0.1
@@ -123,11 +125,11 @@ def read(path: Path, name: str, period_s: float | None) -> tuple[Timetable, tupl
         When there is no such file, or it holds no trace.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return parse(file, name, period_s)
-    except (OSError, UnicodeDecodeError) as error:
+        text = bounded.text(path, _MOST_BYTES)
+    except (OSError, bounded.UnreadableFile) as error:
         said = error.strerror if isinstance(error, OSError) else error
         raise TraceError(f"{name}: cannot be read as a CSV file: {said}") from error
+    return parse(io.StringIO(text, newline=""), name, period_s)
 
 
 def parse(
@@ -155,6 +157,8 @@ def parse(
     TraceError
         When it is no CSV, a column is unknown, a time does not come after the one before, no link
         has such a condition, or nothing passes for too long; the text names line and column.
+    ValueError
+        When there is no such period.
     """
     starts: list[float] = []
     conditions: list[Condition] = []
@@ -179,7 +183,12 @@ def parse(
     if len(starts) < 2:
         raise TraceError(f"{name}: a trace has at least 2 segments, a row each; got {len(starts)}")
     end_s = 2 * starts[-1] - starts[-2] if period_s is None else period_s
-    timetable = Timetable(tuple(starts), end_s)
+    try:
+        timetable = Timetable(tuple(starts), end_s)
+    except ValueError as error:
+        if period_s is not None:
+            raise
+        raise TraceError(f"{name}: {error}; give period_s") from error
     if (lasts_s := outage_s(timetable, conditions)) > LONGEST_OUTAGE_S:
         said = "ever" if math.isinf(lasts_s) else f"for {lasts_s:g} s"
         raise TraceError(

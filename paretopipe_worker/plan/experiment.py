@@ -33,7 +33,7 @@ INVENTORY = "inventory"
 MIN_ITEMS = 6
 """Fewest items a median is taken of; a point with fewer has failed."""
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _known_dtype(value: str) -> str:

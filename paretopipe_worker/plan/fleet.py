@@ -83,7 +83,10 @@ _Text = BeforeValidator(_number)
 """Accepts a number written as text, as a variable on the command line is (``-e threads=2``)."""
 
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
+NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+"""Names that hosts may have, which are those of folders, too."""
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -134,7 +137,7 @@ class Host:
         Background load during sessions that are to be measured on busy hosts; null for none.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     data_address: Annotated[str, AfterValidator(_address)]
     data_port: Annotated[int, Field(ge=1024, le=MOST_PORT), _Text] = 29400
     threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _Text] = None

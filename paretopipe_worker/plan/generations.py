@@ -16,6 +16,7 @@ import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from paretopipe_worker import bounded
 from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.plan.plan import Plan
 from paretopipe_worker.plan.strategy import Guided
@@ -156,6 +157,7 @@ class End:
 
 Line: TypeAlias = Generation | End
 _ADAPTER: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
+_MOST_BYTES = 512 * bounded.MEGABYTE
 
 
 @plain(frozen=True)
@@ -236,7 +238,10 @@ def read(plan: Plan, results: Path) -> History:
     if not path.exists():
         return History()
     known, lines = {point.id for point in plan.points}, list[Line]()
-    *whole, _ = path.read_bytes().split(b"\n")
+    try:
+        *whole, _ = bounded.data(path, _MOST_BYTES).split(b"\n")
+    except (OSError, bounded.UnreadableFile) as error:
+        raise GenerationsError(f"{path}: {error}") from error
     for number, text in enumerate(whole, start=1):
         try:
             line = _ADAPTER.validate_json(text)

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from paretopipe_worker import bounded
 from paretopipe_worker.cuts import EAGER, FIRST, LAST, PLAIN, CutTable, TensorSpec, payload_bytes
 from paretopipe_worker.link.profiles import LinkSpec
 from paretopipe_worker.plan.experiment import Experiment, ModelSpec
@@ -283,7 +284,7 @@ def read(path: Path) -> Plan:
         When the file is missing, damaged, or of another schema.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = bounded.document(path, 512 * bounded.MEGABYTE)
         if document.get("schema") not in _READABLE:
             found = document.get("schema")
             raise PlanError(
@@ -298,7 +299,7 @@ def read(path: Path) -> Plan:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PlanError(f"{path}: {where}: {first['msg']}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError) as error:
+    except (bounded.UnreadableFile, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise PlanError(f"{path}: is not a plan: {error}") from error
 
 

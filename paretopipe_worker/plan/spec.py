@@ -6,7 +6,7 @@ Every refusal names the file, the key path and what is allowed, before any host 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from paretopipe_worker import bounded
 from paretopipe_worker.cuts import EXPORTED
 from paretopipe_worker.link import profiles
 from paretopipe_worker.link.conditions import TcpSettings
-from paretopipe_worker.plan import faults
+from paretopipe_worker.plan import faults, yaml_text
 from paretopipe_worker.plan.experiment import (
     Experiment,
     ImageSpec,
@@ -29,7 +30,7 @@ from paretopipe_worker.plan.experiment import (
 )
 from paretopipe_worker.plan.session_specs import CertifySpec, ProfileSpec
 from paretopipe_worker.plan.strategy import GuideSpec, LimitSpec, Sample, SplitSpec
-from paretopipe_worker.usertext import is_path, located, shown
+from paretopipe_worker.usertext import is_path, located
 
 _ADAPTER = TypeAdapter(Experiment)
 _NESTED: dict[str, type] = {
@@ -67,11 +68,13 @@ def read(path: Path) -> Experiment:
         When the file cannot be read, is not YAML, or any value in it is not allowed.
     """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        document = yaml_text.load(bounded.text(path, yaml_text.MOST_BYTES))
     except OSError as error:
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise SpecError(f"{path}: cannot be read{where}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except bounded.UnreadableFile as error:
+        raise SpecError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise SpecError(f"{path}: is not valid YAML: {error}") from error
     return parse(document, str(path), path.parent)
 
@@ -154,20 +157,6 @@ def _resolve_links(source: str, document: dict[str, Any], folder: Path) -> list[
         if not found:
             document["links"] = resolved
     return found
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, but it refuses a key given twice, where YAML would keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build a mapping whose keys differ."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {shown(key)} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
 
 
 def _line(source: str, fault: ErrorDetails) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def distinct(values: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
@@ -68,7 +68,7 @@ class SplitSpec:
     max_tensors: Annotated[int, Field(ge=1, le=64)] = 1
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Sample:
     """A strategy: `sample` splits beside the endpoints, drawn for each model and number of stages.
 
@@ -80,7 +80,7 @@ class Sample:
     sample: Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class GuideSpec:
     """How a guided sweep ends: settled to within `epsilon`, or at a budget of `hours`.
 
@@ -92,7 +92,7 @@ class GuideSpec:
     hours: Annotated[float, Field(gt=0, le=1_000_000, strict=True)] | None = None
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Guided:
     """A strategy: measure what may be on the front, in generations (:mod:`.generations`).
 

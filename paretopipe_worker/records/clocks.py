@@ -12,7 +12,7 @@ Reading: TypeAlias = tuple[int, int, int]
 and NTP slews; ``CLOCK_MONOTONIC_RAW``, which nothing corrects; ``CLOCK_MONOTONIC`` again."""
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Exchange:
     """A question and its answer: the source's clocks, the other rank's, the source's again."""
@@ -22,7 +22,7 @@ class Exchange:
     received: Reading
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Clock:
     """A comparison of the clocks of rank `rank` with the source's.

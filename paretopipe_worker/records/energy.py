@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import with_config
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Energy:
     """What the host used from just before a leg until just after it.
@@ -46,7 +46,7 @@ class Energy:
     samples: int | None = None
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Rest:
     """What the host used before the first point of a session, while all its ranks rested.

@@ -10,11 +10,13 @@ from typing import Annotated, get_args
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
+from paretopipe_worker import bounded
 from paretopipe_worker.records.lines import Header, Readable, Record
 
 _LINE: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 _KINDS = ", ".join(kind.kind for kind in get_args(Record))
 _READABLE = ", ".join(map(str, get_args(Readable)))
+_MOST_LINE_BYTES = 64 * bounded.MEGABYTE
 
 
 class RecordError(ValueError):
@@ -74,9 +76,9 @@ def read_records(path: Path) -> Iterator[Record]:
     RecordError
         When the records are of another schema.
     """
-    # As bytes, since a damaged file need not be text.
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    number = 0
+    try:
+        for number, line in enumerate(bounded.lines(path, _MOST_LINE_BYTES), start=1):
             if not line.endswith(b"\n"):
                 return
             try:
@@ -86,6 +88,8 @@ def read_records(path: Path) -> Iterator[Record]:
             if (number == 1) != isinstance(record, Header):
                 raise DamagedRecord(f"{path}:{number}: the header must be the first line, and once")
             yield record
+    except bounded.UnreadableFile as error:
+        raise DamagedRecord(f"{path}:{number + 1}: {error}") from error
 
 
 def _refusal(error: ValidationError, where: str) -> RecordError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import with_config
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Health:
     """The host during one leg, sampled between items, a few times a second at most.

@@ -34,7 +34,7 @@ COUNTED_PHASES = ("latency", "throughput", "load")
 """Phases whose items count; every leg of a point is of one of them."""
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Header:
     """First line: who writes, of which session of which run, on what machine.
@@ -75,7 +75,7 @@ class Header:
     kind: Literal["header"] = "header"
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Ready:
     """The stages found each other: settings of this host's connections, `numerics` by other rank.
@@ -92,7 +92,7 @@ class Ready:
 
 
 # One is made for every batch, by the thread that computes; a frozen one takes five times as long.
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass
 class Item:
     """One batch through one stage.
@@ -162,7 +162,7 @@ class Item:
     kind: Literal["item"] = "item"
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class LegEnd:
     """One leg of one point, as one stage saw it; `phase` is `latency`, `throughput` or `load`.
@@ -230,7 +230,7 @@ class LegEnd:
     kind: Literal["phase"] = "phase"
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class PointBegin:
     """A point begins, written by the source: without its end, the session ended while it ran."""
@@ -239,7 +239,7 @@ class PointBegin:
     kind: Literal["begin"] = "begin"
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class PointEnd:
     """How a point ended, written by the source.
@@ -264,7 +264,7 @@ class PointEnd:
     kind: Literal["point"] = "point"
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class End:
     """Last line: how the session ended here, and where its time went.

@@ -31,7 +31,7 @@ PATIENCE_S = 30
 SLOWEST_DATAGRAMS_S = 0.05
 """Seconds between two datagrams on a path however slow, unless more were asked for."""
 
-_STRICT: Any = {"extra": "forbid"}
+_STRICT: Any = {"extra": "forbid", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import with_config
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Transfer:
     """Single messages of one size over one hop, each sent after the path had been idle.
@@ -22,7 +22,7 @@ class Transfer:
     ns: tuple[int, ...]
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Datagrams:
     """UDP datagrams sent around the ring one by one, at the data ports.
@@ -37,7 +37,7 @@ class Datagrams:
     round_trip_ns: tuple[int, ...]
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Probe:
     """The path as the stages measured it with their own connections: a certificate of the link.

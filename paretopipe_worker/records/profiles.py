@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import with_config
 
 
-@with_config(extra="forbid")
+@with_config(extra="forbid", allow_inf_nan=False)
 @dataclass(frozen=True)
 class Profile:
     """The units of one stage, item by item, without messages.

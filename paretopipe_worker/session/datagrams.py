@@ -103,6 +103,7 @@ def pass_on(rank: int, channel: Channel, addresses: Ends, deadline_s: float) -> 
     """
     before, following = addresses[rank - 1], addresses[(rank + 1) % len(addresses)]
     seen: set[int] = set()
+    until_s = time.monotonic() + 2 * deadline_s
     try:
         link = _socket(addresses[rank])
     except PortInUse as error:
@@ -113,17 +114,29 @@ def pass_on(rank: int, channel: Channel, addresses: Ends, deadline_s: float) -> 
         while True:
             waiting = [link.fileno(), channel.fileno()]
             ready, _, _ = select.select(waiting, [], [], deadline_s)
-            if link.fileno() in ready:
-                number = _receive(link, before)
-                if number is not None and number not in seen:
-                    seen.add(number)
-                    link.sendto(_FORMAT.pack(_MAGIC, number), following)
-            elif ready:
+            if channel.fileno() in ready:
+                # Of what came before, so many can be ours. Strangers may send without end.
+                for _ in range(COUNT):
+                    if not select.select([link], [], [], 0)[0]:
+                        break
+                    _forward(link, before, following, seen)
                 channel.receive(deadline_s)
                 channel.send({"received": len(seen)})
                 return
-            else:
+            if ready:
+                _forward(link, before, following, seen)
+            if not ready or time.monotonic() > until_s:
                 raise ControlError(f"{channel.peer}: did not ask for datagrams in {deadline_s:g} s")
+
+
+def _forward(
+    link: socket.socket, before: tuple[str, int], following: tuple[str, int], seen: set[int]
+) -> None:
+    """Receive a datagram, and send it on where it is one of ours that was not seen yet."""
+    number = _receive(link, before)
+    if number is not None and number not in seen:
+        seen.add(number)
+        link.sendto(_FORMAT.pack(_MAGIC, number), following)
 
 
 def _exchange(

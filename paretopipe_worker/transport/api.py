@@ -202,7 +202,8 @@ class Transport(Protocol):
         window
             The largest number of messages that are in flight in the whole ring at any time.
         deadline_s
-            Bound of each wait, in seconds.
+            Bound of each wait, in seconds. Where a backend sees bytes it also bounds a message: one
+            that is not whole so long after its first byte may be given up.
         """
 
     def begin(self, *, overlap: bool) -> None:
@@ -254,8 +255,8 @@ class Transport(Protocol):
         Raises
         ------
         DeadlineExceeded
-            When nothing arrived for the deadline: no byte, or no message where the backend does not
-            see bytes.
+            When nothing arrived for the deadline (no byte, or no message where the backend does not
+            see bytes), or a message that began to come did not end in time.
         ProtocolError
             When the message is not what :meth:`configure` said. A backend over sockets of its own
             raises it before it allocates memory for a size that the peer announced.

@@ -136,7 +136,7 @@ class TcpTransport:
         if not self._overlap:
             sent = self._send_some(message)
             if sent < _HEADER.size + size:
-                self._send_all(message, _HEADER.size + size, sent)
+                self._send_all(message, _HEADER.size + size, sent, packed_ns)
             return packed_ns
         with self._sending:
             if self._fault:
@@ -195,7 +195,9 @@ class TcpTransport:
         # What lies behind the end of a message that varies is the next one's.
         ahead = _until(parts, _HEADER.size) if varies else parts
         got = self._receive_some(ahead)
+        began_ns = time.perf_counter_ns()
         while got < _HEADER.size:
+            self._check_late(began_ns, "from", self._before)
             got += self._receive_some(_after(ahead, got))
         magic, version, phase, seq, size, departed_ns = _HEADER.unpack_from(parts[0])
         if (magic, version) != (_MAGIC, VERSION) or phase >= len(PHASES):
@@ -207,6 +209,7 @@ class TcpTransport:
         if varies:
             parts = _until(parts, _HEADER.size + size)
         while got < _HEADER.size + size:
+            self._check_late(began_ns, "from", self._before)
             # Now that something came, sleep until everything is there, not at every packet.
             got += self._receive_some(_after(parts, got), socket.MSG_WAITALL)
         now = time.perf_counter_ns()
@@ -245,10 +248,22 @@ class TcpTransport:
         except OSError as error:
             raise PeerGone(f"the connection to {self._after} broke: {error}") from error
 
-    def _send_all(self, message: Parts, size: int, sent: int) -> None:
+    def _send_all(self, message: Parts, size: int, sent: int, began_ns: int) -> None:
         """Send the rest of a message of `size` bytes, of which `sent` bytes are gone, and wait."""
         while sent < size:
+            self._check_late(began_ns, "to", self._after)
             sent += self._send_some(_after(message, sent))
+
+    def _check_late(self, began_ns: int, way: str, peer: str) -> None:
+        """Refuse to go on with a message that began too long ago.
+
+        A call of the kernel ends after the deadline at the latest, so a message takes at most twice
+        as long, however few bytes come or go at a time.
+        """
+        if time.perf_counter_ns() - began_ns > self._deadline_s * 1e9:
+            raise DeadlineExceeded(
+                f"a message {way} {peer} was not whole {self._deadline_s:g} s after it had begun"
+            )
 
     def _receive_ahead(self) -> None:
         """Body of the receiving thread: receive each overlapped leg up to its mark."""
@@ -267,10 +282,11 @@ class TcpTransport:
         """Body of the sending thread: send what the calling thread left unsent."""
         while (unsent := self._unsent.get()) is not None:
             message, sent, _ = unsent
+            began_ns = time.perf_counter_ns()
             if not sent:
-                _DEPARTED.pack_into(message[0], _DEPARTED_AT, time.perf_counter_ns())
+                _DEPARTED.pack_into(message[0], _DEPARTED_AT, began_ns)
             try:
-                self._send_all(message, sum(map(len, message)), sent)
+                self._send_all(message, sum(map(len, message)), sent, began_ns)
             except TransportError as error:
                 self._fault = error
                 # Wakes the caller that waits for an answer to what was never sent.

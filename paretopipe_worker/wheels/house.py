@@ -18,11 +18,13 @@ from urllib.request import urlopen
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from paretopipe_worker import bounded
 from paretopipe_worker.wheels.needs import Target, WheelsError, number
 from paretopipe_worker.wheels.resolving import Wheel
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+_MOST_BYTES = 16 * bounded.MEGABYTE
 _CHUNK = 1 << 20
 _SECONDS = 30
 
@@ -79,8 +81,8 @@ def read(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        found = Manifest.model_validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
+        found = Manifest.model_validate_json(bounded.data(path, _MOST_BYTES))
+    except (ValidationError, OSError, bounded.UnreadableFile) as error:
         first = str(error).splitlines()[0]
         raise WheelsError(
             f"{path} cannot be read ({first}): collect the wheels anew with "

@@ -14,9 +14,10 @@ import pytest
 from analysis import columns as dictionary
 from analysis import manifest, pareto
 from analysis.column import OBJECTIVES
-from analysis.provenance import checkout
+from analysis.provenance import checkout, read_manifest
 from analysis.report import terminal
 from analysis.tables import columns
+from paretopipe_worker import bounded
 from tests import ROOT
 from tests.helpers.fake_plan import TWO_LINKS, make, tiny_table
 from tests.helpers.fake_run import FakeRun
@@ -242,3 +243,21 @@ def test_facts_that_are_no_object_are_refused(
     (tmp_path / "hosts.json").write_text(facts, encoding="utf-8")
     assert manifest.main([str(fake.path), "--hosts", str(tmp_path / "hosts.json")]) == 2
     assert "--hosts: " in capsys.readouterr().err
+
+
+def test_a_manifest_is_json_where_one_session_failed_and_another_did_not(tmp_path: Path) -> None:
+    plan = make(tiny_table(), links=TWO_LINKS)
+    run = FakeRun(tmp_path / "run", plan, items=8)
+    well, broken = plan.sessions
+    run.session(well)
+    run.session(broken, end="failed", reason="it broke")
+    assert manifest.main([str(run.path)]) == 0
+    document = bounded.document(run.path / "manifest.json", bounded.MEGABYTE)
+    reasons = {
+        each["session"]: {host["reason"] for host in each["hosts"].values()}
+        for each in document["sessions"]
+    }
+    assert reasons == {well.id: {None}, broken.id: {"it broke"}}
+    earlier = run.path / "manifest.json"
+    earlier.write_text(earlier.read_text(encoding="utf-8").replace("null", "NaN"), encoding="utf-8")
+    assert read_manifest(run.path) == document, "what an earlier version wrote is read"

@@ -122,8 +122,8 @@ def test_what_is_wrong_in_a_metric_file_is_named_with_file_and_key(
     ("raw", "said"),
     [
         (b"{", "Invalid JSON"),
-        (b"\xff\xfe{", "byte 0 is no UTF-8"),
-        (b" " * (kinds.MOST_BYTES + 1), f"is larger than {kinds.MOST_BYTES} bytes"),
+        (b"\xff\xfe{", "line 1: byte 0 is no UTF-8 but UTF-16"),
+        (b" " * (kinds.MOST_BYTES + 1), f"at most {kinds.MOST_BYTES} are read"),
         (b"[" * 100_000, "Invalid JSON: recursion limit exceeded"),
         (b"[]", "Input should be an object"),
     ],
@@ -135,6 +135,18 @@ def test_files_that_are_no_such_json_are_one_line(
     file.write_bytes(raw)
     [line] = refused("metrics", file, capsys)
     assert line.startswith(f"error: {file}: ") and said in line
+
+
+def test_a_key_that_is_given_twice_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = metrics(tmp_path / "in", 1)
+    text = file.read_text(encoding="utf-8")
+    twice = text.replace('"split_index":', '"split_index": 9, "split_index":')
+    assert twice != text
+    file.write_text(twice, encoding="utf-8")
+    [line] = refused("metrics", file, capsys)
+    assert line == f"error: {file}: key 'split_index' is given twice"
 
 
 def test_a_faulty_file_is_left_out_and_told_while_others_are_read(

@@ -23,7 +23,7 @@ from typing import Any
 
 import atheris  # type: ignore[import-untyped]
 
-with atheris.instrument_imports(include=["paretopipe_worker"]):
+with atheris.instrument_imports(include=["paretopipe_worker", "analysis"]):
     from tests.fuzz.targets import TARGETS
 
 _INPUTS = 100_000

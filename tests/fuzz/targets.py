@@ -33,6 +33,7 @@ from paretopipe_worker.transport.handshake import HandshakeError, Identity
 from paretopipe_worker.transport.tcp import TcpTransport
 from paretopipe_worker.wire.api import WireError
 from paretopipe_worker.wire.formats import FORMATS, packer
+from tests.fuzz import foreign
 from tests.helpers.fake_plan import make, tiny_table
 from tests.helpers.fake_run import FakeRun
 from tests.helpers.models import programmed
@@ -269,5 +270,13 @@ TARGETS: dict[str, Target] = {
     "spec": Target(specs, lambda: [yaml.safe_dump(_SPEC).encode()]),
     "inventory": Target(inventories, _inventory_seed),
     "trace": Target(link_traces, lambda: [b"time_s,rate_mbit,delay_ms\n0,20,1\n5,10,2\n"]),
+    "json": Target(foreign.documents, lambda: [b'{"a": [1, 2.5e3, null, "\\u00e9"]}']),
+    "archive": Target(foreign.archives, foreign.archive_seed, 1 << 13),
+    "metrics": Target(foreign.metrics, foreign.metrics_seed),
+    "times": Target(foreign.times, lambda: [b"0.5 0.1 0.2 3  # total edge cloud cut\n"]),
+    "pipeedge": Target(foreign.pipeedge_models, foreign.pipeedge_seed),
+    "links": Target(foreign.tables_of_links, foreign.links_seed),
+    "logs": Target(foreign.logs, foreign.logs_seed),
+    "answers": Target(foreign.answers, foreign.answers_seed),
 }
 """What is fuzzed, by name."""

@@ -88,12 +88,13 @@ def test_a_trace_begins_again_after_its_period() -> None:
         ("time_s,delay_ms\n", ": a trace has at least 2 segments, a row each; got 0"),
         ("time_s,delay_ms\n0,1\n", ": a trace has at least 2 segments, a row each; got 1"),
         ('time_s,delay_ms\n0,"1\n', ": cannot be read as a CSV file: "),
+        ("time_s,delay_ms\n0,1\n50102,2\n", ": period_s: at least 0.1 s after the one before"),
         (
             "time_s,delay_ms\n" + "".join(f"{n},1\n" for n in range(MAX_SEGMENTS + 1)),
             f":{MAX_SEGMENTS + 2}: a trace has at most {MAX_SEGMENTS} segments",
         ),
     ],
-    ids=range(24),
+    ids=range(25),
 )
 def test_what_is_no_trace_is_refused_with_line_and_column(
     tmp_path: Path, text: str, said: str
@@ -104,7 +105,7 @@ def test_what_is_no_trace_is_refused_with_line_and_column(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "No such file"), (b"\xff\xfe\x00", "'utf-8' codec")]
+    ("content", "said"), [(None, "No such file"), (b"\xff\xfe\x00", "is no UTF-8 but UTF-16")]
 )
 def test_a_file_that_cannot_be_read_is_refused(
     tmp_path: Path, content: bytes | None, said: str

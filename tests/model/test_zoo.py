@@ -41,6 +41,20 @@ def no_module() -> int:
     return 3
 
 
+def with_a_sum_in_a_name() -> nn.Module:
+    """Have a module whose name looks like that of a split at two cuts."""
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.add_module("a+b", nn.Linear(4, 4))
+    return model
+
+
+def with_a_line_in_a_name() -> nn.Module:
+    """Have a module whose name has two lines."""
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.add_module("a\nb", nn.Linear(4, 4))
+    return model
+
+
 @pytest.mark.parametrize("name", [*PAPER, *DEAD_BY_DEFAULT])
 def test_two_inputs_differ_by_over_one_percent_of_the_largest_output(name: str) -> None:
     first, second = (output(classifier(name), tensor) for tensor in two_inputs(name))
@@ -126,6 +140,8 @@ def test_a_factory_that_does_not_say_its_input_needs_it_given() -> None:
         (f"{__name__}:missing", "no callable 'missing'"),
         (f"{__name__}:fails", "factory failed with OSError: no such table"),
         (f"{__name__}:no_module", "returned int, not an nn.Module"),
+        (f"{__name__}:with_a_sum_in_a_name", r"a module 'a\+b'; allowed are names that"),
+        (f"{__name__}:with_a_line_in_a_name", r"a module 'a\\nb'; allowed are names that"),
     ],
 )
 def test_a_wrong_name_is_refused_with_what_is_allowed(name: str, text: str) -> None:

@@ -216,3 +216,25 @@ def test_what_is_to_come_is_off_its_prediction_by_as_much_as_this_session(
 )
 def test_time_left_is_rough(plugin: ModuleType, seconds: float, text: str) -> None:
     assert plugin.time_left(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "null\ntrue",
+        "[1]\ntrue\n",
+        '{"state": "ended"}\ntrue\n',
+        '{"pid": "1; touch pwned"}\ntrue\n',
+        'null\ntrue\n{"done": 1}\n',
+        f"{'[' * 100_000}\ntrue\n",
+    ],
+    ids=range(7),
+)
+def test_a_host_that_answers_with_something_else_fails_its_stage(
+    plugin: ModuleType, tmp_path: Path, answer: str
+) -> None:
+    waiting = Waiting(plugin, tmp_path)
+    waiting.action._shell = lambda script: answer
+    said = waiting.action.wait_for("s1.1")
+    assert said is not None and said.startswith(f"server: answered {answer[:60]!r}: "), said

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -130,3 +132,36 @@ def test_a_stage_gets_its_secret_in_a_file_of_its_user_alone_or_is_not_launched(
     assert (tmp_path / "the lease").exists()
     with pytest.raises(plugin.SessionFailed, match=r"^a: secret not written: .*nowhere/secret"):
         action._entrust(str(tmp_path / "nowhere/secret"))
+
+
+HOSTILE = "a b'\"; touch pwned #$(touch pwned)`touch pwned`\n& Ünïcode"
+
+
+def test_no_name_reaches_a_shell_as_anything_but_a_word(
+    plugin: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launch whose folders, host and session have such names is run by a real shell."""
+    folder = tmp_path / HOSTILE
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    told = tmp_path / "told.json"
+    code = f"import json, sys; json.dump(sys.argv, open({str(told)!r}, 'w'))"
+    worker = [sys.executable, "-c", code]
+    action = plugin.ActionModule.__new__(plugin.ActionModule)
+    action.host, action._entrust = HOSTILE, lambda path: None
+    action.given = {"run_dir": str(folder), "lease": f"{folder}/lease", "lease_s": 30.0}
+    action.given |= {"site": HOSTILE, "home": HOSTILE, "worker": worker, "threads": None}
+
+    def shell(script: str, given: str) -> dict[str, Any]:
+        done = subprocess.run(["sh", "-c", script], input=given, text=True, capture_output=True)
+        return {"failed": done.returncode != 0, "stderr": done.stderr, "msg": ""}
+
+    action._command = shell
+    session = {"loads": {}, "deadline_s": 9, "attempt": 1, "tensors": {HOSTILE: HOSTILE}}
+    stage = {"name": "stage", "session": HOSTILE, "points": [HOSTILE]}
+    action._launch(session, stage, HOSTILE, load=True)
+    said = json.loads(told.read_text(encoding="utf-8"))
+    assert {f"--session={HOSTILE}", f"--host={HOSTILE}", f"--run-dir={folder}"} <= set(said)
+    assert (folder / "stage.points").read_text(encoding="utf-8") == HOSTILE
+    assert sorted(path.name for path in folder.iterdir()) == ["lease", "stage.points"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([HOSTILE, told.name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -163,3 +164,27 @@ def test_a_count_that_makes_no_sense_is_refused(count: object) -> None:
             datagrams.send(datagrams.schedule([OPEN, OPEN]), [channel], addresses)
         lying.result(timeout=30)
         channel.close()
+
+
+def test_datagrams_of_strangers_without_end_do_not_keep_rank_0_waiting() -> None:
+    addresses = [("127.0.0.1", port) for port in free_ports(2)]
+    here, there = socket.socketpair()
+    over = threading.Event()
+
+    def flood() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            while not over.is_set():
+                stranger.sendto(b"PPUD\0\0\0\0", addresses[1])
+
+    with here, there, ThreadPoolExecutor(2) as pool:
+        channel, other = Channel(here, "rank 0"), Channel(there, "rank 1")
+        passing = pool.submit(datagrams.pass_on, 1, channel, addresses, 30)
+        assert other.receive(30) == {"listening": True}
+        flooding = pool.submit(flood)
+        try:
+            other.send({"do": "counted"})
+            assert other.receive(20) == {"received": 0}
+            passing.result(timeout=30)
+        finally:
+            over.set()
+            flooding.result(timeout=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -130,11 +131,24 @@ def test_strangers_end_nothing_and_are_logged(name: str, caplog: pytest.LogCaptu
     assert all("127.0.0.1:" in text for text in turned_away)
 
 
-def test_a_hundred_silent_connections_keep_nobody_out() -> None:
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as this process may have."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_connections_keep_nobody_out() -> None:
     """One after the other, each would take its five seconds of the rendezvous."""
-    with awaited() as waiting, contextlib.ExitStack() as stack:
-        for _ in range(200):
-            stack.enter_context(waiting.called())
+    says = [b"", b"PPRH", GREETING.pack(b"PPRH", shaking.VERSION, b"n" * 32)]
+    with awaited(60) as waiting, contextlib.ExitStack() as stack:
+        for number in range(1000):
+            link = stack.enter_context(waiting.called())
+            with contextlib.suppress(OSError):  # it may have had to leave already
+                link.sendall(says[number % len(says)])
         waiting.neighbour_comes()
         assert len(waiting.doorway._guests) <= doorway._MOST_GUESTS
 

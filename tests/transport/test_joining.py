@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import socket
 import time
@@ -19,6 +20,7 @@ from paretopipe_worker.transport.api import (
     TransportError,
     connect,
 )
+from paretopipe_worker.transport.sockets import Opened, tcp_sockets
 from tests.helpers.rings import BYTES8, Peer, endpoints, every_backend, free_ports, paired, run_leg
 
 
@@ -112,3 +114,39 @@ def test_rpc_needs_the_first_address_of_an_interface() -> None:
     end = Endpoint(0, own, own, "test", ring=(own,))
     with pytest.raises(TransportError, match=r"127\.0\.0\.9 is not the first address"):
         connect("rpc", end, deadline_s=5)
+
+
+@every_backend
+def test_nothing_is_reached_but_at_the_data_address(backend: str, peer: Peer) -> None:
+    """`rpc` and `gloo` take whoever connects, so they must listen nowhere else."""
+    before = {end for end, listens in ends() if listens}
+    with paired(backend, peer):
+        opened = [(end, listens) for end, listens in ends() if end not in before]
+        assert {address for (address, _), _ in opened} == {"127.0.0.1"}
+        ports = [port for (_, port), listens in opened if listens]
+        assert bool(ports) == (backend != "tcp"), "tcp listens no more once its ring is joined"
+        for port in ports:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.2", port), timeout=10)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.2", "0.0.0.0"])
+def test_a_library_that_opens_a_socket_elsewhere_is_refused(address: str) -> None:
+    with (
+        contextlib.ExitStack() as stack,
+        pytest.raises(TransportError, match=rf"{address}:\d+ instead of the data address 127"),
+        Opened("127.0.0.1", store_port=1),
+    ):
+        opened = stack.enter_context(socket.create_server((address, 0)))
+        assert opened.getsockname()[0] == address
+
+
+def ends() -> list[tuple[tuple[str, int], bool]]:
+    """Own ends of this process's TCP sockets, and whether they listen."""
+    found = []
+    for _, link in tcp_sockets():
+        with link:
+            listens = bool(link.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+            address, port = link.getsockname()[:2]
+            found.append(((address.removeprefix("::ffff:"), port), listens))
+    return found

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import resource
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
 import torch
 
 from paretopipe_worker.cuts import TensorSpec, Varying
-from paretopipe_worker.transport.api import MARK, Endpoint, ProtocolError, Tag
+from paretopipe_worker.transport.api import MARK, DeadlineExceeded, Endpoint, ProtocolError, Tag
 from paretopipe_worker.transport.sockets import tcp_sockets
 from paretopipe_worker.transport.tcp import _HEADER, _MAGIC, VERSION, TcpTransport
-from tests.helpers.rings import free_ports, joined
+from tests.helpers.rings import endpoints, free_ports, joined
+from tests.helpers.waiting import until
 
 PLANNED = 3_000_000
 
@@ -160,6 +164,14 @@ def test_two_ranks_share_a_connection_and_more_have_one_for_each_hop(
     assert opened() == before
 
 
+def test_once_a_ring_is_joined_nobody_else_is_let_in() -> None:
+    ends = endpoints()
+    with joined("tcp", ends):
+        for end in ends:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(end.own, timeout=10)
+
+
 def opened() -> set[int]:
     """TCP sockets of this process, both ends of a connection within it, by inode."""
     found = set()
@@ -167,3 +179,66 @@ def opened() -> set[int]:
         found.add(inode)
         link.close()
     return found
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["inline", "overlapped"])
+@pytest.mark.parametrize("header", [b"", _HEADER.pack(_MAGIC, VERSION, 2, 0, PLANNED, 0)])
+def test_a_byte_now_and_then_does_not_put_the_deadline_of_a_message_off(
+    rank: tuple[TcpTransport, socket.socket], header: bytes, overlap: bool
+) -> None:
+    transport, sender = rank
+    transport.configure([TensorSpec((PLANNED,), "uint8")], [], window=1, deadline_s=0.4)
+    transport.begin(overlap=overlap)
+    sender.sendall(header)
+    magic = _MAGIC + bytes(_HEADER.size)  # what a header begins with, a byte at a time
+    with (
+        now_and_then(lambda turn: sender.sendall(magic[turn : turn + 1] or b"\0")),
+        pytest.raises(DeadlineExceeded, match=r"from 127\.0\.0\.1:\d+ was not whole 0\.4 s after"),
+    ):
+        transport.recv()
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["inline", "overlapped"])
+def test_one_who_takes_a_little_now_and_then_does_not_put_the_deadline_off(overlap: bool) -> None:
+    """It takes enough at a time for its kernel to ask for more."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        onward = socket.create_connection(listener.getsockname(), timeout=10)
+        taker, _ = listener.accept()
+    onward.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+    with taker, closing(TcpTransport(onward, onward)) as transport:
+        specs = [TensorSpec((PLANNED,), "uint8")]
+        transport.configure(specs, specs, window=1, deadline_s=0.4)
+        transport.begin(overlap=overlap)
+        message = [torch.zeros(PLANNED, dtype=torch.uint8)]
+        with (
+            now_and_then(lambda _: taker.recv(1 << 13)),
+            pytest.raises(
+                DeadlineExceeded, match=r"to 127\.0\.0\.1:\d+ was not whole 0\.4 s after"
+            ),
+        ):
+            transport.send(Tag(2, 0), message)
+            # Another thread found out; the next call tells.
+            until(lambda: transport._fault, "the error of the thread that sends")
+            transport.send(Tag(2, 1), message)
+
+
+@contextlib.contextmanager
+def now_and_then(act: Callable[[int], object]) -> Iterator[None]:
+    """Do something again and again, with pauses, in a thread, while the block runs."""
+    over = threading.Event()
+
+    def go() -> None:
+        with contextlib.suppress(OSError):
+            for turn in itertools.count():
+                if over.wait(0.05):
+                    return
+                act(turn)
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

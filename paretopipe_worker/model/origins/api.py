@@ -20,6 +20,9 @@ TIMM = "timm/"
 Transform: TypeAlias = Callable[[Any], torch.Tensor]
 """Makes a model's input ``(channels, height, width)`` of a ``PIL.Image``."""
 
+_MARKS = "+@#:"
+"""What names of cuts and splits have beside those of modules: `a+b`, `a:add#2`."""
+
 
 class ModelError(ValueError):
     """A model cannot be built, because of its name, its factory, its weights or its inputs."""
@@ -167,6 +170,12 @@ def _usable(source: Source, model: object) -> nn.Module:
     if compiled or isinstance(model, torch.jit.ScriptModule):
         kind = "what torch.compile made" if compiled else "TorchScript"
         raise ModelError(f"{returned} {kind}; allowed is the nn.Module that it was made from")
+    for name, _ in model.named_modules():
+        if not name.isprintable() or any(mark in name for mark in _MARKS):
+            raise ModelError(
+                f"{returned} a model with a module {shortened(repr(name))}; allowed are names that "
+                f"can be printed, without {' '.join(_MARKS)}, which names of cuts have"
+            )
     foreign = [key for key, value in model.state_dict().items() if not torch.is_tensor(value)]
     if foreign:
         raise ModelError(

@@ -147,7 +147,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return dict(json.loads(done["stdout"])), None
         except AnsibleError as error:
             return None, " ".join(str(error.message).split())
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return None, reason(done)
 
 

@@ -142,7 +142,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 wait_s=wait_s,
             )
         )
-        first, second, lines = output.split("\n", 2)
+        try:
+            return self._heard(*output.split("\n", 2))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise StageFailed(f"{self.host}: answered {output[:60]!r}: {error}") from error
+
+    def _heard(self, first: str, second: str, lines: str) -> bool:
+        """Show new progress, and tell whether the stage has ended well, by what a poll printed."""
         found = json.loads(first) or {}
         self._show(lines)
         if found.get("state") == "ended":
@@ -151,7 +157,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise StageFailed(self._ended(found["reason"]))
         if self.supervisor != "self" and not json.loads(second):
             raise StageFailed(self._ended("and its supervisor were killed, as a reboot does"))
-        self.supervisor, self.ticks = str(found.get("pid", "self")), found.get("start_ticks", 0)
+        pid, ticks = found.get("pid"), found.get("start_ticks", 0)
+        self.supervisor, self.ticks = "self" if pid is None else str(int(pid)), int(ticks)
         return False
 
     def _shell(self, script: str) -> str:

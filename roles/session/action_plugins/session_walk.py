@@ -2,8 +2,9 @@
 
 One instance per host runs on the controller, all at the same time. At each session the instances of
 its hosts meet, so that sessions without a common host run side by side. Then each shapes its host's
-link, launches its stages, waits for them (action ``session_wait``) and fetches their records. A
-session that fails on one host fails on all; the reasons are recorded, and the walk goes on.
+link, launches its stages, waits for them (action ``session_wait``) and fetches their records
+(``session_fetch``). A session that fails on one host fails on all; the reasons are recorded, and
+the walk goes on.
 
 A task for each of these steps would cost the controller more than the steps themselves: with
 hundreds of hosts a lease would run out between two of them.
@@ -199,9 +200,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             f"session {session['number']} of {session['of']}: {session['id']}, "
             f"{len(session['points'])} of {session['planned']} points on {hosts}"
         )
-        task = self._task.copy()
         same = ("run_dir", "lease", "lease_s", "poll_s")
-        task.args = {key: self.given[key] for key in same} | {
+        arguments = {key: self.given[key] for key in same} | {
             "name": session["name"],
             "stages": stages,
             "title": title if first else "",
@@ -210,17 +210,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "predicted_s": session["predicted_s"],
             "predicted_after_s": session["predicted_after_s"],
         }
-        wait = self._shared_loader_obj.action_loader.get(
-            "session_wait",
-            task=task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
-        found: dict[str, Any] = wait.run(task_vars=self.task_vars)
-        return found
+        return self._action("session_wait", arguments)
 
     def _stop(self) -> None:
         """End the stages of the session that still run."""
@@ -237,22 +227,29 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for lane in session["lanes"]:
             if self.host not in lane["hosts"]:
                 continue
-            there = f"{self.given['run_dir']}/records/{lane['name']}.jsonl"
-            here = Path(self.given["results"], "records", self.host, f"{lane['name']}.jsonl")
-            half = here.with_suffix(".part")
-            try:
-                found = self._low_level_execute_command(
-                    f"test -e {shlex.quote(there)}", sudoable=False
-                )
-                if found["rc"] == 0:
-                    here.parent.mkdir(parents=True, exist_ok=True)
-                    self._connection.fetch_file(there, str(half))
-                    # Under its own name there is never a file that came only in part.
-                    half.rename(here)
-            except AnsibleConnectionFailure as error:
-                half.unlink(missing_ok=True)
+            name = f"{lane['name']}.jsonl"
+            here = Path(self.given["results"], "records", self.host, name)
+            there = f"{self.given['run_dir']}/records/{name}"
+            found = self._action("session_fetch", {"src": there, "dest": str(here)})
+            if found.get("failed"):
                 # The next sweep of this run fetches what is there.
-                Display().warning(f"{self.host}: records of {lane['name']} not fetched: {error}")
+                Display().warning(str(found["msg"]))
+
+    def _action(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Run another action on this host; return its result."""
+        task = self._task.copy()
+        task.args = arguments
+        action = self._shared_loader_obj.action_loader.get(
+            name,
+            task=task,
+            connection=self._connection,
+            play_context=self._play_context,
+            loader=self._loader,
+            templar=self._templar,
+            shared_loader_obj=self._shared_loader_obj,
+        )
+        found: dict[str, Any] = action.run(task_vars=self.task_vars)
+        return found
 
     def _record_failure(self, session: dict[str, Any], reason: str) -> None:
         """Record on the controller why a session failed, for each of its lanes."""

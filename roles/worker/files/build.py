@@ -23,7 +23,7 @@ BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(
 
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "paretopipe_worker")
 
-OF_ROOT = ("__init__.py", "root.py", "usertext.py", "link", "host", "shaping")
+OF_ROOT = ("__init__.py", "root.py", "bounded.py", "usertext.py", "link", "host", "shaping")
 """What of the package root runs: ``root.py`` and what it imports."""
 
 MAIN = "import sys\n\nfrom paretopipe_worker.root import main\n\nsys.exit(main())\n"
