@@ -21,12 +21,12 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ansible import constants  # type: ignore[import-untyped]
-from ansible.errors import AnsibleConnectionFailure  # type: ignore[import-untyped]
+from ansible.errors import AnsibleConnectionFailure, AnsibleError  # type: ignore[import-untyped]
 from ansible.plugins.action import ActionBase  # type: ignore[import-untyped]
 from ansible.utils.display import Display  # type: ignore[import-untyped]
 
@@ -63,10 +63,7 @@ class SessionFailed(Exception):
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Walk the sessions; returns `failures`, those that this host recorded, with their reasons.
-
-    The first host of each session records its failures.
-    """
+    """Walk the sessions; returns `failures` with reasons, of sessions whose first host this is."""
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -79,12 +76,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self.playbook = os.getppid()
         # A guided sweep walks several times: who has left an earlier walk has not left this one.
         self.walk = str(max((each["walk"] for each in self.given["sessions"]), default=0))
+        self.unrecorded: list[tuple[dict[str, Any], int, str]] = []
         with self._presence():
             failures = [
                 {"session": session["id"], "reason": reason}
                 for session in self.given["sessions"]
                 if (reason := self._walk(session))
             ]
+        self._record_failures()
         return {"changed": bool(self.given["sessions"]), "failures": failures}
 
     def _walk(self, session: dict[str, Any]) -> str | None:
@@ -111,7 +110,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return None
         reason = "; ".join(dict.fromkeys(reasons))
         Display().display(f"  session {session['number']} failed: {reason}", color="red")
-        self._record_failure(session, reason)
+        self.unrecorded += [(lane, session["attempt"], reason) for lane in session["lanes"]]
+        self._record_failures()
         return reason
 
     def _measure(self, session: dict[str, Any]) -> None:
@@ -210,15 +210,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "predicted_s": session["predicted_s"],
             "predicted_after_s": session["predicted_after_s"],
         }
-        wait = self._shared_loader_obj.action_loader.get(
-            "session_wait",
-            task=task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
+        names = ("connection", "play_context", "loader", "templar", "shared_loader_obj")
+        own = {name: getattr(self, f"_{name}") for name in names}
+        wait = self._shared_loader_obj.action_loader.get("session_wait", task=task, **own)
         found: dict[str, Any] = wait.run(task_vars=self.task_vars)
         return found
 
@@ -249,26 +243,31 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     self._connection.fetch_file(there, str(half))
                     # Under its own name there is never a file that came only in part.
                     half.rename(here)
-            except AnsibleConnectionFailure as error:
-                half.unlink(missing_ok=True)
+            except (AnsibleError, OSError) as error:
+                with suppress(OSError):
+                    half.unlink(missing_ok=True)
                 # The next sweep of this run fetches what is there.
-                Display().warning(f"{self.host}: records of {lane['name']} not fetched: {error}")
+                if not self._file(session["name"], self.host, "failed").exists():
+                    self._mark(session["name"], "failed", f"{self.host}: not fetched: {error}")
 
-    def _record_failure(self, session: dict[str, Any], reason: str) -> None:
-        """Record on the controller why a session failed, for each of its lanes."""
-        for lane in session["lanes"]:
-            points = self._file(lane["name"], self.host, "points")
-            points.write_text("\n".join(lane["points"]), encoding="utf-8")
-            command = [
-                *(self.given["controller_python"], "-m", "paretopipe_worker", "record-failure"),
-                *(f"--results={self.given['results']}", f"--session={lane['session']}"),
-                *(f"--attempt={session['attempt']}", f"--points-from={points}", "--reason=-"),
-            ]
-            recorded = subprocess.run(
-                command, cwd=self.given["checkout"], input=reason, capture_output=True, text=True
-            )
-            if recorded.returncode != 0:
-                Display().error(f"{lane['name']}: failure not recorded: {recorded.stderr.strip()}")
+    def _record_failures(self) -> None:
+        """Record on the controller why sessions failed; where there is no space, do so later."""
+        self.unrecorded = [each for each in self.unrecorded if not self._recorded(*each)]
+
+    def _recorded(self, lane: dict[str, Any], attempt: int, reason: str) -> bool:
+        """Record why an attempt at a lane failed, and tell whether that was done."""
+        points = self._file(lane["name"], self.host, "points")
+        points.write_text("\n".join(lane["points"]), encoding="utf-8")
+        command = [
+            *(self.given["controller_python"], "-m", "paretopipe_worker", "record-failure"),
+            *(f"--results={self.given['results']}", f"--session={lane['session']}"),
+            *(f"--attempt={attempt}", f"--points-from={points}", "--reason=-"),
+        ]
+        here = self.given["checkout"]
+        done = subprocess.run(command, cwd=here, input=reason, capture_output=True, text=True)
+        if done.returncode != 0:
+            Display().error(f"{lane['name']}: failure not recorded: {done.stderr.strip()}")
+        return done.returncode == 0
 
     def _note_time(self, session: dict[str, Any], began_ns: int) -> None:
         """Write down when the session ran, by the controller's clock, for readers who doubt."""
@@ -278,9 +277,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "began_unix_ns": began_ns,
             "ended_unix_ns": time.time_ns(),
         }
-        # One short line is written as a whole, whoever else writes.
-        with Path(self.given["results"], "sessions.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            # One short line is written as a whole, whoever else writes.
+            with Path(self.given["results"], "sessions.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            Display().error(f"{session['name']}: its times are not noted: {error}")
 
     def _command(self, script: str, given: str = "") -> dict[str, Any]:
         """Run a shell script on the host as the user who logs in; return the module's result.
