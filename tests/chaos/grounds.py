@@ -75,7 +75,7 @@ class Ground(ABC):
     arguments
         Further arguments of every sweep.
     before
-        How the links were before the last sweep shaped any.
+        How the networks were before the last sweep shaped any link.
     """
 
     checkout: Checkout
@@ -95,8 +95,17 @@ class Ground(ABC):
         text = EXPERIMENT.format(*self.hosts[:2], **asked)
         experiment = self.checkout.write("experiments/chaos.yml", text)
         running = self._started(str(experiment), run, *SOON, *self.arguments, *arguments)
-        self.before = self.links()
+        self.before = self.networks()
         return running
+
+    def networks(self) -> dict[str, str]:
+        """Each host's devices, and what shapes its link."""
+        told = {host: self.inside(host, "ip", "-brief", "link") for host in self.hosts}
+        devices = {
+            host: sorted(line.split()[0].split("@")[0] for line in lines.splitlines())
+            for host, lines in told.items()
+        }
+        return {host: f"{devices[host]} {link}" for host, link in self.links().items()}
 
     def pids(self, role: str, host: str) -> list[int]:
         """Processes of a role on a host."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.helpers.sweeps import Done, Results
 CLEARED_S = 2 * LEASE_S + 15
 """Seconds within which all must be gone that outlives a controller: by the lease, and then some."""
 
-GOVERNORS = "/sys/devices/system/cpu/cpufreq/policy*/scaling_governor"
+GOVERNORS = "sys/devices/system/cpu/cpufreq/policy*/scaling_governor"
 HALVES = ("*.part", "*.new", ".*.json.*", "*.secret")
 """Files that nobody finds whose writer has ended as it should."""
 
@@ -45,15 +45,14 @@ class Watched:
     ----------
     seen
         Every point that was seen to be measured, with the first attempt that did.
-    governors, namespaces
+    governors
         How the machine was before.
     """
 
     ground: Ground
     name: str
     seen: Held = field(default_factory=dict)
-    governors: list[str] = field(default_factory=lambda: _contents(GOVERNORS))
-    namespaces: list[str] = field(default_factory=lambda: _contents("/run/netns/*", named=True))
+    governors: list[str] = field(default_factory=lambda: _governors())
 
     @property
     def results(self) -> Results:
@@ -133,7 +132,7 @@ def _of_records(run: Watched) -> Iterator[Breach]:
 
 
 def _of_hosts(run: Watched) -> Iterator[Breach]:
-    """Nothing runs any more, and links, governors and namespaces are as before."""
+    """Nothing runs any more, which would keep a namespace, and networks are as before."""
     ground = run.ground
 
     def running() -> list[str]:
@@ -143,20 +142,16 @@ def _of_hosts(run: Watched) -> Iterator[Breach]:
     yield from _left(running, "processes", CLEARED_S)
 
     def changed() -> list[str]:
-        now = ground.links()
+        now = ground.networks()
         return [
             f"{host}: {before!r} is {now[host]!r}"
             for host, before in ground.before.items()
             if before != now[host]
         ]
 
-    yield from _left(changed, "links", CLEARED_S)
-    for before, now in (
-        (run.governors, _contents(GOVERNORS)),
-        (run.namespaces, _contents("/run/netns/*", named=True)),
-    ):
-        if before != now:
-            yield Breach("leftover", f"before: {before}, now: {now}")
+    yield from _left(changed, "networks", CLEARED_S)
+    if (now := _governors()) != run.governors:
+        yield Breach("leftover", f"governors were {run.governors}, and are {now}")
 
 
 def _of_files(run: Watched) -> Iterator[Breach]:
@@ -224,7 +219,7 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def _contents(pattern: str, *, named: bool = False) -> list[str]:
-    """Names, or names and contents, of files."""
-    found: Iterable[Path] = sorted(Path("/").glob(pattern.lstrip("/")))
-    return [str(path) if named else f"{path}: {path.read_text().strip()}" for path in found]
+def _governors() -> list[str]:
+    """The governors of the machine's processors."""
+    files = sorted(Path("/").glob(GOVERNORS))
+    return [f"{path}: {path.read_text().strip()}" for path in files]

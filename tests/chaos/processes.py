@@ -134,7 +134,11 @@ def _worker(strike: Strike) -> int:
 SIGKILLED = r"killed by SIGKILL|closed its connection|broke|ended while the session was running"
 """What a stage that is killed, or its neighbour, is told to have died of."""
 
-LAPSED = r"was last renewed .* ago|its lease has run out|ended by SIGTERM"
+LAPSED = (
+    r"was last renewed .* ago|its lease has run out|ended by SIGTERM|ended by SIGINT"
+    r"|records were cut short|no records"
+)
+"""What is told of a controller that is gone, until a later sweep has fetched what hosts wrote."""
 
 KINDS = (
     Kind("kill-stage", "local", 40, killing("stage"), SIGKILLED),
