@@ -12,7 +12,7 @@ from typing import Literal
 from tests.chaos.grounds import Ground
 from tests.chaos.invariants import Breach, Watched, breaches
 from tests.chaos.strikes import ANNOUNCED, Kind, Strike
-from tests.helpers.sweeps import Done, Running
+from tests.helpers.sweeps import Running
 from tests.helpers.waiting import until
 
 SWEEP_S = 900.0
@@ -50,7 +50,7 @@ def torment(ground: Ground, name: str, kinds: deque[Kind], drawn: Random) -> Ite
     Faults are taken from `kinds`; one that came too late is put back. Breaches that only show later
     are told with the last fault before.
     """
-    run = Watched(ground, name)
+    ground.faults, run = len(kinds), Watched(ground, name)
     last: Struck | None = None
     for _ in range(MOST_SWEEPS):
         if not kinds or (run.seen and not run.points - run.seen.keys()):
@@ -91,17 +91,9 @@ def _sweep(run: Watched, kinds: deque[Kind], drawn: Random) -> Iterator[Struck]:
             break
     done = running.wait(SWEEP_S)
     run.look()
-    _analysed(run, done)
     if made:
         made[-1].found += breaches(run, strikes, done)
     yield from made
-
-
-def _analysed(run: Watched, done: Done) -> None:
-    """Analyse the run, if the sweep did not come to that."""
-    if "Tables, figures and records: " not in done.output and run.seen:
-        command = (".venv/bin/python", "-m", "analysis.pareto", f"results/{run.name}")
-        run.ground.checkout.run(*command).succeeded()
 
 
 def _strike(
@@ -131,7 +123,7 @@ def _announced(running: Running, number: int) -> str | None:
         ended = running.process.poll() is not None
         return [*ANNOUNCED.findall(running.output)[number:], *([None] if ended else [])]
 
-    announced: str | None = until(found, f"session {number + 1} of a sweep", SWEEP_S)[0]
+    announced: str | None = until(found, f"session {number + 1} of a sweep", SWEEP_S, 0.05)[0]
     return announced
 
 

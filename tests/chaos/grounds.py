@@ -27,29 +27,27 @@ LEASE_S = 6
 SOON = ("-e", "session_poll_s=0.3", "-e", f"lease_s={LEASE_S}")
 
 EXPERIMENT = """\
-models: {models}
+models: [paretopipe_worker.model.tiny:network]
 links: {links}
 backends: {backends}
-placements: [[{0}, {1}], [{1}, {0}]]
+replicates: {replicates}
 splits: {{granularity: block, cuts: ["3"]}}
 phases: {{min_items: 20, min_s: 0.1, max_s: 10, retries: 0}}
 seed: 5
 """
 """Sessions of three points. To measure a path that is shaped takes twice as long as all of them."""
 
-OPEN = {
-    "models": [{"name": name, "factory": "paretopipe_worker.model.tiny:network"} for name in "abc"],
-    "links": ["none"],
-    "backends": ["tcp", "gloo"],
-}
-"""Twelve sessions over links that nobody shapes."""
+SESSIONS, MOST_REPLICATES = 2, 6
+"""Sessions of each replicate, and replicates that a run has at most; it has at least 2."""
+
+OPEN = {"links": ["none"], "backends": ["tcp", "gloo"]}
+"""Links that nobody shapes."""
 
 SHAPED = {
-    "models": ["paretopipe_worker.model.tiny:network"],
     "links": [{"name": "rate50", "rate_mbit": 50}, {"name": "far", "delay_ms": 1, "rate_mbit": 50}],
     "backends": ["tcp"],
 }
-"""Four sessions over links that the kernel or the relay shapes."""
+"""Links that the kernel or the relay shapes."""
 
 DISK_KIB = 64 << 10
 """Size of the disks that may run full."""
@@ -72,6 +70,8 @@ class Ground(ABC):
         Their names, in the order of the inventory.
     asked
         What its experiments ask for.
+    faults
+        How many faults there are for the next run: its experiment has sessions for no more.
     arguments
         Further arguments of every sweep.
     before
@@ -81,6 +81,7 @@ class Ground(ABC):
     checkout: Checkout
     hosts: tuple[str, ...]
     asked: Mapping[str, Any] = field(default_factory=lambda: OPEN)
+    faults: int = SESSIONS * MOST_REPLICATES
     arguments: tuple[str, ...] = ()
     before: dict[str, str] = field(default_factory=dict)
 
@@ -91,8 +92,9 @@ class Ground(ABC):
 
     def start(self, run: str, *arguments: str) -> Running:
         """Start a sweep of a run, or resume it, and note how the links are before it shapes any."""
+        replicates = min(MOST_REPLICATES, max(2, self.faults // SESSIONS))
         asked = {key: json.dumps(value) for key, value in self.asked.items()}
-        text = EXPERIMENT.format(*self.hosts[:2], **asked)
+        text = EXPERIMENT.format(replicates=replicates, **asked)
         experiment = self.checkout.write("experiments/chaos.yml", text)
         running = self._started(str(experiment), run, *SOON, *self.arguments, *arguments)
         self.before = self.networks()

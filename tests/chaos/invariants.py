@@ -25,6 +25,12 @@ GOVERNORS = "sys/devices/system/cpu/cpufreq/policy*/scaling_governor"
 HALVES = ("*.part", "*.new", ".*.json.*", "*.secret")
 """Files that nobody finds whose writer has ended as it should."""
 
+ANALYSED = "Tables, figures and records: "
+"""What a sweep prints once it has written its tables."""
+
+REASON = re.compile(r"(.+?) \(replicate ([\d, ]+)\); ")
+"""Why a point lacks replicates, and which, as its row says it."""
+
 Held = dict[tuple[str, str], int]
 """The attempt that measured a point of a session, by session and point."""
 
@@ -100,7 +106,12 @@ def breaches(
     """
     found = [*_of_records(run), *(_of_session(strikes[-1]) if strikes else ())]
     if done is not None:
-        found += [*_of_hosts(run), *_of_files(run), *_of_output(done), *_of_points(run, strikes)]
+        found += [
+            *_of_hosts(run),
+            *_of_files(run),
+            *_of_output(done),
+            *_of_points(run, strikes, done),
+        ]
     if done is not None and finished:
         found += _of_end(run, done)
     return found
@@ -171,23 +182,25 @@ def _of_output(done: Done) -> Iterator[Breach]:
         yield Breach("output", done.output[max(0, place - 300) : place + 1500])
 
 
-def _of_points(run: Watched, strikes: Sequence[Strike]) -> Iterator[Breach]:
-    """Each point without a result says why, and where a fault cost it, names that."""
-    table = run.results.folder / "points.csv"
-    if not table.exists():
+def _of_points(run: Watched, strikes: Sequence[Strike], done: Done) -> Iterator[Breach]:
+    """Each point that lacks a replicate says why, and where a fault cost it, names that.
+
+    A sweep that was ended says nothing: it did not come to its analysis.
+    """
+    if ANALYSED not in done.output:
         return
-    rows = pd.read_csv(table).set_index("point")
+    rows = pd.read_csv(run.results.folder / "points.csv").set_index("point")
     struck = {strike.session: strike for strike in strikes}
-    for session in run.plan["sessions"]:
-        for point in session["points"]:
-            status, reason = rows.loc[point, ["status", "reason"]]
-            if status == "ok":
-                continue
-            if not isinstance(reason, str) or not reason.strip():
-                yield Breach("reason", f"{session['id']}, {point}: {status} without a reason")
-            strike = struck.get(session["id"])
-            if status == "failed" and strike and not re.search(strike.kind.causes, str(reason)):
-                yield Breach("reason", f"{strike.told}: {point} says {reason!r}")
+    sessions = {session["id"]: session for session in run.plan["sessions"]}
+    for session, point in sorted(run.points - run.seen.keys()):
+        told = REASON.findall(f"{rows.loc[point, 'reason']}; ")
+        replicate = str(sessions[session]["replicate"])
+        reasons = [why for why, lacking in told if replicate in lacking.split(", ")]
+        strike = struck.get(session)
+        if not reasons:
+            yield Breach("reason", f"{session}, {point}: no reason in {told}")
+        elif strike and not re.search(strike.kind.causes, reasons[0]):
+            yield Breach("reason", f"{strike.told}: {point} says {reasons[0]!r}")
 
 
 def _of_end(run: Watched, done: Done) -> Iterator[Breach]:

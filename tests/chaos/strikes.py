@@ -19,6 +19,10 @@ MOMENTS = {"announced": 0, "header": 1, "ready": 1, "begin": 3, "item": 120, "po
 """What a strike waits for: so many lines, at most, of a kind in the records of the source."""
 
 
+_LOOK_S = 0.05
+"""Between two looks, which take a while: others share the machine's cores."""
+
+
 class Missed(Exception):
     """The session was over before the fault could be injected."""
 
@@ -128,7 +132,7 @@ class Strike:
     def until(self, condition: Callable[[], object], what: str, deadline_s: float = 0) -> None:
         """Wait for something, or for the end of the session."""
         waited = deadline_s or SESSION_S
-        until(lambda: condition() or self.over, f"{what}: {self.told}", waited)
+        until(lambda: condition() or self.over, f"{what}: {self.told}", waited, _LOOK_S)
 
     def process(self, role: str) -> int:
         """The victim's process of a role; it may not be there yet."""
