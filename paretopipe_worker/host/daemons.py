@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 
+_FULL_BYTES = 1 << 20
+
+
 @dataclass(frozen=True)
 class Process:
     """One process, now or later: its pid and its start in clock ticks since boot."""
@@ -170,9 +173,11 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def no_space(folder: Path) -> str:
-    """Say so where the disk of a folder is full; empty where it is not."""
-    full = not os.statvfs(folder).f_bavail
-    return f"{os.strerror(errno.ENOSPC)}: {folder}" if full else ""
+    """Say so where the disk of a folder is as good as full; empty where it is not."""
+    disk = os.statvfs(folder)
+    # Who finds no space may give back some of it at its end.
+    left = disk.f_bavail * disk.f_frsize
+    return f"{os.strerror(errno.ENOSPC)}: {left} bytes at {folder}" if left < _FULL_BYTES else ""
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

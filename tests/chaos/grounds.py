@@ -49,8 +49,8 @@ SHAPED = {
 }
 """Links that the kernel or the relay shapes."""
 
-DISK_KIB = 64 << 10
-"""Size of the disks that may run full."""
+DISK_KIB = 2 << 20
+"""Size, of which memory is taken for what lies there alone, of the disks that may run full."""
 
 ROLES = {
     "stage": " paretopipe_worker stage ",

@@ -62,7 +62,7 @@ def step_clock(strike: Strike) -> None:
         clocks.step(root, strike.victim, 0)
 
 
-NO_SPACE = r"No space left on device"
+NO_SPACE = r"No space left on device|stay free"
 KINDS = (
     Kind("fill-host", "local", 8, fill_host, NO_SPACE),
     Kind("fill-controller", "local", 6, fill_controller, NO_SPACE),

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.helpers.waiting import until
+
 NEEDS_ROOT = "disks are mounted by root"
 
 
@@ -25,17 +27,23 @@ def small_disk(place: Path, kib: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def full(disk: Path) -> Iterator[None]:
-    """Leave no space on a disk during the block."""
-    ballast = disk / "ballast"
-    file = os.open(ballast, os.O_WRONLY | os.O_CREAT)
+    """Leave no space on a small disk during the block: it gets no larger than what lies there."""
+    before, ballast = os.statvfs(disk), disk / "ballast"
+    ballast.write_bytes(b"a disk of size 0 would have no bound")
+
+    def shrink() -> bool:
+        now = os.statvfs(disk)
+        used = (now.f_blocks - now.f_bfree) * now.f_frsize
+        # Refused where more has come meanwhile.
+        with contextlib.suppress(AssertionError):
+            mount("-o", f"remount,size={used}", str(disk))
+        return not os.statvfs(disk).f_bavail
+
+    until(shrink, f"{disk} without space", 10)
     try:
-        with contextlib.suppress(OSError):
-            while os.write(file, bytes(64 << 10)):
-                pass
-        assert not os.statvfs(disk).f_bavail, f"{disk} still has space"
         yield
     finally:
-        os.close(file)
+        mount("-o", f"remount,size={before.f_blocks * before.f_frsize}", str(disk))
         ballast.unlink()
 
 
