@@ -11,12 +11,14 @@ is lost by it is measured by the next sweep of the same run, which is struck too
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -46,16 +48,22 @@ def main() -> int:
         return 2
     _own_mounts()
     began_s = time.monotonic()
-    struck = _inject(options)
+    struck: list[Struck] = []
+    # Who ends it early is told what came of the faults until then.
+    with contextlib.suppress(KeyboardInterrupt):
+        for each in _injected(options):
+            struck.append(each)
+            _tell(len(struck), options.faults, each)
     document = {
         "seed": options.seed,
+        "asked": options.faults,
         "faults": len(struck),
         "seconds": round(time.monotonic() - began_s),
         "rows": [_row(name, struck) for name in KINDS],
         "breaches": [breach.text for each in struck for breach in each.found],
     }
     print(json.dumps(document, indent=1) if options.json else _table(document))
-    return 1 if document["breaches"] else 0
+    return 1 if document["breaches"] or len(struck) < options.faults else 0
 
 
 def _own_mounts() -> None:
@@ -66,12 +74,11 @@ def _own_mounts() -> None:
     mount("--make-rslave", "/")
 
 
-def _inject(options: argparse.Namespace) -> list[Struck]:
+def _injected(options: argparse.Namespace) -> Iterator[Struck]:
     """Inject the faults, ground by ground."""
     drawn = Random(options.seed)
     allowed = [KINDS[name] for name in options.only]
     chosen = drawn.choices(allowed, [kind.weight for kind in allowed], k=options.faults)
-    made: list[Struck] = []
     for ground, opened in GROUNDS.items():
         kinds = deque(kind for kind in chosen if kind.ground == ground)
         if not kinds:
@@ -81,11 +88,8 @@ def _inject(options: argparse.Namespace) -> list[Struck]:
             while kinds:
                 number += 1
                 mine = deque(kinds.popleft() for _ in range(min(_FAULTS_OF_A_RUN, len(kinds))))
-                for struck in torment(field, f"chaos{number}", mine, drawn):
-                    made.append(struck)
-                    _tell(len(made), options.faults, struck)
+                yield from torment(field, f"chaos{number}", mine, drawn)
                 kinds.extend(mine)
-    return made
 
 
 def _tell(number: int, of: int, struck: Struck) -> None:
@@ -132,7 +136,7 @@ def _table(document: dict[str, Any]) -> str:
             lines.append(f"{row['kind']:22}{cells}")
     total = {name: sum(row[name] for row in document["rows"]) for name in COUNTS}
     lines.append(f"{'all':22}" + "".join(f"{total[name]:>11}" for name in COUNTS))
-    lines.append(f"{document['faults']} faults by seed {document['seed']}, "
+    lines.append(f"{document['faults']} of {document['asked']} faults by seed {document['seed']}, "
                  f"{document['seconds']} s in all")  # fmt: skip
     return "\n".join(lines)
 

@@ -67,6 +67,6 @@ KINDS = (
     Kind("fill-host", "local", 8, fill_host, NO_SPACE),
     Kind("fill-controller", "local", 6, fill_controller, NO_SPACE),
     Kind("read-only-results", "local", 5, forbid_results, r"Read-only file system"),
-    Kind("out-of-memory", "local", 8, starve, r"[Mm]emory|allocate|killed by SIG"),
+    Kind("out-of-memory", "local", 8, starve, r"[Mm]emory|allocate|new thread|killed by SIG"),
     Kind("step-clock", "clocks", 10, step_clock, r"(?!)"),
 )
