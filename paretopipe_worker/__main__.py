@@ -7,6 +7,7 @@ its stage so start fast, without pydantic or torch.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import select
@@ -24,6 +25,9 @@ from paretopipe_worker.shaping import command as link_command
 from paretopipe_worker.wheels import command as wheels_command
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of a disk that takes nothing: what helps is said by their text, not by a traceback."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,6 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
         if not _nobody_reads():
             raise
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        print(error, file=sys.stderr)
+        return 2
 
 
 def _nobody_reads() -> bool:

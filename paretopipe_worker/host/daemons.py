@@ -7,17 +7,21 @@ start time. Locks are ``flock`` locks, which the kernel releases however their h
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+_FULL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,12 @@ class Process:
     def alive(self) -> bool:
         """Whether it has not ended."""
         return Process.running(self.pid) == self
+
+    @property
+    def began_unix_s(self) -> float:
+        """When it started, by the wall clock as it is now."""
+        boot_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return boot_s + self.start_ticks / os.sysconf("SC_CLK_TCK")
 
     def end(self, number: signal.Signals, timeout_s: float) -> bool:
         """Signal it, and return whether it ended within `timeout_s`."""
@@ -147,9 +157,26 @@ def locked(path: Path, wait: bool = True) -> Iterator[int]:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a file so that a reader sees the old content or the new, never a part of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(value) + "\n", encoding="utf-8")
-    partial.replace(path)
+    partial, text = path.with_name(f".{path.name}.{os.getpid()}"), json.dumps(value) + "\n"
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno != errno.ENOSPC or not path.exists():
+            raise
+        # A full disk still takes what fits into the space that the file has already.
+        with path.open("r+", encoding="utf-8") as file:
+            file.write(text)
+            file.truncate()
+
+
+def no_space(folder: Path) -> str:
+    """Say so where the disk of a folder is as good as full; empty where it is not."""
+    disk = os.statvfs(folder)
+    # Who finds no space may give back some of it at its end.
+    left = disk.f_bavail * disk.f_frsize
+    return f"{os.strerror(errno.ENOSPC)}: {left} bytes at {folder}" if left < _FULL_BYTES else ""
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from paretopipe_worker.host.daemons import (
     detach,
     group_members,
     locked,
+    no_space,
     read_json,
     write_json,
 )
@@ -212,14 +213,13 @@ def _supervise(job: Job, ready: Callable[[str], None]) -> None:
     write_json(status_file, asdict(status))
     ready(json.dumps(asdict(status)))
     reason = _watch(child, load, Lease(job.lease, job.lease_s), job.deadline_s)
-    _end_group(child)
-    if load:
-        _end_group(load)
+    for each in filter(None, (child, load)):
+        _end_group(each)
     job.file("secret").unlink(missing_ok=True)
     code = child.returncode
     ended = signal.Signals(-code).name if code < 0 else None
-    if reason is None:
-        reason = f"killed by {ended}" if ended else f"exited with {code}"
+    how = reason or (f"killed by {ended}" if ended else f"exited with {code}")
+    reason = "; ".join(filter(None, (how, no_space(job.run_dir) if code else "")))
     status = replace(
         status, state="ended", exit_code=None if ended else code, signal=ended, reason=reason
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paretopipe_worker.host.daemons import Process
 from paretopipe_worker.host.sensors import content
 
 RENEWED_S = 5.0
@@ -43,6 +44,12 @@ class Task:
     def run(self) -> str:
         """Name of its run: the lease lies in the run's folder."""
         return self.lease.parent.name
+
+    @property
+    def told(self) -> str:
+        """Which run it belongs to, whose that is, and since when it is there."""
+        since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self.started_unix_s))
+        return f"run {self.run} of {self.user}, there since {since}"
 
     def renewed_s(self) -> float | None:
         """Seconds since its lease was renewed; None where the lease is gone or cannot be seen."""
@@ -77,21 +84,38 @@ def sweeps() -> list[dict[str, Any]]:
 
 def tasks() -> Iterator[Task]:
     """Processes that watch a lease, in this network namespace."""
-    boot_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     for pid in _pids():
         words = _words(pid)
         if not any("paretopipe" in word for word in words) or not set(_VERBS) & set(words):
             continue
+        if (process := Process.running(pid)) is None:
+            continue  # ended meanwhile
         options = _options(words)
-        with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
-            fields = (content(Path(f"/proc/{pid}/stat")) or "").rpartition(")")[2].split()
+        with contextlib.suppress(OSError, KeyError, ValueError):
             yield Task(
                 pid=pid,
                 user=_user(_owner(Path(options["--lease"]), pid)),
-                started_unix_s=boot_s + int(fields[19]) / os.sysconf("SC_CLK_TCK"),
+                started_unix_s=process.began_unix_s,
                 lease=Path(options["--lease"]),
                 lease_s=float(options["--lease-s"]),
             )
+
+
+def held_by(lease: Path) -> str | None:
+    """Say which other run has this host, and since when; None where none has it.
+
+    A run has a host for as long as something there watches the run's lease, and that still holds.
+
+    Parameters
+    ----------
+    lease
+        The lease of the run that asks.
+    """
+    for task in tasks():
+        age_s = task.renewed_s()
+        if task.lease != lease and age_s is not None and age_s <= task.lease_s:
+            return f"{task.told}, whose lease was renewed {age_s:.0f} s ago"
+    return None
 
 
 def holders(ports: Collection[int]) -> dict[int, dict[str, str | None]]:

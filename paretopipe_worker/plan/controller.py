@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from paretopipe_worker.plan import attempts, code, identity
@@ -48,6 +49,19 @@ def record_failure(plan: Plan, session: Session, attempt: int, results: Path, re
     return _record(plan, identity.digest(plan), session, attempt, results, (), reason)
 
 
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Writer]:
+    """Write records into a file that is there whole or not at all, and in place of no other."""
+    half = path.with_suffix(".part")
+    half.unlink(missing_ok=True)
+    try:
+        with Writer(half) as writer:
+            yield writer
+        path.hardlink_to(half)
+    finally:
+        half.unlink(missing_ok=True)
+
+
 def _record(
     plan: Plan,
     digest: str,
@@ -59,7 +73,7 @@ def _record(
 ) -> Path:
     """Write the controller's file of an attempt; return its path."""
     path = results / "records" / CONTROLLER / file_name(session.id, attempt)
-    with Writer(path) as writer:
+    with _whole(path) as writer:
         writer.write(
             Header(
                 run=plan.run,

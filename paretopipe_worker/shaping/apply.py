@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paretopipe_worker.host import sweeping
 from paretopipe_worker.host.daemons import locked, write_json
 from paretopipe_worker.host.lease import Lease
 from paretopipe_worker.link import replay
@@ -109,12 +110,14 @@ def apply(
     Raises
     ------
     ShapingError
-        When the lease does not hold, the address or something that the engine needs is missing,
-        the interface carries a qdisc that somebody else set up, or a command failed.
+        When the lease does not hold, another run has the host, the address or something that the
+        engine needs is missing, the interface carries a qdisc that somebody else set up, or a
+        command failed.
     """
     if egress.engine == "none" and tcp is None and egress.timetable is None:
         return restore(state_dir, check=check)
     with contextlib.nullcontext() if check else locked(state_dir / "lock"):
+        require_free(lease.path)
         interface = interfaces.owning(address)
         _require(egress, interface)
         goal = Goal.of(egress, tcp, lease, state_dir, interface)
@@ -186,6 +189,21 @@ def _require(egress: EgressSpec, interface: Interface) -> None:
         relay.require_tun()
 
 
+def require_free(lease: Path) -> None:
+    """Refuse to take a link from a run of another lease, which is measuring over it.
+
+    Raises
+    ------
+    ShapingError
+        Which run that is, and since when.
+    """
+    if other := sweeping.held_by(lease):
+        raise ShapingError(
+            f"this host is in use: {other}. Wait for its end, or end it and clear up with "
+            "`ansible-playbook playbooks/restore.yml -i INVENTORY`"
+        )
+
+
 def _require_lease(lease: Lease) -> None:
     """Refuse to shape a link that the keeper would restore at once."""
     if lapse := lease.lapse():
@@ -210,11 +228,11 @@ def _carry_out(goal: Goal, state_dir: Path) -> None:
                 f"{interface.name}: what was asked for and what the kernel has differ in: "
                 f"{'; '.join(sorted(differing))}"
             )
-    except ShapingError:
+        effective = tcp_settings.effective(tcp_settings.read(interface.name))
+        write_json(state_dir / "link.json", {**goal.asked, "tcp": effective})
+    except (ShapingError, OSError):
         _clear(state_dir)
         raise
-    effective = tcp_settings.effective(tcp_settings.read(interface.name))
-    write_json(state_dir / "link.json", {**goal.asked, "tcp": effective})
 
 
 def _clearing(state_dir: Path) -> list[list[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 from paretopipe_worker.host.lease import Lease
 from paretopipe_worker.link.conditions import TcpSettings
 from paretopipe_worker.shaping import ShapingError, htb, interfaces, tc
-from paretopipe_worker.shaping.apply import Change, apply, engine_for, restore
+from paretopipe_worker.shaping.apply import Change, apply, engine_for, require_free, restore
 from paretopipe_worker.shaping.egress import EgressSpec
 from paretopipe_worker.usertext import shown
 
@@ -39,7 +39,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = verbs.add_parser("restore", parents=[host], help="take our shaping off this host")
     parser.add_argument("--state-dir", type=Path, required=True, metavar="DIR")
     parser.add_argument("--check", action="store_true", help="only say what would change")
-    parser.set_defaults(run=_printing(lambda args: restore(args.state_dir, check=args.check)))
+    parser.add_argument(
+        "--lease",
+        type=Path,
+        metavar="FILE",
+        help="refuse while a run of another lease has the host",
+    )
+    parser.set_defaults(run=_printing(_run_restore))
     parser = verbs.add_parser(
         "show", parents=[host], help="what shapes the link that owns an address"
     )
@@ -162,6 +168,13 @@ def _run_apply(args: argparse.Namespace) -> Change:
     return apply(egress, args.tcp, args.address, args.state_dir, lease, check=args.check)
 
 
+def _run_restore(args: argparse.Namespace) -> Change:
+    """Run ``link restore``."""
+    if args.lease:
+        require_free(args.lease)
+    return restore(args.state_dir, check=args.check)
+
+
 def _run_show(args: argparse.Namespace) -> dict[str, Any]:
     """Run ``link show``."""
     interface = interfaces.owning(args.address)
@@ -180,7 +193,7 @@ def _printing(
     def run(args: argparse.Namespace) -> int:
         try:
             result = action(args)
-        except ShapingError as error:
+        except (ShapingError, OSError) as error:  # such as a disk that is full
             print(f"{args.host}: {error}", file=sys.stderr)
             return 2
         print(json.dumps(asdict(result) if isinstance(result, Change) else result))

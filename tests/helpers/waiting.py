@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(condition: Callable[[], Any], what: str, deadline_s: float = 60) -> Any:
+def until(
+    condition: Callable[[], Any], what: str, deadline_s: float = 60, every_s: float = 0.005
+) -> Any:
     """Wait for something to be there or true, and return it.
 
     Raises
@@ -18,5 +20,5 @@ def until(condition: Callable[[], Any], what: str, deadline_s: float = 60) -> An
     end = time.monotonic() + deadline_s
     while not (found := condition()):
         assert time.monotonic() < end, f"within {deadline_s:g} s there was never: {what}"
-        time.sleep(0.005)
+        time.sleep(every_s)
     return found

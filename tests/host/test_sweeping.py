@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,8 +16,13 @@ from threading import Event, Thread
 import pytest
 
 from paretopipe_worker.host import sweeping
+from paretopipe_worker.link.conditions import Condition
+from tests.helpers.namespaces import reason_without_namespaces
+from tests.helpers.shaped_link import Link, shaped_link
+from tests.helpers.waiting import until
 
 SLEEP = "import sys; print('ready', flush=True); sys.stdin.read()"
+RATE20 = Condition(rate_mbit=20)
 
 
 @contextmanager
@@ -104,3 +110,29 @@ def test_who_has_a_port_is_named_with_the_run_of_a_stage() -> None:
     assert found[port]["run"] == "evening"
     assert f"pid {process.pid} of " in found[port]["who"]
     assert found.keys() == {port}  # the one who asks does not count
+
+
+@pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces())
+def test_a_host_belongs_to_one_run_for_as_long_as_it_watches_its_lease(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with shaped_link(tmp_path) as link:
+        other = Link(link.hosts, tmp_path / "other")
+        assert link.apply(RATE20)["changed"]
+        before = link.show(), link.keepers()
+        same = ("--state-dir", str(link.state()))
+        refused = other.apply(RATE20, *same)
+        assert f"this host is in use: run {tmp_path.name} of " in refused
+        assert "there since 20" in refused and "whose lease was renewed " in refused
+        # Nor does a sweep that was refused put back what is not its own.
+        assert "this host is in use" in other.restore("--lease", str(other.lease), *same)
+        assert (link.show(), link.keepers()) == before
+        # After a reboot, or when what watched it was killed, nobody has it.
+        [keeper] = link.keepers()
+        os.kill(keeper, signal.SIGKILL)
+        until(lambda: not link.keepers(), "the keeper's end")
+        assert other.apply(RATE20, *same)["changed"]
+        # A lease that has lapsed keeps nobody out, even if what watches it hangs.
+        [keeper] = link.keepers()
+        os.kill(keeper, signal.SIGSTOP)
+        os.utime(other.lease, (time.time() - 61, time.time() - 61))
+        assert link.apply(RATE20)["changed"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from paretopipe_worker.records.lines import End
 from paretopipe_worker.shaping.egress import EgressSpec
 from tests.helpers import fake_plan
 from tests.helpers.attempts import header, leg, write
+from tests.helpers.disks import NEEDS_ROOT, full, small_disk
 from tests.helpers.fake_run import FakeRun
 from tests.helpers.tables import HOSTS, table
 
@@ -227,6 +229,21 @@ def test_a_failure_seen_by_the_controller_counts_as_an_attempt(tmp_path: Path, m
     assert isinstance(end, End)
     assert (end.status, end.reason) == ("failed", "edge: unreachable")
     assert resume.todo(made, tmp_path)["sessions"][0]["attempt"] == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason=NEEDS_ROOT)
+def test_a_failure_that_there_is_no_space_for_can_be_recorded_later(
+    tmp_path: Path, made: Plan
+) -> None:
+    session = made.sessions[0]
+    with small_disk(tmp_path / "results", 64) as results:
+        with full(results), pytest.raises(OSError, match="No space left on device"):
+            controller.record_failure(made, session, 1, results, "edge: unreachable")
+        assert not list(results.rglob("*.*"))
+        path = controller.record_failure(made, session, 1, results, "edge: unreachable")
+        with pytest.raises(FileExistsError):
+            controller.record_failure(made, session, 1, results, "another reason")
+        assert len(list(read_records(path))) == 2 and list(results.rglob("*.*")) == [path]
 
 
 def test_a_task_holds_what_the_playbook_needs(tmp_path: Path, made: Plan) -> None:

@@ -33,18 +33,24 @@ class Walk:
     ) -> None:
         self.recorded: list[str] = []
         self.measured: list[str] = []
+        self.writable = True
         self.action = action = plugin.ActionModule.__new__(plugin.ActionModule)
         action.given, action.host, action.playbook = {}, host, os.getppid()
         action.walk = "0"
         action._file = lambda name, host, kind: folder / f"{name}@{host}.{kind}"
         action._fetch = action._stop = action._note_time = lambda *_: None
-        action._record_failure = lambda _, reason: self.recorded.append(reason)
+        action.unrecorded, action._recorded = [], self.record
 
         def measured(session: dict[str, Any]) -> None:
             self.measured.append(session["name"])
             measure()
 
         action._measure = measured
+
+    def record(self, lane: str, attempt: int, reason: str) -> bool:
+        """Record a failure, if there is space."""
+        self.recorded += [reason] if self.writable else []
+        return self.writable
 
     def start(self, *sessions: dict[str, Any]) -> threading.Thread:
         """Walk sessions in a thread."""
@@ -62,7 +68,8 @@ class Walk:
 def session(name: str, hosts: str, after: dict[str, Any] | None = None) -> dict[str, Any]:
     """A session as far as walks look at it; each letter is a host."""
     ranks = {host: rank for rank, host in enumerate(hosts)}
-    return {"name": name, "id": name, "number": 1, "ranks": ranks, "after": after}
+    told = {"name": name, "id": name, "number": 1, "attempt": 1, "lanes": [name]}
+    return {**told, "ranks": ranks, "after": after}
 
 
 def end(thread: threading.Thread) -> None:
@@ -107,6 +114,22 @@ def test_every_reason_is_recorded_once_and_by_the_first_host(
     for thread in [walk.start(session("one", "ab")) for walk in walks]:
         end(thread)
     assert [walk.recorded for walk in walks] == [["b: stage killed by SIGKILL"], []]
+
+
+def test_a_reason_that_cannot_be_recorded_is_recorded_later(
+    plugin: ModuleType, tmp_path: Path
+) -> None:
+    def fail() -> None:
+        raise plugin.SessionFailed("a: No space left on device")
+
+    walk = Walk(plugin, tmp_path, "a", fail)
+    walk.writable = False
+    end(walk.start(session("one", "a")))
+    assert not walk.recorded
+    walk.writable = True
+    end(walk.start(session("two", "a")))
+    walk.action._record_failures()
+    assert len(walk.recorded) == 2, "each of them once"
 
 
 def test_nobody_waits_for_a_host_whose_walk_has_ended(plugin: ModuleType, tmp_path: Path) -> None:

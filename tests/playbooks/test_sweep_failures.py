@@ -107,6 +107,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interrupte
         yield interrupt(copy, lambda running: running.signal(signal.SIGINT))
 
 
+@pytest.mark.long  # tests/test_chaos.py interrupts a sweep, too
 def test_after_ctrl_c_the_hosts_end_their_stages_and_put_their_links_back(
     interrupted: Interrupted,
 ) -> None:

@@ -103,10 +103,11 @@ def up(directory: Path, hosts: dict[str, str], python: str, owner: Process) -> b
         if before.owner == owner and set(before.namespaces) >= set(hosts):
             return False
         if before.owner != owner and before.owner.alive:
+            since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(before.owner.began_unix_s))
             raise LabError(
                 f"the local lab {directory} belongs to another run of Ansible (pid "
-                f"{before.owner.pid}). Wait for its end, or end it and clear up with "
-                "`ansible-playbook playbooks/restore.yml -i inventory/local`"
+                f"{before.owner.pid}, there since {since}). Wait for its end, or end it and "
+                "clear up with `ansible-playbook playbooks/restore.yml -i inventory/local`"
             )
     down(directory)
     with contextlib.ExitStack() as stack:

@@ -43,7 +43,9 @@ options:
     type: bool
     default: false
   lease:
-    description: The lease file, which is renewed.
+    description:
+      - The lease file, which is renewed before the link is shaped. While a run of another lease has
+        the host, the link is neither shaped nor put back.
     type: path
   lease_s:
     description: Seconds after the last renewal at which the host puts the link back itself.
@@ -118,6 +120,7 @@ def arguments(given: dict[str, Any], check_mode: bool) -> list[str]:
     command = [*given["command"], "link"]
     if given["state"] == "restored":
         command += ["restore"]
+        command += ["--lease", given["lease"]] if given["lease"] else []
     else:
         command += ["apply", "--profile", "-"]
         command += ["--tcp", json.dumps(given["tcp"])] if given["tcp"] else []
@@ -154,7 +157,7 @@ def main() -> None:
         SPEC, required_if=[("state", "shaped", NEEDED)], supports_check_mode=True
     )
     given = module.params
-    renewed = given["lease"] and not module.check_mode
+    renewed = given["state"] == "shaped" and not module.check_mode
     if renewed and (failed := renew(given["lease"], given["user"])):
         module.fail_json(msg=failed)
     command = arguments(given, module.check_mode)

@@ -11,7 +11,7 @@ import resource
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ SPEC: dict[str, dict[str, Any]] = {
 MOST_BYTES = 4 << 30
 """The largest file that is fetched. One of 10,000 points has a few hundred megabytes."""
 
-LEAST_FREE_BYTES = 1 << 30
-"""What a fetch leaves free on the controller's disk: for other records, and tables."""
+MOST_SPARED_BYTES = 1 << 30
+"""What a fetch leaves free on the controller's disk, or a tenth of a smaller disk: for other
+records, and tables."""
 
 MAY_GROW_BYTES = 64 << 20
 """By how much a file may be larger than the host has just said: a stage may still write to it."""
@@ -58,18 +59,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if size is None:
                 return {"changed": False}
             dest.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(dest.parent).free - LEAST_FREE_BYTES
-            if size > (most := max(0, min(MOST_BYTES, free))):
+            disk = shutil.disk_usage(dest.parent)
+            spared = min(MOST_SPARED_BYTES, disk.total // 10)
+            if size > (most := max(0, min(MOST_BYTES, disk.free - spared))):
                 raise AnsibleError(
-                    f"has {size} bytes; at most {most} are fetched, so that "
-                    f"{LEAST_FREE_BYTES} stay free in {dest.parent}"
+                    f"has {size} bytes; at most {most} are fetched, so that {spared} stay free in "
+                    f"{dest.parent}"
                 )
             with no_larger_file_than(min(most, size + MAY_GROW_BYTES)):
                 self._transfer(src, half)
             # Under its own name there is never a file that came only in part.
             half.rename(dest)
         except (AnsibleError, OSError) as error:
-            half.unlink(missing_ok=True)
+            with suppress(OSError):
+                half.unlink(missing_ok=True)
             return {"failed": True, "msg": f"{host}: {src} was not fetched: {error}"}
         return {"changed": True}
 

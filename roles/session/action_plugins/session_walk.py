@@ -64,10 +64,7 @@ class SessionFailed(Exception):
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Walk the sessions; returns `failures`, those that this host recorded, with their reasons.
-
-    The first host of each session records its failures.
-    """
+    """Walk the sessions; returns `failures` with reasons, of sessions whose first host this is."""
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -80,12 +77,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self.playbook = os.getppid()
         # A guided sweep walks several times: who has left an earlier walk has not left this one.
         self.walk = str(max((each["walk"] for each in self.given["sessions"]), default=0))
+        self.unrecorded: list[tuple[dict[str, Any], int, str]] = []
         with self._presence():
             failures = [
                 {"session": session["id"], "reason": reason}
                 for session in self.given["sessions"]
                 if (reason := self._walk(session))
             ]
+        self._record_failures()
         return {"changed": bool(self.given["sessions"]), "failures": failures}
 
     def _walk(self, session: dict[str, Any]) -> str | None:
@@ -112,7 +111,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return None
         reason = "; ".join(dict.fromkeys(reasons))
         Display().display(f"  session {session['number']} failed: {reason}", color="red")
-        self._record_failure(session, reason)
+        self.unrecorded += [(lane, session["attempt"], reason) for lane in session["lanes"]]
+        self._record_failures()
         return reason
 
     def _measure(self, session: dict[str, Any]) -> None:
@@ -231,41 +231,39 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             here = Path(self.given["results"], "records", self.host, name)
             there = f"{self.given['run_dir']}/records/{name}"
             found = self._action("session_fetch", {"src": there, "dest": str(here)})
-            if found.get("failed"):
-                # The next sweep of this run fetches what is there.
-                Display().warning(str(found["msg"]))
+            told = self._file(session["name"], self.host, "failed").exists()
+            # The next sweep of this run fetches what is there.
+            if found.get("failed") and not told:
+                self._mark(session["name"], "failed", str(found["msg"]))
 
     def _action(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Run another action on this host; return its result."""
         task = self._task.copy()
         task.args = arguments
-        action = self._shared_loader_obj.action_loader.get(
-            name,
-            task=task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
+        names = ("connection", "play_context", "loader", "templar", "shared_loader_obj")
+        own = {name: getattr(self, f"_{name}") for name in names}
+        action = self._shared_loader_obj.action_loader.get(name, task=task, **own)
         found: dict[str, Any] = action.run(task_vars=self.task_vars)
         return found
 
-    def _record_failure(self, session: dict[str, Any], reason: str) -> None:
-        """Record on the controller why a session failed, for each of its lanes."""
-        for lane in session["lanes"]:
-            points = self._file(lane["name"], self.host, "points")
-            points.write_text("\n".join(lane["points"]), encoding="utf-8")
-            command = [
-                *(self.given["controller_python"], "-m", "paretopipe_worker", "record-failure"),
-                *(f"--results={self.given['results']}", f"--session={lane['session']}"),
-                *(f"--attempt={session['attempt']}", f"--points-from={points}", "--reason=-"),
-            ]
-            recorded = subprocess.run(
-                command, cwd=self.given["checkout"], input=reason, capture_output=True, text=True
-            )
-            if recorded.returncode != 0:
-                Display().error(f"{lane['name']}: failure not recorded: {recorded.stderr.strip()}")
+    def _record_failures(self) -> None:
+        """Record on the controller why sessions failed; where there is no space, do so later."""
+        self.unrecorded = [each for each in self.unrecorded if not self._recorded(*each)]
+
+    def _recorded(self, lane: dict[str, Any], attempt: int, reason: str) -> bool:
+        """Record why an attempt at a lane failed, and tell whether that was done."""
+        points = self._file(lane["name"], self.host, "points")
+        points.write_text("\n".join(lane["points"]), encoding="utf-8")
+        command = [
+            *(self.given["controller_python"], "-m", "paretopipe_worker", "record-failure"),
+            *(f"--results={self.given['results']}", f"--session={lane['session']}"),
+            *(f"--attempt={attempt}", f"--points-from={points}", "--reason=-"),
+        ]
+        here = self.given["checkout"]
+        done = subprocess.run(command, cwd=here, input=reason, capture_output=True, text=True)
+        if done.returncode != 0:
+            Display().error(f"{lane['name']}: failure not recorded: {done.stderr.strip()}")
+        return done.returncode == 0
 
     def _note_time(self, session: dict[str, Any], began_ns: int) -> None:
         """Write down when the session ran, by the controller's clock, for readers who doubt."""
@@ -275,9 +273,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "began_unix_ns": began_ns,
             "ended_unix_ns": time.time_ns(),
         }
-        # One short line is written as a whole, whoever else writes.
-        with Path(self.given["results"], "sessions.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            # One short line is written as a whole, whoever else writes.
+            with Path(self.given["results"], "sessions.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            Display().error(f"{session['name']}: its times are not noted: {error}")
 
     def _command(self, script: str, given: str = "") -> dict[str, Any]:
         """Run a shell script on the host as the user who logs in; return the module's result.
