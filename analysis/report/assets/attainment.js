@@ -4,7 +4,7 @@ const drawAttainment = data.attainment.length ? perCase("attainment", data.attai
   const levels = [["best", "2 3", "one replicate attained it"], ["median", null, "half of them did"],
     ["worst", "7 3", `all ${row.replicates} did`]];
   const series = levels.map(([level, dash, name]) => ({
-    name, dash, colour: colourOf(0),
+    name, dash, colour: "var(--pays)",
     marks: row[level].map(([x, y]) => ({x, y, plain: true, told: `${figure(x)} ms and ${figure(y)} images/s: ${name}`})),
   }));
   lines(byId("attainment-plot"), series, {
