@@ -92,14 +92,16 @@ class UnitTimes:
         numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         self._sessions = list(numbers)
         self._number = np.array([numbers[key] for key in keys], dtype=np.int64)
-        self._points = rows["point"].astype("str").to_numpy()
+        self._points = pd.Index(rows["point"].astype("str"))
         self._profiled = rows["point"].isna().to_numpy()
         self._ms = rows["ms"].to_numpy(np.float64)
         self._waited = waited(rows["gap_ms"].fillna(0.0).to_numpy(np.float64))
-        units = np.arange(places - 1)
-        begin, end = (rows[name].to_numpy()[:, None] for name in ("begin", "end"))
+        # Many rows consist of the same units, so that sums over these rows are enough.
+        alike = np.column_stack([rows["begin"], rows["end"], self._profiled]).astype(np.int64)
+        kinds, self._kind = np.unique(alike.reshape(-1, 3), axis=0, return_inverse=True)
+        units, (begin, end, profiled) = np.arange(places - 1), kinds.T[:, :, None]
         inside = (begin <= units) & (units < end)
-        self._design = np.column_stack([inside, ~self._profiled]).astype(np.float64)
+        self._design = np.column_stack([inside, profiled == 0]).astype(np.float64)
         spread = np.hypot(_NOISE * self._ms, _LEAST_MS)
         spread = np.where(self._profiled, _PROFILED * spread, spread)
         self._precision = rows["weight"].to_numpy(np.float64) / spread**2
@@ -116,10 +118,11 @@ class UnitTimes:
         -------
         None where nothing is left.
         """
-        kept = ~np.isin(self._points, list(left_out))
+        kept = ~self._points.isin(list(left_out))
         if not kept.any():
             return None
-        per_unit = self._ms[kept] / np.maximum(self._design[kept, :-1].sum(axis=1), 1)
+        count = self._design[:, :-1].sum(axis=1)[self._kind]
+        per_unit = self._ms[kept] / np.maximum(count[kept], 1)
         mean_ms = float(np.median(per_unit))
         expected = np.full(self._design.shape[1], mean_ms)
         expected[-1] = 0.0
@@ -131,11 +134,13 @@ class UnitTimes:
         by_session = np.ones(len(self._sessions))
         for turn in range(_ROUNDS):
             scale = factors * (1 + slowing * self._waited)
-            design = self._design * scale[:, None]
-            weighted = design * weights[:, None]
-            matrix = np.diag(prior) + weighted.T @ design
-            units = np.linalg.solve(matrix, prior * expected + weighted.T @ self._ms)
-            bare = self._design @ units
+            certain, found = (
+                np.bincount(self._kind, weights * scale * each, len(self._design))
+                for each in (scale, self._ms)
+            )
+            matrix = np.diag(prior) + (self._design * certain[:, None]).T @ self._design
+            units = np.linalg.solve(matrix, prior * expected + self._design.T @ found)
+            bare = (self._design @ units)[self._kind]
             slow = 1 + slowing * self._waited
             factors, by_session = self._factors(bare * slow, weights)
             slowing = self._slowing(bare * factors, weights)
@@ -144,8 +149,8 @@ class UnitTimes:
                 off = np.abs(self._ms - fitted) * np.sqrt(self._precision)
                 weights = precision * np.minimum(1.0, _OUTLIER / np.maximum(off, 1e-9))
         prefix = np.concatenate([[0.0], np.maximum.accumulate(np.cumsum(units[:-1]))])
-        found = dict(zip(self._sessions, by_session.tolist(), strict=True))
-        return Solved(np.maximum(prefix, 0.0), float(units[-1]), slowing, found)
+        told = dict(zip(self._sessions, by_session.tolist(), strict=True))
+        return Solved(np.maximum(prefix, 0.0), float(units[-1]), slowing, told)
 
     def _factors(self, bare_ms: Array, weights: Array) -> tuple[Array, Array]:
         """The factor of each row, and that of each session's stages.
