@@ -88,7 +88,8 @@ def _probed(
     probes = run.probes[(run.probes["rank"] == 0) & run.probes["session"].isin(sessions)]
     for probe in probes.to_dict("records"):
         ranks = len(sessions[probe["session"]])
-        if len(probe["goodput_mbit"]) != ranks or not probe["round_trip_ns"]:
+        whole = len(probe["goodput_mbit"]) == ranks and all(probe["goodput_mbit"])
+        if not whole or not probe["round_trip_ns"]:
             continue
         asked = [way.delay_ms for way in link.forward_path(ranks)]
         more_ms = (float(np.median(probe["round_trip_ns"])) / 1e6 - sum(asked)) / ranks

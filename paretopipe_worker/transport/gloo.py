@@ -38,7 +38,7 @@ from paretopipe_worker.transport.group import (
 from paretopipe_worker.transport.slots import Slot, slots
 from paretopipe_worker.transport.sockets import Opened
 
-VERSION = 1
+VERSION = 2
 _HEADER_TAG = 0
 _FIELDS = 5  # epoch, phase, seq, number of tensors, payload bytes
 _HEADERS_AHEAD = 8
@@ -115,7 +115,8 @@ class GlooTransport(GroupTransport):
         window: int,
         deadline_s: float,
     ) -> None:
-        """Post receives for the coming messages; those posted before are never filled."""
+        """Post receives for the coming messages, and fill those left at the next rank."""
+        self._use_up()
         super().configure(inbound, outbound, window=window, deadline_s=deadline_s)
         # Both ends of a link count how often they were configured for tensors on it. This epoch is
         # gloo's tag, so that no payload is written to memory posted for other tensors.
@@ -158,6 +159,22 @@ class GlooTransport(GroupTransport):
                 self._group.send([_bytes_of(tensor)], self._to, self._epoch["out"])
                 for tensor in tensors
                 if tensor.nbytes
+            ]
+        except RuntimeError as error:
+            raise self._lost(self.neighbours.next, error) from error
+        self._unsent.append(works)
+
+    def _use_up(self) -> None:
+        """Fill the receives that the next rank has left of the last leg, with a byte each.
+
+        After a mark there are as many as it posts ahead. Gloo never forgets a receive that is not
+        filled: both ranks would keep a few kilobytes of every leg.
+        """
+        pieces = sum(spec.nbytes > 0 for spec in self.outbound) * self._most_unsent
+        filler = torch.zeros(1, dtype=torch.uint8)
+        try:
+            works = [
+                self._group.send([filler], self._to, self._epoch["out"]) for _ in range(pieces)
             ]
         except RuntimeError as error:
             raise self._lost(self.neighbours.next, error) from error
@@ -217,7 +234,9 @@ class GlooTransport(GroupTransport):
     def _fill(self, epoch: int, size: int) -> tuple[torch.Tensor, ...] | None:
         """Wait for a payload in the slot posted for it; None where the group was left meanwhile."""
         while (posted := self._posted.get()) is not None and posted.epoch < epoch:
-            pass
+            # Filled for no message. Gloo reads nothing more where it finds such memory given back.
+            for work in posted.works:
+                work.wait(_FOREVER)
         if posted is None:
             return None
         if posted.epoch != epoch or size not in posted.sizes:

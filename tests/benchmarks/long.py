@@ -11,9 +11,9 @@ sizes with real Ansible, on hosts whose stages hand out records that were made b
 Growth is that of a straight line through tenths of the session, with its interval of 95 %
 (:mod:`tests.helpers.trends`). `most_mb` is the largest memory, `point_ms` a point's time from its
 first item to the next point's, and `between_ms` the part of it that is no item's. For plans,
-`next_ms` is what each further point took above the next smaller size, and `ratio` compares that
-with what it took there: 1 where the cost is the same for each point, 2.3 where it grows with their
-number.
+`next_ms` is the CPU time of each further point above the next smaller size, and `ratio` compares
+that with what it took there: 1 where the cost is the same for each point, 2.3 where it grows with
+their number.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -114,8 +115,7 @@ def _session(name: str, batches: int, windows: int) -> Iterator[Row]:
             yield {**about, "what": kind, **_grown(values, statistics.median)}
         if name == next(iter(SESSIONS)):
             analyse = (sys.executable, "-m", "analysis.pareto", "--json", str(made.results))
-            seconds, peak_mb, _ = _command(*analyse)
-            yield {**about, "what": "analysis", "seconds": seconds, "most_mb": peak_mb}
+            yield {**about, "what": "analysis", **_command(*analyse)[0]}
             yield from ({**about, **row} for row in _resumed(made, session))
 
 
@@ -157,14 +157,14 @@ def _resumed(made: Lab, session: Session) -> Iterator[Row]:
     lost = session.points[-RESUMED:]
     long_session.cut_short(made, session, lost[0])
     todo = (sys.executable, "-m", "paretopipe_worker", "todo", f"--results={made.results}")
-    seconds, peak_mb, said = _command(*todo)
+    took, said = _command(*todo)
     [task] = json.loads(said)["sessions"]
     assert sorted(task["points"]) == sorted(lost), "other points are left than were lost"
-    yield {"what": "resume: todo", "seconds": seconds, "most_mb": peak_mb}
+    yield {"what": "resume: todo", **took}
     begin_s = time.monotonic()
     long_session.run(made, session.only(task["points"]), attempt=task["attempt"])
     yield {"what": f"resume: {len(lost)} points", "seconds": time.monotonic() - begin_s}
-    *_, said = _command(*todo)
+    _, said = _command(*todo)
     assert json.loads(said)["sessions"] == [], "the resumed run still lacks points"
     tried = attempts.read(made.plan, made.results).of(session.id)
     for point in map(made.plan.point, session.points):
@@ -172,22 +172,24 @@ def _resumed(made: Lab, session: Session) -> Iterator[Row]:
         assert len(ok) == 1, f"point {point.id} was measured {len(ok)} times"
 
 
-def _command(*words: str) -> tuple[float, float, str]:
-    """Run a command: its seconds, the largest memory of its processes in MB, what it printed.
+def _command(*words: str) -> tuple[Row, str]:
+    """Run a command: `seconds`, `cpu_s` and `most_mb` of its processes, and what it printed.
 
     Memory is resident memory, looked at twenty times a second; shared pages count for each.
     """
     begin_s, most_mb = time.monotonic(), 0.0
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(words, cwd=ROOT, stdout=said)
-        while process.poll() is None:
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             most_mb = max(most_mb, resident_mb(process.pid))
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.05)
+            time.sleep(0.05)
         seconds = time.monotonic() - begin_s
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0, f"{words} ended with status {process.returncode}"
+        cpu_s = used.ru_utime + used.ru_stime
         said.seek(0)
-        return seconds, most_mb, said.read()
+        return {"seconds": seconds, "cpu_s": cpu_s, "most_mb": most_mb}, said.read()
 
 
 def _plans(batches: int, windows: Sequence[int]) -> list[Row]:
@@ -213,17 +215,14 @@ def _planned(folder: Path, batches: int, windows: int) -> list[Row]:
         "prepare, planned before": prepare,
         "todo": (*worker, "todo", f"--results={results}"),
     }
-    found = []
-    for name, words in commands.items():
-        seconds, peak_mb, _ = _command(*words)
-        found.append({"what": name, "seconds": seconds, "most_mb": peak_mb})
-    begin_s = time.monotonic()
+    found: list[Row] = [{"what": what, **_command(*words)[0]} for what, words in commands.items()]
+    begin_s = time.process_time()
     plan = plans.read(results / "plan.json")
-    between_s = time.monotonic()
+    between_s = time.process_time()
     size = len(plans.dump(plan).encode())
-    ends_s = time.monotonic()
-    found.append({"what": "read the plan", "seconds": between_s - begin_s})
-    found.append({"what": "write the plan", "seconds": ends_s - between_s})
+    ends_s = time.process_time()
+    found.append({"what": "read the plan", "cpu_s": between_s - begin_s})
+    found.append({"what": "write the plan", "cpu_s": ends_s - between_s})
     return [{**row, "points": len(plan.points), "plan_mb": size / 1e6} for row in found]
 
 
@@ -234,7 +233,7 @@ def _with_next(sizes: Sequence[Sequence[Row]]) -> Iterator[Row]:
         for row in of_size:
             if before is not None:
                 further = row["points"] - before["points"]
-                row["next_ms"] = 1e3 * (row["seconds"] - before["seconds"]) / further
+                row["next_ms"] = 1e3 * (row["cpu_s"] - before["cpu_s"]) / further
                 if "next_ms" in before:
                     row["ratio"] = row["next_ms"] / before["next_ms"]
             yield row
@@ -260,7 +259,7 @@ def _swept(batches: int, windows: int) -> list[Row]:
         lines = (copy.root / COUNTED[-1]).read_text(encoding="utf-8").splitlines()
         taken = [json.loads(line) for line in lines]
         cpu_s = sum(each.get("own_s", 0.0) + each.get("main_s", 0.0) for each in taken)
-        row = {"what": "Ansible, CPU", "seconds": cpu_s, "most_mb": max(memory_mb)}
+        row = {"what": "Ansible", "cpu_s": cpu_s, "most_mb": max(memory_mb)}
         return [{**row, "points": points}]
 
 
@@ -296,7 +295,7 @@ def _checks(rows: Rows) -> Iterator[Check]:
         elif what.endswith(("_ms", CPU)):
             yield Check(f"{what}: last tenth over first", row["ratio"], MOST_RATIO, "lower")
         elif "next_ms" in row and "ratio" in row:
-            name = f"{what}: a further point's time over that in a smaller plan"
+            name = f"{what}: a further point's CPU time over that in a smaller plan"
             yield Check(name, row["ratio"], MOST_NEXT, "lower")
 
 

@@ -124,6 +124,15 @@ def test_a_profile_tells_what_endpoints_do_not(tmp_path: Path, profiled: bool) -
         assert errors.max() > 0.05, "the endpoints tell everything, so that this test shows nothing"
 
 
+def test_a_probe_through_which_nothing_came_tells_nothing(two: Run) -> None:
+    probes = two.probes.copy()
+    assert len(probes)
+    probes["goodput_mbit"] = [[0.0] * len(each) for each in probes["goodput_mbit"]]
+    found = predictions(replace(two, probes=probes), replicates(two))
+    values = found["predicted_latency_ms"].to_numpy(np.float64)
+    assert np.isfinite(values).all(), "the profile tells what the probe does not"
+
+
 def test_a_hop_that_was_never_measured_has_the_software_of_one_that_was(two: Run) -> None:
     point = next(each for each in two.plan.points if each.link == "none")
     made = costs(two, replicates(two), group_of(point))

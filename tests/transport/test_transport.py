@@ -145,6 +145,20 @@ def test_memory_does_not_grow_with_the_number_of_messages(pair: Pair) -> None:
 
 
 @every_backend
+def test_memory_does_not_grow_with_the_number_of_legs(pair: Pair) -> None:
+    specs = [TensorSpec((1000,), "uint8")]
+    sent = [tensors_of(specs, seed) for seed in range(3)]
+    held = []
+    for legs in (400, 600):
+        for _ in range(legs):
+            pair.configure(specs, window=2)
+            exchange(pair, sent, 2, overlap=True)
+        held.append((resident_kb(), pair.peer.call("resident_kb")))
+    grown = [after - first for first, after in zip(*held, strict=True)]
+    assert max(grown) < 600, f"resident memory grew by {grown} KiB in 600 legs"
+
+
+@every_backend
 def test_counters_see_what_was_sent_and_nothing_else(backend: str, pair: Pair) -> None:
     specs, count = [TensorSpec((500_000,), "uint8")], 4
     pair.configure(specs)
