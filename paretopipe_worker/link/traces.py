@@ -180,15 +180,7 @@ def parse(
                 raise TraceError(f"{where}: {error}") from error
     except csv.Error as error:
         raise TraceError(f"{name}: cannot be read as a CSV file: {error}") from error
-    if len(starts) < 2:
-        raise TraceError(f"{name}: a trace has at least 2 segments, a row each; got {len(starts)}")
-    end_s = 2 * starts[-1] - starts[-2] if period_s is None else period_s
-    try:
-        timetable = Timetable(tuple(starts), end_s)
-    except ValueError as error:
-        if period_s is not None:
-            raise
-        raise TraceError(f"{name}: {error}; give period_s") from error
+    timetable = _timetable(starts, name, period_s)
     if (lasts_s := outage_s(timetable, conditions)) > LONGEST_OUTAGE_S:
         said = "ever" if math.isinf(lasts_s) else f"for {lasts_s:g} s"
         raise TraceError(
@@ -196,6 +188,18 @@ def parse(
             "break, also where the trace begins again, since TCP gives up connections"
         )
     return timetable, tuple(conditions)
+
+
+def _timetable(starts: Sequence[float], name: str, period_s: float | None) -> Timetable:
+    """When segments begin, and when the first begins again."""
+    if len(starts) < 2:
+        raise TraceError(f"{name}: a trace has at least 2 segments, a row each; got {len(starts)}")
+    if period_s is not None:
+        return Timetable(tuple(starts), period_s)
+    try:
+        return Timetable(tuple(starts), 2 * starts[-1] - starts[-2])
+    except ValueError as error:
+        raise TraceError(f"{name}: {error}; give period_s") from error
 
 
 def outage_s(timetable: Timetable, conditions: Sequence[Condition]) -> float:
