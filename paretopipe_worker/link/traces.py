@@ -180,8 +180,6 @@ def parse(
                 raise TraceError(f"{where}: {error}") from error
     except csv.Error as error:
         raise TraceError(f"{name}: cannot be read as a CSV file: {error}") from error
-    if len(starts) < 2:
-        raise TraceError(f"{name}: a trace has at least 2 segments, a row each; got {len(starts)}")
     timetable = _timetable(starts, name, period_s)
     if (lasts_s := outage_s(timetable, conditions)) > LONGEST_OUTAGE_S:
         said = "ever" if math.isinf(lasts_s) else f"for {lasts_s:g} s"
@@ -194,6 +192,8 @@ def parse(
 
 def _timetable(starts: Sequence[float], name: str, period_s: float | None) -> Timetable:
     """When segments begin, and when the first begins again."""
+    if len(starts) < 2:
+        raise TraceError(f"{name}: a trace has at least 2 segments, a row each; got {len(starts)}")
     if period_s is not None:
         return Timetable(tuple(starts), period_s)
     try:
