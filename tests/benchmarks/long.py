@@ -9,9 +9,9 @@ sizes with real Ansible, on hosts whose stages hand out records that were made b
 (:mod:`tests.helpers.recorded_fleet`).
 
 Growth is that of a straight line through tenths of the session, with its interval of 95 %
-(:mod:`tests.helpers.trends`). `most_mb` is the largest memory, `point_ms` a point's time from its
-first item to the next point's, and `between_ms` the part of it that is no item's. For plans,
-`next_ms` is the CPU time of each further point above the next smaller size, and `ratio` compares
+(:mod:`tests.helpers.trends`); that of memory begins after the first tenth. `most_mb` is the largest
+memory, `point_ms` a point's time from its first item to the next point's, and `between_ms` the part
+of it that is no item's. For plans, `next_ms` is the CPU time of each further point above the next smaller size, and `ratio` compares
 that with what it took there: 1 where the cost is the same for each point, 2.3 where it grows with
 their number.
 """
@@ -125,7 +125,9 @@ def _held(looks: Sequence[Look]) -> Iterator[Row]:
         own = [look for look in looks if look.process == process]
         rss_mb = [look.usage.rss_mb for look in own]
         most_mb = max(look.usage.pss_mb for look in own)
-        yield {"what": f"{process}: {RESIDENT}", "most_mb": most_mb, **_grown(rss_mb)}
+        # In the first tenth a process meets most batch sizes and windows for the first time.
+        settled = _grown(rss_mb[len(rss_mb) // 10 :])
+        yield {"what": f"{process}: {RESIDENT}", "most_mb": most_mb, **settled}
         for kind in ("files", "threads"):
             held = [getattr(look.usage, kind) for look in own]
             yield {"what": f"{process}: {kind}", **_grown(held, statistics.median)}
