@@ -11,9 +11,9 @@ sizes with real Ansible, on hosts whose stages hand out records that were made b
 Growth is that of a straight line through tenths of the session, with its interval of 95 %
 (:mod:`tests.helpers.trends`); that of memory begins after the first tenth. `most_mb` is the largest
 memory, `point_ms` a point's time from its first item to the next point's, and `between_ms` the part
-of it that is no item's. For plans, `next_ms` is the CPU time of each further point above the next smaller size, and `ratio` compares
-that with what it took there: 1 where the cost is the same for each point, 2.3 where it grows with
-their number.
+of it that is no item's. For plans, `next_ms` is the CPU time of each further point above the next
+smaller size, and `ratio` compares that with what it took there: 1 where the cost is the same for
+each point, 2.3 where it grows with their number.
 """
 
 from __future__ import annotations
