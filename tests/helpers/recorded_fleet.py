@@ -230,6 +230,7 @@ def _prepare(root: Path, names: list[str], facts: dict[str, Any]) -> None:
         "name": "Take the hosts as prepared",
         "hosts": "stages",
         "gather_facts": False,
+        "tags": ["always"],
         "tasks": [{"name": "Note it", "ansible.builtin.set_fact": facts}],
     }
     # After the check, which takes all that is known of hosts for their inventory.
