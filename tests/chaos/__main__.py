@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import ctypes
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -48,7 +49,9 @@ def main() -> int:
     _own_mounts()
     began_s = time.monotonic()
     struck: list[Struck] = []
-    # Who ends it early is told what came of the faults until then.
+    # Who ends it early, also in the background, is told what came of the faults until then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         for each in _injected(options):
             struck.append(each)
