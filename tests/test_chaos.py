@@ -9,7 +9,6 @@ from random import Random
 
 import pytest
 
-from tests.chaos.clocks import FAKETIME
 from tests.chaos.frames import checksum, flipped, forged, payload_of
 from tests.helpers.sshd import reason_without_sshd
 
@@ -26,7 +25,6 @@ FRAME = bytes.fromhex(
 @pytest.mark.timeout(900)  # two sweeps, and what may follow where something does not hold
 @pytest.mark.must_run
 @pytest.mark.skipif(bool(reason_without_sshd()), reason=reason_without_sshd())
-@pytest.mark.skipif(not FAKETIME, reason="libfaketime (package faketime) is not installed")
 def test_a_sweep_outlives_faults_and_is_resumed() -> None:
     # With this seed each comes once, and last the one that ends the sweep.
     asked = ("--seed", "155", "--faults", "4", "--json", "--only", *ONLY)

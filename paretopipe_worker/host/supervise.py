@@ -157,7 +157,9 @@ def launch(job: Job) -> dict[str, Any]:
         status = read_json(job.file("status.json")) or {"name": job.name}
         return {"changed": False, **status, "state": "running"}
     if not report:
-        raise LaunchError(f"{job.name}: its supervisor did not start; see {job.file('log')}")
+        job.file("secret").unlink(missing_ok=True)
+        why = no_space(job.run_dir) or f"see {job.file('log')}"
+        raise LaunchError(f"{job.name}: its supervisor did not start: {why}")
     return {"changed": True, **json.loads(report)}
 
 
@@ -299,8 +301,7 @@ def _end_orphans(status: Status) -> None:
 
 def _read_status(path: Path) -> Status | None:
     """Read a status file."""
-    value = read_json(path)
-    return None if value is None else Status(**value)
+    return Status(**value) if (value := read_json(path)) is not None else None
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -324,7 +325,6 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _run_launch(args: argparse.Namespace) -> int:
     """``launch``: print one JSON line and leave the job running."""
     cores, memory_mb = args.load_cores, args.load_memory_mb
-    load = loads.command(cores, memory_mb, args.deadline_s) if cores else ()
     job = Job(
         name=args.name,
         command=(sys.executable, "-m", "paretopipe_worker", *args.arguments),
@@ -333,7 +333,7 @@ def _run_launch(args: argparse.Namespace) -> int:
         lease_s=args.lease_s,
         deadline_s=args.deadline_s,
         threads=args.threads,
-        load=load,
+        load=loads.command(cores, memory_mb, args.deadline_s) if cores else (),
     )
     try:
         print(json.dumps(launch(job)))

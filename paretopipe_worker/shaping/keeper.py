@@ -82,6 +82,7 @@ def _keep(
         stepper = _stepper(state_dir, goal, relayed)
         if relayed or stepper:
             print(f"keeper: {be_prompt()}", flush=True)
+        write_json(state_dir / "keeper.json", asdict(own))
     except (ShapingError, OSError) as error:
         report(str(error))
         return
@@ -91,7 +92,6 @@ def _keep(
         if relayed:
             relayed.close()  # under the lock: the next keeper makes TAPs of the same names
 
-    write_json(state_dir / "keeper.json", asdict(own))
     report(_WATCHING)
     wait: Callable[[float], None] = partial(_wait, relayed, stepper)
     why: Callable[[], str | None] = goal.lease.lapse

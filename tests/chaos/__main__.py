@@ -5,7 +5,7 @@
 Sweeps run in throwaway checkouts, on the local lab and on hosts that are reached by SSH. In each
 session of a sweep one fault strikes a host at a moment that is seen in the session's records. What
 is lost by it is measured by the next sweep of the same run, which is struck too. After each fault
-``invariants.breaches`` says what does not hold. Needs root, sshd, sudo and libfaketime.
+``invariants.breaches`` says what does not hold. Needs root, sshd and sudo.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import ctypes
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -24,7 +25,6 @@ from random import Random
 from typing import Any
 
 from tests.chaos.campaign import Struck, torment
-from tests.chaos.clocks import FAKETIME
 from tests.chaos.grounds import GROUNDS
 from tests.chaos.kinds import KINDS
 from tests.helpers.disks import mount
@@ -43,13 +43,15 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args()
-    if reason := reason_without_sshd() or ("" if FAKETIME else "package faketime is missing"):
+    if reason := reason_without_sshd():
         print(f"python -m tests.chaos: {reason}", file=sys.stderr)
         return 2
     _own_mounts()
     began_s = time.monotonic()
     struck: list[Struck] = []
-    # Who ends it early is told what came of the faults until then.
+    # Who ends it early, also in the background, is told what came of the faults until then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         for each in _injected(options):
             struck.append(each)

@@ -60,6 +60,7 @@ def torment(ground: Ground, name: str, kinds: deque[Kind], drawn: Random) -> Ite
                 yield last
             last = struck
     done = ground.start(name, *RETRY).wait(SWEEP_S)
+    run.look()
     found = breaches(run, [], done, finished=True)
     if last:
         last.found += found

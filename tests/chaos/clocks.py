@@ -1,4 +1,8 @@
-"""Clocks of hosts that can be stepped: libfaketime shows them to stages and supervisors alone."""
+"""Wall clocks of hosts that can be stepped, as their stages and supervisors read them.
+
+Python loads a module that adds an offset to `time.time`. Debian's libfaketime would not do: with a
+clock that is ahead its sleeps fail (EINVAL), which a clock that is really stepped does not cause.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-"""Debian's package faketime."""
-
 _PYTHON = """\
 #!/bin/sh
-export LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={offset} FAKETIME_NO_CACHE=1
-export FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_DONT_RESET=1
-exec {python} "$@"
+export PYTHONPATH='{folder}'"${{PYTHONPATH:+:$PYTHONPATH}}"
+exec '{python}' "$@"
+"""
+_SITECUSTOMIZE = """\
+import time
+
+now_s, now_ns = time.time, time.time_ns
+
+def ahead():
+    with open({offset!r}) as file:
+        return int(file.read())
+
+time.time = lambda: now_s() + ahead()
+time.time_ns = lambda: now_ns() + ahead() * 10**9
 """
 
 
@@ -25,26 +37,24 @@ def stepped(root: Path, hosts: Sequence[str]) -> str:
     Its path, with Ansible's name of the host as a template.
     """
     for host in hosts:
+        folder = root / f"clock-{host}"
+        folder.mkdir()
         step(root, host, 0)
-        python = root / f"python-{host}"
-        python.write_text(
-            _PYTHON.format(
-                library=FAKETIME,
-                offset=_offset(root, host),
-                python=Path(sys.prefix, "bin/python"),
-            )
-        )
+        offset = str(_offset(root, host))
+        (folder / "sitecustomize.py").write_text(_SITECUSTOMIZE.format(offset=offset))
+        python = folder / "python"
+        python.write_text(_PYTHON.format(folder=folder, python=Path(sys.prefix, "bin/python")))
         python.chmod(0o755)
-    return f"{root}/python-{{{{ inventory_hostname }}}}"
+    return f"{root}/clock-{{{{ inventory_hostname }}}}/python"
 
 
 def step(root: Path, host: str, seconds: int) -> None:
-    """Set how far a host's clock is ahead of the machine's."""
+    """Set by how many seconds a host's clock is ahead of the machine's."""
     written = _offset(root, host).with_suffix(".new")
-    written.write_text(f"{seconds:+d}\n")
+    written.write_text(str(seconds))
     written.rename(_offset(root, host))
 
 
 def _offset(root: Path, host: str) -> Path:
-    """The file that says how far a host's clock is ahead."""
-    return root / f"clock-{host}"
+    """The file that says by how much a host's clock is ahead."""
+    return root / f"clock-{host}/ahead"

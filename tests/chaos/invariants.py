@@ -28,7 +28,7 @@ HALVES = ("*.part", "*.new", ".*.json.*", "*.secret")
 ANALYSED = "Tables, figures and records: "
 """What a sweep prints once it has written its tables."""
 
-REASON = re.compile(r"(.+?) \(replicate ([\d, ]+)\); ")
+REASON = re.compile(r"(.+?) \(replicate ([\d, ]+)\); ", re.DOTALL)
 """Why a point lacks replicates, and which, as its row says it."""
 
 Held = dict[tuple[str, str], int]

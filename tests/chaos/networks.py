@@ -14,7 +14,7 @@ from random import Random
 from paretopipe_worker.shaping.relay import TUN
 from tests.chaos.frames import Harm, flipped, forged, lost, payload_of
 from tests.chaos.grounds import LocalLab
-from tests.chaos.processes import RESENT
+from tests.chaos.processes import RESENT, STALLED
 from tests.chaos.strikes import Kind, Strike
 from tests.helpers.namespaces import set_namespace
 
@@ -149,8 +149,6 @@ def _inside(ground: LocalLab) -> Iterator[None]:
     finally:
         os.close(home)
 
-
-STALLED = r"nothing came|took nothing|no answer|broke|closed its connection|not reached"
 
 KINDS = (
     Kind("link-down", "local", 12, cut, STALLED),

@@ -134,6 +134,9 @@ def _worker(strike: Strike) -> int:
 SIGKILLED = r"killed by SIGKILL|closed its connection|broke|ended while the session was running"
 """What a stage that is killed, or its neighbour, is told to have died of."""
 
+STALLED = r"nothing came|took nothing|no answer|could not reach|broke|closed its connection"
+"""What is told of a link over which nothing crosses any more."""
+
 LAPSED = (
     r"was last renewed .* ago|its lease has run out|ended by SIGTERM|ended by SIGINT"
     r"|records were cut short|no records"
@@ -143,15 +146,15 @@ LAPSED = (
 KINDS = (
     Kind("kill-stage", "local", 40, killing("stage"), SIGKILLED),
     Kind("kill-supervisor", "local", 22, killing("supervisor"), r"its supervisor were killed"),
-    Kind("kill-keeper", "shaped", 12, killing("keeper"), r"nothing came|took nothing|no answer"),
+    Kind("kill-keeper", "shaped", 12, killing("keeper"), STALLED),
     Kind("kill-controller", "local", 6, kill_controller, LAPSED, ends_sweep=True),
     Kind("interrupt-controller", "local", 3, interrupt, LAPSED, ends_sweep=True),
     Kind("kill-worker", "local", 5, kill_worker, LAPSED, ends_sweep=True),
     Kind("kill-lab", "local", 3, kill_lab, r".", ends_sweep=True),
-    Kind("hang-stage", "local", 4, hang, r"nothing came|took nothing|no answer|killed by SIGKILL"),
+    Kind("hang-stage", "local", 4, hang, f"{STALLED}|killed by SIGKILL"),
     Kind("pause-stage", "local", 12, pause, r"(?!)"),
     Kind("stop-supervisor", "local", 8, stop_supervisor, r"(?!)"),
-    Kind("stop-keeper", "shaped", 8, stop_keeper, r"nothing came|took nothing|no answer"),
+    Kind("stop-keeper", "shaped", 8, stop_keeper, STALLED),
     Kind("stop-controller", "local", 5, stop_controller, LAPSED),
     Kind("stop-worker", "local", 5, stop_worker, LAPSED),
 )

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from paretopipe_worker.host.daemons import read_json, write_json
+from paretopipe_worker.link.conditions import Condition
 from tests.helpers.disks import NEEDS_ROOT, full, small_disk
+from tests.helpers.namespaces import reason_without_namespaces
+from tests.helpers.shaped_link import shaped_link
 from tests.helpers.supervised import SupervisedHost
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason=NEEDS_ROOT)
@@ -53,3 +56,25 @@ def test_a_file_is_replaced_on_a_full_disk_and_none_is_made(disk: Path) -> None:
             write_json(disk / "other.json", {"state": "ended", "more": "x" * 5000})
     assert read_json(disk / "status.json") == {"state": "ended"}
     assert [path.name for path in disk.iterdir()] == ["status.json"]
+
+
+def test_a_launch_on_a_full_disk_says_why_it_is_refused(disk: Path) -> None:
+    host = SupervisedHost(disk)
+    host.lease.touch()
+    secret = host.entrusted()
+    where = (f"--run-dir={disk}", f"--lease={host.lease}", "--lease-s=60", "--deadline-s=60")
+    with full(disk):
+        done = host.cli("launch", *where, "--name=s1.1", "--", "links")
+    assert done.returncode == 2 and "No space left on device" in done.stderr, done
+    assert "Traceback" not in done.stderr and not secret.exists()
+    assert not list(disk.glob(".*")), "no half file is left"
+
+
+@pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces())
+def test_a_link_whose_state_cannot_be_kept_is_not_shaped(disk: Path, tmp_path: Path) -> None:
+    with shaped_link(tmp_path) as link:
+        before = link.show()
+        with full(disk):
+            refused = link.apply(Condition(rate_mbit=20), "--state-dir", str(disk))
+        assert "No space left on device" in refused
+        assert (link.show(), link.keepers()) == (before, [])

@@ -41,6 +41,7 @@ class Waiting:
         self.said: str | None = None
         self.action = plugin.ActionModule.__new__(plugin.ActionModule)
         self.action.given = {
+            "playbook": os.getppid(),
             "name": "s1.1",
             "run_dir": str(folder),
             "lease": str(folder / "lease"),

@@ -132,6 +132,19 @@ def test_a_reason_that_cannot_be_recorded_is_recorded_later(
     assert len(walk.recorded) == 2, "each of them once"
 
 
+def test_a_walk_whose_playbook_was_killed_begins_no_session(
+    plugin: ModuleType, tmp_path: Path
+) -> None:
+    walk = Walk(plugin, tmp_path, "a", lambda: None)
+    child = os.fork()
+    if not child:
+        # This process has another parent than that in which the walk began, as after a SIGKILL.
+        walk.action._walk(session("one", "a"))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_nobody_waits_for_a_host_whose_walk_has_ended(plugin: ModuleType, tmp_path: Path) -> None:
     end(Walk(plugin, tmp_path, "b", lambda: None).start())
     alone = Walk(plugin, tmp_path, "a", lambda: None)

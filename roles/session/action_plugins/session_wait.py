@@ -26,6 +26,7 @@ from ansible.utils.display import Display  # type: ignore[import-untyped]
 
 SPEC: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
+    "playbook": {"type": "int", "required": True},
     "run_dir": {"type": "path", "required": True},
     "lease": {"type": "path", "required": True},
     "lease_s": {"type": "float", "required": True},
@@ -62,6 +63,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """Wait until the stages that were launched under these names have ended.
 
     `name` is that under which the instances of all hosts tell one another that a stage failed.
+    `playbook` is the process after whose end nobody waits: it may have ended before this began.
     """
 
     def run(
@@ -99,7 +101,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _wait(self) -> None:
         """Poll the host until its stage has ended, or shortly after a peer has failed."""
         name, lease_s = self.stage, self.given["lease_s"]
-        playbook, reached_s = os.getppid(), time.monotonic()
+        playbook, reached_s = self.given["playbook"], time.monotonic()
         give_up_s = math.inf
         # If ansible-playbook was killed, this process must not renew the lease in its place.
         while os.getppid() == playbook:

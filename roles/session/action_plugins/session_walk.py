@@ -89,6 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _walk(self, session: dict[str, Any]) -> str | None:
         """Run one session with its other hosts; return why it failed, on the first host alone."""
+        self._end_if_orphaned()
         self._mark(session["name"], "came")
         after = session["after"] or {"name": "", "hosts": []}
         self._meet(after["name"], after["hosts"], "left")
@@ -106,8 +107,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return None
         self._meet(session["name"], session["ranks"], "left")
         self._note_time(session, began_ns)
-        reasons = self._told(session, "failed")
-        if not reasons:
+        if not (reasons := self._told(session, "failed")):
             return None
         reason = "; ".join(dict.fromkeys(reasons))
         Display().display(f"  session {session['number']} failed: {reason}", color="red")
@@ -194,7 +194,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _wait(self, session: dict[str, Any], stages: list[str]) -> dict[str, Any]:
         """Wait for the stages, renewing the lease and showing progress."""
-        first = self.host == next(iter(session["ranks"]))
         hosts = " and ".join(" > ".join(lane["hosts"]) for lane in session["lanes"])
         title = (
             f"session {session['number']} of {session['of']}: {session['id']}, "
@@ -203,8 +202,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         same = ("run_dir", "lease", "lease_s", "poll_s")
         arguments = {key: self.given[key] for key in same} | {
             "name": session["name"],
+            "playbook": self.playbook,
             "stages": stages,
-            "title": title if first else "",
+            "title": title if self.host == next(iter(session["ranks"])) else "",
             "label": session["label"],
             "deadline_s": session["deadline_s"],
             "predicted_s": session["predicted_s"],
@@ -321,11 +321,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Wait until all hosts have made this mark at the session of this name."""
         for host in hosts:
             while not self._file(name, host, mark).exists():
-                if os.getppid() != self.playbook:
-                    os._exit(1)  # ansible-playbook was killed, and nobody waits for this
+                self._end_if_orphaned()
                 if self._lost(host) and not self._file(name, host, mark).exists():
                     return  # what is to be done without it fails, and says so
                 time.sleep(MEET_POLL_S)
+
+    def _end_if_orphaned(self) -> None:
+        """End this process where ansible-playbook was killed: nobody waits for it."""
+        if os.getppid() != self.playbook:
+            os._exit(1)
 
     def _told(self, session: dict[str, Any], mark: str) -> list[str]:
         """What the session's hosts wrote into their marks."""
