@@ -21,7 +21,7 @@ FRAME = bytes.fromhex(
 """An Ethernet frame whose TCP carries `hello`; neither of its checksums is there yet."""
 
 
-@pytest.mark.alone
+@pytest.mark.slow(minutes=1.5)
 @pytest.mark.timeout(900)  # two sweeps, and what may follow where something does not hold
 @pytest.mark.must_run
 @pytest.mark.skipif(bool(reason_without_sshd()), reason=reason_without_sshd())

@@ -17,8 +17,7 @@ from tests.helpers.sweeps import Checkout, Running
 from tests.helpers.waiting import until
 
 pytestmark = [
-    pytest.mark.alone,
-    pytest.mark.slow,
+    pytest.mark.slow(minutes=0.8),
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
 
