@@ -22,8 +22,7 @@ import pytest
 
 from analysis.archive import seal
 from paretopipe_worker.plan.labels import split_label
-from paretopipe_worker.records.files import read_records
-from paretopipe_worker.records.lines import Header, LegEnd, PointEnd
+from tests.helpers.complete import complete
 from tests.helpers.labs import HOSTS, nothing_left, throwaway
 from tests.helpers.namespaces import reason_without_namespaces
 from tests.helpers.secrets import Processes, holding, now_s, processes, scratch
@@ -165,41 +164,21 @@ def reached(running: Running, session: str, points: int) -> None:
     until(reported, f"{points} points of {session}")
 
 
-def complete(copy: Checkout) -> Counter[tuple[str, str]]:
-    """How many attempts measured each point of each session, by the records alone."""
+def measured(copy: Checkout) -> Counter[tuple[str, str]]:
+    """How many attempts measured each split of each session, by the records alone."""
     results = copy.results(RUN)
-    points = {point["id"]: point for point in results.plan["points"]}
-    attempts: dict[tuple[str, int], dict[int, set[tuple[str, str]]]] = {}
-    for path in sorted(results.folder.glob("records/*/*.jsonl")):
-        header: Header | None = None
-        for record in read_records(path):
-            if isinstance(record, Header):
-                header = record
-                continue
-            assert header is not None
-            host = attempts.setdefault((header.session, header.attempt), {})
-            ended = host.setdefault(header.rank, set())
-            if isinstance(record, LegEnd):
-                ended.add((record.point, record.phase))
-            if isinstance(record, PointEnd):
-                assert record.status == "ok", record
-                ended.add((record.point, "end"))
-    found: Counter[tuple[str, str]] = Counter()
-    for (session, _), ranks in attempts.items():
-        for point in {point for point, what in ranks.get(0, ()) if what == "end"}:
-            needed = {(point, "latency"), (point, "throughput")}
-            hops = points[point]["hops"]
-            active = range(len(hops) if hops[0] else 1)
-            if all(needed <= ranks.get(rank, set()) for rank in active):
-                found[session, split_label(points[point]["split"])] += 1
-    return found
+    splits = {point["id"]: split_label(point["split"]) for point in results.plan["points"]}
+    attempts = complete(results.plan, sorted(results.folder.glob("records/*/*.jsonl")))
+    return Counter(
+        {(session, splits[point]): len(found) for (session, point), found in attempts.items()}
+    )
 
 
 def hold(tormented: Tormented, kills: int) -> None:
     """Hold that all was killed that should be, that no point was lost, and none measured twice."""
     copy = tormented.copy
     assert tormented.killed.total() == kills
-    found = complete(copy)
+    found = measured(copy)
     plan = copy.results(RUN).plan
     assert set(found.values()) == {1}, found
     assert len(found) == sum(len(session["points"]) for session in plan["sessions"])
