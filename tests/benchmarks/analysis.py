@@ -15,7 +15,6 @@ is a fiftieth as large.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -38,6 +37,8 @@ from tests import ROOT
 from tests.benchmarks.report import Check, Rows, main
 from tests.helpers.fake_plan import make, table
 from tests.helpers.fake_run import FakeRun
+from tests.helpers.processes import took
+from tests.helpers.waiting import repeatedly
 
 POINTS, ROUNDS = 1_000_000, 9
 MOST_RATIO, MOST_S, MOST_MB = 1.1, 60.0, 2000.0
@@ -114,57 +115,33 @@ def _written(path: Path, items: int, **experiment: Any) -> FakeRun:
 
 def _analysed(name: str, run: Path, points: int) -> dict[str, Any]:
     """Analyse a run in a process of its own."""
-    begin = time.perf_counter()
     command = [sys.executable, "-m", "tests.benchmarks.analysis", "--analyse", str(run)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    peak_mb = 0.0
-    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        peak_mb = max(peak_mb, resident_mb(process.pid))
-        time.sleep(0.1)
-    seconds = time.perf_counter() - begin
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, f"{command} ended with status {process.returncode}"
+    used = took(command, ROOT, subprocess.DEVNULL, 0.1)
     shares: dict[str, float] = json.loads((run / _SHARES).read_text())
     dearest = sorted(shares.items(), key=lambda share: -share[1])[:_DEAREST]
     return {
         "what": f"run of many {name}",
         "points": points,
         "records_mb": sum(file.stat().st_size for file in run.glob("records/*/*")) / 1e6,
-        "seconds": seconds,
-        "cpu_s": used.ru_utime + used.ru_stime,
-        "peak_mb": max(peak_mb, used.ru_maxrss * 1024 / 1e6),
+        "seconds": used.seconds,
+        "cpu_s": used.cpu_s,
+        "peak_mb": max(used.most_mb, used.highest_mb),
         "dearest": ", ".join(f"{part} {share:.0%}" for part, share in dearest),
     }
 
 
-def resident_mb(pid: int) -> float:
-    """Resident memory of a process and those that it started, added."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0.0  # It has just ended.
-    own_mb = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-    return own_mb + sum(resident_mb(int(child)) for child in children)
-
-
 def _analyse(run: Path) -> None:
     """Be that process: analyse the run, and write what the time went to."""
-    analysed, main_thread = threading.Event(), threading.main_thread().ident
+    main_thread = threading.main_thread().ident
     samples: list[set[str]] = []
 
     def look() -> None:
-        while not analysed.wait(0.05):
-            stack = traceback.walk_stack(sys._current_frames()[main_thread or 0])
-            codes = [frame.f_code for frame, _ in stack]
-            samples.append({f"{Path(code.co_filename).name}:{code.co_name}" for code in codes})
+        stack = traceback.walk_stack(sys._current_frames()[main_thread or 0])
+        codes = [frame.f_code for frame, _ in stack]
+        samples.append({f"{Path(code.co_filename).name}:{code.co_name}" for code in codes})
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    status = pareto.main(["--json", str(run)])
-    analysed.set()
-    thread.join()
+    with repeatedly(look, 0.05):
+        status = pareto.main(["--json", str(run)])
     found = Counter(part for sample in samples for part in sample if part in _PARTS)
     shares = {part: count / len(samples) for part, count in found.items()}
     (run / _SHARES).write_text(json.dumps(shares), encoding="utf-8")

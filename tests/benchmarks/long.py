@@ -22,12 +22,9 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,16 +36,16 @@ from paretopipe_worker.plan import attempts, resume
 from paretopipe_worker.plan import plan as plans
 from paretopipe_worker.plan.plan import Session
 from tests import ROOT
-from tests.benchmarks.analysis import resident_mb
 from tests.benchmarks.fleet import COUNTED
 from tests.benchmarks.report import Check, Rows, parser, show
 from tests.helpers import long_session
 from tests.helpers.long_session import Look
-from tests.helpers.processes import usage
+from tests.helpers.processes import took, usage
 from tests.helpers.recorded_fleet import recorded_fleet
 from tests.helpers.sessions import HOSTS, Lab, lab
 from tests.helpers.sweeps import Checkout, checkout
 from tests.helpers.trends import trend
+from tests.helpers.waiting import repeatedly
 
 PARTS = ("sessions", "plan", "controller")
 SESSIONS: dict[str, dict[str, Any]] = {
@@ -181,19 +178,11 @@ def _command(*words: str) -> tuple[Row, str]:
 
     Memory is resident memory, looked at twenty times a second; shared pages count for each.
     """
-    begin_s, most_mb = time.monotonic(), 0.0
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(words, cwd=ROOT, stdout=said)
-        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-            most_mb = max(most_mb, resident_mb(process.pid))
-            time.sleep(0.05)
-        seconds = time.monotonic() - begin_s
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0, f"{words} ended with status {process.returncode}"
-        cpu_s = used.ru_utime + used.ru_stime
+        used = took(words, ROOT, said, 0.05)
         said.seek(0)
-        return {"seconds": seconds, "cpu_s": cpu_s, "most_mb": most_mb}, said.read()
+        row: Row = {"seconds": used.seconds, "cpu_s": used.cpu_s, "most_mb": used.most_mb}
+        return row, said.read()
 
 
 def _plans(batches: int, windows: Sequence[int]) -> list[Row]:
@@ -273,21 +262,15 @@ def _swept(batches: int, windows: int) -> list[Row]:
 @contextlib.contextmanager
 def _watched(copy: Checkout) -> Iterator[list[float]]:
     """Look twice a second at the memory of all processes of Ansible together, in MB."""
-    memory_mb, over = [0.0], threading.Event()
+    memory_mb = [0.0]
 
     def look() -> None:
-        while not over.wait(0.5):
-            running = copy.processes().items()
-            held = [usage(pid) for pid, words in running if COUNTED[2] in words]
-            memory_mb.append(sum(each.pss_mb for each in held if each))
+        running = copy.processes().items()
+        held = [usage(pid) for pid, words in running if COUNTED[2] in words]
+        memory_mb.append(sum(each.pss_mb for each in held if each))
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with repeatedly(look, 0.5):
         yield memory_mb
-    finally:
-        over.set()
-        thread.join()
 
 
 def _checks(rows: Rows) -> Iterator[Check]:

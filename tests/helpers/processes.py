@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 _SIZE = re.compile(r"^(Rss|Pss): +(\d+) kB$", re.MULTILINE)
 _THREADS = re.compile(r"^Threads:\s+(\d+)$", re.MULTILINE)
@@ -41,3 +44,49 @@ def usage(pid: int) -> Usage | None:
     rss_mb, pss_mb = (int(sizes[name]) * 1024 / 1e6 for name in ("Rss", "Pss"))
     cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return Usage(rss_mb, pss_mb, files, int(threads[1]), cpu_s)
+
+
+class Took(NamedTuple):
+    """What a command took, with all that it started.
+
+    `most_mb` is the largest resident memory that was seen of all together, in MB of 10^6 bytes;
+    pages that they share count for each. `highest_mb` is the largest of a single process, by the
+    kernel, which counts what its parent held when it was started, too.
+    """
+
+    seconds: float
+    cpu_s: float
+    most_mb: float
+    highest_mb: float
+
+
+def took(words: Sequence[str], folder: Path, output: int | IO[str], every_s: float) -> Took:
+    """Run a command to its end, and look at its memory at these intervals.
+
+    Raises
+    ------
+    AssertionError
+        When it ends with another status than 0.
+    """
+    begin_s, most_mb = time.monotonic(), 0.0
+    process = subprocess.Popen(words, cwd=folder, stdout=output)
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        most_mb = max(most_mb, resident_mb(process.pid))
+        time.sleep(every_s)
+    seconds = time.monotonic() - begin_s
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, f"{words} ended with status {process.returncode}"
+    cpu_s = used.ru_utime + used.ru_stime
+    return Took(seconds, cpu_s, most_mb, used.ru_maxrss * 1024 / 1e6)
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process and those that it started, added."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0  # It has just ended.
+    own_mb = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return own_mb + sum(resident_mb(int(child)) for child in children)

@@ -7,10 +7,11 @@ import itertools
 import os
 import stat
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from tests.helpers.waiting import repeatedly
 
 _PAUSE_S = 0.05
 _MOST_BYTES = 64 << 20
@@ -43,19 +44,9 @@ class Processes:
 @contextlib.contextmanager
 def processes() -> Iterator[Processes]:
     """Look at all processes again and again while the block runs."""
-    seen, over = Processes(), threading.Event()
-
-    def go() -> None:
-        while not over.wait(_PAUSE_S):
-            seen.look()
-
-    thread = threading.Thread(target=go)
-    thread.start()
-    try:
+    seen = Processes()
+    with repeatedly(seen.look, _PAUSE_S):
         yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def holding(secrets: Iterable[str], places: Iterable[Path], since_s: float) -> list[Path]:

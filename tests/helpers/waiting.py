@@ -1,9 +1,11 @@
-"""Wait for what another thread or process does."""
+"""Wait for what another thread or process does, or look at it meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -22,3 +24,21 @@ def until(
         assert time.monotonic() < end, f"within {deadline_s:g} s there was never: {what}"
         time.sleep(every_s)
     return found
+
+
+@contextlib.contextmanager
+def repeatedly(look: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Look at something again and again, in a thread, while the block runs."""
+    over = threading.Event()
+
+    def go() -> None:
+        while not over.wait(every_s):
+            look()
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
