@@ -21,7 +21,7 @@ def hold(experiment: Experiment, what: Literal["points", "hours"], found: float)
     if experiment.strategy or experiment.splits.cuts != "all" or found <= most:
         return
     raise PlanError(
-        f"limit.{what}: all splits together make a plan of {_rounded(found)} {what}, the limit "
+        f"limit.{what}: all splits together make a plan of {_rounded(found)} {what}, and the limit "
         f"is {_rounded(most)}; allowed: strategy: all (measures them all the same), guided (those "
         "that may be best), {sample: N} (N of each model), a list in splits.cuts, or another limit"
     )

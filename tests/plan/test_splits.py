@@ -197,9 +197,9 @@ def test_a_plan_beyond_its_limit_is_refused_unless_a_strategy_or_a_list_asks_for
     with pytest.raises(PlanError) as refused:
         plan(large, **small)
     assert str(refused.value) == (
-        "limit.points: all splits together make a plan of 783 points, the limit is 782; allowed: "
-        "strategy: all (measures them all the same), guided (those that may be best), {sample: N} "
-        "(N of each model), a list in splits.cuts, or another limit"
+        "limit.points: all splits together make a plan of 783 points, and the limit is 782; "
+        "allowed: strategy: all (measures them all the same), guided (those that may be best), "
+        "{sample: N} (N of each model), a list in splits.cuts, or another limit"
     )
     assert len(plan(large, limit={"points": 783}).points) == 40 * 39 / 2 + 3
     assert len(plan(large, **small, strategy="all").points) == 783
@@ -224,7 +224,7 @@ def test_the_points_beyond_a_limit_are_as_many_as_would_be_planned() -> None:
 def test_a_plan_that_takes_too_many_hours_is_refused() -> None:
     slow = {"phases": {"min_s": 60, "max_s": 60}, "replicates": 3}
     with pytest.raises(
-        PlanError, match=r"^limit\.hours: .* plan of 4\.8\d hours, the limit is 4\.5; "
+        PlanError, match=r"^limit\.hours: .* plan of 4\.8\d hours, and the limit is 4\.5; "
     ):
         plan(table(cuts=10), **slow, limit={"hours": 4.5})
     assert plan(table(cuts=10), **slow).predicted_hours == pytest.approx(5, abs=0.5)
