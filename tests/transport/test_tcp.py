@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import resource
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,6 +136,32 @@ def test_a_message_may_come_in_any_pieces(rank: tuple[TcpTransport, socket.socke
     message = transport.recv()
     assert (message.tag, message.departed_ns) == (Tag(2, 7), 11)
     assert torch.equal(message.tensors[0], payload)
+
+
+def test_a_message_that_comes_packet_by_packet_seldom_wakes_its_receiver(
+    rank: tuple[TcpTransport, socket.socket],
+) -> None:
+    """Each time it would take the core from a stage that computes."""
+    transport, sender = rank
+    size, piece = 320 << 10, 1 << 10
+    transport.configure([TensorSpec((size,), "uint8")], [], window=1, deadline_s=10)
+    transport.begin(overlap=True)
+    sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    receiver = Path(f"/proc/self/task/{transport._threads[0].native_id}/status")
+    waiting = sleeps(receiver)
+    raw = _HEADER.pack(_MAGIC, VERSION, 2, 0, size, 0) + bytes(size)
+    for start in range(0, len(raw), piece):
+        sender.sendall(raw[start : start + piece])
+        until(lambda: "State:\tS" in receiver.read_text(), "a receiver that sleeps", every_s=1e-4)
+    assert transport.recv().tag == Tag(2, 0)
+    assert sleeps(receiver) - waiting < size / piece / 10
+
+
+def sleeps(status: Path) -> int:
+    """How often a thread has given up its core to wait for something."""
+    found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status.read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 @pytest.mark.parametrize(("ranks", "connections"), [(2, 1), (3, 3)])
