@@ -63,6 +63,15 @@ TOLD = {
         f"{UNMEASURED}",
         over=MOST,
     ),
+    "slowed": Column(
+        "slowed",
+        "",
+        "Share by which items took more CPU time than the fastest quarter of them (the median in "
+        f"latency legs, the mean in throughput legs), the worst leg, {_LEGS}. Above 0.1 the leg is "
+        "disturbed, with one thread, a steady clock and no background load.",
+        f"a leg has fewer than 8 items, they take less than 1 ms of CPU time each, or {UNMEASURED}",
+        over=MOST,
+    ),
 }
 """Fields of :class:`~paretopipe_worker.records.health.Health` that have a column."""
 

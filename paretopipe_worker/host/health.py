@@ -28,9 +28,18 @@ MOST_SWAPPED_PAGES = 256
 MOST_OVERSLEPT = 0.02
 """Share by which a stretched computation may take longer than asked for."""
 
+MOST_SLOWED = 0.1
+"""Share by which items may take more CPU time than the fastest quarter of them. The code and the
+data of all items are the same, so a core that needs more CPU time for some shares its caches, its
+memory or, as the cores of virtual machines do, its circuits with something that works meanwhile."""
+
 _SHORTEST_NS = 100_000
 """CPU time of an item below which its wall time over CPU time says nothing, since one switch
 between two threads takes a large share of it."""
+
+_LONG_NS = 1_000_000
+_ENOUGH = 8
+"""CPU time of an item, and number of items, below which it is their own that varies so much."""
 
 _PAUSE_NS = 250_000_000
 _PAUSE_PER_COST = 1000
@@ -50,9 +59,9 @@ class Watch:
     root
         Where ``proc``, ``sys`` and ``usr`` are.
     by_sums
-        Whether `wall_over_cpu` is a ratio of sums over all items, as throughput and latency under
-        load depend on all of them: where four in ten took twice as long, a median would not show
-        it. Otherwise it is the median of the items' ratios, as the latency is a median.
+        Whether `wall_over_cpu` is a ratio of sums over all items, and `slowed` that of their mean,
+        as throughput and latency under load depend on all of them: where four in ten took twice as
+        long, a median would not show it. Otherwise both are medians, as the latency is one.
     """
 
     def __init__(self, root: Path = Path("/"), *, by_sums: bool = False) -> None:
@@ -110,7 +119,16 @@ class Watch:
             peak_rss_bytes=self._sensors.peak_rss_bytes() if self._peak_is_ours else None,
             gpu_mhz=(min(gpu), max(gpu)) if gpu else None,
             overslept=self._overslept_ns / self._asked_ns if self._asked_ns else None,
+            slowed=self._slowed(),
         )
+
+    def _slowed(self) -> float | None:
+        """By what share items took more CPU time than the fastest quarter of them."""
+        cpu_ns = [cpu_ns for _, cpu_ns in self._computed_ns]
+        if len(cpu_ns) < _ENOUGH or statistics.median(cpu_ns) < _LONG_NS:
+            return None
+        typical = statistics.fmean(cpu_ns) if self._by_sums else statistics.median(cpu_ns)
+        return max(0.0, typical / statistics.quantiles(cpu_ns, n=4)[0] - 1)
 
     def _wall_over_cpu(self) -> float | None:
         """Wall time of the computation over its CPU time; None without long enough items."""
@@ -183,6 +201,12 @@ def disturbances(
         found.append(
             f"others used {others:.2f} cores, which with {threads} threads is more than the "
             f"{cores} there are ({MOST_OTHERS_CPU:g} too many allowed)"
+        )
+    steady = health.governor in (None, "performance") and threads == 1 and not (load or shared)
+    if steady and health.slowed is not None and health.slowed > MOST_SLOWED:
+        found.append(
+            f"items took {health.slowed:.0%} more CPU time than the fastest quarter of them "
+            f"({MOST_SLOWED:.0%} allowed): something slowed the core or its memory"
         )
     policies = health.policy_mhz or {} if health.governor == "performance" else {}
     for policy, (lowest, highest) in policies.items():

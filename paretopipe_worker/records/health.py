@@ -45,6 +45,10 @@ class Health:
         Share by which the stretched computation took longer than asked for because waits ended
         late: sum over sum of the items, the shortest items left out. Null where nothing is
         stretched.
+    slowed
+        Share by which items took more CPU time than the fastest quarter of them (lower quartile):
+        in phase `latency` their median, in the others their mean. Null with fewer than 8 items, or
+        of less than 1 ms each.
     """
 
     wall_over_cpu: float | None = None
@@ -58,3 +62,4 @@ class Health:
     peak_rss_bytes: int | None = None
     gpu_mhz: tuple[float, float] | None = None
     overslept: float | None = None
+    slowed: float | None = None

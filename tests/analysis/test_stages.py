@@ -100,6 +100,7 @@ def test_the_hosts_are_told_by_the_worst_leg_that_counts(tmp_path: Path) -> None
         swapped_pages=7,
         peak_rss_bytes=500_000_000,
         overslept=0.03,
+        slowed=0.2,
     )
     table = stages_of(fake_of(tmp_path, health={1: hot}).all_sessions()).loc[CUT]
     names = ["others_cpu", "cpu_mhz_min", "governor", "temperature_c_max", "throttled"]
@@ -110,14 +111,15 @@ def test_the_hosts_are_told_by_the_worst_leg_that_counts(tmp_path: Path) -> None
     assert table.loc[1, names].tolist() == [
         *(0.9, 600.0, "ondemand", 84.5, "hot, throttled", 14, 500_000_000)
     ]
-    assert pd.isna(table.loc[0, "overslept"]) and table.loc[1, "overslept"] == 0.03
+    assert table.loc[0, ["overslept", "slowed"]].isna().all()
+    assert table.loc[1, ["overslept", "slowed"]].tolist() == [0.03, 0.2]
 
 
 def test_what_a_host_does_not_tell_is_null(tmp_path: Path) -> None:
     fake = fake_of(tmp_path, health={0: Health(), 1: HEALTHY}).all_sessions()
     table = stages_of(fake)
     names = [column.name for column in hosts.COLUMNS]
-    assert len(names) == 8 and table.xs(0, level="rank")[names].isna().all(axis=None)
+    assert len(names) == 9 and table.xs(0, level="rank")[names].isna().all(axis=None)
     assert table.xs(1, level="rank")["governor"].eq("performance").all()
 
 

@@ -257,6 +257,30 @@ def test_how_late_stretching_ended_is_held_against_what_was_asked_for(host: Fake
 
 
 @pytest.mark.parametrize(
+    ("times_ms", "by_sums", "slowed"),
+    [
+        ([10.0] * 8 + [16.0] * 4, True, 0.2),  # 12 on average
+        ([10.0] * 8 + [16.0] * 4, False, 0.0),  # most of them are as fast as can be
+        ([10.0] * 4 + [16.0] * 8, False, 0.6),
+        ([0.5] * 8 + [0.9] * 8, True, None),
+        ([10.0] * 4 + [16.0] * 3, True, None),
+    ],
+)
+def test_items_that_take_more_cpu_time_than_others_show_a_slower_core(
+    host: FakeHost, times_ms: list[float], by_sums: bool, slowed: float | None
+) -> None:
+    watch = Watch(host.root, by_sums=by_sums)
+    for ms in times_ms:
+        watch.add(round(ms * 1e6), round(ms * 1e6))
+    assert watch.end().slowed == (None if slowed is None else pytest.approx(slowed))
+
+
+def test_a_background_load_and_sharing_are_to_slow_a_core() -> None:
+    slow = Health(slowed=0.25)
+    assert not disturbances(slow, 1, load=1) and not disturbances(slow, 1, shared=True)
+
+
+@pytest.mark.parametrize(
     ("health", "threads", "said"),
     [
         (Health(wall_over_cpu=1.2), 1, "computing took 1.20"),
@@ -277,6 +301,11 @@ def test_how_late_stretching_ended_is_held_against_what_was_asked_for(host: Fake
         (Health(overslept=0.03), 1, "stretching took 3.0% longer than asked for"),
         (Health(overslept=0.03), 4, "stretching took 3.0% longer than asked for"),
         (Health(overslept=0.01), 1, None),
+        (Health(slowed=0.25), 1, "items took 25% more CPU time than the fastest quarter of them"),
+        (Health(slowed=0.25, governor="performance"), 1, "something slowed the core"),
+        (Health(slowed=0.25, governor="ondemand"), 1, None),  # as it should
+        (Health(slowed=0.25), 2, None),  # they wait for one another
+        (Health(slowed=0.09), 1, None),
         (Health(temperature_c=95.0), 4, None),  # throttling tells whether it mattered
     ],
 )
