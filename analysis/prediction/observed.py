@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -38,8 +38,10 @@ class Observed:
         One row per try that counts: ``point``, ``session``, ``weight``, what was measured of it,
         and ``computed_ms``, what all its stages took with one item in flight.
     units
-        One row per unit that a host profiled: those of :data:`POOL`, ``session``, ``duty``,
-        ``begin`` and ``end``, ``ms`` and ``gap_ms``, for how long the host had waited before.
+        What hosts profiled, a row for each unit, or for the units between two waits: those of
+        :data:`POOL`, ``session``, ``duty``, ``begin`` and ``end``, ``ms``, ``gap_ms``, for how
+        long the host had waited before, and ``whole``, whether it begins after a wait, as a stage
+        does.
     """
 
     stages: pd.DataFrame
@@ -77,7 +79,7 @@ def observe(run: Run, measured: pd.DataFrame) -> Observed:
 
 
 def _units(run: Run) -> pd.DataFrame:
-    """The profiles of attempts that are not damaged, unit by unit: medians of the items."""
+    """The profiles of attempts that are not damaged."""
     plan = run.plan
     damaged = {
         (session.id, attempt.number)
@@ -96,13 +98,25 @@ def _units(run: Run) -> pd.DataFrame:
         values = (found["host"], session.model, found["batch"], found["dtype"], found["runtime"])
         about = dict(zip(POOL, (*values, session.busy, session.sources), strict=True))
         about |= {"session": session.id, "duty": found["duty"], "gap_ms": found["wait_ns"] / 1e6}
-        medians = np.median(np.array(found["unit_ns"], dtype=np.float64), axis=0) * stretched / 1e6
+        times_ms = np.array(found["unit_ns"], dtype=np.float64) * stretched / 1e6
+        pauses = found["pauses"] or ()
         rows += [
-            about | {"begin": begin + number, "end": begin + number + 1, "ms": ms}
-            for number, ms in enumerate(medians.tolist())
+            about | {"begin": begin + first, "end": begin + last, "ms": ms, "whole": bool(pauses)}
+            for first, last, ms in _between(times_ms, pauses)
         ]
     numbers = {"begin": "int64", "end": "int64", "ms": "float64", "gap_ms": "float64"}
-    return pd.DataFrame(rows, columns=[*POOL, "session", "duty", *numbers]).astype(numbers)
+    columns = [*POOL, "session", "duty", *numbers, "whole"]
+    return pd.DataFrame(rows, columns=columns).astype(numbers | {"whole": "bool"})
+
+
+def _between(times_ms: NDArray[Any], pauses: Sequence[int]) -> Iterator[tuple[int, int, float]]:
+    """What lies between two waits of each item; or, where there were none, units by the median."""
+    if not pauses:
+        for number, ms in enumerate(np.median(times_ms, axis=0).tolist()):
+            yield number, number + 1, ms
+    for item, pause in zip(times_ms, pauses, strict=False):
+        yield 0, pause, float(item[:pause].sum())
+        yield pause, len(item), float(item[pause:].sum())
 
 
 def _places(plan: Plan) -> pd.DataFrame:
@@ -153,11 +167,12 @@ def arrays_by_pool(
 
 
 def timed(stages: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
-    """The times of stages, with one item in flight and with many, and of units."""
+    """The times of stages, with one item in flight and with many, and of profiles."""
+    whole = stages.assign(whole=True)
     kinds = [
-        stages.assign(duty=kind, ms=stages[f"{kind}_ms"], gap_ms=stages[f"{kind}_gap_ms"])
+        whole.assign(duty=kind, ms=stages[f"{kind}_ms"], gap_ms=stages[f"{kind}_gap_ms"])
         for kind in ("waiting", "busy")
     ]
-    names = ["point", "session", "duty", "begin", "end", "ms", "gap_ms", "weight"]
+    names = ["point", "session", "duty", "begin", "end", "ms", "gap_ms", "weight", "whole"]
     profiled = units.assign(point=None, weight=1.0)
     return pd.concat([part[names] for part in (*kinds, profiled) if len(part)] or [profiled[names]])

@@ -24,8 +24,9 @@ from analysis.prediction.costs import Array, waited
 _NOISE, _LEAST_MS = 0.02, 0.005
 """Standard deviation of a stage's time: a share of it, and at least so many milliseconds."""
 
-_PROFILED = 5.0
-"""How much larger that of a single unit of a profile is."""
+_PROFILED, _PAUSED = 5.0, 2.0
+"""How much larger that of a single unit of a profile is, and that of an item's between two waits.
+"""
 
 _FACTOR = 0.1
 """Standard deviation of a session's factor around what is known of it without its points."""
@@ -33,7 +34,7 @@ _FACTOR = 0.1
 _SLOWING = 0.05
 """How much slower a stage may become each time its wait is multiplied by e."""
 
-_UNIT, _BESIDE = 2.0, 0.5
+_UNIT, _BESIDE = 2.0, 1.0
 """What units and the part beside may differ by from the mean unit and from 0, in mean units."""
 
 _OUTLIER = 2.0
@@ -79,9 +80,9 @@ class UnitTimes:
     ----------
     rows
         One row per stage that was timed: ``point``, ``session``, ``duty``, ``begin`` and ``end``,
-        the places between which it lies, ``ms``, ``gap_ms``, for which it waited before, and
-        ``weight``. Of a
-        profile a row is one unit and has no point (null).
+        the places between which it lies, ``ms``, ``gap_ms``, for which it waited before,
+        ``weight``, and ``whole``, whether it has the part that every stage takes. Of a profile a
+        row has no point (null), and is one unit or all between two waits.
     places
         How many places the model has.
     """
@@ -97,13 +98,15 @@ class UnitTimes:
         self._ms = rows["ms"].to_numpy(np.float64)
         self._waited = waited(rows["gap_ms"].fillna(0.0).to_numpy(np.float64))
         # Many rows consist of the same units, so that sums over these rows are enough.
-        alike = np.column_stack([rows["begin"], rows["end"], self._profiled]).astype(np.int64)
+        alike = np.column_stack([rows["begin"], rows["end"], rows["whole"]]).astype(np.int64)
         kinds, self._kind = np.unique(alike.reshape(-1, 3), axis=0, return_inverse=True)
-        units, (begin, end, profiled) = np.arange(places - 1), kinds.T[:, :, None]
+        units, (begin, end, whole) = np.arange(places - 1), kinds.T[:, :, None]
         inside = (begin <= units) & (units < end)
-        self._design = np.column_stack([inside, profiled == 0]).astype(np.float64)
+        self._design = np.column_stack([inside, whole]).astype(np.float64)
         spread = np.hypot(_NOISE * self._ms, _LEAST_MS)
-        spread = np.where(self._profiled, _PROFILED * spread, spread)
+        whole_rows = rows["whole"].to_numpy(np.bool_)
+        wider = np.where(whole_rows, _PAUSED, _PROFILED)
+        spread = np.where(self._profiled, wider * spread, spread)
         self._precision = rows["weight"].to_numpy(np.float64) / spread**2
 
     @property

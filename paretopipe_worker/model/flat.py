@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -67,29 +66,28 @@ def build(
     return stage
 
 
-Marked: TypeAlias = Callable[..., tuple[tuple[torch.Tensor, ...], tuple[int, ...]]]
-"""A stage that also returns when it came to each of its marks (``perf_counter_ns``)."""
-
-
-def build_marked(
+def build_noting(
     program: Program,
     tensors: Mapping[str, torch.Tensor],
     taken: Sequence[str],
     given: Sequence[str],
     marks: Sequence[int],
-) -> Marked:
-    """Build a stage as :func:`build` does, which notes when it comes to places inside it.
+    note: Callable[[], object],
+) -> Stage:
+    """Build a stage as :func:`build` does, which calls a function at places inside it.
 
     Parameters
     ----------
     marks
         For each place, not falling, how many of the program's operations lie before it.
+    note
+        What is called each time that the stage comes to one of them.
     """
     operations, given = _without_idle(program, needed(program, taken, given), given)
-    builder = _Builder(program, tensors, taken, given, operations, marks)
+    builder = _Builder(program, tensors, taken, given, operations, marks, note)
     with torch.inference_mode():
-        marked: Marked = builder.function()
-    return marked
+        stage: Stage = builder.function()
+    return stage
 
 
 def needed(program: Program, taken: Sequence[str], given: Sequence[str]) -> list[Operation]:
@@ -157,9 +155,10 @@ class _Builder:
         taken: Sequence[str],
         given: Sequence[str],
         operations: Sequence[Operation],
-        marks: Sequence[int] | None = None,
+        marks: Sequence[int] = (),
+        note: Callable[[], object] | None = None,
     ) -> None:
-        self.marks = marks
+        self.marks, self.note = marks, note
         self.program, self.layouts = program, program.layouts()
         self.taken, self.given = taken, given
         held = {name for each in operations for name in each.refs if name in program.tensors}
@@ -202,28 +201,27 @@ class _Builder:
             if not self.layouts[name].contiguous:
                 restored = self._bind(restoring(self.layouts[name]))
                 self.lines.append(f"{self.locals[name]} = {restored}({self.locals[name]})")
-        last, before = self._last_uses(), self._marks_before()
+        last, before = self._last_uses(), self._notes_before()
         for number, operation in enumerate(self.operations):
             self.lines += before.pop(number, [])
             self._write(number, operation, last)
         self.lines += before.pop(len(self.operations), [])
         results = "(" + "".join(f"{self._result(name)}, " for name in self.given) + ")"
-        if self.marks is not None:
-            results += ", (" + "".join(f"t{number}, " for number in range(len(self.marks))) + ")"
         body = "\n    ".join([*self.lines, f"return {results}"])
         source = f"def stage({parameters}):\n    {body}\n"
         exec(compile(source, "<stage>", "exec"), self.bound)
         stage: Callable[..., Any] = self.bound["stage"]
         return stage
 
-    def _marks_before(self) -> dict[int, list[str]]:
-        """Lines that note the time of each mark, by the operation that they come before."""
+    def _notes_before(self) -> dict[int, list[str]]:
+        """Lines that note each mark, by the operation that they come before."""
         places = {each.name: place for place, each in enumerate(self.program.operations)}
         begins = [places[each.name] for each in self.operations]
         lines: dict[int, list[str]] = {}
-        for number, mark in enumerate(self.marks or ()):
-            clock = self._bind(time.perf_counter_ns)
-            lines.setdefault(bisect.bisect_left(begins, mark), []).append(f"t{number} = {clock}()")
+        for mark in self.marks:
+            lines.setdefault(bisect.bisect_left(begins, mark), []).append(
+                f"{self._bind(self.note)}()"
+            )
         return lines
 
     def _last_uses(self) -> dict[int, list[str]]:

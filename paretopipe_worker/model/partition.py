@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -153,8 +153,14 @@ def split(
     )
 
 
-def marked(model: Partitioned, before: str, after: str, inside: Sequence[str]) -> flat.Marked:
-    """Build the stage between two cuts, or endpoints, which notes when it comes to others inside.
+def noting(
+    model: Partitioned,
+    before: str,
+    after: str,
+    inside: Sequence[str],
+    note: Callable[[], object],
+) -> Stage:
+    """Build the stage between two cuts, or endpoints, which calls `note` at others inside.
 
     Raises
     ------
@@ -167,7 +173,7 @@ def marked(model: Partitioned, before: str, after: str, inside: Sequence[str]) -
     taken = entry if before == LAST else ends[before].values
     given = program.outputs if after == FIRST else ends[after].values
     marks = [ends[name].end for name in inside]
-    return flat.build_marked(program, model.tensors, taken, given, marks)
+    return flat.build_noting(program, model.tensors, taken, given, marks, note)
 
 
 def _unknown(name: str, known: Sequence[str] | Mapping[str, Place]) -> str:

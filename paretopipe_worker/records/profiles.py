@@ -30,6 +30,10 @@ class Profile:
         By item, the time of each unit, in order. Stretching is not in it.
     reason
         Why there are no items, in words; null where there are some.
+    pauses
+        By item, the number of the unit before which the stage waited once more, for as long: what
+        comes then begins as cold as a stage of its own. The first unit is 0. Empty where it did
+        not.
     """
 
     batch: int
@@ -40,4 +44,14 @@ class Profile:
     wait_ns: int
     unit_ns: tuple[tuple[int, ...], ...]
     reason: str | None = None
+    pauses: tuple[int, ...] = ()
     kind: Literal["profile"] = "profile"
+
+    def __post_init__(self) -> None:
+        units = len(self.places) - 1
+        if any(len(each) != units or min(each, default=0) < 0 for each in self.unit_ns):
+            raise ValueError(f"unit_ns must have {units} times of at least 0 for each item")
+        if self.pauses and len(self.pauses) != len(self.unit_ns):
+            raise ValueError("pauses must be empty, or have one for each item")
+        if any(not 0 < each < units for each in self.pauses):
+            raise ValueError(f"pauses must be numbers of units from 1 to {units - 1}")

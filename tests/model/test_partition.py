@@ -14,7 +14,7 @@ from torch import nn
 from paretopipe_worker.__main__ import main
 from paretopipe_worker.cuts import FIRST, LAST, InputSpec, TensorSpec
 from paretopipe_worker.model import flat, zoo
-from paretopipe_worker.model.partition import Partitioned, find_cuts, marked, split, whole
+from paretopipe_worker.model.partition import Partitioned, find_cuts, noting, split, whole
 from paretopipe_worker.model.program import PartitionError
 from paretopipe_worker.model.trial import cut_table
 from paretopipe_worker.plan import spec
@@ -97,24 +97,26 @@ def test_three_stages_share_the_work_in_order() -> None:
     assert unused == [[False, True, True], [True, False, True], [True, True, False]]
 
 
-def test_a_marked_stage_returns_the_same_bits_and_when_it_came_to_each_place() -> None:
+def test_a_noting_stage_returns_the_same_bits_and_calls_at_each_place() -> None:
     size = smallest("resnet18")
     captured, inputs = captured_at("resnet18", size=size), two_inputs("resnet18", size=size)
     names = cut_names(captured, "block")
     before, after = names[1], FIRST
     head, tail = split(captured, [before])
     assert head is not None and tail is not None
-    stage = marked(captured, before, after, names[2:])
+    notes: list[int] = []
+    stage = noting(captured, before, after, names[2:], lambda: notes.append(time.perf_counter_ns()))
     with torch.inference_mode():
         given = head(inputs[0])
         begin_ns = time.perf_counter_ns()
-        outputs, marks = stage(*given)
-        times = (begin_ns, *marks, time.perf_counter_ns())
+        outputs = stage(*given)
+        times = (begin_ns, *notes, time.perf_counter_ns())
         assert all(map(torch.equal, outputs, tail(*given)))
-    assert len(marks) == len(names) - 2
+    assert len(notes) == len(names) - 2
     assert sorted(set(times)) == list(times), "a unit took no time, or they are out of order"
     with torch.inference_mode():
-        assert marked(captured, before, after, [])(*given)[1] == ()
+        silent = noting(captured, before, after, [], lambda: pytest.fail("there is no place"))
+        assert all(map(torch.equal, silent(*given), tail(*given)))
 
 
 def _endpoints() -> list[tuple[str, str]]:

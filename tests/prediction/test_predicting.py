@@ -124,6 +124,56 @@ def test_a_profile_tells_what_endpoints_do_not(tmp_path: Path, profiled: bool) -
         assert errors.max() > 0.05, "the endpoints tell everything, so that this test shows nothing"
 
 
+COLD_NS = 1_500_000
+
+
+def begun_cold(run: Run, *, paused: bool) -> Run:
+    """The run as if whatever begins after a wait took longer: each stage, and what is profiled."""
+    items, cold = run.items.copy(), cold_ns(run)
+    items["computed_ns"] += items["rank"].map(lambda rank: factors(run)[rank] * COLD_NS)
+    items["done_ns"] += items["point"].map(cold)
+    items["latency_ns"] = (items["done_ns"] - items["ready_ns"]).astype("Int64")
+    profiles, pauses = run.profiles.copy(), (3, 6, 9, 12)
+    waiting = profiles["duty"] == "waiting"
+    profiles["unit_ns"] = [
+        tuple(
+            tuple(ns + COLD_NS * (unit in (0, paused and pause)) for unit, ns in enumerate(each))
+            for each, pause in zip(units, pauses, strict=True)
+        )
+        if waits
+        else units
+        for units, waits in zip(profiles["unit_ns"], waiting, strict=True)
+    ]
+    profiles["pauses"] = [pauses if paused and waits else () for waits in waiting]
+    return replace(run, items=items, profiles=profiles)
+
+
+def factors(run: Run) -> list[int]:
+    """By rank, how many times as long its host takes."""
+    return [round(run.plan.host(host).device_emulated) for host in run.plan.points[0].placement]
+
+
+def cold_ns(run: Run) -> dict[str, int]:
+    """By point, what all its stages take more."""
+    slower = factors(run)
+    return {p.id: sum(slower[rank] for rank in p.active_ranks) * COLD_NS for p in run.plan.points}
+
+
+def test_a_profile_that_pauses_tells_what_a_stage_takes_that_begins_cold(tmp_path: Path) -> None:
+    plan = make(mobilenet_table(), links=["none"])
+    fake = FakeRun(tmp_path / "run", plan, items=8, noise=0.0, profiled=True)
+    warm = read(fake.all_sessions().path)
+    inner = {point.id for point in plan.points if not {*point.split} <= {FIRST, LAST}}
+    off = {}
+    for paused in (True, False):
+        run = begun_cold(warm, paused=paused)
+        found = predicted_by(Parts(run, replicates(run)), plan.points, inner).set_index("point")
+        wanted = {id: truth(run, id)[0] + ns / 1e6 for id, ns in cold_ns(run).items()}
+        ratios = found["predicted_latency_ms"] / pd.Series(wanted)
+        off[paused] = float((ratios[sorted(inner)] - 1).abs().max())
+    assert off[True] < 0.015 < 0.03 < off[False], off
+
+
 def test_a_probe_through_which_nothing_came_tells_nothing(two: Run) -> None:
     probes = two.probes.copy()
     assert len(probes)

@@ -10,6 +10,7 @@ import pytest
 from analysis.run import read
 from paretopipe_worker.records.lines import End, Item, LegEnd, PointBegin
 from paretopipe_worker.records.profiles import Profile
+from paretopipe_worker.session.profile import _Notes
 from tests.helpers.sessions import Finished, experiment, lab, only
 
 PLACES = ("@last", "0", "1", "2", "@first")
@@ -39,6 +40,18 @@ def test_every_rank_measures_each_unit_of_its_program_in_both_duties(finished: F
                 assert units[0] >= 5_000_000 and units[3] >= 5_000_000, units
         busy, waiting = found
         assert busy.wait_ns == 0 < waiting.wait_ns
+        assert busy.pauses == () and len(waiting.pauses) == 4 and {*waiting.pauses} == {1, 2, 3}
+
+
+def test_a_pause_is_no_part_of_the_units_between_which_it_lies() -> None:
+    notes = _Notes(wait_s=1.0)
+    notes.begin(pause=2)
+    for _ in range(3):
+        notes.note()
+    went_on, came = notes.went_on_ns, notes.came_ns
+    paused = [on - came for came, on in zip(came, went_on, strict=True)]
+    assert paused[0] == paused[2] == 0 and paused[1] >= 1e9
+    assert came[2] - went_on[1] < 1e9, "the pause is in the unit behind it"
 
 
 def test_units_without_waits_take_next_to_nothing(finished: Finished) -> None:
