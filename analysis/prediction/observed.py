@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -79,7 +79,7 @@ def observe(run: Run, measured: pd.DataFrame) -> Observed:
 
 
 def _units(run: Run) -> pd.DataFrame:
-    """The profiles of attempts that are not damaged."""
+    """The profiles of attempts that are not damaged, where the plan has their places."""
     plan = run.plan
     damaged = {
         (session.id, attempt.number)
@@ -92,8 +92,9 @@ def _units(run: Run) -> pd.DataFrame:
         session = plan.session(found["session"])
         if not found["unit_ns"] or (session.id, found["attempt"]) in damaged:
             continue
-        order = plan.table(session.model, found["batch"], found["dtype"]).order
-        begin = order.index(found["places"][0])
+        begin = _begin(plan, session.model, found)
+        if begin is None:
+            continue
         stretched = plan.host(found["host"]).device_emulated
         values = (found["host"], session.model, found["batch"], found["dtype"], found["runtime"])
         about = dict(zip(POOL, (*values, session.busy, session.sources), strict=True))
@@ -107,6 +108,16 @@ def _units(run: Run) -> pd.DataFrame:
     numbers = {"begin": "int64", "end": "int64", "ms": "float64", "gap_ms": "float64"}
     columns = [*POOL, "session", "duty", *numbers, "whole"]
     return pd.DataFrame(rows, columns=columns).astype(numbers | {"whole": "bool"})
+
+
+def _begin(plan: Plan, model: str, found: Mapping[Hashable, Any]) -> int | None:
+    """At which place of its model a profile begins; None where that has no such places."""
+    batch, dtype, places = found["batch"], found["dtype"], tuple(found["places"])
+    for table in plan.tables_of(model):
+        if (table.batch, table.dtype) == (batch, dtype) and places[0] in table.order:
+            begin = table.order.index(places[0])
+            return begin if table.order[begin : begin + len(places)] == places else None
+    return None
 
 
 def _between(times_ms: NDArray[Any], pauses: Sequence[int]) -> Iterator[tuple[int, int, float]]:

@@ -49,6 +49,8 @@ class Profile:
 
     def __post_init__(self) -> None:
         units = len(self.places) - 1
+        if units < 0:
+            raise ValueError("places must have the name of at least one")
         if any(len(each) != units or min(each, default=0) < 0 for each in self.unit_ns):
             raise ValueError(f"unit_ns must have {units} times of at least 0 for each item")
         if self.pauses and len(self.pauses) != len(self.unit_ns):

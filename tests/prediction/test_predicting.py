@@ -174,6 +174,20 @@ def test_a_profile_that_pauses_tells_what_a_stage_takes_that_begins_cold(tmp_pat
     assert off[True] < 0.015 < 0.03 < off[False], off
 
 
+@pytest.mark.parametrize(
+    "changes", [{"batch": 77}, {"places": ("@last", "elsewhere")}, {"places": ("@last", "@first")}]
+)
+def test_a_profile_of_what_the_plan_has_not_tells_nothing(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    plan = make(mobilenet_table(), links=["none"])
+    run = read(FakeRun(tmp_path / "run", plan, items=8, profiled=True).all_sessions().path)
+    rows = [each | changes for each in run.profiles.to_dict("records")]
+    parts = Parts(replace(run, profiles=pd.DataFrame(rows)), replicates(run))
+    assert not any(map(parts.profiled, plan.points)) and len(rows)
+    assert all(map(Parts(run, replicates(run)).profiled, plan.points))
+
+
 def test_a_probe_through_which_nothing_came_tells_nothing(two: Run) -> None:
     probes = two.probes.copy()
     assert len(probes)

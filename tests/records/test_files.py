@@ -16,6 +16,7 @@ from paretopipe_worker.records.files import (
 )
 from paretopipe_worker.records.lines import End, Header, Item
 from paretopipe_worker.records.probes import Datagrams, Probe, Transfer
+from paretopipe_worker.records.profiles import Profile
 from tests.helpers.records import HEADER
 
 ITEM = Item("p", "latency", 0, 1, 2, 3, 1, 1, 4, 5, 4)
@@ -33,6 +34,12 @@ def probe(**changes: object) -> str:
     """A probe's line, its transfer changed."""
     transfer = vars(PROBE.transfers[0]) | changes
     return json.dumps(vars(PROBE) | {"transfers": [transfer], "datagrams": None})
+
+
+def profile(**changes: object) -> str:
+    """The line of a profile of two units, changed."""
+    whole = Profile(1, "float32", "eager", ("@last", "a", "@first"), "waiting", 9, ((1, 2),))
+    return json.dumps(vars(whole) | changes)
 
 
 @pytest.fixture
@@ -81,11 +88,16 @@ def test_half_a_line_at_the_end_is_passed_over(path: Path) -> None:
             json.dumps(vars(ITEM)).replace("latency", "latenc\xff"),
             "is not .*invalid unicode",
         ),
+        (profile(unit_ns=((1,),)), "unit_ns must have 2 times of at least 0 for each item"),
+        (profile(unit_ns=((1, -1),)), "unit_ns must have 2 times of at least 0"),
+        (profile(places=()), "places must have the name of at least one"),
+        (profile(pauses=(1, 1)), "pauses must be empty, or have one for each item"),
+        (profile(pauses=(2,)), "pauses must be numbers of units from 1 to 1"),
         ("\0" * 4096, "is not a record"),
         ("[" * 100_000, "is not a record"),
         (json.dumps(vars(HEADER)), "header must be the first line, and once"),
     ],
-    ids=range(12),
+    ids=range(17),
 )
 def test_a_damaged_line_is_refused_by_file_and_line(path: Path, line: str, reason: str) -> None:
     lines = path.read_bytes().splitlines()
