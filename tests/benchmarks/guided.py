@@ -34,6 +34,8 @@ from paretopipe_worker.plan.strategy import GuideSpec
 from tests.benchmarks.report import Check, parser, show
 from tests.helpers.replaying import Fronts, figures, replay
 
+USUAL = GuideSpec()
+
 SHARE, LARGE = 0.25, 100
 """Most points that are measured, as a share, of runs that have so many or more."""
 
@@ -187,9 +189,10 @@ def measure(
     lived: Sequence[tuple[Path, Path]] = (),
     quick: bool = False,
     predictor: Predictor = predictions,
+    spec: GuideSpec = USUAL,
 ) -> tuple[list[dict[str, Any]], list[Check]]:
     """Replay runs, judge live ones, and draw what was found into a file; rows and checks."""
-    spec, seeds = GuideSpec(), 10 if quick else 200
+    seeds = 10 if quick else 200
     found = [curves(path, spec, predictor, seeds) for path in runs]
     found += [live(guided, whole, seeds) for guided, whole in lived]
     rows = [row(*each) for each in found]
@@ -212,8 +215,21 @@ if __name__ == "__main__":
     options_of.add_argument(
         "--figure", type=Path, default=Path("guided.png"), help="PNG to draw (default: guided.png)"
     )
+    options_of.add_argument(
+        "--epsilon",
+        type=float,
+        default=USUAL.epsilon,
+        metavar="SHARE",
+        help="by what share fronts may be worse, as in a spec (default: %(default)s)",
+    )
     options = options_of.parse_args()
     if not options.runs and not options.live:
         options_of.error("name a run, or --live and two runs")
-    measured = measure(options.runs, options.figure, lived=options.live, quick=options.quick)
+    measured = measure(
+        options.runs,
+        options.figure,
+        lived=options.live,
+        quick=options.quick,
+        spec=GuideSpec(epsilon=options.epsilon),
+    )
     show("guided", options, *measured)
