@@ -22,7 +22,7 @@ namespaces = pytest.mark.skipif(
     bool(reason_without_namespaces()), reason=reason_without_namespaces()
 )
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 
 def set_age(path: Path, age_s: float) -> None:

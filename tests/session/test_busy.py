@@ -20,7 +20,7 @@ from tests.helpers.sessions import Finished, Lab, experiment, lab, of, only
 from tests.helpers.waiting import until
 
 pytestmark = [
-    pytest.mark.alone,
+    pytest.mark.slow,
     pytest.mark.must_run,
     pytest.mark.skipif(shutil.which(load.TOOL) is None, reason=f"{load.TOOL} is not installed"),
 ]

@@ -37,7 +37,7 @@ from tests.helpers.sweeps import ROOT
 from tests.helpers.waiting import until
 
 pytestmark = [
-    pytest.mark.alone,
+    pytest.mark.slow,
     pytest.mark.must_run,
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
@@ -56,6 +56,7 @@ def alone(words: list[str]) -> list[str]:
     return [word for word in words if word != "--emulate"]
 
 
+@pytest.mark.alone
 def test_a_rate_alone_is_kept_by_the_kernel_without_a_relay(link: WithoutNetem) -> None:
     for rank in (0, 1):
         assert link.apply(RATE20, tcp=TcpSettings("reno"), rank=rank)["engine"] == "htb"
@@ -75,6 +76,7 @@ def test_any_rate_is_had_as_it_was_asked_for(link: WithoutNetem) -> None:
         assert not link.call("apply", *words)["changed"]
 
 
+@pytest.mark.alone
 def test_ipv6_has_the_same_rate(link: WithoutNetem) -> None:
     for rank in (0, 1):
         link.apply(RATE20, rank=rank)
@@ -104,6 +106,7 @@ def test_a_killed_keeper_leaves_the_link_shaped(link: WithoutNetem) -> None:
     assert len(link.keepers()) == 1
 
 
+@pytest.mark.alone
 def test_a_trace_of_rates_steps_in_place(link: WithoutNetem) -> None:
     conditions = (RATE20, Condition(rate_mbit=10), Condition())
     asked = traced(Timetable((0, 0.1, 0.2), 0.3), conditions, link.hosts[1].address)

@@ -38,7 +38,7 @@ from tests.helpers.shaped_link import (
 REASON = reason_without_relay()
 relayed = pytest.mark.skipif(bool(REASON), reason=REASON)
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 MS = 1_000_000
 UNSHAPED = ["interface link0", "gso_max_segs 65535", "root noqueue"]
@@ -60,6 +60,7 @@ def median_ms(link: Link, port: int, version: int = 4) -> float:
 
 
 @relayed
+@pytest.mark.alone
 @pytest.mark.must_run
 @pytest.mark.parametrize("version", [4, 6])
 def test_delay_is_added_to_the_data_port_and_to_nothing_else(link: Relayed, version: int) -> None:
@@ -72,6 +73,7 @@ def test_delay_is_added_to_the_data_port_and_to_nothing_else(link: Relayed, vers
 
 
 @relayed
+@pytest.mark.alone
 @pytest.mark.must_run
 def test_each_host_shapes_only_what_it_sends(link: Relayed) -> None:
     link.apply(Condition(delay_ms=30))
@@ -82,6 +84,7 @@ def test_each_host_shapes_only_what_it_sends(link: Relayed) -> None:
 
 
 @relayed
+@pytest.mark.alone
 @pytest.mark.must_run
 def test_a_rate_is_kept_and_leaves_no_room_for_bursts(link: Relayed) -> None:
     for rank in (0, 1):
@@ -90,6 +93,7 @@ def test_a_rate_is_kept_and_leaves_no_room_for_bursts(link: Relayed) -> None:
 
 
 @relayed
+@pytest.mark.alone
 @pytest.mark.must_run
 def test_losses_jitter_reordering_and_duplicates_happen_to_datagrams(link: Relayed) -> None:
     count = 1000
@@ -111,6 +115,7 @@ def test_losses_jitter_reordering_and_duplicates_happen_to_datagrams(link: Relay
 
 
 @relayed
+@pytest.mark.alone
 @pytest.mark.must_run
 def test_while_everything_is_lost_the_host_is_still_reached(link: Relayed) -> None:
     for rank in (0, 1):

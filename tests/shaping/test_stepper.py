@@ -21,7 +21,7 @@ from paretopipe_worker.session.control import Channel, ControlError
 from paretopipe_worker.shaping.stepper import Stepper
 from tests.helpers.waiting import until
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow
 
 
 class Stepping:
