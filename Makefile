@@ -20,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone$(1)" -n 3 $(SHA
 
 ROLE_CODE := $(wildcard roles/*/files/*.py roles/*/library/*.py roles/*/action_plugins/*.py)
 
-.PHONY: sweep check test test-long test-arm64 lint lock clean .venv
+.PHONY: sweep check test test-long test-arm64 lint lint-python lint-playbooks lock clean .venv
 
 sweep: .venv
 	$(BIN)/ansible-playbook sweep.yml -i inventory/local $(if $(ARGS),$(ARGS))
@@ -38,11 +38,17 @@ test-arm64: .venv/.dev
 	@bash .ci/apt qemu-user-static mmdebstrap
 	$(BIN)/python -m pytest tests/arm64
 
+# Both take half a minute and one core.
 lint: .venv/.dev
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint-python lint-playbooks
+
+lint-python:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy $(ROLE_CODE)
+
+lint-playbooks:
 	$(BIN)/yamllint --strict .
 	$(BIN)/ansible-lint --offline -q
 

@@ -17,7 +17,7 @@ from tests.helpers.sweeps import Checkout, Running
 from tests.helpers.waiting import until
 
 pytestmark = [
-    pytest.mark.slow(minutes=0.8),
+    pytest.mark.slow(minutes=1.5),
     pytest.mark.skipif(bool(reason_without_namespaces()), reason=reason_without_namespaces()),
 ]
 
