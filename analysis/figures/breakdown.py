@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETDOWN
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, StepPatch
 
 from analysis.figures import labels
 from analysis.figures.captions import (
@@ -264,9 +264,12 @@ def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
     edges = np.append(ticks - 0.5, ticks[-1] + 0.5)
     styles = _styles(parts)
     for name, bottom, top in _stacked(parts.loc[order]):
-        axes.stairs(top, edges, baseline=bottom, fill=True, lw=0, label=name, **styles[name])
+        # Not by `axes.stairs`, which looks at every corner for limits that `_scale` sets.
+        shape = StepPatch(top, edges, baseline=bottom, fill=True, lw=0, label=name, **styles[name])
+        axes.add_artist(shape)
     latency = points.loc[order, _LATENCY].to_numpy(np.float64)
-    axes.stairs(latency, edges, baseline=None, color="black", lw=0.8)
+    line = StepPatch(latency, edges, baseline=None, fill=False, edgecolor="black", lw=0.8)
+    axes.add_artist(line)
     cuts = points.loc[order, "split"].map(cuts_of)
     if cuts.str.len().max() > 1:
         begins = (cuts.str[0] != cuts.str[0].shift()).to_numpy()
