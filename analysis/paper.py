@@ -17,6 +17,8 @@ from analysis.figures.pages import COLUMN_IN
 from analysis.figures.style import KINDS, save
 from analysis.measures.replicates import replicates
 from analysis.pareto import given_objectives, tables_of
+from analysis.prediction.predicting import predictions
+from analysis.report.values import known
 from analysis.run import RunError, read
 from analysis.tables.front import fronts
 from analysis.tables.latex import latex
@@ -66,9 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.output or options.run / "paper"
     try:
         run = read(options.run)
-        tables = tables_of(
-            run, replicates(run), options.objectives, uncertified=options.uncertified
-        )
+        measured = replicates(run)
+        tables = tables_of(run, measured, options.objectives, uncertified=options.uncertified)
+        tables |= {"predictions.csv": known(predictions(run, measured))}
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

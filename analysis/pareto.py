@@ -18,6 +18,7 @@ from analysis.answers.limits import Limit
 from analysis.answers.telling import answers
 from analysis.column import CHOICES, OBJECTIVES, chosen_objectives
 from analysis.figures import front_figure
+from analysis.figures.drawing import drawing
 from analysis.measures import marks
 from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
@@ -38,6 +39,9 @@ from analysis.tables.trace_segments import segments
 from paretopipe_worker.plan.attempts import MEASURED
 from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records.files import RecordError
+
+_MANY = 2_000
+"""Points whose figures take longer than a further process takes to begin."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -126,36 +130,48 @@ def analyse(
     run = read(path)
     measured = replicates(run)
     parts = Parts(run, measured)
-    tables = tables_of(run, measured, objectives, uncertified=uncertified, parts=parts)
-    _write(tables, path)
-    table, names = tables["points.csv"], list(tables)
-    drawn = _drawn(tables, path, objectives)
-    if backend_costs.several(run):
-        tables |= {"backends.csv": known(backend_costs.compare(run, measured))}
-        drawn += backends.write(tables["backends.csv"], path)
-    document = {
+    tables = tables_of(run, measured, objectives, uncertified=uncertified)
+    table = tables["points.csv"]
+    with drawing(
+        front_figure.draw, *_shown(tables, path, objectives), apart=len(table) >= _MANY
+    ) as drawn:
+        tables |= {"predictions.csv": known(predictions(run, measured, parts))}
+        _write(tables, path)
+        files, further = [path / name for name in tables], []
+        if backend_costs.several(run):
+            tables |= {"backends.csv": known(backend_costs.compare(run, measured))}
+            further = backends.write(tables["backends.csv"], path)
+        document = {
+            "uncertified": uncertified,
+            "objectives": dict(objectives),
+            **_told(run, tables),
+            **plain(answers(table, measured, objectives, limited, uncertified=uncertified)),
+        }
+        report = html.write(parts, tables, document)
+        files += [*drawn(), *further]
+    return document | {"files": [str(file) for file in files], "report": str(report)}
+
+
+def _told(run: Run, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """What a document says of a run and its tables, but for answers and files."""
+    return {
         "run": run.plan.run,
-        **_doubts(table),
+        **_doubts(tables["points.csv"]),
         "guided": guided.standing(run),
         "processes": processes(run),
-        "uncertified": uncertified,
-        "objectives": dict(objectives),
-        **plain(answers(table, measured, objectives, limited, uncertified=uncertified)),
         "front": _rows(tables["front.csv"]),
         "load": _rows(tables.get("load.csv")),
         "backends": _rows(tables.get("backends.csv")),
-        "files": [str(file) for file in (*(path / name for name in names), *drawn)],
         "warnings": list(run.warnings),
     }
-    return document | {"report": str(html.write(parts, tables, document))}
 
 
-def _drawn(
+def _shown(
     tables: Mapping[str, pd.DataFrame], path: Path, objectives: Mapping[str, str]
-) -> list[Path]:
-    """Draw the figures of a run, but for those that need several backends."""
+) -> tuple[Any, ...]:
+    """What :func:`front_figure.draw` takes."""
     attained = tables.get("attainment.csv") if dict(objectives) == OBJECTIVES else None
-    return front_figure.draw(
+    return (
         tables["points.csv"],
         tables["stages.csv"],
         path / "figures",
@@ -177,9 +193,8 @@ def tables_of(
     objectives: Mapping[str, str],
     *,
     uncertified: bool,
-    parts: Parts | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """The tables of a run, by file name, but for those that need several backends."""
+    """The tables of a run, by file name, but for predictions and what needs several backends."""
     table = known(points(run, uncertified=uncertified, measured=measured, objectives=objectives))
     curve = load_curve(run, table, measured)
     tables = {
@@ -188,7 +203,6 @@ def tables_of(
         "stages.csv": stages(run, measured),
         "indicators.csv": indicators(table, measured, objectives, uncertified=uncertified),
         "attribution.csv": attribution(run.items, run.plan, measured, comparisons(run)),
-        "predictions.csv": predictions(run, measured, parts),
     }
     surfaces = attainment(table, measured, objectives, uncertified=uncertified)
     tables |= {"attainment.csv": surfaces} if len(surfaces) else {}

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.markers import CARETDOWN
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, StepPatch
 
 from analysis.figures import labels
 from analysis.figures.captions import (
@@ -89,8 +89,7 @@ _FRAME_IN = 0.9
 """Part of a panel's width that lies beside its axes."""
 _CROWDED = (
     f"of more than {NAMED} splits the endpoints and those on a front are named, where there is "
-    "room; "
-    "all are in points.csv and attribution.csv"
+    "room; all are in points.csv and attribution.csv"
 )
 
 
@@ -264,9 +263,9 @@ def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
     edges = np.append(ticks - 0.5, ticks[-1] + 0.5)
     styles = _styles(parts)
     for name, bottom, top in _stacked(parts.loc[order]):
-        axes.stairs(top, edges, baseline=bottom, fill=True, lw=0, label=name, **styles[name])
+        _steps(axes, top, edges, baseline=bottom, fill=True, lw=0, label=name, **styles[name])
     latency = points.loc[order, _LATENCY].to_numpy(np.float64)
-    axes.stairs(latency, edges, baseline=None, color="black", lw=0.8)
+    _steps(axes, latency, edges, baseline=None, fill=False, edgecolor="black", lw=0.8)
     cuts = points.loc[order, "split"].map(cuts_of)
     if cuts.str.len().max() > 1:
         begins = (cuts.str[0] != cuts.str[0].shift()).to_numpy()
@@ -277,6 +276,11 @@ def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
         axes.plot(best["position"], best[_LATENCY], **_ON_FRONT)
     if len(failed):
         axes.plot(failed["position"], np.zeros(len(failed)), **_FAILED)
+
+
+def _steps(axes: Axes, heights: Floats, edges: Floats, **look: Any) -> None:
+    """Do what `axes.stairs` does, but for limits, which take long and are set by :func:`_scale`."""
+    axes.add_artist(StepPatch(heights, edges, **look))
 
 
 _NEXT: dict[str, Any] = {"color": "0.75", "lw": 0.6, "ls": (0, (4, 3)), "zorder": 0}

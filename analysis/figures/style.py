@@ -87,5 +87,8 @@ def save(
 
 def freeze(figure: Figure) -> None:
     """Lay the figure out once, so that texts placed by hand stay in place."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)
+    # With any engine, even the one that does nothing, each file would be drawn twice.
+    figure.set_layout_engine(None)

@@ -8,8 +8,9 @@ measured. Dominance is timed beside moocore's own call on the same points, in tu
 
 `cpu_s` is the CPU time of the processes. `peak_mb` is their largest resident memory, looked at ten
 times a second and added; pages that they share count twice. `dearest` names what most of the time
-went to: shares of samples, taken twenty times a second, in which a part was under way. A quick run
-is a fiftieth as large.
+of the main process went to: shares of samples, taken twenty times a second, in which a part was
+under way. The figures of the run of many points are drawn in a second process, and the main one
+waits for them in `drawing.py:files`. A quick run is a fiftieth as large.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _SHARES = "shares.json"
 _PARTS = (
     *("run.py:read", "replicates.py:replicates", "points.py:points", "stages.py:stages"),
     *("attribution.py:attribution", "front_figure.py:draw", "telling.py:answers"),
+    *("drawing.py:files", "predicting.py:predictions"),
     *("backend_costs.py:compare", "backends.py:write", "pareto.py:_write"),
 )
 
