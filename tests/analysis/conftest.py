@@ -7,6 +7,7 @@ import pytest
 
 from analysis import backends
 from analysis.figures import front_figure
+from tests.helpers import figures
 from tests.helpers.analysed import mobilenet
 from tests.helpers.fake_plan import TWO_LINKS
 
@@ -15,7 +16,7 @@ from tests.helpers.fake_plan import TWO_LINKS
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no figures, in tests of tables and texts: these take a fraction of the time."""
     for module in (front_figure, backends):
-        monkeypatch.setattr(module, "draw", lambda *_: [])
+        monkeypatch.setattr(module, "draw", figures.undrawn)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from analysis import backends, pareto
 from analysis.figures import front_figure
+from tests.helpers import figures
 from tests.helpers.fake_plan import TWO_LINKS, make, mobilenet_table
 from tests.helpers.fake_run import FakeRun
 from tests.helpers.pages import Report
@@ -38,7 +39,7 @@ def undrawn() -> Iterator[None]:
     """Draw no figures."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (front_figure, backends):
-            patch.setattr(module, "draw", lambda *_: [])
+            patch.setattr(module, "draw", figures.undrawn)
         yield
 
 
