@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from paretopipe_worker.host.sensors import CoreClock, sensors, throttled
@@ -208,13 +209,7 @@ def disturbances(
             f"items took {health.slowed:.0%} more CPU time than the fastest quarter of them "
             f"({MOST_SLOWED:.0%} allowed): something slowed the core or its memory"
         )
-    policies = health.policy_mhz or {} if health.governor == "performance" else {}
-    for policy, (lowest, highest) in policies.items():
-        if lowest < LEAST_CLOCK * highest:
-            found.append(
-                f"the clock of cores {policy} fell from {highest:.0f} to {lowest:.0f} MHz "
-                f"({LEAST_CLOCK:.0%} allowed) under governor performance"
-            )
+    found += _fallen(health)
     if health.throttled:
         found.append(f"the firmware intervened: {', '.join(health.throttled)}")
     if health.overslept is not None and health.overslept > MOST_OVERSLEPT:
@@ -225,3 +220,14 @@ def disturbances(
     if health.swapped_pages is not None and health.swapped_pages > MOST_SWAPPED_PAGES:
         found.append(f"the host swapped {health.swapped_pages} pages")
     return tuple(found)
+
+
+def _fallen(health: Health) -> Iterator[str]:
+    """Say which cores lost their clock though the governor is to keep the highest."""
+    policies = health.policy_mhz or {} if health.governor == "performance" else {}
+    for policy, (lowest, highest) in policies.items():
+        if lowest < LEAST_CLOCK * highest:
+            yield (
+                f"the clock of cores {policy} fell from {highest:.0f} to {lowest:.0f} MHz "
+                f"({LEAST_CLOCK:.0%} allowed) under governor performance"
+            )

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,18 +40,6 @@ def spin_until(condition: Callable[[], bool], deadline_s: float = 30) -> None:
         assert time.monotonic() < end, "did not happen in time"
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_on_a_busy_host_only_what_its_load_cannot_have_used_is_a_disturbance(threads: int) -> None:
-    health = Health(wall_over_cpu=1.9, others_cpu=2.4)
-    assert disturbances(health, threads, cores=2)
-    assert disturbances(health, threads, cores=2, load=2) == ()
-    more = replace(health, others_cpu=2.6)
-    assert disturbances(more, threads, cores=2, load=2) == (
-        "others used 2.60 cores beside the stage, and the background load may use 2 "
-        "(0.5 more allowed)",
-    )
-
-
 def test_what_a_host_does_not_tell_is_null(host: FakeHost) -> None:
     health = Watch(host.root).end()
     assert health == Health(others_cpu=health.others_cpu)
@@ -75,7 +62,10 @@ def test_a_thread_that_moves_between_two_kinds_of_cores_saw_no_clock_fall(host: 
     host.clock(2400, cores="4 5")
     looking(watch)
     health = watch.end()
-    assert health.cpu_mhz == (1800, 2400, 2400) and health.policy_mhz == TWO_KINDS
+    assert health.cpu_mhz == (1800, 2400, 2400) and set(health.policy_mhz or {}) == {
+        "0 1 2 3",
+        "4 5",
+    }
     assert disturbances(health, threads=1) == ()
 
 
@@ -243,9 +233,6 @@ def test_a_thread_that_had_to_share_its_core_is_told() -> None:
     assert alone.end().wall_over_cpu is None
 
 
-TWO_KINDS = {"0 1 2 3": (1800.0, 1800.0), "4 5": (2400.0, 2400.0)}
-
-
 def test_how_late_stretching_ended_is_held_against_what_was_asked_for(host: FakeHost) -> None:
     watch, bare, short = (Watch(host.root) for _ in range(3))
     for overslept_ns in (0, 1_000, 149_000):
@@ -273,48 +260,6 @@ def test_items_that_take_more_cpu_time_than_others_show_a_slower_core(
     for ms in times_ms:
         watch.add(round(ms * 1e6), round(ms * 1e6))
     assert watch.end().slowed == (None if slowed is None else pytest.approx(slowed))
-
-
-def test_a_background_load_and_sharing_are_to_slow_a_core() -> None:
-    slow = Health(slowed=0.25)
-    assert not disturbances(slow, 1, load=1) and not disturbances(slow, 1, shared=True)
-
-
-@pytest.mark.parametrize(
-    ("health", "threads", "said"),
-    [
-        (Health(wall_over_cpu=1.2), 1, "computing took 1.20"),
-        (Health(wall_over_cpu=1.2), 2, None),  # says nothing of two threads
-        (Health(wall_over_cpu=1.01, others_cpu=3.9), 1, None),  # beside it, not in its place
-        (Health(others_cpu=0.4), 4, None),
-        (Health(others_cpu=0.6), 4, "others used 0.60 cores, which with 4 threads"),
-        (Health(others_cpu=1.4), 3, None),  # one core was free
-        (Health(others_cpu=0.7), 8, "others used 0.70 cores"),
-        (Health(governor="performance", policy_mhz={"0 1": (1400, 1800)}), 1, "of cores 0 1 fell"),
-        (Health(governor="performance", policy_mhz={"0": (1700, 1800)}), 1, None),
-        (Health(governor="performance", policy_mhz=TWO_KINDS), 1, None),
-        (Health(governor="ondemand", policy_mhz={"0": (600, 1800)}), 1, None),  # as it should
-        (Health(policy_mhz={"0": (600, 1800)}), 1, None),
-        (Health(throttled=("hot",)), 4, "the firmware intervened: hot"),
-        (Health(throttled=()), 4, None),
-        (Health(swapped_pages=256), 4, None),
-        (Health(overslept=0.03), 1, "stretching took 3.0% longer than asked for"),
-        (Health(overslept=0.03), 4, "stretching took 3.0% longer than asked for"),
-        (Health(overslept=0.01), 1, None),
-        (Health(slowed=0.25), 1, "items took 25% more CPU time than the fastest quarter of them"),
-        (Health(slowed=0.25, governor="performance"), 1, "something slowed the core"),
-        (Health(slowed=0.25, governor="ondemand"), 1, None),  # as it should
-        (Health(slowed=0.25), 2, None),  # they wait for one another
-        (Health(slowed=0.09), 1, None),
-        (Health(temperature_c=95.0), 4, None),  # throttling tells whether it mattered
-    ],
-)
-def test_only_what_shapes_a_measurement_is_a_disturbance(
-    health: Health, threads: int, said: str | None
-) -> None:
-    found = disturbances(health, threads, cores=4)
-    assert len(found) == (said is not None), found
-    assert said is None or said in found[0]
 
 
 NVML = r"""
