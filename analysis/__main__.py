@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 from analysis import manifest, pareto
+from analysis.disk import saying_why
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Write a run's manifest, tables and figures, and print its fronts; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)

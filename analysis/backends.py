@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.disk import saying_why
 from analysis.figures.backend_figure import draw
 from analysis.measures.replicates import replicates
 from analysis.report.backends import text
@@ -18,6 +19,7 @@ from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records.files import RecordError
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Compare a run's backends and print what each costs; return the exit status."""
     parser = argparse.ArgumentParser(

@@ -30,6 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.column import OBJECTIVES
+from analysis.disk import saying_why
 from analysis.measures.marks import MARKS
 from analysis.measures.reduction import CONFIDENCE
 from analysis.measures.replicates import replicates
@@ -52,6 +53,7 @@ class TooFew(CompareError):
     """Two runs measured the same, but too seldom to tell whether they agree."""
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Print how two runs differ; return 0, or 2 where they cannot be compared."""
     parser = argparse.ArgumentParser(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis import turns
+from analysis.disk import saying_why
 from analysis.guiding.candidates import Predictor
 from analysis.guiding.deciding import decide
 from analysis.measures.replicates import replicates
@@ -30,6 +31,7 @@ _NAMED = 6
 """Splits that are named of those that are left out over one link."""
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Decide, write the decision, and print it; return the exit status."""
     parser = argparse.ArgumentParser(

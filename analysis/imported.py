@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.answers.choosing import knee, listed
+from analysis.disk import saying_why
 from analysis.figures.imported_figure import imported_fronts
 from analysis.figures.style import save
 from analysis.importing import metric_files, time_tables
@@ -28,6 +29,7 @@ _PRINTED = 10
 _FAULTS = 20
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Import files, write their points, fronts and figures; return 0, or 2 where none can be."""
     parser = argparse.ArgumentParser(

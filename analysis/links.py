@@ -19,6 +19,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from analysis.column import Column
+from analysis.disk import saying_why
 from analysis.links_columns import DTYPES, LINKS, TRANSFERS
 from paretopipe_worker import bounded
 from paretopipe_worker.plan.fleet import NAME
@@ -288,6 +289,7 @@ def _size(count: int) -> str:
     return f"{count} B"
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Make the tables and print the one of links; return the exit status."""
     parser = argparse.ArgumentParser(

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import turns
+from analysis.disk import saying_why
 from analysis.measures.certificate import COLUMNS, certificates, paths_of
 from analysis.provenance import FACTS, VARIABLES, checkout, packages, read_manifest, told, written
 from analysis.report import guided
@@ -34,6 +35,7 @@ MEASURING = ("clock", "probe", "warmup", *COUNTED_PHASES)
 """Kinds of time in which the link or a point is measured; all other time is overhead."""
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Write a run's manifest; return the exit status."""
     parser = argparse.ArgumentParser(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.column import OBJECTIVES
+from analysis.disk import saying_why
 from analysis.figures import front_figure
 from analysis.figures.breakdown import breakdown
 from analysis.figures.load_figure import load_figure
@@ -31,6 +32,7 @@ FORMATS = (*KINDS, "csv", "parquet", "tex")
 _WIDEST_IN = 20.0
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Write the figures and tables, and print their names; return the exit status."""
     parser = argparse.ArgumentParser(

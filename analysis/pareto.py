@@ -17,6 +17,7 @@ from analysis.answers import limits
 from analysis.answers.limits import Limit
 from analysis.answers.telling import answers
 from analysis.column import CHOICES, OBJECTIVES, chosen_objectives
+from analysis.disk import saying_why
 from analysis.figures import front_figure
 from analysis.figures.drawing import drawing
 from analysis.measures import marks
@@ -44,6 +45,7 @@ _MANY = 2_000
 """Points whose figures take longer than a further process takes to begin."""
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Recompute a run's tables and figures and print its fronts; return the exit status."""
     parser = argparse.ArgumentParser(

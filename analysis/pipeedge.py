@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.disk import saying_why
 from analysis.measures.replicates import replicates
 from analysis.prediction.exact import Choice, Fleet, front_of_orders
 from analysis.prediction.pipeedge import Files, PipeEdgeError, fleets, read
@@ -31,6 +32,7 @@ LACKS = (
 )
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Write PipeEdge's files, or predict from them; return the exit status."""
     parser = argparse.ArgumentParser(

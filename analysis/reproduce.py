@@ -19,6 +19,7 @@ from typing import Any
 import ansible_runner  # type: ignore[import-untyped]
 
 from analysis.archive import ArchiveError, code, opened, seal
+from analysis.disk import saying_why
 from analysis.run import RunError, read
 from analysis.verdict import verdict
 from paretopipe_worker.plan.plan import PlanError
@@ -35,6 +36,7 @@ _UNREAD = (
 )
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Measure, analyse and seal a run; return the exit status of the sweep.
 

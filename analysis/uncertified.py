@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from analysis.disk import saying_why
 from analysis.measures.certificate import certificates
 from analysis.measures.legs import TRY
 from analysis.measures.replicates import choose, tries
@@ -19,6 +20,7 @@ from paretopipe_worker.plan.plan import PlanError
 from paretopipe_worker.records.files import RecordError
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Print the uncertified points of a run; return the exit status."""
     parser = argparse.ArgumentParser(

@@ -22,6 +22,7 @@ from analysis.answers.elsewhere import (
     sentences,
 )
 from analysis.answers.telling import title
+from analysis.disk import saying_why
 from analysis.figures.whatif_figure import Regions, draw
 from analysis.measures.replicates import replicates
 from analysis.prediction.elsewhere import Base, Link, bases
@@ -42,6 +43,7 @@ _NOTHING = (
 )
 
 
+@saying_why
 def main(arguments: list[str] | None = None) -> int:
     """Predict splits over another link, or draw the map of links; return the exit status."""
     parser = _parser()

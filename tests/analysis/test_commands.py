@@ -14,6 +14,7 @@ import pytest
 from analysis import columns as dictionary
 from analysis import manifest, pareto
 from analysis.column import OBJECTIVES
+from analysis.disk import Command
 from analysis.provenance import checkout, read_manifest
 from analysis.report import terminal
 from analysis.tables import columns
@@ -174,6 +175,35 @@ def test_a_run_that_is_not_there_ends_with_status_2_and_a_plain_error(
     assert done.returncode == 2
     assert "no such run" in done.stderr and "made-up" in done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [(manifest.main, "manifest.json"), (pareto.main, "front.csv"), (pareto.main, "report.html")],
+)
+@pytest.mark.parametrize(
+    ("target", "said"), [("/", "{file}: Is a"), ("/dev/full", "No space left")]
+)
+def test_what_a_disk_does_not_take_is_said_in_one_line(
+    fake: FakeRun,
+    capsys: pytest.CaptureFixture[str],
+    command: Command,
+    written: str,
+    target: str,
+    said: str,
+) -> None:
+    fake.all_sessions()
+    file = fake.path / written
+    file.symlink_to(target)
+    assert command([str(fake.path)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said.format(file=file) in line
+
+
+def test_every_command_says_what_a_disk_does_not_take() -> None:
+    mains = [path for path in (ROOT / "analysis").glob("*.py") if "\ndef main(" in path.read_text()]
+    assert len(mains) > 10
+    assert not [path.name for path in mains if "@saying_why\ndef main(" not in path.read_text()]
 
 
 def test_the_manifest_says_what_was_run_and_where_time_went(fake: FakeRun) -> None:

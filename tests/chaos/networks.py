@@ -152,7 +152,7 @@ def _inside(ground: LocalLab) -> Iterator[None]:
 
 KINDS = (
     Kind("link-down", "local", 12, cut, STALLED),
-    Kind("lose-30-percent", "local", 8, lose, STALLED),
+    Kind("lose-30-percent", "local", 8, lose, f"{STALLED}|items in phase .* before its maximum"),
     Kind("corrupt-frames", "local", 6, corrupt, STALLED),
     Kind("forge-frames", "local", 10, forge, r"."),
 )

@@ -134,7 +134,9 @@ def _worker(strike: Strike) -> int:
 SIGKILLED = r"killed by SIGKILL|closed its connection|broke|ended while the session was running"
 """What a stage that is killed, or its neighbour, is told to have died of."""
 
-STALLED = r"nothing came|took nothing|no answer|could not reach|broke|closed its connection"
+STALLED = (
+    r"nothing came|took nothing|was not whole|no answer|could not reach|broke|closed its connection"
+)
 """What is told of a link over which nothing crosses any more."""
 
 LAPSED = (
