@@ -14,10 +14,13 @@ from analysis.figures.drawing import drawing
 from tests import ROOT
 
 _PARENT = """
+import signal
 import sys
 from pathlib import Path
 from analysis.figures.drawing import drawing
 from tests.analysis.test_drawing import never
+# Whoever runs the tests may ignore it, as a shell has its jobs in the background do.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with drawing(never, Path(sys.argv[1]), apart=True) as files:
     files()
 """
