@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-_SIZE = re.compile(r"^(Rss|Pss): +(\d+) kB$", re.MULTILINE)
+_SIZE = re.compile(r"^(Rss|Pss|Private_Clean|Private_Dirty): +(\d+) kB$", re.MULTILINE)
 _THREADS = re.compile(r"^Threads:\s+(\d+)$", re.MULTILINE)
 
 
@@ -18,12 +18,14 @@ class Usage(NamedTuple):
     """What a process holds at one moment, or several of them together.
 
     `rss_mb` is its resident memory, and `pss_mb` the same with each page that processes share
-    divided by their number; both in MB of 10^6 bytes. `cpu_s` is the CPU time of all its threads so
+    divided by their number; `own_mb` is what it shares with nobody. All are in MB of 10^6 bytes.
+    `cpu_s` is the CPU time of all its threads so
     far.
     """
 
     rss_mb: float
     pss_mb: float
+    own_mb: float
     files: int
     threads: int
     cpu_s: float
@@ -39,11 +41,12 @@ def usage(pid: int) -> Usage | None:
         fields = (process / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    if threads is None or len(sizes) < 2:
+    if threads is None or len(sizes) < 4:
         return None  # a zombie has no memory any more
-    rss_mb, pss_mb = (int(sizes[name]) * 1024 / 1e6 for name in ("Rss", "Pss"))
+    mb = {name: int(size) * 1024 / 1e6 for name, size in sizes.items()}
+    own_mb = mb["Private_Clean"] + mb["Private_Dirty"]
     cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return Usage(rss_mb, pss_mb, files, int(threads[1]), cpu_s)
+    return Usage(mb["Rss"], mb["Pss"], own_mb, files, int(threads[1]), cpu_s)
 
 
 class Took(NamedTuple):

@@ -123,7 +123,7 @@ def _swept(place: Place, number: int, at_s: float, running: Running, results: Pa
         at_s=at_s,
         seconds=seconds,
         exit_status=done.code,
-        memory_mb=own.groupby("kind")["pss_mb"].max().to_dict(),
+        memory_mb=own.groupby("kind")["own_mb"].max().to_dict(),
         **{name: int(most[name]) for name in ("processes", "files", "threads")},
         namespaces=place.namespaces,
         records_mb=sum(file.stat().st_size for file in results.glob("records/*/*")) / 1e6,

@@ -26,7 +26,7 @@ def draw(sweeps: Sequence[Sweep], file: Path) -> None:
     first_ms = next((each.reference_ms for each in sweeps if each.reference_ms), None)
     first_images_s = next((s.reference_images_s for s in sweeps if s.reference_images_s), None)
     panels: list[tuple[str, str, list[Line]]] = [
-        ("Memory, the most of each sweep", "MB, shared pages divided", memory),
+        ("Memory, the most of each sweep", "MB that no other process has", memory),
         ("Open files, threads, processes", "the most of each sweep", [
             ("open files", lambda sweep: sweep.files),
             ("threads", lambda sweep: sweep.threads),

@@ -29,7 +29,8 @@ class Sweep:
     reference_ms, reference_images_s
         Latency and throughput of one and the same point; null where it was not measured.
     memory_mb
-        The most that processes of each kind held together, shared pages divided.
+        The most that processes of each kind held together, without pages that they share with
+        others: how many others there are is not the sweep's doing.
     processes, files, threads, namespaces
         The most that there were at one moment.
     records_mb

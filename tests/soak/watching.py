@@ -36,7 +36,7 @@ class Sample:
     sweep: int
     kind: str
     processes: int
-    pss_mb: float
+    own_mb: float
     files: int
     threads: int
 
@@ -85,7 +85,7 @@ class Place:
         for pid, words in running.items():
             if found := usage(pid):
                 kind = next(kind for kind, part in KINDS.items() if part in words)
-                held.setdefault(kind, []).append((found.pss_mb, found.files, found.threads))
+                held.setdefault(kind, []).append((found.own_mb, found.files, found.threads))
         for kind, each in held.items():
             sums = map(sum, zip(*each, strict=True))
             self.samples.append(Sample(at_s, sweep, kind, len(each), *sums))
