@@ -21,7 +21,7 @@ def saying_why(main: Command) -> Command:
     def telling(arguments: list[str] | None = None) -> int:
         try:
             return main(arguments)
-        except (BrokenPipeError, ConnectionError):
+        except ConnectionError:
             raise
         except OSError as error:
             # A disk that fills up while a file is written does not say which file.

@@ -125,7 +125,8 @@ def _between(times_ms: NDArray[Any], pauses: Sequence[int]) -> Iterator[tuple[in
     if not pauses:
         for number, ms in enumerate(np.median(times_ms, axis=0).tolist()):
             yield number, number + 1, ms
-    for item, pause in zip(times_ms, pauses, strict=False):
+        return
+    for item, pause in zip(times_ms, pauses, strict=True):
         yield 0, pause, float(item[:pause].sum())
         yield pause, len(item), float(item[pause:].sum())
 

@@ -104,8 +104,7 @@ class UnitTimes:
         inside = (begin <= units) & (units < end)
         self._design = np.column_stack([inside, whole]).astype(np.float64)
         spread = np.hypot(_NOISE * self._ms, _LEAST_MS)
-        whole_rows = rows["whole"].to_numpy(np.bool_)
-        wider = np.where(whole_rows, _PAUSED, _PROFILED)
+        wider = np.where(rows["whole"], _PAUSED, _PROFILED)
         spread = np.where(self._profiled, wider * spread, spread)
         self._precision = rows["weight"].to_numpy(np.float64) / spread**2
 

@@ -190,9 +190,9 @@ def _rounds(
         following += [_item(context, noting) for _ in range(_ROUND)]
         for _ in range(_ROUND):
             time.sleep(waiting.wait_ns / 1e9)
-            if inside:
-                pauses.append(1 + int(_GOLDEN * (len(waited) + 1) % 1 * inside))
-            waited.append(_item(context, noting, *pauses[-1:]))
+            pause = 1 + int(_GOLDEN * (len(waited) + 1) % 1 * inside)
+            waited.append(_item(context, noting, pause))
+            pauses += [pause] if inside else []
     return (
         replace(busy, unit_ns=tuple(following)),
         replace(waiting, unit_ns=tuple(waited), pauses=tuple(pauses)),

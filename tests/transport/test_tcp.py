@@ -8,7 +8,6 @@ import os
 import re
 import resource
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,7 +21,7 @@ from paretopipe_worker.transport.api import MARK, DeadlineExceeded, Endpoint, Pr
 from paretopipe_worker.transport.sockets import tcp_sockets
 from paretopipe_worker.transport.tcp import _HEADER, _MAGIC, VERSION, TcpTransport
 from tests.helpers.rings import endpoints, free_ports, joined
-from tests.helpers.waiting import until
+from tests.helpers.waiting import repeatedly, until
 
 PLANNED = 3_000_000
 
@@ -254,19 +253,11 @@ def test_one_who_takes_a_little_now_and_then_does_not_put_the_deadline_off(overl
 @contextlib.contextmanager
 def now_and_then(act: Callable[[int], object]) -> Iterator[None]:
     """Do something again and again, with pauses, in a thread, while the block runs."""
-    over = threading.Event()
+    turns = itertools.count()
 
     def go() -> None:
         with contextlib.suppress(OSError):
-            for turn in itertools.count():
-                if over.wait(0.05):
-                    return
-                act(turn)
+            act(next(turns))
 
-    thread = threading.Thread(target=go)
-    thread.start()
-    try:
+    with repeatedly(go, every_s=0.05):
         yield
-    finally:
-        over.set()
-        thread.join()
