@@ -43,9 +43,12 @@ class Leg:
 
     window: int
     end: LegEnd
-    items: list[Item]
-    latency_s: float
-    busy_s: float
+    stages: tuple[list[Item], list[Item]]
+
+    @property
+    def items(self) -> list[Item]:
+        """The items as the source measured them."""
+        return self.stages[0]
 
     @property
     def done_ns(self) -> list[int]:
@@ -53,9 +56,32 @@ class Leg:
         return [item.done_ns or 0 for item in self.items]
 
     @property
+    def counted(self) -> slice:
+        """The items whose completions are in the throughput: what others took is not in it."""
+        return slice(1, window.whole(len(self.items), self.window) + 1)
+
+    @property
+    def latency_s(self) -> float:
+        """Mean latency under load."""
+        return statistics.fmean(item.latency_ns or 0 for item in self.items[self.counted]) / 1e9
+
+    @property
+    def untaken_s(self) -> float:
+        """Mean time until an item took the place in the window of one that was done.
+
+        Outputs return in bursts, and the source computes one item after the other.
+        """
+        pairs = zip(self.items[self.window :], self.done_ns, strict=False)
+        return statistics.fmean(item.start_ns - done for item, done in pairs) / 1e9
+
+    @property
     def known_per_s(self) -> float:
         """Throughput as the slowest stage or the window bounds it."""
-        return min(1 / self.busy_s, self.window / self.latency_s)
+        busy_s = (
+            statistics.fmean(item.computed_ns - item.start_ns for item in part[self.counted]) / 1e9
+            for part in self.stages
+        )
+        return min(1 / max(busy_s), self.window / (self.latency_s + self.untaken_s))
 
 
 Asked: TypeAlias = tuple[int, int, float]
@@ -86,9 +112,9 @@ def measured(
         [session] = made.plan.sessions
         sides = [host.entered for host in link.hosts]
         with led(made, session, *sides) as leader, torch.inference_mode():
-            for number, (size, least, most_s) in enumerate(request.param, start=1):
+            for size, least, most_s in request.param:
                 asked(leader.context, least, most_s)
-                leader.measure(point_of(made, size), number)
+                leader.measure(point_of(made, size), 1)
     return list(zip(request.param, legs_of(made), strict=True))
 
 
@@ -115,15 +141,7 @@ def legs_of(made: Lab) -> Iterator[Leg]:
             items = (item for item in of(Item, lines) if item.phase == end.phase)
             return [i for i in items if end.start_ns <= i.start_ns <= end.end_ns]
 
-        taken = within(loaded)
-        stages = [within(loaded), within(loaded, sink)]
-        yield Leg(
-            loaded.window,
-            loaded,
-            taken,
-            statistics.fmean(item.latency_ns or 0 for item in taken) / 1e9,
-            max(statistics.mean(i.computed_ns - i.start_ns for i in part) for part in stages) / 1e9,
-        )
+        yield Leg(loaded.window, loaded, (within(loaded), within(loaded, sink)))
 
 
 def test_throughput_over_a_long_path_is_what_is_known(measured: list[tuple[Asked, Leg]]) -> None:
@@ -139,7 +157,7 @@ def test_throughput_over_a_long_path_is_what_is_known(measured: list[tuple[Asked
             assert leg.end.items >= max(least, 2 * size + 1), said
 
 
-def test_the_tables_say_the_same_and_that_the_window_was_full(
+def test_the_tables_say_the_same_and_how_full_the_window_was(
     measured: list[tuple[Asked, Leg]],
 ) -> None:
     legs = [leg for _, leg in measured]
@@ -150,5 +168,9 @@ def test_the_tables_say_the_same_and_that_the_window_was_full(
     windows = completions.whole_windows(items, ["number"])
     rates, ratios = completions.rates(windows), completions.little(windows)
     assert rates.tolist() == pytest.approx([leg.known_per_s for leg in legs], rel=WITHIN)
-    assert ratios.tolist() == pytest.approx([1] * len(legs), abs=WITHIN)
-    assert completions.notes(windows).isna().all()
+    taken = [leg.latency_s / (leg.latency_s + leg.untaken_s) for leg in legs]
+    assert ratios.tolist() == pytest.approx(taken, abs=WITHIN)
+    # In a short leg, much of which is its first burst, some places are free for longer.
+    filled = [share > 1 - WITHIN for share in taken]
+    assert completions.notes(windows)[filled].isna().all()
+    assert sum(filled) >= len(legs) - 1, taken
