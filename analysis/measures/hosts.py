@@ -67,7 +67,7 @@ TOLD = {
         "slowed",
         "",
         "Share by which items took more CPU time than the fastest quarter of them (the median in "
-        f"latency legs, the mean in throughput legs), the worst leg, {_LEGS}. Above 0.1 the leg is "
+        f"latency legs, the mean in throughput legs), the worst leg, {_LEGS}. Above 0.2 the leg is "
         "disturbed, with one thread, a steady clock and no background load.",
         f"a leg has fewer than 8 items, they take less than 1 ms of CPU time each, or {UNMEASURED}",
         over=MOST,

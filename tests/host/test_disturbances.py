@@ -54,7 +54,7 @@ def test_a_background_load_and_sharing_are_to_slow_a_core() -> None:
         (Health(slowed=0.25, governor="performance"), 1, "something slowed the core"),
         (Health(slowed=0.25, governor="ondemand"), 1, None),  # as it should
         (Health(slowed=0.25), 2, None),  # they wait for one another
-        (Health(slowed=0.09), 1, None),
+        (Health(slowed=0.17), 1, None),
         (Health(temperature_c=95.0), 4, None),  # throttling tells whether it mattered
     ],
 )
