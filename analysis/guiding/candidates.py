@@ -19,7 +19,7 @@ from paretopipe_worker.plan.plan import Plan
 
 Array: TypeAlias = NDArray[np.float64]
 
-SURE = 0.995
+SURE = 0.975
 """Probability with which each end of a predicted box holds."""
 _MEASURED_SURE = 0.975
 """The same of a measured value, by its replicates."""

@@ -44,10 +44,12 @@ SHARE, LARGE = 0.25, 100
 class Curves:
     """By what share fronts are worse, in per cent, by the number of points measured.
 
-    `chosen` are random choices, an array (choices, counts) at the numbers `counts`.
+    `chosen` are random choices, an array (choices, counts) at the numbers `counts`; `how` says
+    whether the run was replayed or measured live.
     """
 
     run: str
+    how: str
     points: int
     guided: tuple[float, ...]
     endpoints: int
@@ -61,7 +63,8 @@ def curves(path: Path, spec: GuideSpec, predictor: Predictor, seeds: int) -> tup
     measured = replicates(run)
     replayed = replay(run, measured, predictor, spec)
     table = figures(run.plan, measured)
-    return _judged(run.plan, table, replayed.points, seeds), len(replayed.generations)
+    found = _judged(run.plan, "replayed", table, replayed.points, seeds)
+    return found, len(replayed.generations)
 
 
 def live(guided: Path, whole: Path, seeds: int) -> tuple[Curves, int]:
@@ -82,10 +85,10 @@ def live(guided: Path, whole: Path, seeds: int) -> tuple[Curves, int]:
         raise ValueError(f"{guided} has no generations.jsonl: its sweep was not guided")
     order = [each.point for line in chosen for each in line.measure]
     table = figures(other.plan, replicates(other))
-    return _judged(run.plan, table, order, seeds), len(chosen)
+    return _judged(run.plan, "live", table, order, seeds), len(chosen)
 
 
-def _judged(plan: Plan, table: pd.DataFrame, found: Sequence[str], seeds: int) -> Curves:
+def _judged(plan: Plan, how: str, table: pd.DataFrame, found: Sequence[str], seeds: int) -> Curves:
     """How good points are in the order in which they were found, and random ones."""
     fronts = Fronts.of(table)
     ends = [point for point, why in outset.first(plan).items() if why == "endpoint"]
@@ -103,6 +106,7 @@ def _judged(plan: Plan, table: pd.DataFrame, found: Sequence[str], seeds: int) -
         )
     return Curves(
         plan.run,
+        how,
         len(plan.points),
         tuple(100 * share for share in guided),
         len(ends),
@@ -117,6 +121,7 @@ def row(found: Curves, generations: int) -> dict[str, Any]:
     chosen = found.chosen[:, found.counts.index(count)]
     return {
         "run": found.run,
+        "how": found.how,
         "points": found.points,
         "measured": count,
         "share": round(count / found.points, 4),
@@ -132,7 +137,7 @@ def row(found: Curves, generations: int) -> dict[str, Any]:
 def checks(rows: Sequence[dict[str, Any]], epsilon: float) -> Iterator[Check]:
     """What the issue asks of every run."""
     for each in rows:
-        name = each["run"]
+        name = f"{each['run']}, {each['how']}"
         if each["points"] >= LARGE:
             yield Check(f"{name}: share of points measured", each["share"], SHARE, "lower")
         worse, mean = each["worse_percent"], each["random_mean_percent"]
@@ -177,7 +182,7 @@ def _panel(axes: Axes, found: Curves, epsilon: float) -> None:
     axes.set_xlim(begin, found.points)
     axes.set_xlabel(f"points measured, of {found.points} ({begin} are endpoints)")
     axes.set_ylabel("front worse by, per cent")
-    axes.set_title(found.run)
+    axes.set_title(f"{found.run}, {found.how}")
     axes.grid(True)
     axes.spines[["top", "right"]].set_visible(False)
 
