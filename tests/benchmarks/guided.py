@@ -173,6 +173,7 @@ def _panel(axes: Axes, found: Curves, epsilon: float) -> None:
         textcoords="offset points",
         fontsize=8,
         color=blue,
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
         arrowprops={"arrowstyle": "-", "color": blue, "lw": 0.7},
     )
     axes.axhline(100 * epsilon, color="0.4", lw=0.8, ls=(0, (4, 3)), label="epsilon")
