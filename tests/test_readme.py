@@ -112,7 +112,9 @@ def benchmark(module: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["energy", "exact", "fleet", "long", "pipeline", "relay"])
+@pytest.mark.parametrize(
+    "name", ["energy", "exact", "fleet", "long", "pipeline", "relay", "steadiness"]
+)
 def test_the_other_benchmarks_run(name: str) -> None:
     benchmark(f"tests.benchmarks.{name}")
 

@@ -3,8 +3,8 @@
 One process with one thread runs a model as its author wrote it, item after item, with no link, no
 second stage and no records. Items are grouped into legs as long as those of a sweep. How far legs
 differ from their median, in CPU time of the thread, is what the machine itself adds to whatever is
-measured on it, and no prediction of one leg from others comes closer. With `waits` the process
-sleeps before each item, three times as long as the one before took, as a stretched host does.
+measured on it, and no prediction of one leg from others comes closer. `waits` says how many times
+as long as an item took the process sleeps before the next one, as a stretched host does.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ LEGS, QUICK_LEGS, WARMUP_S = 24, 2, 2.0
 def measure(quick: bool) -> tuple[Rows, Sequence[Check]]:
     """Measure both models with and without waits: legs take turns, so that each sees all times."""
     torch.set_num_threads(1)
-    ways = [(_Model(name), factor) for name in MODELS for factor in (0, 3)]
+    models = [_Model(name) for name in MODELS]
+    ways = [(model, factor) for model in models for factor in (0, 3)]
     legs: list[list[list[int]]] = [[] for _ in ways]
     with torch.inference_mode():
-        for model, _ in ways[::2]:
+        for model in models:
             model.leg(0, 0 if quick else WARMUP_S)
         for _ in range(QUICK_LEGS if quick else LEGS):
             for kept, (model, factor) in zip(legs, ways, strict=True):
@@ -56,7 +57,7 @@ class _Model:
         self._example = example_input(taken, seed=0, index=0)
 
     def leg(self, factor: int, least_s: float) -> list[int]:
-        """CPU times of one leg's items, in nanoseconds; before each it waits that many times it."""
+        """CPU times of a leg's items in ns; each waits `factor` times as long as the last one took."""
         found: list[int] = []
         end_ns = time.perf_counter_ns() + round(least_s * 1e9)
         while len(found) < LEG_ITEMS or time.perf_counter_ns() < end_ns:

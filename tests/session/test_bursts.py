@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -170,7 +171,7 @@ def test_the_tables_say_the_same_and_how_full_the_window_was(
     assert rates.tolist() == pytest.approx([leg.known_per_s for leg in legs], rel=WITHIN)
     taken = [leg.latency_s / (leg.latency_s + leg.untaken_s) for leg in legs]
     assert ratios.tolist() == pytest.approx(taken, abs=WITHIN)
-    # In a short leg, much of which is its first burst, some places are free for longer.
-    filled = [share > 1 - WITHIN for share in taken]
-    assert completions.notes(windows)[filled].isna().all()
-    assert sum(filled) >= len(legs) - 1, taken
+    # In a leg of two windows, half of which is its first burst, places may be free for longer.
+    short = windows["periods"] < 3 * windows["window"]
+    emptier = np.array(taken) < 1 - WITHIN
+    assert completions.notes(windows)[~(short & emptier)].isna().all()
