@@ -57,7 +57,7 @@ class _Model:
         self._example = example_input(taken, seed=0, index=0)
 
     def leg(self, factor: int, least_s: float) -> list[int]:
-        """CPU times of a leg's items in ns; each waits `factor` times as long as the last one took."""
+        """CPU times of one leg in ns; each item waits `factor` times as long as the last took."""
         found: list[int] = []
         end_ns = time.perf_counter_ns() + round(least_s * 1e9)
         while len(found) < LEG_ITEMS or time.perf_counter_ns() < end_ns:
