@@ -18,8 +18,9 @@ from analysis.answers.limits import Limit
 from analysis.answers.telling import answers
 from analysis.column import CHOICES, OBJECTIVES, chosen_objectives
 from analysis.disk import saying_why
-from analysis.figures import front_figure
+from analysis.figures import of_run
 from analysis.figures.drawing import drawing
+from analysis.figures.front_figure import THROUGHPUT
 from analysis.measures import marks
 from analysis.measures.attribution import attribution
 from analysis.measures.clocks import comparisons
@@ -130,27 +131,26 @@ def analyse(
         When there is no such run or it is damaged.
     """
     run = read(path)
-    measured = replicates(run)
-    parts = Parts(run, measured)
-    tables = tables_of(run, measured, objectives, uncertified=uncertified)
-    table = tables["points.csv"]
-    with drawing(
-        front_figure.draw, *_shown(tables, path, objectives), apart=len(table) >= _MANY
-    ) as drawn:
+    with drawing(of_run.pages, apart=len(run.plan.points) >= _MANY) as figures:
+        measured = replicates(run)
+        tables = tables_of(run, measured, objectives, uncertified=uncertified)
+        figures.begin(*_shown(tables, path, objectives))
+        parts = Parts(run, measured)
         tables |= {"predictions.csv": known(predictions(run, measured, parts))}
         _write(tables, path)
         files, further = [path / name for name in tables], []
         if backend_costs.several(run):
             tables |= {"backends.csv": known(backend_costs.compare(run, measured))}
             further = backends.write(tables["backends.csv"], path)
+        told = answers(tables["points.csv"], measured, objectives, limited, uncertified=uncertified)
         document = {
             "uncertified": uncertified,
             "objectives": dict(objectives),
             **_told(run, tables),
-            **plain(answers(table, measured, objectives, limited, uncertified=uncertified)),
+            **plain(told),
         }
         report = html.write(parts, tables, document)
-        files += [*drawn(), *further]
+        files += [*figures.files(), *further]
     return document | {"files": [str(file) for file in files], "report": str(report)}
 
 
@@ -171,7 +171,7 @@ def _told(run: Run, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 def _shown(
     tables: Mapping[str, pd.DataFrame], path: Path, objectives: Mapping[str, str]
 ) -> tuple[Any, ...]:
-    """What :func:`front_figure.draw` takes."""
+    """What :func:`analysis.figures.of_run.pages` takes."""
     attained = tables.get("attainment.csv") if dict(objectives) == OBJECTIVES else None
     return (
         tables["points.csv"],
@@ -233,7 +233,7 @@ def _doubts(table: pd.DataFrame) -> dict[str, Any]:
         table[f"{phase}_warmup_ended_by"].eq("never steady").fillna(False) for phase in MEASURED
     ]
     badly_attributed = table["attribution_ok"].eq(False).fillna(False)
-    rateless = table[ok & table[front_figure.THROUGHPUT].isna()]
+    rateless = table[ok & table[THROUGHPUT].isna()]
     counts = table["status"].value_counts()
     return {
         "without_interval": certainty.without_interval(table),

@@ -116,6 +116,6 @@ def test_every_place_that_contributing_names_is_there() -> None:
         ("SECTIONS", "analysis/tables/columns.py"),
         ("class Condition", "paretopipe_worker/link/conditions.py"),
         ("class Health", "paretopipe_worker/records/health.py"),
-        ("def draw", "analysis/figures/front_figure.py"),
+        ("def pages", "analysis/figures/of_run.py"),
     ):
         assert name in (ROOT / file).read_text(), f"{name} in {file}"

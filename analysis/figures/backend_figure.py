@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -19,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from analysis.column import LEAST_REPLICATES, OBJECTIVES
 from analysis.figures.captions import CONDITION, page_of
 from analysis.figures.pages import pages, rows_that_fit
-from analysis.figures.style import STYLE, freeze, save
+from analysis.figures.style import freeze, save, styled
 from analysis.measures.marks import MEANING
 from analysis.tables.backend_costs import APART
 from paretopipe_worker.plan.plan import slug
@@ -63,7 +62,7 @@ def backend_figure(backends: pd.DataFrame) -> list[Figure]:
     notes = _notes(rows)
     caption_in = 0.8 + 0.15 * len(notes)
     of_pages = list(pages(list(rows["link"].unique()), rows_that_fit(_PANEL_IN, caption_in)))
-    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+    with styled():
         return [
             _page(rows, links, caption_in, notes, page_of(number, len(of_pages)))
             for number, links in enumerate(of_pages, start=1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -27,56 +27,11 @@ from analysis.figures.captions import (
 )
 from analysis.figures.crowded import NAMED
 from analysis.figures.labels import Floats
+from analysis.figures.latency_parts import STAGE, heights, ranks_of, styles_of, wire
 from analysis.figures.names import called, sole
 from analysis.figures.pages import NARROWEST_IN, PAGE_IN, pages, rows_that_fit
-from analysis.figures.style import STYLE, freeze, title_of
+from analysis.figures.style import freeze, styled, title_of
 from paretopipe_worker.plan.labels import cuts_of, hosts_of
-
-_STAGES = ("#3b5b92", "#e0a458", "#8a6fae", "#6f9fc0")
-_STAGE = "stage {} compute"
-_REST = "latency - compute (not attributed)"
-_FORWARD = "wire forward"
-_HOP = "wire {} to {}"
-_BACK = "wire back"
-_PACK, _COPY = "pack and unpack", "copy to and from a device"
-_AROUND = "wire, there and back"
-_HOPS = (
-    {"facecolor": "#dcebe4", "hatch": "////"},
-    {"facecolor": "#c3dccf", "hatch": "||||"},
-    {"facecolor": "#eef6f1", "hatch": "++++"},
-)
-_WIRE = {"edgecolor": "#3f7d64"}
-_OTHERS: dict[str, dict[str, Any]] = {
-    _BACK: {"facecolor": "#a9cdbd", "hatch": "\\\\\\\\"} | _WIRE,
-    _AROUND: {"facecolor": "#dcebe4", "hatch": "xxxx"} | _WIRE,
-    "serialise": {"facecolor": "#a5323c"},
-    _PACK: {"facecolor": "#e9b7bb", "edgecolor": "#a5323c", "hatch": "xxxx"},
-    _COPY: {"facecolor": "#f3e3f5", "edgecolor": "#7b4b94", "hatch": "////"},
-    "queue": {"facecolor": "white", "edgecolor": "0.2", "hatch": "....."},
-    _REST: {"facecolor": "#d9d9d9", "edgecolor": "0.65", "hatch": "----"},
-}
-_KINDS = {
-    **{"serialise": "serialise", "queue": "queue", "send_queue": "queue"},
-    **{"pack": _PACK, "unpack": _PACK, "copy_in": _COPY, "copy_out": _COPY},
-}
-
-
-def parts_of(ranks: int) -> dict[str, dict[str, Any]]:
-    """Parts of a bar from the bottom up, with their styles.
-
-    They differ in brightness and hatch as well as in colour, so that they can be told apart in
-    print.
-    """
-    colours = zip(range(ranks), itertools.cycle(_STAGES), strict=False)
-    stages = {_STAGE.format(rank): {"facecolor": colour} for rank, colour in colours}
-    looks = zip(range(ranks - 1), itertools.cycle(_HOPS), strict=False)
-    return stages | {_wire(rank, ranks): look | _WIRE for rank, look in looks} | _OTHERS
-
-
-def _wire(rank: int, ranks: int) -> str:
-    """The part that is the wire from a rank to the next."""
-    return _HOP.format(rank, rank + 1) if ranks > 2 else _FORWARD
-
 
 _LATENCY = "latency_median_ms"
 _PANEL_IN = 1.85
@@ -96,6 +51,13 @@ _CROWDED = (
 def breakdown(
     points: pd.DataFrame, stages: pd.DataFrame, attribution: pd.DataFrame | None = None
 ) -> list[Figure]:
+    """All pages of :func:`pages_of`."""
+    return [page() for page in pages_of(points, stages, attribution)]
+
+
+def pages_of(
+    points: pd.DataFrame, stages: pd.DataFrame, attribution: pd.DataFrame | None = None
+) -> list[Callable[[], Figure]]:
     """Draw where one model's response latency goes, cut by cut in the order of the data.
 
     There is a row for each link and a column for each further condition. Where there are more cuts
@@ -114,7 +76,7 @@ def breakdown(
 
     Returns
     -------
-    A figure for each page.
+    A function for each page that lays it out.
     """
     # Splits that the experiment leaves out must not leave gaps, nor those of other placements.
     places = points.groupby(points["placement"].map(hosts_of).str.len())["position"]
@@ -134,13 +96,13 @@ def breakdown(
     most = rows_that_fit(_PANEL_IN, caption.height_in(width_in * beside) + _axis_in(points))
     links = list(points["link"].unique())
     of_pages = list(itertools.product(pages(columns, beside), pages(links, most)))
-    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
-        return [
-            _page(page, parts, width_in, caption, page_of(number, len(of_pages)))
-            for number, page in enumerate(of_pages, start=1)
-        ]
+    return [
+        partial(_page, page, parts, width_in, caption, page_of(number, len(of_pages)))
+        for number, page in enumerate(of_pages, start=1)
+    ]
 
 
+@styled()
 def _page(
     page: tuple[Sequence[tuple[str, pd.DataFrame]], Sequence[str]],
     parts: pd.DataFrame,
@@ -178,61 +140,9 @@ def _axis_in(points: pd.DataFrame) -> float:
     return _AXIS_IN + _LETTER_IN * max(8, points["name"].str.len().max())
 
 
-def heights(
-    points: pd.DataFrame, stages: pd.DataFrame, attribution: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """Milliseconds of each part of a bar in each point's latency, null where there is none.
-
-    Returns
-    -------
-    The index of `points`, and a column for each of :func:`parts_of`.
-    """
-    rest = _unattributed(points, stages)
-    if attribution is None or attribution.empty:
-        return rest
-    ranks, kind, rank = _ranks(points), attribution["kind"], attribution["rank"]
-    part = kind.map(_KINDS).mask(kind == "compute", rank.map(_STAGE.format))
-    sink = rank == rank.groupby(attribution["point"]).transform("max")
-    wires = rank.map(lambda rank: _wire(rank, ranks)).mask(sink, _BACK)
-    part = part.mask(kind == "wire", wires)
-    table = attribution["ms"].groupby([attribution["point"], part]).sum(min_count=1).unstack()
-    table = table.reindex(points["point"]).set_axis(points.index).reindex(columns=rest.columns)
-    # Without clocks that were compared only the sum of all hops is known.
-    unclocked = attribution.loc[(kind == "wire") & attribution["ms"].isna(), "point"]
-    unknown = points["point"].isin(unclocked)
-    hops = [_BACK, *(_wire(rank, ranks) for rank in range(ranks - 1))]
-    table[hops] = table[hops].mask(unknown)
-    table[_AROUND] = points["wire_ms"].where(unknown)
-    lacking = table["queue"].isna()
-    return table.mask(lacking, rest)
-
-
-def _styles(parts: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The styles of the parts that :func:`heights` returns."""
-    return parts_of((len(parts.columns) - len(_OTHERS) + 1) // 2)
-
-
-def _ranks(points: pd.DataFrame) -> int:
-    """Ranks of the longest placement."""
-    return max(len(hosts_of(placement)) for placement in points["placement"].unique())
-
-
-def _unattributed(points: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
-    """Computation of the stages and the rest of the latency."""
-    names = list(parts_of(_ranks(points)))
-    table = pd.DataFrame(index=points.index, columns=names, dtype="float64")
-    computed = stages.pivot(index="point", columns="rank", values="compute_ms")
-    computed = computed.reindex(points["point"]).set_axis(points.index)
-    for rank in computed.columns:
-        table[_STAGE.format(rank)] = computed[rank]
-    # Medians need not add up: a negative rest is not drawn, and the line shows the latency.
-    table[_REST] = (points[_LATENCY] - table.sum(axis=1)).clip(lower=0)
-    return table
-
-
 def _bars(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
     """Draw the parts of each cut's latency as a bar, and the latency itself as a line."""
-    ticks, styles = points["position"], _styles(parts)
+    ticks, styles = points["position"], styles_of(parts)
     for name, bottom, top in _stacked(parts):
         axes.bar(ticks, top - bottom, 0.78, bottom, lw=0, label=name, **styles[name])
     latency = points[_LATENCY].to_numpy()
@@ -261,7 +171,7 @@ def _outline(axes: Axes, points: pd.DataFrame, parts: pd.DataFrame) -> None:
     order = points["position"].sort_values().index
     ticks = points.loc[order, "position"].to_numpy(np.float64)
     edges = np.append(ticks - 0.5, ticks[-1] + 0.5)
-    styles = _styles(parts)
+    styles = styles_of(parts)
     for name, bottom, top in _stacked(parts.loc[order]):
         _steps(axes, top, edges, baseline=bottom, fill=True, lw=0, label=name, **styles[name])
     latency = points.loc[order, _LATENCY].to_numpy(np.float64)
@@ -333,18 +243,18 @@ def _name_cuts(axes: Axes, points: pd.DataFrame, width_in: float) -> None:
 
 def _legend(points: pd.DataFrame, parts: pd.DataFrame, crowded: bool) -> Iterator[Line2D | Patch]:
     """Legend of the parts of a bar."""
-    hosts, ranks = hosts_by_rank(points), _ranks(points)
-    said = {_STAGE.format(rank): f" ({name})" for rank, name in enumerate(hosts)}
+    hosts, ranks = hosts_by_rank(points), ranks_of(points)
+    said = {STAGE.format(rank): f" ({name})" for rank, name in enumerate(hosts)}
     hops = enumerate(itertools.pairwise(hosts if ranks > 2 else ()))
-    said |= {_wire(rank, ranks): f" ({a} to {b})" for rank, (a, b) in hops}
-    styles = _styles(parts)
+    said |= {wire(rank, ranks): f" ({a} to {b})" for rank, (a, b) in hops}
+    styles = styles_of(parts)
     for name in parts.columns:
         if parts[name].notna().any():
             yield Patch(**styles[name], lw=0, label=f"{name}{said.get(name, '')}")
     yield Line2D([], [], color="black", lw=1, label="response latency (median)")
     if crowded and points["on_front"].any():
         yield Line2D([], [], **_ON_FRONT, label="on the Pareto front")
-    if crowded and _ranks(points) > 2:
+    if crowded and ranks_of(points) > 2:
         yield Line2D([], [], **_NEXT, label="next first cut")
     if crowded and _lost(points).any():
         yield Line2D([], [], **_FAILED, label="failed")

@@ -1,4 +1,9 @@
-"""Figures that are drawn while the tables that need no figure are computed."""
+"""Figures that two processes draw, one of them while the other still computes tables.
+
+The work is a list of pages, which both processes make out of the same tables. Each takes the next
+number from a pipe until it is empty, so neither waits for the other before the last page, and
+nobody holds a lock when it is ended.
+"""
 
 from __future__ import annotations
 
@@ -7,79 +12,156 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-Draw: TypeAlias = Callable[..., list[Path]]
+Page: TypeAlias = Callable[[], list[Path]]
+"""A piece of the work: it draws, and returns the files that it wrote."""
+Pages: TypeAlias = Callable[..., Sequence[Page]]
+"""Makes the pieces out of tables, in every process the same ones in the same order."""
+
+_NUMBER = 4
+"""Bytes of a page's number in the pipe. A read of so few takes a whole number or none."""
+
+
+class Drawing(Protocol):
+    """Figures that are being drawn, see :func:`drawing`."""
+
+    def begin(self, *given: Any) -> None:
+        """Begin to draw what `given` shows; to be called once.
+
+        Raises
+        ------
+        RuntimeError
+            When the process that draws was ended from outside.
+        """
+
+    def files(self) -> list[Path]:
+        """Draw what is left, and return the files of all pages, in their order.
+
+        Raises
+        ------
+        RuntimeError
+            When the process that draws was ended from outside. What a page raises is raised, too.
+        """
 
 
 @contextmanager
-def drawing(draw: Draw, *given: Any, apart: bool) -> Iterator[Callable[[], list[Path]]]:
-    """Draw figures, in a process of its own if they are many.
+def drawing(pages: Pages, *, apart: bool) -> Iterator[Drawing]:
+    """Draw figures, in a further process as well if they are many.
 
     That process is a new one, not a copy: it holds no more than it is given. It has ended when the
     block is left, whether by an error, by Ctrl-C or at its end, and ends with this process.
 
     Parameters
     ----------
-    draw
-        A function that draws figures and returns the files. Where it is drawn `apart`, it can be
-        imported by its name.
-    given
-        Its arguments; where it is drawn `apart`, they can be pickled.
+    pages
+        A function that makes the work out of what :meth:`Drawing.begin` is given. Where a process
+        is begun, it can be imported by its name, and what is given can be pickled.
     apart
         Whether a process is begun, which costs about two seconds of another core.
-
-    Yields
-    ------
-    A function that returns the files when they are written. It raises what `draw` raised, and a
-    RuntimeError where the process was ended from outside.
     """
     if not apart:
-        yield lambda: draw(*given)
+        yield _Here(pages)
         return
     # A fork would copy locks that threads of libraries may hold.
     spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_draw, args=(theirs, draw, given), daemon=True)
-
-    def files() -> list[Path]:
-        try:
-            found = ours.recv()
-        except EOFError:
-            process.join()
-            status = process.exitcode
-            raise RuntimeError(f"the process that draws ended with status {status}") from None
-        if isinstance(found, Exception):
-            raise found
-        written: list[Path] = found
-        return written
-
-    with ours:
+    ours, theirs = spawn.Pipe()
+    numbers, further = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_draw, args=(theirs, numbers, pages), daemon=True)
+    with ours, numbers, further:
         with theirs:
             process.start()
         try:
-            yield files
+            yield _Apart(pages, process, ours, numbers, further)
         finally:
             process.terminate()
             process.join()
 
 
-def _draw(answers: Connection, draw: Draw, given: tuple[Any, ...]) -> None:
-    """Be that process: draw, and send the files, or what was raised."""
+class _Here:
+    """Draws in this process, when the files are asked for."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+        self._work: Sequence[Page] = ()
+
+    def begin(self, *given: Any) -> None:
+        self._work = self._pages(*given)
+
+    def files(self) -> list[Path]:
+        return [file for page in self._work for file in page()]
+
+
+class _Apart:
+    """Draws in the process that was begun, and in this one when the files are asked for."""
+
+    def __init__(
+        self,
+        pages: Pages,
+        process: SpawnProcess,
+        other: Connection,
+        numbers: Connection,
+        further: Connection,
+    ) -> None:
+        self._pages, self._process, self._other = pages, process, other
+        self._numbers, self._further = numbers, further
+        self._work: Sequence[Page] = ()
+
+    def begin(self, *given: Any) -> None:
+        with self._saying_how_it_ended():
+            self._other.send(given)
+        self._work = self._pages(*given)
+        for number in range(len(self._work)):
+            os.write(self._further.fileno(), number.to_bytes(_NUMBER))
+        self._further.close()
+
+    def files(self) -> list[Path]:
+        own = _drawn(self._work, self._numbers)
+        with self._saying_how_it_ended():
+            theirs = self._other.recv()
+        if isinstance(theirs, Exception):
+            raise theirs
+        of_page = own | theirs
+        return [file for number in range(len(self._work)) for file in of_page[number]]
+
+    @contextmanager
+    def _saying_how_it_ended(self) -> Iterator[None]:
+        """Raise with which status the process ended where it reads and writes no more."""
+        try:
+            yield
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join()
+            status = self._process.exitcode
+            raise RuntimeError(f"the process that draws ended with status {status}") from None
+
+
+def _drawn(work: Sequence[Page], numbers: Connection) -> dict[int, list[Path]]:
+    """Draw pages until no number is left; the files of each that was drawn here."""
+    files = {}
+    while taken := os.read(numbers.fileno(), _NUMBER):
+        number = int.from_bytes(taken)
+        files[number] = work[number]()
+    return files
+
+
+def _draw(other: Connection, numbers: Connection, pages: Pages) -> None:
+    """Be the other process: draw, and send the files, or what was raised."""
     # Ctrl-C reaches both processes. The other one ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    found: list[Path] | Exception
+    given = other.recv()
+    found: dict[int, list[Path]] | Exception
     try:
-        found = draw(*given)
+        found = _drawn(pages(*given), numbers)
     except Exception as error:
         error.add_note(f"In the process that draws:\n{traceback.format_exc()}")
         found = error
-    answers.send(found)
+    other.send(found)
 
 
 def _end_with_parent() -> None:

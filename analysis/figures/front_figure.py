@@ -1,13 +1,11 @@
-"""The figures of a run, and the first of them: the front of each model."""
+"""The figure of a model's Pareto fronts."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -17,7 +15,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from analysis.figures import labels
 from analysis.figures.attained import band_legend, of_points, shade
-from analysis.figures.breakdown import breakdown
 from analysis.figures.captions import (
     MARKED,
     MARKER_PT,
@@ -30,14 +27,12 @@ from analysis.figures.captions import (
     stroke_pt,
 )
 from analysis.figures.crowded import NAMED, chosen
-from analysis.figures.load_figure import load_figure
 from analysis.figures.names import called, sole
 from analysis.figures.pages import COLUMN_IN, GRIDS, all_named, alone, laid_out
 from analysis.figures.series import Series
-from analysis.figures.style import STYLE, freeze, save
+from analysis.figures.style import freeze, styled
 from analysis.measures.marks import disturbed, uncertified
 from analysis.tables.front import is_nondominated
-from paretopipe_worker.plan.plan import slug
 
 LATENCY = "latency_median_ms"
 THROUGHPUT = "throughput_images_s"
@@ -60,52 +55,6 @@ _CROWDED = (
 )
 _BETTER = "lower latency and higher throughput are better"
 _NO_ROOM = "names for which there was no room are left out, the best come first"
-
-
-def draw(
-    points: pd.DataFrame,
-    stages: pd.DataFrame,
-    directory: Path,
-    curve: pd.DataFrame | None = None,
-    attribution: pd.DataFrame | None = None,
-    attained: pd.DataFrame | None = None,
-) -> list[Path]:
-    """Draw every figure of a run as PNG and SVG.
-
-    Parameters
-    ----------
-    points
-        The table ``points.csv``, see :func:`analysis.tables.points.points`.
-    stages
-        The table ``stages.csv``, see :func:`analysis.tables.stages.stages`.
-    directory
-        Where ``front-<model>``, ``breakdown-<model>`` and ``load-<model>`` go; a figure that takes
-        several pages goes on in ``front-<model>-2``.
-    curve
-        The table ``load.csv``, see :func:`analysis.tables.load_curve.load_curve`.
-    attribution
-        The table ``attribution.csv``, see :func:`analysis.measures.attribution.attribution`.
-    attained
-        The table ``attainment.csv``, see :func:`analysis.tables.attainment.attainment`, where the
-        fronts weigh latency and throughput.
-
-    Returns
-    -------
-    The files. A model of which no point was measured has no figures, and a model to which no load
-    was offered has no figure of load.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    files = []
-    for model, table in points.groupby("model", sort=False):
-        if not (table["status"] == "ok").any():
-            continue
-        name = slug(str(model))
-        files += save(front(table, stages, attained), directory, f"front-{name}")
-        files += save(breakdown(table, stages, attribution), directory, f"breakdown-{name}")
-        offered = None if curve is None else curve[curve["model"] == model]
-        if offered is not None and len(offered):
-            files += save(load_figure(table, stages, offered), directory, f"load-{name}")
-    return files
 
 
 def front(
@@ -132,7 +81,7 @@ def front(
     -------
     A figure for each page.
     """
-    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+    with styled():
         series = Series(points)
         panels = list(_panels(points, series))
         crowded = any(len(shown) > NAMED for row in panels for _, shown in row)
@@ -169,7 +118,7 @@ def columns(
     ------
     A figure, and its caption, which says what the notes of :func:`front` say.
     """
-    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+    with styled():
         series = Series(points)
         panels = [panel for row in _panels(points, series) for panel in row if len(panel[1])]
         surfaces = of_points(attained, points)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -16,7 +15,7 @@ from analysis.figures import labels
 from analysis.figures.captions import MARKER_PT, Caption
 from analysis.figures.crowded import NAMED, thin
 from analysis.figures.pages import GRIDS, laid_out
-from analysis.figures.style import STYLE, freeze, palette
+from analysis.figures.style import freeze, palette, styled
 
 PANELS = 12
 """Most conditions of a model that are drawn."""
@@ -61,7 +60,7 @@ def imported_fronts(
     )
     title = f"{points['model'].iloc[0]}: splits that others measured"
     figures = []
-    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+    with styled():
         for figure, places in laid_out([shown], GRIDS[0], Caption(title, tuple(said), legend)):
             for axes, (_, part) in places:
                 _panel(axes, part, objectives, units)

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -28,7 +27,7 @@ from analysis.figures.captions import (
 from analysis.figures.crowded import NAMED, thin
 from analysis.figures.names import called, sole
 from analysis.figures.pages import GRIDS, Grid, all_named, laid_out
-from analysis.figures.style import STYLE, freeze, palette
+from analysis.figures.style import freeze, palette, styled
 from paretopipe_worker.plan.arrivals import KEEPS_UP, KNEE_LATENCY
 
 _OFFERED, _LATENCY, _P90 = "offered_images_s", "latency_median_ms", "latency_p90_ms"
@@ -64,7 +63,7 @@ def load_figure(points: pd.DataFrame, stages: pd.DataFrame, curve: pd.DataFrame)
     panels = [(title, _few(rows)) for title, rows in parts]
     crowded = any(len(few) < len(rows) for (_, few), (_, rows) in zip(panels, parts, strict=True))
     notes = [_CROWDED] if crowded else []
-    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+    with styled():
         for grid in GRIDS:
             if figures := all_named(_figures(points, stages, panels, grid, notes)):
                 return figures

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ STYLE: Any = {
 }
 
 
+@contextmanager
+def styled() -> Iterator[None]:
+    """Lay figures out in the style of all of them."""
+    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+        yield
+
+
 def title_of(text: str, width_in: float) -> str:
     """A panel's title, wrapped to the width of the panel."""
     return textwrap.fill(text, int(_TITLE_PER_IN * (width_in - _BESIDE_IN)))
@@ -61,7 +69,7 @@ def palette() -> list[Any]:
 
 
 def save(
-    pages: Sequence[Figure], directory: Path, name: str, kinds: Sequence[str] = USUAL_KINDS
+    pages: Iterable[Figure], directory: Path, name: str, kinds: Sequence[str] = USUAL_KINDS
 ) -> list[Path]:
     """Write a figure's pages, and return the files; page 2 gets the suffix -2.
 
@@ -70,19 +78,34 @@ def save(
     kinds
         Formats, some of :data:`KINDS`.
     """
-    files = []
+    files, number = [], 0
     for number, figure in enumerate(pages, start=1):
-        for kind in kinds:
-            file = directory / f"{name}{f'-{number}' if number > 1 else ''}.{kind}"
-            with mpl.rc_context(STYLE):
-                # Without the date the same records give the same file.
-                figure.savefig(file, dpi=DPI, metadata=KINDS[kind])
-            files.append(file)
-    for file in directory.glob(f"{name}-*"):
-        # An earlier analysis may have left more pages. No model's name has a hyphen.
-        if file not in files and re.fullmatch(r"-\d+\.(png|svg|pdf)", file.name.removeprefix(name)):
-            file.unlink()
+        files += save_page(figure, directory, name, number, kinds)
+    remove_further(directory, name, number)
     return files
+
+
+def save_page(
+    figure: Figure, directory: Path, name: str, number: int, kinds: Sequence[str] = USUAL_KINDS
+) -> list[Path]:
+    """Write one page of those that :func:`save` writes."""
+    files = []
+    for kind in kinds:
+        file = directory / f"{name}{f'-{number}' if number > 1 else ''}.{kind}"
+        with mpl.rc_context(STYLE):
+            # Without the date the same records give the same file.
+            figure.savefig(file, dpi=DPI, metadata=KINDS[kind])
+        files.append(file)
+    return files
+
+
+def remove_further(directory: Path, name: str, count: int) -> None:
+    """Remove the pages after the first `count` that an earlier analysis left."""
+    for file in directory.glob(f"{name}-*"):
+        # No model's name has a hyphen.
+        page = re.fullmatch(r"-(\d+)\.(png|svg|pdf)", file.name.removeprefix(name))
+        if page and int(page[1]) > count:
+            file.unlink(missing_ok=True)
 
 
 def freeze(figure: Figure) -> None:

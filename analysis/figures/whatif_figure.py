@@ -11,7 +11,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -25,7 +24,7 @@ from analysis.figures import labels
 from analysis.figures.captions import abbreviations, page_of
 from analysis.figures.names import called
 from analysis.figures.pages import PAGE_IN, pages, rows_that_fit
-from analysis.figures.style import STYLE, freeze, save
+from analysis.figures.style import freeze, save, styled
 from paretopipe_worker.plan.plan import slug
 
 _PANEL_IN, _CAPTION_IN = 3.4, 0.8
@@ -82,7 +81,7 @@ def draw(model: str, rows: Sequence[Regions], directory: Path) -> list[Path]:
 def whatif_figure(model: str, rows: Sequence[Regions]) -> list[Figure]:
     """Draw the maps of one model, and return a figure for each page."""
     of_pages = list(pages(list(rows), rows_that_fit(_PANEL_IN, _CAPTION_IN)))
-    with sns.axes_style("ticks"), mpl.rc_context(STYLE):
+    with styled():
         return [
             _page(model, page, page_of(number, len(of_pages)))
             for number, page in enumerate(of_pages, start=1)

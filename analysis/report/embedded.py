@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from analysis.figures import names as figure_names
-from analysis.figures.breakdown import heights, parts_of
 from analysis.figures.captions import LINK, link_title, worded
+from analysis.figures.latency_parts import heights, parts_of
 from analysis.figures.names import sole
 from analysis.figures.series import Series
 from analysis.figures.style import palette

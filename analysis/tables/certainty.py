@@ -29,6 +29,8 @@ MOST_FURTHER = 100
 _DRAWS = 2000
 """Draws of all true values of a front: a probability of 0.9 is then known within 0.013 (95 %)."""
 
+_NUMBERS_AT_ONCE = 200_000
+
 _NULL = (
     f"it was not measured, its link was not as asked for, or fewer than {LEAST_REPLICATES} "
     "replicates were measured"
@@ -144,15 +146,7 @@ def probabilities(
     -------
     Array of shape (points,).
     """
-    means, errors, degrees = _spread(np.asarray(values, dtype=np.float64), further)
-    draws = np.random.default_rng(seed)
-    maximise = [direction == "max" for direction in directions]
-    on_front = np.zeros(means.shape[0])
-    for _ in range(_DRAWS):
-        drawn = means + errors * draws.standard_t(degrees)
-        on_front += moocore.is_nondominated(drawn, maximise=maximise, keep_weakly=True)
-    share: NDArray[np.float64] = on_front / _DRAWS
-    return share
+    return _shares(*_spread(np.asarray(values, dtype=np.float64), further), directions, seed)
 
 
 def further(
@@ -176,9 +170,13 @@ def further(
     """
     array = np.asarray(values, dtype=np.float64)
     needed = np.full(array.shape[1], MOST_FURTHER)
+    # What is on the front in no draw is told, and whatever it dominates, the front does, too.
+    ever = sure > 0
     for step in (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70):
         if step:
-            sure = probabilities(array, directions, further=step, seed=seed)
+            means, errors, degrees = (each[ever] for each in _spread(array, step))
+            sure = np.zeros(len(ever))
+            sure[ever] = _shares(means, errors, degrees, directions, seed)
         told = (needed == MOST_FURTHER) & ((sure >= SURE) | (sure <= 1 - SURE))
         needed[told] = step
         if (needed < MOST_FURTHER).all():
@@ -187,6 +185,23 @@ def further(
 
 
 _Array: TypeAlias = NDArray[np.float64]
+
+
+def _shares(
+    means: _Array, errors: _Array, degrees: _Array, directions: Sequence[str], seed: int
+) -> _Array:
+    """The share of draws of all true values in which each point is on the front."""
+    draws = np.random.default_rng(seed)
+    maximise = [direction == "max" for direction in directions]
+    on_front = np.zeros(means.shape[0])
+    # A call for many draws takes a fifth of the time of as many calls.
+    at_once = max(1, _NUMBERS_AT_ONCE // means.size)
+    for begun in range(0, _DRAWS, at_once):
+        count = min(at_once, _DRAWS - begun)
+        for drawn in means + errors * draws.standard_t(degrees, (count, *degrees.shape)):
+            on_front += moocore.is_nondominated(drawn, maximise=maximise, keep_weakly=True)
+    share: _Array = on_front / _DRAWS
+    return share
 
 
 def by_replicate(complete: pd.DataFrame, group: pd.DataFrame, names: Sequence[str]) -> _Array:

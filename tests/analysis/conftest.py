@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from analysis import backends
-from analysis.figures import front_figure
+from analysis.figures import of_run
 from tests.helpers import figures
 from tests.helpers.analysed import mobilenet
 from tests.helpers.fake_plan import TWO_LINKS
@@ -15,8 +15,8 @@ from tests.helpers.fake_plan import TWO_LINKS
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no figures, in tests of tables and texts: these take a fraction of the time."""
-    for module in (front_figure, backends):
-        monkeypatch.setattr(module, "draw", figures.undrawn)
+    for module, name in ((of_run, "pages"), (backends, "draw")):
+        monkeypatch.setattr(module, name, figures.undrawn)
 
 
 @pytest.fixture(scope="session")

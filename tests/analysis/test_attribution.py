@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.figures.breakdown import breakdown, heights
+from analysis.figures.breakdown import breakdown
+from analysis.figures.latency_parts import heights
 from analysis.measures.attribution import KINDS, STEPS, TOTALS, attribution, parts, sums, totals
 from analysis.measures.attribution_columns import ATTRIBUTION
 from analysis.measures.clocks import comparisons

@@ -1,16 +1,18 @@
-"""Figures that are drawn in a process of their own."""
+"""Figures that a further process draws as well."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from analysis.figures.drawing import drawing
+from analysis.figures.drawing import Page, drawing
 from tests import ROOT
 
 _PARENT = """
@@ -21,28 +23,61 @@ from analysis.figures.drawing import drawing
 from tests.analysis.test_drawing import never
 # Whoever runs the tests may ignore it, as a shell has its jobs in the background do.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-with drawing(never, Path(sys.argv[1]), apart=True) as files:
-    files()
+with drawing(never, apart=True) as figures:
+    figures.begin(Path(sys.argv[1]))
+    signal.pause()
 """
 
 
-def told_pid(folder: Path) -> list[Path]:
-    """Return a file with the name of this process."""
-    return [folder / str(os.getpid())]
+def told(count: int) -> list[Page]:
+    """Pages that each return a file with their number."""
+    return [partial(_told, number) for number in range(count)]
 
 
-def refuse(why: str) -> list[Path]:
-    """Fail as a figure could."""
+def _told(number: int) -> list[Path]:
+    return [Path(str(number))]
+
+
+def met(fifo: Path, here: int, why: str | None = None) -> list[Page]:
+    """Two pages that end when both have begun.
+
+    Each returns a file with the name of its process. With a reason `why`, the page that is not
+    drawn in process `here` fails.
+    """
+    return [partial(_meet, fifo, mode, here, why) for mode in ("r", "w")]
+
+
+def _meet(fifo: Path, mode: str, here: int, why: str | None) -> list[Path]:
+    # A FIFO opens when the other end is opened, too.
+    with fifo.open(mode):
+        pid = os.getpid()
+    if why and pid != here:
+        raise ValueError(why)
+    return [Path(str(pid))]
+
+
+def refused(why: str) -> list[Page]:
+    """A page that fails as a figure could."""
+    return [partial(_refuse, why)]
+
+
+def _refuse(why: str) -> list[Path]:
     raise ValueError(why)
 
 
-def end(status: int) -> list[Path]:
-    """End as a process does that was ended from outside."""
-    os._exit(status)
+def end(here: int, status: int) -> list[Page]:
+    """End as a process does that was ended from outside, unless it is process `here`."""
+    if os.getpid() != here:
+        os._exit(status)
+    return []
 
 
-def never(fifo: Path) -> list[Path]:
-    """Say by a FIFO that drawing has begun, and never end it; the FIFO is closed by the end."""
+def never(fifo: Path) -> list[Page]:
+    """A page that says by a FIFO that it has begun, and never ends; its end closes the FIFO."""
+    return [partial(_never, fifo)]
+
+
+def _never(fifo: Path) -> list[Path]:
     with fifo.open("w") as opened:
         print(os.getpid(), file=opened, flush=True)
         signal.pause()
@@ -50,38 +85,71 @@ def never(fifo: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_files_come_back_from_the_process_that_draws(apart: bool, tmp_path: Path) -> None:
-    with drawing(told_pid, tmp_path, apart=apart) as files:
-        [file] = files()
-    assert file.parent == tmp_path
-    assert (file.name != str(os.getpid())) == apart
+def test_each_page_is_drawn_once_and_files_come_in_the_order_of_pages(apart: bool) -> None:
+    with drawing(told, apart=apart) as figures:
+        figures.begin(500)
+        files = figures.files()
+    assert [int(file.name) for file in files] == [*range(500)]
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """A FIFO."""
+    os.mkfifo(tmp_path / "fifo")
+    return tmp_path / "fifo"
+
+
+def test_both_processes_draw(fifo: Path) -> None:
+    with drawing(met, apart=True) as figures:
+        figures.begin(fifo, os.getpid())
+        pids = {int(file.name) for file in figures.files()}
+    assert os.getpid() in pids and len(pids) == 2
 
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_an_error_comes_back_as_it_is(apart: bool) -> None:
     with (
-        pytest.raises(ValueError, match="no room") as raised,
-        drawing(refuse, "no room", apart=apart) as files,
+        pytest.raises(ValueError, match="no room"),
+        drawing(refused, apart=apart) as figures,
     ):
-        files()
-    # Where in the drawing it was raised is not lost.
-    assert any("in refuse" in note for note in getattr(raised.value, "__notes__", ())) == apart
+        figures.begin("no room")
+        figures.files()
+
+
+def test_an_error_in_the_other_process_says_where_it_was_raised(fifo: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="no room") as raised,
+        drawing(met, apart=True) as figures,
+    ):
+        figures.begin(fifo, os.getpid(), "no room")
+        figures.files()
+    assert any("in _meet" in note for note in raised.value.__notes__)
 
 
 def test_a_process_that_was_ended_is_told() -> None:
     with (
         pytest.raises(RuntimeError, match="the process that draws ended with status 7"),
-        drawing(end, 7, apart=True) as files,
+        drawing(end, apart=True) as figures,
     ):
-        files()
+        figures.begin(os.getpid(), 7)
+        figures.files()
+
+
+def test_a_process_that_was_ended_before_it_got_anything_is_told() -> None:
+    with (
+        pytest.raises(RuntimeError, match="the process that draws ended with status -9"),
+        drawing(told, apart=True) as figures,
+    ):
+        [process] = multiprocessing.active_children()
+        process.kill()
+        process.join()
+        figures.begin(1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_drawing_ends_with_the_process_that_asked_for_it(
-    number: signal.Signals, tmp_path: Path
+    number: signal.Signals, fifo: Path
 ) -> None:
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
     command = [sys.executable, "-c", _PARENT, str(fifo)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     with fifo.open() as opened:

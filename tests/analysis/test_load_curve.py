@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import pareto
-from analysis.figures import front_figure
+from analysis.figures import of_run
 from analysis.figures.load_figure import load_figure
 from analysis.measures.replicates import replicates
 from analysis.run import read
@@ -269,5 +269,5 @@ def test_draw_takes_the_curve_of_each_model_alone(
 ) -> None:
     curve, _ = drawn
     tables = tables_of(fake_of(tmp_path, items=8).all_sessions())
-    files = front_figure.draw(*tables, tmp_path / "figures", curve.assign(model="other"))
+    files = of_run.draw(*tables, tmp_path / "figures", curve.assign(model="other"))
     assert not [file for file in files if file.name.startswith("load-")]

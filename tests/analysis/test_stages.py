@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis import pareto
-from analysis.figures.breakdown import heights
+from analysis.figures.latency_parts import heights
 from analysis.measures import hosts
 from analysis.measures.computing import computing
 from analysis.tables.stages import COLUMNS

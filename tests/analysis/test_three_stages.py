@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from analysis import pareto
 from analysis.figures import front_figure
-from analysis.figures.breakdown import breakdown, heights
+from analysis.figures.breakdown import breakdown
 from analysis.figures.captions import MARKERS
+from analysis.figures.latency_parts import heights
 from analysis.figures.load_figure import load_figure
 from analysis.figures.names import called
 from analysis.measures.attribution import attribution

@@ -15,7 +15,7 @@ from analysis.figures.pages import PAGE_IN
 
 
 def undrawn(*_: Any) -> list[Path]:
-    """Draw no figures; a process that draws can import it, unlike a lambda."""
+    """Draw no figures, in place of what draws them or returns the pages to be drawn."""
     return []
 
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from analysis import backends, pareto
-from analysis.figures import front_figure
+from analysis.figures import of_run
 from tests.helpers import figures
 from tests.helpers.fake_plan import TWO_LINKS, make, mobilenet_table
 from tests.helpers.fake_run import FakeRun
@@ -38,8 +38,8 @@ def chromium() -> Iterator[Browser]:
 def undrawn() -> Iterator[None]:
     """Draw no figures."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (front_figure, backends):
-            patch.setattr(module, "draw", figures.undrawn)
+        for module, name in ((of_run, "pages"), (backends, "draw")):
+            patch.setattr(module, name, figures.undrawn)
         yield
 
 
