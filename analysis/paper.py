@@ -16,6 +16,7 @@ from analysis.figures.breakdown import breakdown
 from analysis.figures.load_figure import load_figure
 from analysis.figures.pages import COLUMN_IN
 from analysis.figures.style import KINDS, save
+from analysis.measures.clocks import comparisons
 from analysis.measures.replicates import replicates
 from analysis.pareto import given_objectives, tables_of
 from analysis.prediction.predicting import predictions
@@ -70,8 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.output or options.run / "paper"
     try:
         run = read(options.run)
-        measured = replicates(run)
-        tables = tables_of(run, measured, options.objectives, uncertified=options.uncertified)
+        clocks = comparisons(run)
+        measured = replicates(run, clocks)
+        tables = tables_of(
+            run, measured, clocks, options.objectives, uncertified=options.uncertified
+        )
         tables |= {"predictions.csv": known(predictions(run, measured))}
     except (RunError, PlanError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -132,8 +132,9 @@ def analyse(
     """
     run = read(path)
     with drawing(of_run.pages, apart=len(run.plan.points) >= _MANY) as figures:
-        measured = replicates(run)
-        tables = tables_of(run, measured, objectives, uncertified=uncertified)
+        clocks = comparisons(run)
+        measured = replicates(run, clocks)
+        tables = tables_of(run, measured, clocks, objectives, uncertified=uncertified)
         figures.begin(*_shown(tables, path, objectives))
         parts = Parts(run, measured)
         tables |= {"predictions.csv": known(predictions(run, measured, parts))}
@@ -192,6 +193,7 @@ def _write(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
 def tables_of(
     run: Run,
     measured: pd.DataFrame,
+    clocks: pd.DataFrame,
     objectives: Mapping[str, str],
     *,
     uncertified: bool,
@@ -204,7 +206,7 @@ def tables_of(
         "front.csv": front.fronts(table, objectives)[list(FRONT)],
         "stages.csv": stages(run, measured),
         "indicators.csv": indicators(table, measured, objectives, uncertified=uncertified),
-        "attribution.csv": attribution(run.items, run.plan, measured, comparisons(run)),
+        "attribution.csv": attribution(run.items, run.plan, measured, clocks),
     }
     surfaces = attainment(table, measured, objectives, uncertified=uncertified)
     tables |= {"attainment.csv": surfaces} if len(surfaces) else {}

@@ -196,14 +196,24 @@ def attribution(
 
 def _by_try(split: pd.DataFrame) -> pd.DataFrame:
     """Means of the typical items' parts, and the largest bound, by try, rank, kind and phase."""
-    long = split[_middle(split)].melt(
-        [*_TRY, "phase", "rank", "sends", "bound_ms"], list(KINDS), "kind", "ms"
+    typical = split[_middle(split)]
+    sending = list(_SENDING)
+    typical[sending] = typical[sending].where(typical["sends"])
+    typical["bound_ms"] = typical["bound_ms"].where(typical["sends"])
+    tries = typical.groupby([*_TRY, "rank", "phase"])
+    # As columns first: kinds as rows would be ten times as many rows to group.
+    means = (
+        tries[list(KINDS)]
+        .mean()
+        .assign(bound_ms=tries["bound_ms"].max(), sends=tries["sends"].any())
+    )
+    long = means.reset_index().melt(
+        [*_TRY, "rank", "phase", "sends", "bound_ms"], list(KINDS), "kind", "ms"
     )
     long = long[long["sends"] | ~long["kind"].isin(_SENDING)]
     long = long[long["ms"].notna() | ~long["kind"].isin(STEPS)]
     long["bound_ms"] = long["bound_ms"].where(long["kind"] == "wire")
-    tries = long.groupby([*_TRY, *_PART, "phase"])
-    return pd.DataFrame({"ms": tries["ms"].mean(), "bound_ms": tries["bound_ms"].max()})
+    return long.set_index([*_TRY, *_PART, "phase"])[["ms", "bound_ms"]]
 
 
 def _middle(split: pd.DataFrame) -> pd.Series:

@@ -30,8 +30,13 @@ from analysis.run import Run
 from paretopipe_worker.plan.attempts import MEASURED, outcomes
 
 
-def replicates(run: Run) -> pd.DataFrame:
+def replicates(run: Run, clocks: pd.DataFrame | None = None) -> pd.DataFrame:
     """Compute what every replicate of every point measured.
+
+    Parameters
+    ----------
+    clocks
+        What :func:`analysis.measures.clocks.comparisons` returns, where it is known already.
 
     Returns
     -------
@@ -41,8 +46,8 @@ def replicates(run: Run) -> pd.DataFrame:
     """
     chosen = choose(tries(run))
     complete = chosen.loc[chosen["status"] == "ok", _TRY]
-    compared = comparisons(run)
-    portion = [_figures(part, complete, compared) for part in parts(run)]
+    clocks = comparisons(run) if clocks is None else clocks
+    portion = [_figures(part, complete, clocks) for part in parts(run)]
     for alike in zip(*portion, strict=True):
         figure = pd.concat(alike, ignore_index=True)
         chosen = chosen.merge(figure, on=_TRY, how="left")
