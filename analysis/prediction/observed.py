@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.measures import marks
+from analysis.measures import marks, portions
 from analysis.measures.computing import computing
 from analysis.measures.legs import TRY, that_count
 from analysis.run import Run
@@ -60,21 +60,22 @@ def observe(run: Run, measured: pd.DataFrame) -> Observed:
         Its replicates, see :func:`analysis.measures.replicates.replicates`.
     """
     counted = measured[measured["status"] == "ok"]
-    items, _ = that_count(run, counted[TRY])
     doubtful = marks.disturbed(counted) | marks.late(counted)
     tries = counted.assign(weight=np.where(doubtful, _DISTURBED, 1.0))
     batches = {point.id: point.batch for point in run.plan.points}
     images = tries["point"].map(batches).astype("float64")
     tries["period_ms"] = 1e3 * images / tries["throughput_images_s"]
-    stages = computing(items)[[*TRY, "rank", "compute_ms", "loaded_compute_ms"]]
+    by_portion = [computing(that_count(part, counted[TRY])[0]) for part in portions.parts(run)]
+    computed = pd.concat(by_portion, ignore_index=True)
+    stages = computed[[*TRY, "rank", "compute_ms", "loaded_compute_ms"]]
     told = ["weight", "period_ms", "latency_median_ms"]
     stages = stages.merge(tries[[*TRY, *told]], on=TRY)
     stages = stages.merge(_places(run.plan), on=["point", "rank"])
     stages = stages.rename(columns={"compute_ms": "waiting_ms", "loaded_compute_ms": "busy_ms"})
     stages["waiting_gap_ms"] = stages["latency_median_ms"] - stages["waiting_ms"]
     stages["busy_gap_ms"] = stages["period_ms"] - stages["busy_ms"]
-    computed = stages.groupby(TRY)["waiting_ms"].sum().rename("computed_ms")
-    tries = tries.merge(computed.reset_index(), on=TRY, how="left")
+    ring = stages.groupby(TRY)["waiting_ms"].sum().rename("computed_ms")
+    tries = tries.merge(ring.reset_index(), on=TRY, how="left")
     return Observed(stages, tries, _units(run))
 
 
