@@ -17,19 +17,6 @@ from analysis.figures.style import remove_further, save, save_page
 from paretopipe_worker.plan.plan import slug
 
 
-def draw(
-    points: pd.DataFrame,
-    stages: pd.DataFrame,
-    directory: Path,
-    curve: pd.DataFrame | None = None,
-    attribution: pd.DataFrame | None = None,
-    attained: pd.DataFrame | None = None,
-) -> list[Path]:
-    """Draw what :func:`pages` returns; the files."""
-    work = pages(points, stages, directory, curve, attribution, attained)
-    return [file for page in work for file in page()]
-
-
 def pages(
     points: pd.DataFrame,
     stages: pd.DataFrame,

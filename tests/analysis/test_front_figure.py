@@ -11,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.figures import front_figure, labels, of_run
+from analysis.figures import front_figure, labels
 from analysis.figures.breakdown import breakdown
 from analysis.figures.captions import STROKE
 from analysis.figures.crowded import NAMED
@@ -22,6 +22,7 @@ from tests.helpers.fake_run import FakeRun
 from tests.helpers.figures import (
     assert_readable,
     assert_texts_are_clear,
+    files_of,
     names,
     one_page,
     overlapping,
@@ -213,7 +214,7 @@ def test_emulation_and_short_names_are_explained(smoke_front: Figure) -> None:
 def test_files_are_png_and_svg_with_text_as_text(
     smoke: pd.DataFrame, stages: pd.DataFrame, tmp_path: Path
 ) -> None:
-    files = of_run.draw(smoke, stages, tmp_path)
+    files = files_of(smoke, stages, tmp_path)
     assert [file.name for file in files] == [
         f"{figure}-mobilenet_v2.{kind}"
         for figure in ("front", "breakdown")
@@ -229,7 +230,7 @@ def test_files_are_png_and_svg_with_text_as_text(
 def test_a_model_without_any_measured_point_has_no_figure(
     smoke: pd.DataFrame, stages: pd.DataFrame, tmp_path: Path
 ) -> None:
-    assert of_run.draw(smoke.assign(status="failed"), stages, tmp_path) == []
+    assert files_of(smoke.assign(status="failed"), stages, tmp_path) == []
 
 
 def test_short_names_stay_different() -> None:

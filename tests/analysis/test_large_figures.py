@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN
 
-from analysis.figures import front_figure, of_run
+from analysis.figures import front_figure
 from analysis.figures import names as names_of_splits
 from analysis.figures import pages as pages_module
 from analysis.figures.breakdown import breakdown
@@ -26,6 +26,7 @@ from tests.helpers.figures import (
     assert_fits_a_page,
     assert_readable,
     assert_texts_are_clear,
+    files_of,
     names,
     one_page,
     overlapping,
@@ -77,7 +78,7 @@ def test_figures_of_a_large_run_keep_to_pages(
 ) -> None:
     for left in ("front-mobilenet_v2-9.png", "front-mobilenet_v2-9x.png"):
         (tmp_path / left).touch()
-    files = of_run.draw(large, large_stages, tmp_path)
+    files = files_of(large, large_stages, tmp_path)
     # Six panels and five rows of bars: a page of each.
     assert {file.name for file in files} == {
         f"{kind}-mobilenet_v2.{ending}"

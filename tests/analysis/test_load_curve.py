@@ -13,7 +13,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import pareto
-from analysis.figures import of_run
 from analysis.figures.load_figure import load_figure
 from analysis.measures.replicates import replicates
 from analysis.run import read
@@ -23,7 +22,7 @@ from tests.helpers.analysed import tables_of
 from tests.helpers.fake_legs import period_ms
 from tests.helpers.fake_plan import TWO_LINKS, expected_ms, make, tiny_table
 from tests.helpers.fake_run import FakeRun
-from tests.helpers.figures import one_page, overlapping, shown_texts
+from tests.helpers.figures import files_of, one_page, overlapping, shown_texts
 
 pytestmark = pytest.mark.slow
 
@@ -269,5 +268,5 @@ def test_draw_takes_the_curve_of_each_model_alone(
 ) -> None:
     curve, _ = drawn
     tables = tables_of(fake_of(tmp_path, items=8).all_sessions())
-    files = of_run.draw(*tables, tmp_path / "figures", curve.assign(model="other"))
+    files = files_of(*tables, tmp_path / "figures", curve.assign(model="other"))
     assert not [file for file in files if file.name.startswith("load-")]

@@ -10,8 +10,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis.figures import labels
+from analysis.figures import labels, of_run
 from analysis.figures.pages import PAGE_IN
+
+
+def files_of(*given: Any) -> list[Path]:
+    """Draw the figures of a run; the files."""
+    return [file for page in of_run.pages(*given) for file in page()]
 
 
 def undrawn(*_: Any) -> list[Path]:
