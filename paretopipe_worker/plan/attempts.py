@@ -93,31 +93,38 @@ class Attempt:
         end: End | None = None
         try:
             for record in read_records(path):
-                if isinstance(record, Header):
+                # The first line is a header, and no other. Nearly all of the rest are items.
+                if header is None:
+                    assert isinstance(record, Header)
                     belonging.check(path, record)
                     header = record
-                elif isinstance(record, Ready) and header:
+                    self._begin(header)
+                elif isinstance(record, Item):
+                    if header.rank == 0 and record.done_ns is not None:
+                        self.items[record.point, record.phase, record.leg] += 1
+                elif isinstance(record, Ready):
                     belonging.check_weights(path, header, record)
                 elif isinstance(record, End):
                     end = record
-                if header:
-                    self._note(header, record)
+                else:
+                    self._note(header.rank, record)
                 yield record
         except DamagedRecord as error:
             self.damage[path.parent.name] = str(error)
         if header:
             self.files.append((header.rank, header.host, end))
 
-    def _note(self, header: Header, record: Record) -> None:
-        """Keep what one record says about points."""
+    def _begin(self, header: Header) -> None:
+        """Keep which points a file is about."""
+        # The points a stage recorded take precedence over those the controller recorded.
+        if header.rank != CONTROLLER_RANK or not self.points:
+            self.points, self.ids = header.points, frozenset(header.points)
+
+    def _note(self, rank: int, record: Record) -> None:
+        """Keep what one record of a rank says about points."""
         match record:
-            # The points a stage recorded take precedence over those the controller recorded.
-            case Header() if header.rank != CONTROLLER_RANK or not self.points:
-                self.points, self.ids = header.points, frozenset(header.points)
-            case Item() if header.rank == 0 and record.done_ns is not None:
-                self.items[record.point, record.phase, record.leg] += 1
             case LegEnd():
-                self.legs.setdefault(record.point, []).append((header.rank, record))
+                self.legs.setdefault(record.point, []).append((rank, record))
             case PointBegin():
                 self.begun = record.point
             case PointEnd():

@@ -9,8 +9,8 @@ measured. Dominance is timed beside moocore's own call on the same points, in tu
 `cpu_s` is the CPU time of the processes. `peak_mb` is their largest resident memory, looked at ten
 times a second and added; pages that they share count twice. `dearest` names what most of the time
 of the main process went to: shares of samples, taken twenty times a second, in which a part was
-under way. The figures of the run of many points are drawn in a second process, and the main one
-waits for them in `drawing.py:files`. A quick run is a fiftieth as large.
+under way. A second process shares the pages of the run of many points, of which the main one draws
+its own in `drawing.py:files`. A quick run is a fiftieth as large.
 """
 
 from __future__ import annotations
