@@ -13,9 +13,8 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -28,25 +27,20 @@ _NUMBER = 4
 """Bytes of a page's number in the pipe. A read of so few takes a whole number or none."""
 
 
+_ENDED = (EOFError, BrokenPipeError, ConnectionResetError)
+"""What is raised where the other process reads and writes no more."""
+
+
 class Drawing(Protocol):
     """Figures that are being drawn, see :func:`drawing`."""
 
     def begin(self, *given: Any) -> None:
-        """Begin to draw what `given` shows; to be called once.
-
-        Raises
-        ------
-        RuntimeError
-            When the process that draws was ended from outside.
-        """
+        """Begin to draw what `given` shows; to be called once."""
 
     def files(self) -> list[Path]:
         """Draw what is left, and return the files of all pages, in their order.
 
-        Raises
-        ------
-        RuntimeError
-            When the process that draws was ended from outside. What a page raises is raised, too.
+        What a page raises is raised.
         """
 
 
@@ -55,7 +49,8 @@ def drawing(pages: Pages, *, apart: bool) -> Iterator[Drawing]:
     """Draw figures, in a further process as well if they are many.
 
     That process is a new one, not a copy: it holds no more than it is given. It has ended when the
-    block is left, whether by an error, by Ctrl-C or at its end, and ends with this process.
+    block is left, whether by an error, by Ctrl-C or at its end, and ends with this process. Where
+    it was ended from outside, as by a system that lacks memory, this process draws its pages, too.
 
     Parameters
     ----------
@@ -77,7 +72,7 @@ def drawing(pages: Pages, *, apart: bool) -> Iterator[Drawing]:
         with theirs:
             process.start()
         try:
-            yield _Apart(pages, process, ours, numbers, further)
+            yield _Apart(pages, ours, numbers, further)
         finally:
             process.terminate()
             process.join()
@@ -101,19 +96,14 @@ class _Apart:
     """Draws in the process that was begun, and in this one when the files are asked for."""
 
     def __init__(
-        self,
-        pages: Pages,
-        process: SpawnProcess,
-        other: Connection,
-        numbers: Connection,
-        further: Connection,
+        self, pages: Pages, other: Connection, numbers: Connection, further: Connection
     ) -> None:
-        self._pages, self._process, self._other = pages, process, other
+        self._pages, self._other = pages, other
         self._numbers, self._further = numbers, further
         self._work: Sequence[Page] = ()
 
     def begin(self, *given: Any) -> None:
-        with self._saying_how_it_ended():
+        with suppress(*_ENDED):
             self._other.send(given)
         self._work = self._pages(*given)
         for number in range(len(self._work)):
@@ -121,23 +111,17 @@ class _Apart:
         self._further.close()
 
     def files(self) -> list[Path]:
-        own = _drawn(self._work, self._numbers)
-        with self._saying_how_it_ended():
+        of_page = _drawn(self._work, self._numbers)
+        theirs: dict[int, list[Path]] | Exception = {}
+        with suppress(*_ENDED):
             theirs = self._other.recv()
         if isinstance(theirs, Exception):
             raise theirs
-        of_page = own | theirs
+        of_page |= theirs
+        for number, page in enumerate(self._work):
+            if number not in of_page:
+                of_page[number] = page()
         return [file for number in range(len(self._work)) for file in of_page[number]]
-
-    @contextmanager
-    def _saying_how_it_ended(self) -> Iterator[None]:
-        """Raise with which status the process ended where it reads and writes no more."""
-        try:
-            yield
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._process.join()
-            status = self._process.exitcode
-            raise RuntimeError(f"the process that draws ended with status {status}") from None
 
 
 def _drawn(work: Sequence[Page], numbers: Connection) -> dict[int, list[Path]]:

@@ -65,11 +65,15 @@ def _refuse(why: str) -> list[Path]:
     raise ValueError(why)
 
 
-def end(here: int, status: int) -> list[Page]:
-    """End as a process does that was ended from outside, unless it is process `here`."""
+def lost(here: int) -> list[Page]:
+    """Two pages, of which one ends the other process, as a system does that lacks memory."""
+    return [partial(_lost, number, here) for number in range(2)]
+
+
+def _lost(number: int, here: int) -> list[Path]:
     if os.getpid() != here:
-        os._exit(status)
-    return []
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [Path(str(number))]
 
 
 def never(fifo: Path) -> list[Page]:
@@ -126,24 +130,23 @@ def test_an_error_in_the_other_process_says_where_it_was_raised(fifo: Path) -> N
     assert any("in _meet" in note for note in raised.value.__notes__)
 
 
-def test_a_process_that_was_ended_is_told() -> None:
-    with (
-        pytest.raises(RuntimeError, match="the process that draws ended with status 7"),
-        drawing(end, apart=True) as figures,
-    ):
-        figures.begin(os.getpid(), 7)
-        figures.files()
+def test_pages_of_a_process_that_was_ended_are_drawn_here() -> None:
+    with drawing(lost, apart=True) as figures:
+        figures.begin(os.getpid())
+        [process] = multiprocessing.active_children()
+        # It takes a page as soon as it may.
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert figures.files() == [Path("0"), Path("1")]
 
 
-def test_a_process_that_was_ended_before_it_got_anything_is_told() -> None:
-    with (
-        pytest.raises(RuntimeError, match="the process that draws ended with status -9"),
-        drawing(told, apart=True) as figures,
-    ):
+def test_all_pages_are_drawn_here_where_the_process_was_ended_before_it_got_anything() -> None:
+    with drawing(told, apart=True) as figures:
         [process] = multiprocessing.active_children()
         process.kill()
         process.join()
-        figures.begin(1)
+        figures.begin(3)
+        assert [int(file.name) for file in figures.files()] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
