@@ -17,6 +17,7 @@ import pytest
 
 from tests import ROOT
 from tests.helpers.namespaces import reason_without_namespaces
+from tests.helpers.sweeps import HEARING
 from tests.helpers.waiting import until
 from tests.soak import drawing
 from tests.soak.finding import Finding, Sweep, findings
@@ -114,7 +115,7 @@ def test_a_short_soak_measures_and_leaves_nothing(tmp_path: Path, interrupted: b
     file = tmp_path / "soak.json"
     what = ("--hours", "1" if interrupted else "0.005", "--experiment", "experiments/tiny.yml")
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.soak", *what, "--json", str(file)],
+        [*HEARING, sys.executable, "-m", "tests.soak", *what, "--json", str(file)],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,

@@ -14,6 +14,7 @@ import pytest
 
 from analysis.figures.drawing import Page, drawing
 from tests import ROOT
+from tests.helpers.sweeps import HEARING
 
 _PARENT = """
 import signal
@@ -21,8 +22,6 @@ import sys
 from pathlib import Path
 from analysis.figures.drawing import drawing
 from tests.analysis.test_drawing import never
-# Whoever runs the tests may ignore it, as a shell has its jobs in the background do.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 with drawing(never, apart=True) as figures:
     figures.begin(Path(sys.argv[1]))
     signal.pause()
@@ -153,7 +152,7 @@ def test_all_pages_are_drawn_here_where_the_process_was_ended_before_it_got_anyt
 def test_drawing_ends_with_the_process_that_asked_for_it(
     number: signal.Signals, fifo: Path
 ) -> None:
-    command = [sys.executable, "-c", _PARENT, str(fifo)]
+    command = [*HEARING, sys.executable, "-c", _PARENT, str(fifo)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     with fifo.open() as opened:
         drawer = int(opened.readline())

@@ -27,6 +27,9 @@ from tests import ROOT
 MARK = "PARETOPIPE_TEST"
 DEADLINE_S = 240.0
 """Seconds a command of a sweep may take."""
+HEARING = ("env", "--default-signal=HUP,INT")
+"""What a command begins with that is to be ended by these signals, as from a terminal. A shell has
+jobs in the background ignore SIGINT, and nohup SIGHUP, and children do as their parents."""
 
 
 @dataclass
@@ -149,7 +152,7 @@ class Checkout:
             output.write(f"$ {shlex.join(words)}\n")
             output.flush()
             process = subprocess.Popen(
-                words,
+                [*HEARING, *words],
                 cwd=self.root,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
