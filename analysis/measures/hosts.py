@@ -10,7 +10,6 @@ from analysis.column import LEAST, MOST, SUM, TOGETHER, UNION, UNMEASURED, Colum
 from analysis.measures.legs import TRY
 from analysis.measures.reduction import reduced
 from paretopipe_worker.plan.attempts import MEASURED
-from paretopipe_worker.records.health import Health
 
 _LEGS = "in the latency and throughput legs that count, all replicates"
 _UNKNOWN = f"the host does not tell, or {UNMEASURED}"
@@ -92,15 +91,14 @@ def hosts(counted: pd.DataFrame) -> pd.DataFrame:
     :data:`COLUMNS`.
     """
     measured = counted[counted["phase"].isin(MEASURED)]
-    values = pd.DataFrame([_flat(health) for health in measured["health"]], index=measured.index)
-    values = values.reindex(columns=[column.name for column in COLUMNS])
+    # Null where the host does not tell.
+    told = {
+        column.name: [_value(getattr(health, name, None)) for health in measured["health"]]
+        for name, column in TOLD.items()
+    }
+    values = pd.DataFrame(told, index=measured.index)
     by = [*TRY, "rank"]
     return reduced(pd.concat([measured[by], values], axis=1), by, COLUMNS)
-
-
-def _flat(health: Health | None) -> dict[str, Any]:
-    """One leg's health by column, null where the host does not tell."""
-    return {column.name: _value(getattr(health, name, None)) for name, column in TOLD.items()}
 
 
 def _value(told: Any) -> Any:

@@ -146,6 +146,7 @@ class Parts:
         self._pools: dict[tuple[object, ...], UnitTimes] = {}
         self._solved: dict[tuple[object, ...], Solved | None] = {}
         self._wires: dict[tuple[str, tuple[str, ...]], messages.Ring] = {}
+        self._sizes: dict[tuple[object, ...], Array] = {}
 
     def sessions_of(self, points: Collection[Point]) -> tuple[str, ...]:
         """The sessions that measure points, each once."""
@@ -298,13 +299,16 @@ class Parts:
             and (other := self._points[id]).wire == point.wire
             and (other.model, other.dtype) == (point.model, point.dtype)
         ]
-        share = float(np.median(alike)) if alike else 1.0
-        sent = [
-            message_sizes(point.wire, (table.crossing(place), table.output))[0][-1] * share
-            for place in table.order
-            if place != FIRST
-        ]
-        return np.array([*sent, 0.0])
+        return self._most_forward(point, table) * float(np.median(alike) if alike else 1.0)
+
+    def _most_forward(self, point: Point, table: CutTable) -> Array:
+        """The most bytes that cross at each place, in the wire format of a point."""
+        key = (point.model, point.batch, point.dtype, point.wire)
+        if key not in self._sizes:
+            tensors = [table.crossing(place) for place in table.order if place != FIRST]
+            sent = [message_sizes(point.wire, (each, table.output))[0][-1] for each in tensors]
+            self._sizes[key] = np.array([*sent, 0], dtype=np.float64)
+        return self._sizes[key]
 
     def _items(self, point: Point, left_out: frozenset[str]) -> list[float]:
         """What each rank takes for an item beside its stage, where items follow each other.

@@ -207,10 +207,11 @@ def _shares(
 def by_replicate(complete: pd.DataFrame, group: pd.DataFrame, names: Sequence[str]) -> _Array:
     """Values of points by replicate, as an array (replicates, points, objectives)."""
     points = list(group["point"])
-    own = complete[complete["point"].isin(points)]
+    told = ["point", "replicate", *(name for name in names if name in complete)]
+    own = complete.loc[complete["point"].isin(points), told]
     # What a plan tells of a point, as its bytes, is the same in all replicates.
-    told = [name for name in names if name not in own]
-    own = own.merge(group[["point", *told]], on="point")
+    planned = [name for name in names if name not in own]
+    own = own.merge(group[["point", *planned]], on="point")
     tables = [
         own.pivot(index="replicate", columns="point", values=name).reindex(columns=points)
         for name in names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import pandas as pd
 
@@ -68,6 +69,7 @@ def planned(plan: Plan) -> pd.DataFrame:
     models = [model.name for model in experiment.models]
     links = [link.name for link in experiment.links]
     hosts = [host.name for host in plan.hosts]
+    asked = cache(lambda link, ranks, ring: asked_of(plan.link(link), ranks, ring))
     rows = []
     for point in plan.points:
         order = (LAST, *plan.table(point.model, point.batch, point.dtype).names, FIRST)
@@ -79,7 +81,7 @@ def planned(plan: Plan) -> pd.DataFrame:
             "position": position([order.index(cut) for cut in point.split], len(order)),
             "placement": placement_label(point.placement),
             "link": point.link,
-            **asked_of(plan.link(point.link), len(point.placement), len(point.hops)),
+            **asked(point.link, len(point.placement), len(point.hops)),
             "backend": point.backend,
             "batch": point.batch,
             "window": point.window,
