@@ -145,7 +145,8 @@ class Affine:
         Raises
         ------
         WireError
-            Where values are not finite, or too far apart.
+            Where values are not finite or too far apart, or where the highest is so near the
+            largest number that the last step would round to infinity.
         """
         wide = tensor.to(self._wide)
         low = wide.amin(self._over, keepdim=True)
@@ -155,7 +156,7 @@ class Affine:
         if not self._sound(low, scale):
             raise WireError(
                 f"values of {self.spec.dtype} cannot be packed as int{self.bits}: some are not "
-                f"finite, or they are farther apart than {self._wide} can say"
+                f"finite, or they are farther apart than {self._wide} can say, or at its very end"
             )
         steps = wide.sub(low).div_(scale).round_().clamp_(0, self._steps).to(torch.uint8).flatten()
         if self.bits == 4:
