@@ -51,14 +51,14 @@ _CROWDED = (
 def breakdown(
     points: pd.DataFrame, stages: pd.DataFrame, attribution: pd.DataFrame | None = None
 ) -> list[Figure]:
-    """All pages of :func:`pages_of`."""
+    """Lay out all pages of :func:`pages_of`."""
     return [page() for page in pages_of(points, stages, attribution)]
 
 
 def pages_of(
     points: pd.DataFrame, stages: pd.DataFrame, attribution: pd.DataFrame | None = None
 ) -> list[Callable[[], Figure]]:
-    """Draw where one model's response latency goes, cut by cut in the order of the data.
+    """The pages on where one model's response latency goes, cut by cut in the order of the data.
 
     There is a row for each link and a column for each further condition. Where there are more cuts
     than names have room for, bars touch each other, the cuts on the front are marked, and only

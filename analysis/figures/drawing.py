@@ -24,9 +24,8 @@ Pages: TypeAlias = Callable[..., Sequence[Page]]
 """Makes the pieces out of tables, in every process the same ones in the same order."""
 
 _NUMBER = 4
-"""Bytes of a page's number in the pipe. A read of so few takes a whole number or none."""
-
-
+"""Bytes of a page's number in the pipe. A read of so few takes a whole number or none. The
+pipe holds 16,384 of them, far more pages than runs have."""
 _ENDED = (EOFError, BrokenPipeError, ConnectionResetError)
 """What is raised where the other process reads and writes no more."""
 

@@ -30,6 +30,7 @@ _DRAWS = 2000
 """Draws of all true values of a front: a probability of 0.9 is then known within 0.013 (95 %)."""
 
 _NUMBERS_AT_ONCE = 200_000
+"""Most numbers that one call draws, which bounds the memory of large groups."""
 
 _NULL = (
     f"it was not measured, its link was not as asked for, or fewer than {LEAST_REPLICATES} "
@@ -121,7 +122,7 @@ def certainty(
 
 
 def probabilities(
-    values: ArrayLike, directions: Sequence[str], *, further: int = 0, seed: int = 0
+    values: ArrayLike, directions: Sequence[str], *, seed: int = 0
 ) -> NDArray[np.float64]:
     """Probability of each point that no other point dominates it.
 
@@ -137,8 +138,6 @@ def probabilities(
         Array of shape (replicates, points, objectives), NaN where a replicate is missing.
     directions
         ``"min"`` or ``"max"`` for each objective.
-    further
-        Replicates that are supposed to be added, without a change of means and spreads.
     seed
         Of the draws.
 
@@ -146,7 +145,7 @@ def probabilities(
     -------
     Array of shape (points,).
     """
-    return _shares(*_spread(np.asarray(values, dtype=np.float64), further), directions, seed)
+    return _shares(*_spread(np.asarray(values, dtype=np.float64)), directions, seed)
 
 
 def further(
@@ -219,8 +218,11 @@ def by_replicate(complete: pd.DataFrame, group: pd.DataFrame, names: Sequence[st
     return np.stack([table.to_numpy(dtype=np.float64, na_value=np.nan) for table in tables], axis=2)
 
 
-def _spread(values: _Array, further: int) -> tuple[_Array, _Array, _Array]:
-    """Means, their standard errors and degrees of freedom, each of shape (points, objectives)."""
+def _spread(values: _Array, further: int = 0) -> tuple[_Array, _Array, _Array]:
+    """Means, their standard errors and degrees of freedom, each of shape (points, objectives).
+
+    Replicates that are supposed to be added, `further`, change neither means nor spreads.
+    """
     # A scale of ratios where there is no zero, objective by objective.
     positive = (np.nan_to_num(values, nan=1.0) > 0).all(axis=(0, 1))
     scaled = np.where(positive, np.log(np.where(values > 0, values, 1.0)), values)

@@ -156,7 +156,7 @@ class Affine:
         if not self._sound(low, scale):
             raise WireError(
                 f"values of {self.spec.dtype} cannot be packed as int{self.bits}: some are not "
-                f"finite, or they are farther apart than {self._wide} can say, or at its very end"
+                f"finite, too far apart for {self._wide}, or too near its largest number"
             )
         steps = wide.sub(low).div_(scale).round_().clamp_(0, self._steps).to(torch.uint8).flatten()
         if self.bits == 4:
